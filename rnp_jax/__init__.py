@@ -1,0 +1,1 @@
+"""Backdoor removal for image classifiers in JAX."""

@@ -1,0 +1,37 @@
+"""Every error a user can cause, each saying the value, the expectation and the fix."""
+
+from os import PathLike
+
+
+class RnpError(Exception):
+    """Base of every error raised on purpose by this package."""
+
+
+class CheckpointError(RnpError):
+    """A checkpoint file that is hostile, damaged, too large or of an unsupported kind. Nothing in it was executed.
+
+    Attributes:
+      path: the file.
+      reason: what is wrong with it, in one sentence.
+    """
+
+    def __init__(self, path: str | PathLike[str], reason: str):
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class ArchitectureError(RnpError):
+    """A state dict that no supported architecture fits, or that several fit."""
+
+
+class DataError(RnpError):
+    """Images or labels that cannot be used as given."""
+
+
+class ConfigError(RnpError):
+    """An option with an unknown name or an impossible value."""
+
+
+class DefenseError(RnpError):
+    """A defense that cannot do its work on this model or these images."""
