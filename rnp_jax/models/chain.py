@@ -1,0 +1,54 @@
+"""A network as a row of segments, each of which can also run alone.
+
+Running alone is what lets a sweep over pruned variants restart at the first segment that a variant changed, and lets
+equal segments share one compiled program.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+
+from rnp_jax.types import Variables
+
+
+class Segment(NamedTuple):
+    """Part of a network: a module from one activation to the next.
+
+    Attributes:
+      layers: the top-level names of its variables.
+      module: takes (x, train); a single layer name means that its variables lie below that name.
+      nested: whether they do; otherwise the module's own layer names are ``layers``.
+    """
+
+    layers: tuple[str, ...]
+    module: nn.Module
+    nested: bool
+
+    def select(self, variables: Variables) -> Variables:
+        """The part of the network's variables that ``module`` needs."""
+        if self.nested:
+            return {name: tree[self.layers[0]] for name, tree in variables.items() if self.layers[0] in tree}
+        return {
+            name: {layer: tree[layer] for layer in self.layers if layer in tree} for name, tree in variables.items()
+        }
+
+
+class Chain(nn.Module):
+    """Base of the architectures: applies its segments in order."""
+
+    @nn.nowrap
+    def segments(self) -> tuple[Segment, ...]:
+        """The segments, in order, as modules of their own."""
+        raise TypeError(f"{type(self).__name__} is not an architecture: it does not define its segments")
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Logits [B, K] of normalised images [B, H, W, C]."""
+        for segment in self.segments():
+            name = segment.layers[0] if segment.nested else None
+            module = segment.module.clone(parent=self, name=name)
+            if not segment.nested:
+                nn.share_scope(self, module)
+            x = module(x, train)
+        return x

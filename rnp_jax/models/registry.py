@@ -1,0 +1,131 @@
+"""Architectures by name, and networks as pure hashable functions."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+
+from rnp_jax.errors import ConfigError
+from rnp_jax.models.chain import Chain, Segment
+from rnp_jax.models.layers import Placement, Precision
+from rnp_jax.models.mlp import Mlp
+from rnp_jax.models.resnet import BlockKind, ResNet
+from rnp_jax.types import Tree, Variables
+
+RESNETS: dict[str, tuple[BlockKind, tuple[int, int, int, int]]] = {
+    "resnet18": ("basic", (2, 2, 2, 2)),
+    "resnet34": ("basic", (3, 4, 6, 3)),
+    "resnet50": ("bottleneck", (3, 4, 6, 3)),
+    "resnet101": ("bottleneck", (3, 4, 23, 3)),
+    "resnet152": ("bottleneck", (3, 8, 36, 3)),
+    "preactresnet18": ("preact", (2, 2, 2, 2)),
+}
+ARCHITECTURES = (*RESNETS, "mlp")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a state dict's names and shapes determine.
+
+    Attributes:
+      name: one of ``ARCHITECTURES``.
+      num_classes: K.
+      width: channels of a ResNet's first stage (64 as published); 0 for an ``mlp``.
+      layers: an ``mlp``'s (name, units), in order.
+      image_shape: (H, W, C) that the network was made for.
+    """
+
+    name: str
+    num_classes: int
+    width: int = 64
+    layers: tuple[tuple[str, int], ...] = ()
+    image_shape: tuple[int, int, int] = (32, 32, 3)
+
+    def __post_init__(self):
+        if self.name not in ARCHITECTURES:
+            raise ConfigError(f"unknown architecture {self.name!r}; choose one of {', '.join(ARCHITECTURES)}")
+        if self.num_classes < 2 or (self.name != "mlp" and self.width < 1) or (self.name == "mlp" and not self.layers):
+            raise ConfigError(f"{self}: needs 2 classes or more, and a width of 1 or more (mlp: its layers)")
+
+    def module(self, placement: Placement, precision: Precision) -> Chain:
+        """The Flax module."""
+        if self.name == "mlp":
+            return Mlp(self.layers, precision)
+        kind, depths = RESNETS[self.name]
+        return ResNet(kind, depths, self.width, self.num_classes, placement, precision)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network as a function of its variables: an ``Apply``. Equal networks share compiled programs.
+
+    Attributes:
+      architecture: names and shapes.
+      mean: per-channel mean subtracted from images in [0, 1].
+      std: per-channel deviation they are then divided by.
+      placement: where filter masks act.
+      precision: arithmetic of convolutions and products.
+    """
+
+    architecture: Architecture
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    placement: Placement = "bn_scale"
+    precision: Precision = "float32"
+
+    def __post_init__(self):
+        channels = self.architecture.image_shape[-1]
+        if not (len(self.mean) == len(self.std) == channels and min(self.std) > 0):
+            raise ConfigError(
+                f"normalisation mean {self.mean}, std {self.std}: expected {channels} values each, deviations above 0"
+            )
+
+    @cached_property
+    def _module(self) -> Chain:
+        return self.architecture.module(self.placement, self.precision)
+
+    @cached_property
+    def segments(self) -> tuple[Segment, ...]:
+        """The parts that ``run_segment`` can run, in order."""
+        return self._module.segments()
+
+    def init(self, key: jax.Array) -> Variables:
+        """Fresh variables: He-normal kernels, masks of ones."""
+        images = jnp.zeros((1, *self.architecture.image_shape), jnp.float32)
+        variables = jax.jit(self._module.init)(key, images)
+        return {"batch_stats": {}, **variables}
+
+    def normalize(self, images: jax.Array) -> jax.Array:
+        """Pixels (uint8, or float in [0, 1]) to the network's input, float32 [B, H, W, C]."""
+        scaled = images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+        mean, std = (jnp.asarray(values, jnp.float32)[None, None, None] for values in (self.mean, self.std))
+        return (scaled - mean) / std
+
+    def __call__(self, variables: Variables, images: jax.Array, *, train: bool = False) -> tuple[jax.Array, Tree]:
+        """Logits [B, K] float32 and batch statistics (moved by one step where ``train``)."""
+        x = self.normalize(images)
+        if not train:
+            logits = self._module.apply(variables, x)
+            return logits.astype(jnp.float32), variables["batch_stats"]  # pyright: ignore
+        logits, moved = self._module.apply(variables, x, train=True, mutable=["batch_stats"])
+        return logits.astype(jnp.float32), {**variables["batch_stats"], **moved.get("batch_stats", {})}
+
+    def run_segment(self, index: int, variables: Variables, x: jax.Array) -> jax.Array:
+        """One segment in evaluation mode, given its own variables; segment 0 takes images, the last gives logits."""
+        x = self.normalize(x) if index == 0 else x
+        out = self.segments[index].module.apply(variables, x, False)
+        return out.astype(jnp.float32) if index == len(self.segments) - 1 else out  # pyright: ignore
+
+    def activations(self, variables: Variables, images: jax.Array) -> dict[str, jax.Array]:
+        """Every layer's output by the layer's name, in evaluation mode."""
+        _, state = self._module.apply(variables, self.normalize(images), capture_intermediates=True)
+        flat = flax.traverse_util.flatten_dict(state["intermediates"])
+        return {".".join(path[:-1]): values[0] for path, values in flat.items() if len(path) > 1}
+
+
+def count_parameters(variables: Variables) -> int:
+    """Number of trainable scalars."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
