@@ -1,0 +1,1 @@
+"""Figures of a model: clean accuracy, attack success rate, robust accuracy."""

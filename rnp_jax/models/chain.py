@@ -33,6 +33,10 @@ class Segment(NamedTuple):
             name: {layer: tree[layer] for layer in self.layers if layer in tree} for name, tree in variables.items()
         }
 
+    def holds(self, layer: str) -> bool:
+        """Whether a layer of this full name lies in the segment."""
+        return any(layer == name or layer.startswith(f"{name}.") for name in self.layers)
+
 
 class Chain(nn.Module):
     """Base of the architectures: applies its segments in order."""

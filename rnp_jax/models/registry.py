@@ -89,7 +89,7 @@ class Network:
 
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
-        """The parts that ``run_segment`` can run, in order."""
+        """The parts of the network, in order, each able to run alone (in evaluation mode, on normalised images)."""
         return self._module.segments()
 
     def init(self, key: jax.Array) -> Variables:
@@ -112,12 +112,6 @@ class Network:
             return logits.astype(jnp.float32), variables["batch_stats"]  # pyright: ignore
         logits, moved = self._module.apply(variables, x, train=True, mutable=["batch_stats"])
         return logits.astype(jnp.float32), {**variables["batch_stats"], **moved.get("batch_stats", {})}
-
-    def run_segment(self, index: int, variables: Variables, x: jax.Array) -> jax.Array:
-        """One segment in evaluation mode, given its own variables; segment 0 takes images, the last gives logits."""
-        x = self.normalize(x) if index == 0 else x
-        out = self.segments[index].module.apply(variables, x, False)
-        return out.astype(jnp.float32) if index == len(self.segments) - 1 else out  # pyright: ignore
 
     def activations(self, variables: Variables, images: jax.Array) -> dict[str, jax.Array]:
         """Every layer's output by the layer's name, in evaluation mode."""

@@ -1,0 +1,111 @@
+"""A phase of a defense: epochs over the defense set in one compiled program that can stop early by itself."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rnp_jax.training.epoch import Augment, run_epoch
+from rnp_jax.types import Batch, Tree
+
+Progress: TypeAlias = Callable[[str, int, int, dict[str, float]], None]
+"""Receives a phase's name, the epoch just ended (from 1), the most there can be, and the epoch's loss and accuracy."""
+
+
+class PhaseState(NamedTuple):
+    """What an epoch changes."""
+
+    trained: Tree
+    batch_stats: Tree
+    opt_state: optax.OptState
+    epoch: jax.Array  # int32 []
+    history: dict[str, jax.Array]  # [E, ...], rows from ``epoch`` on not yet written
+    stopped: jax.Array  # bool []
+
+
+class Phase(ABC):
+    """What distinguishes a phase. Frozen dataclasses: equal phases share one compilation."""
+
+    name: str
+    epochs: int
+    batch_size: int
+    shuffle: bool
+    augment: Augment | None
+
+    @abstractmethod
+    def optimizer(self, steps_per_epoch: int) -> optax.GradientTransformation:
+        """The optimiser of the trained tree."""
+
+    @abstractmethod
+    def loss(self, trained: Tree, fixed: Tree, batch_stats: Tree, batch: Batch) -> tuple[jax.Array, tuple]:
+        """Scalar to minimise, with (moved batch statistics, metrics summed over the batch)."""
+
+    @abstractmethod
+    def update(self, trained: Tree, updates: Tree, fixed: Tree) -> Tree:
+        """The trained tree after a step."""
+
+    def stops(self, metrics: dict[str, jax.Array]) -> jax.Array:
+        """Whether the phase ends after an epoch with these means."""
+        return ~jnp.isfinite(metrics["loss"])
+
+    def record(self, trained: Tree) -> dict[str, jax.Array]:
+        """Further rows of the history, from the tree at the end of an epoch."""
+        del trained
+        return {}
+
+
+def run_phase(
+    phase: Phase, trained: Tree, fixed: Tree, batch_stats: Tree, data: Batch, key: jax.Array, progress: Progress | None
+) -> tuple[Tree, Tree, dict[str, np.ndarray], bool]:
+    """Runs a phase to its end.
+
+    Without ``progress`` the host waits once; with it, once an epoch, calling the same compiled program.
+
+    Returns:
+      The trained tree, the moved batch statistics, the history [epochs run, ...], and whether it stopped by itself.
+    """
+    data = Batch(*jax.device_put(tuple(data)))
+    steps = -(-len(data.labels) // phase.batch_size)
+    history = {name: jnp.zeros((phase.epochs,), jnp.float32) for name in ("loss", "accuracy")}
+    for name, row in phase.record(trained).items():
+        history[name] = jnp.zeros((phase.epochs, *row.shape), row.dtype)
+    opt_state = phase.optimizer(steps).init(trained)
+    state = PhaseState(trained, batch_stats, opt_state, jnp.int32(0), history, jnp.bool_(False))
+    stride = phase.epochs if progress is None else 1
+    for until in range(stride, phase.epochs + 1, stride):
+        state = _run_until(phase, state, fixed, data, key, jnp.int32(until))
+        if progress is not None:
+            last = {name: float(state.history[name][until - 1]) for name in ("loss", "accuracy")}
+            progress(phase.name, until, phase.epochs, last)
+            if state.stopped:
+                break
+    history = {name: np.asarray(rows)[: int(state.epoch)] for name, rows in state.history.items()}
+    return state.trained, state.batch_stats, history, bool(state.stopped)
+
+
+@partial(jax.jit, static_argnums=0)
+def _run_until(phase: Phase, state: PhaseState, fixed: Tree, data: Batch, key: Any, until: jax.Array) -> PhaseState:
+    tx = phase.optimizer(-(-data.labels.shape[0] // phase.batch_size))
+
+    def step(carry, batch: Batch, key: jax.Array):
+        trained, batch_stats, opt_state = carry
+        if phase.augment is not None:
+            batch = batch._replace(images=phase.augment(key, batch.images))
+        gradient, (batch_stats, metrics) = jax.grad(phase.loss, has_aux=True)(trained, fixed, batch_stats, batch)
+        updates, opt_state = tx.update(gradient, opt_state, trained)
+        return (phase.update(trained, updates, fixed), batch_stats, opt_state), metrics
+
+    def epoch(state: PhaseState) -> PhaseState:
+        carry = (state.trained, state.batch_stats, state.opt_state)
+        epoch_key = jax.random.fold_in(key, state.epoch)
+        carry, metrics = run_epoch(step, carry, data, epoch_key, batch_size=phase.batch_size, shuffle=phase.shuffle)
+        rows = {**metrics, **phase.record(carry[0])}
+        history = {name: values.at[state.epoch].set(rows[name]) for name, values in state.history.items()}
+        return PhaseState(*carry, state.epoch + 1, history, phase.stops(metrics))
+
+    return jax.lax.while_loop(lambda state: (state.epoch < until) & ~state.stopped, epoch, state)

@@ -1,0 +1,122 @@
+"""RNP step 2, filter-level recovery: minimise the clean loss over one mask a filter (Li et al., ICML 2023, eq. 3).
+
+As the release does: weights frozen at the unlearned ones, masks start at 1 and are clipped to [0, 1] after every step,
+batch norm in training mode, so that its running statistics keep moving. The release's alpha only scales the loss.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rnp_jax import masks
+from rnp_jax.defenses.phase import Phase, Progress, run_phase
+from rnp_jax.errors import ConfigError, DefenseError
+from rnp_jax.training.epoch import Augment, batch_metrics, cross_entropy
+from rnp_jax.types import Apply, Batch, Tree, Variables
+
+
+@dataclass(frozen=True)
+class RecoverConfig:
+    """Settings of recovery; the defaults are the release's.
+
+    Attributes:
+      epochs: passes over the defense set.
+      batch_size: images a step; the last batch of an epoch may be smaller.
+      learning_rate: of SGD on the masks, constant.
+      momentum: of SGD.
+      alpha: factor on the loss.
+      shuffle: draw a new order every epoch; False keeps the order given.
+    """
+
+    epochs: int = 20
+    batch_size: int = 128
+    learning_rate: float = 0.2
+    momentum: float = 0.9
+    alpha: float = 0.2
+    shuffle: bool = True
+
+    def __post_init__(self):
+        if self.epochs < 1 or self.batch_size < 2 or self.learning_rate <= 0 or self.alpha <= 0:
+            raise ConfigError(f"{self}: expected epochs >= 1, batch_size >= 2, learning_rate > 0 and alpha > 0")
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """The recovered masks.
+
+    Attributes:
+      filters: mask values by layer name, in [0, 1]; low ones expose backdoor filters.
+      history: loss and accuracy [E] and ``masks`` [E, F] (all filters, layers in natural order) at each epoch's end.
+      finite: False where the loss diverged and recovery ended early.
+    """
+
+    filters: masks.Filters
+    history: dict[str, np.ndarray]
+    finite: bool
+
+
+@dataclass(frozen=True)
+class _Recovering(Phase):
+    apply: Apply
+    config: RecoverConfig
+    augment: Augment | None
+    name = "recover"
+
+    @property
+    def epochs(self) -> int:
+        return self.config.epochs
+
+    @property
+    def batch_size(self) -> int:
+        return self.config.batch_size
+
+    @property
+    def shuffle(self) -> bool:
+        return self.config.shuffle
+
+    def optimizer(self, steps_per_epoch: int) -> optax.GradientTransformation:
+        del steps_per_epoch  # the rate is constant
+        return optax.sgd(self.config.learning_rate, momentum=self.config.momentum)
+
+    def loss(self, trained: Tree, fixed: Tree, batch_stats: Tree, batch: Batch) -> tuple[jax.Array, tuple]:
+        variables = masks.apply_filters({**fixed, "batch_stats": batch_stats}, trained)
+        logits, moved = self.apply(variables, batch.images, train=True)
+        loss = self.config.alpha * cross_entropy(logits, batch.labels).mean()
+        return loss, (moved, batch_metrics(logits, batch.labels))
+
+    def update(self, trained: Tree, updates: Tree, fixed: Tree) -> Tree:
+        del fixed
+        return masks.clip(optax.apply_updates(trained, updates))
+
+    def record(self, trained: Tree) -> dict[str, jax.Array]:
+        return {"masks": jnp.concatenate([trained[name] for name in sorted(trained, key=masks.natural_key)])}
+
+
+def recover(
+    apply: Apply,
+    variables: Variables,
+    data: Batch,
+    key: jax.Array,
+    config: RecoverConfig,
+    *,
+    augment: Augment | None = None,
+    progress: Progress | None = None,
+) -> Recovered:
+    """Recovers the clean loss of the unlearned ``variables`` by masks alone.
+
+    Learns from ``data`` (uint8 [N, H, W, C], int32 [N]).
+
+    Raises:
+      DefenseError: the network has no filter masks.
+    """
+    initial = masks.ones(masks.filters(variables["masks"]))
+    if not initial:
+        raise DefenseError("the network has no maskable layer: recovery needs batch norm, convolutions or hidden units")
+    fixed = {"params": variables["params"], "masks": variables["masks"]}
+    filters, _, history, stopped = run_phase(
+        _Recovering(apply, config, augment), initial, fixed, variables["batch_stats"], data, key, progress
+    )
+    return Recovered(filters, history, not stopped)

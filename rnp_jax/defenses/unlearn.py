@@ -1,0 +1,124 @@
+"""RNP step 1, neuron-level unlearning: maximise the clean loss over every parameter (Li et al., ICML 2023, eq. 2).
+
+As the release does: batch norm in training mode, SGD with coupled weight decay, learning rate times 0.1 at epochs 10
+and 20, stop once the epoch's running accuracy falls to 0.20. Its gradient clipping has no effect and is left out.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rnp_jax import masks
+from rnp_jax.defenses.phase import Phase, Progress, run_phase
+from rnp_jax.errors import ConfigError
+from rnp_jax.training.epoch import Augment, batch_metrics, cross_entropy
+from rnp_jax.types import Apply, Batch, Tree, Variables
+
+
+@dataclass(frozen=True)
+class UnlearnConfig:
+    """Settings of unlearning; the defaults are the release's.
+
+    Attributes:
+      max_epochs: epochs after which it gives up reaching ``stop_accuracy``.
+      batch_size: images a step; the last batch of an epoch may be smaller.
+      learning_rate: of SGD, multiplied by 0.1 at each of ``milestones``.
+      momentum: of SGD.
+      weight_decay: coupled, added to the gradient before momentum.
+      milestones: epochs (from 0) at which the learning rate falls.
+      stop_accuracy: the epoch's running training-mode accuracy at or below which unlearning ends.
+      shuffle: draw a new order every epoch; False keeps the order given.
+    """
+
+    max_epochs: int = 21
+    batch_size: int = 128
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    milestones: tuple[int, ...] = (10, 20)
+    stop_accuracy: float = 0.2
+    shuffle: bool = True
+
+    def __post_init__(self):
+        if self.max_epochs < 1 or self.batch_size < 2 or self.learning_rate <= 0 or not 0 <= self.stop_accuracy < 1:
+            raise ConfigError(
+                f"{self}: expected max_epochs >= 1, batch_size >= 2, learning_rate > 0 and stop_accuracy in [0, 1)"
+            )
+
+
+@dataclass(frozen=True)
+class Unlearned:
+    """The unlearned model.
+
+    Attributes:
+      variables: with moved batch statistics.
+      history: loss and accuracy [E], in training mode, each the mean over an epoch's steps.
+      reached: whether the stop accuracy was reached.
+    """
+
+    variables: Variables
+    history: dict[str, np.ndarray]
+    reached: bool
+
+
+@dataclass(frozen=True)
+class _Unlearning(Phase):
+    apply: Apply
+    config: UnlearnConfig
+    augment: Augment | None
+    name = "unlearn"
+
+    @property
+    def epochs(self) -> int:
+        return self.config.max_epochs
+
+    @property
+    def batch_size(self) -> int:
+        return self.config.batch_size
+
+    @property
+    def shuffle(self) -> bool:
+        return self.config.shuffle
+
+    def optimizer(self, steps_per_epoch: int) -> optax.GradientTransformation:
+        config = self.config
+        falls = jnp.asarray([epoch * steps_per_epoch for epoch in config.milestones], jnp.int32)
+
+        def rate(step: jax.Array) -> jax.Array:
+            return config.learning_rate * 0.1 ** (step >= falls).sum().astype(jnp.float32)
+
+        return optax.chain(optax.add_decayed_weights(config.weight_decay), optax.sgd(rate, momentum=config.momentum))
+
+    def loss(self, trained: Tree, fixed: Tree, batch_stats: Tree, batch: Batch) -> tuple[jax.Array, tuple]:
+        variables = {"params": trained, "batch_stats": batch_stats, "masks": fixed}
+        logits, moved = self.apply(variables, batch.images, train=True)
+        return -cross_entropy(logits, batch.labels).mean(), (moved, batch_metrics(logits, batch.labels))
+
+    def update(self, trained: Tree, updates: Tree, fixed: Tree) -> Tree:
+        gated = jax.tree.map(jnp.multiply, updates, masks.neuron_gate(updates, fixed))
+        return optax.apply_updates(trained, gated)
+
+    def stops(self, metrics: dict[str, jax.Array]) -> jax.Array:
+        return (metrics["accuracy"] <= self.config.stop_accuracy) | super().stops(metrics)
+
+
+def unlearn(
+    apply: Apply,
+    variables: Variables,
+    data: Batch,
+    key: jax.Array,
+    config: UnlearnConfig,
+    *,
+    augment: Augment | None = None,
+    progress: Progress | None = None,
+) -> Unlearned:
+    """Unlearns ``data`` (uint8 [N, H, W, C], int32 [N]); neurons whose ``neuron`` mask is 0 do not move."""
+    phase = _Unlearning(apply, config, augment)
+    params, batch_stats, history, _ = run_phase(
+        phase, variables["params"], variables["masks"], variables["batch_stats"], data, key, progress
+    )
+    reached = bool(history["accuracy"][-1] <= config.stop_accuracy)
+    return Unlearned({**variables, "params": params, "batch_stats": batch_stats}, history, reached)

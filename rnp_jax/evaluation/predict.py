@@ -1,0 +1,119 @@
+"""Predictions of a network, or of many variants of it that differ in their filter masks only.
+
+Variants are evaluated one after another on the same images. Each restarts at the first segment in which its masks
+differ from its predecessor's, so a nested sweep, or variants sorted by layer, cost a fraction of whole passes. Every
+segment is one compiled program, shared by equal segments, all variants and all batches.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int32
+
+from rnp_jax import masks
+from rnp_jax.models import Network
+from rnp_jax.models.chain import Segment
+from rnp_jax.training.epoch import cross_entropy
+from rnp_jax.types import Batch, Variables
+
+BATCH_SIZE = 256
+
+
+class Predictions(NamedTuple):
+    """What M variants say of N images."""
+
+    labels: Int32[np.ndarray, "M N"]
+    loss: Float[np.ndarray, "M N"]  # cross-entropy against the given labels
+
+
+def predict(network: Network, variables: Variables, batch: Batch, batch_size: int = BATCH_SIZE) -> Predictions:
+    """Predictions of the network as it is (M = 1)."""
+    return predict_variants(network, variables, [masks.filters(variables["masks"])], batch, batch_size)
+
+
+def predict_variants(
+    network: Network,
+    variables: Variables,
+    variants: Sequence[masks.Filters],
+    batch: Batch,
+    batch_size: int = BATCH_SIZE,
+) -> Predictions:
+    """Predictions of each variant's filter masks, in the order given; weights are shared."""
+    steps = _steps(network.segments, variants)
+    plan = [_SegmentRun(network, i) for i in range(len(network.segments))]
+    loaded: list = [None] * len(plan)  # each segment's variables under the current variant, on the device
+    per_variant = []
+    for variant, step in zip(variants, steps, strict=True):
+        full = masks.apply_filters(variables, variant)
+        if step.start < len(plan):
+            for i in step.changed:
+                loaded[i] = jax.device_put(network.segments[i].select(full))
+        per_variant.append(list(loaded))
+
+    count = len(batch.labels)
+    size = min(batch_size, count)
+    chunks = []
+    for begin in range(0, count, size):
+        images, labels = (_padded(np.asarray(part[begin : begin + size]), size) for part in batch)
+        activations: list = [jax.device_put(images)] + [None] * len(plan)
+        rows = []
+        for own, step in zip(per_variant, steps, strict=True):
+            for i in range(step.start, len(plan)):
+                activations[i + 1] = _run_segment(plan[i], own[i], activations[i])
+            if step.start < len(plan):
+                rows.append(_outcome(activations[-1], labels))
+            else:
+                rows.append(rows[-1])
+        chunks.append(jax.device_get(rows))
+    predicted = np.concatenate([np.stack([row[0] for row in chunk]) for chunk in chunks], axis=1)[:, :count]
+    loss = np.concatenate([np.stack([row[1] for row in chunk]) for chunk in chunks], axis=1)[:, :count]
+    return Predictions(predicted, loss)
+
+
+class _Step(NamedTuple):
+    start: int  # first segment to run
+    changed: tuple[int, ...]  # segments whose variables differ from the previous variant's
+
+
+def _steps(segments: tuple[Segment, ...], variants: Sequence[masks.Filters]) -> list[_Step]:
+    steps = [_Step(0, tuple(range(len(segments))))]
+    for previous, variant in itertools.pairwise(variants):
+        names = [name for name in variant if not np.array_equal(np.asarray(previous[name]), np.asarray(variant[name]))]
+        changed = tuple(i for i, segment in enumerate(segments) if any(segment.holds(name) for name in names))
+        steps.append(_Step(changed[0] if changed else len(segments), changed))
+    return steps
+
+
+def _padded(rows: np.ndarray, size: int) -> np.ndarray:
+    """Rows repeated up to ``size``, so that every batch has one shape."""
+    return rows if len(rows) == size else np.resize(rows, (size, *rows.shape[1:]))
+
+
+@dataclass(frozen=True, init=False)
+class _SegmentRun:
+    """What a compiled segment depends on: equal for equal segments of equal networks."""
+
+    module: object
+    network: Network | None  # only the first segment normalises
+
+    def __init__(self, network: Network, index: int):
+        object.__setattr__(self, "module", network.segments[index].module)
+        object.__setattr__(self, "network", network if index == 0 else None)
+
+
+@partial(jax.jit, static_argnums=0)
+def _run_segment(run: _SegmentRun, variables: Variables, x: jax.Array) -> jax.Array:
+    x = x if run.network is None else run.network.normalize(x)
+    return run.module.apply(variables, x, False)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@jax.jit
+def _outcome(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    logits = logits.astype(jnp.float32)
+    return logits.argmax(-1).astype(jnp.int32), cross_entropy(logits, labels)

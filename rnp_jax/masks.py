@@ -1,0 +1,128 @@
+"""Pure functions on mask trees.
+
+Filter masks are handled as a flat dict from layer name (``layer1.0.bn1``) to values [F]: the ``filter`` leaves of
+``variables['masks']``. Layer names sort naturally (``layer3.2`` before ``layer3.10``), which is the networks' order.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from rnp_jax.types import Tree, Variables
+
+Filters: TypeAlias = dict[str, Array]
+
+
+def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
+    """Sort key under which numbers inside a layer name compare as numbers."""
+    parts = re.split(r"(\d+)", name)
+    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in parts)
+
+
+def layers(masks: Tree) -> Iterator[tuple[str, Tree]]:
+    """Each layer's name and mask leaves, in natural order of the names."""
+
+    def walk(tree: Tree, prefix: str) -> Iterator[tuple[str, Tree]]:
+        for name, node in tree.items():
+            if "neuron" in node:
+                yield prefix + name, node
+            else:
+                yield from walk(node, f"{prefix}{name}.")
+
+    yield from sorted(walk(masks, ""), key=lambda item: natural_key(item[0]))
+
+
+def filters(masks: Tree) -> Filters:
+    """The filter masks by layer name."""
+    return {name: leaves["filter"] for name, leaves in layers(masks) if "filter" in leaves}
+
+
+def with_filters(masks: Tree, values: Mapping[str, Array]) -> Tree:
+    """The mask tree with its filter masks replaced; ``values`` must name every maskable layer and no other."""
+    expected = {name for name, leaves in layers(masks) if "filter" in leaves}
+    if expected != set(values):
+        surplus, lacking = sorted(set(values) - expected), sorted(expected - set(values))
+        raise KeyError(f"filter masks do not fit the network: + {surplus} - {lacking}")
+
+    def rebuild(tree: Tree, prefix: str) -> Tree:
+        if "neuron" in tree:
+            return {**tree, "filter": values[prefix]} if "filter" in tree else tree
+        return {name: rebuild(node, f"{prefix}.{name}" if prefix else name) for name, node in tree.items()}
+
+    return rebuild(masks, "")
+
+
+def apply_filters(variables: Variables, values: Mapping[str, Array]) -> Variables:
+    """The variables with their filter masks replaced."""
+    return {**variables, "masks": with_filters(variables["masks"], values)}
+
+
+def neuron_gate(params: Tree, masks: Tree) -> Tree:
+    """A tree like ``params`` of each parameter's ``neuron`` mask, broadcastable to it (F is its last axis)."""
+    if "neuron" in masks:
+        return {name: masks["neuron"].reshape((1,) * (leaf.ndim - 1) + (-1,)) for name, leaf in params.items()}
+    return {name: neuron_gate(node, masks[name]) for name, node in params.items()}
+
+
+def ones(values: Mapping[str, Array]) -> Filters:
+    """Masks that keep everything."""
+    return {name: jnp.ones_like(value) for name, value in values.items()}
+
+
+def clip(values: Mapping[str, Array]) -> Filters:
+    """Masks projected onto [0, 1]."""
+    return {name: jnp.clip(value, 0, 1) for name, value in values.items()}
+
+
+def flatten(values: Mapping[str, Array]) -> Float[np.ndarray, "F"]:
+    """All mask values in one row, layers in natural order."""
+    return np.concatenate([np.asarray(values[name]) for name in sorted(values, key=natural_key)])
+
+
+def unflatten(row: np.ndarray, like: Mapping[str, Array]) -> dict[str, np.ndarray]:
+    """Inverse of ``flatten``."""
+    names = sorted(like, key=natural_key)
+    ends = np.cumsum([len(like[name]) for name in names])
+    return dict(zip(names, np.split(np.asarray(row), ends[:-1]), strict=True))
+
+
+def index(values: Mapping[str, Array]) -> list[tuple[str, int]]:
+    """(layer, filter) of each entry of ``flatten``."""
+    return [(name, i) for name in sorted(values, key=natural_key) for i in range(len(values[name]))]
+
+
+def keep(like: Mapping[str, Array], pruned: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+    """Masks of ones, with zeros at the positions ``pruned`` of ``flatten``."""
+    row = np.ones(sum(len(value) for value in like.values()), np.float32)
+    row[np.asarray(pruned, np.int64)] = 0
+    return unflatten(row, like)
+
+
+def bake(variables: Variables) -> Variables:
+    """Filter masks multiplied into the weights, and set to ones: the same function, as a torch file can hold it.
+
+    A mask on batch norm multiplies its scale (placement ``bn_scale``); use ``bake_channels`` for ``channel``.
+    """
+    return _bake(variables, frozenset({"scale"}))
+
+
+def bake_channels(variables: Variables) -> Variables:
+    """``bake`` for the placement ``channel``: batch norm's scale and bias."""
+    return _bake(variables, frozenset({"scale", "bias"}))
+
+
+def _bake(variables: Variables, batch_norm_leaves: frozenset[str]) -> Variables:
+    def walk(params: Tree, masks: Tree) -> Tree:
+        if "neuron" not in masks:
+            return {name: walk(node, masks[name]) for name, node in params.items()}
+        if "filter" not in masks:
+            return params
+        leaves = batch_norm_leaves if "scale" in params else frozenset(params)
+        return {name: leaf * masks["filter"] if name in leaves else leaf for name, leaf in params.items()}
+
+    masks = with_filters(variables["masks"], ones(filters(variables["masks"])))
+    return {**variables, "params": walk(variables["params"], variables["masks"]), "masks": masks}

@@ -1,0 +1,150 @@
+"""Architecture, width and class count from the names and shapes of a state dict."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import jax
+
+from rnp_jax.errors import ArchitectureError
+from rnp_jax.models.registry import ARCHITECTURES, RESNETS, Architecture, Network
+from rnp_jax.models.torch_names import FILTER_MASK, IGNORED, Entry, table
+
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+"""Shape of each tensor of a state dict, by key."""
+
+_SHOWN = 12  # lines of a ± list
+
+
+def infer_architecture(
+    shapes: Shapes, *, name: str | None = None, image_shape: tuple[int, int, int] | None = None
+) -> Architecture:
+    """The architecture that these tensors are the weights of.
+
+    Args:
+      shapes: of every tensor, torch layout; keys that no forward pass reads are ignored.
+      name: the architecture's name, where the caller knows it.
+      image_shape: (H, W, C) of the input, which an ``mlp``'s weights do not tell.
+
+    Raises:
+      ArchitectureError: none fits (with the list of missing and unexpected keys of the nearest), a shape does not fit
+        (with its key), or the input's shape has to be asked for.
+    """
+    shapes = consumed(shapes)
+    if name is not None and name not in ARCHITECTURES:
+        raise ArchitectureError(f"unknown architecture {name!r}; supported: {', '.join(ARCHITECTURES)}")
+    proposal = _propose(shapes, name, image_shape)
+    check_fit(proposal, shapes)
+    return proposal
+
+
+def consumed(shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    """The tensors that a forward pass reads as weights or statistics."""
+    unread = (*IGNORED, FILTER_MASK)
+    return {key: shape for key, shape in shapes.items() if key.rpartition(".")[2] not in unread}
+
+
+def entries(architecture: Architecture) -> list[Entry]:
+    """The architecture's name table."""
+    variables = jax.eval_shape(Network(architecture, *_identity(architecture)).init, jax.random.key(0))
+    return table(architecture, variables)
+
+
+def check_fit(architecture: Architecture, shapes: Shapes) -> None:
+    """Compares names and shapes with the architecture's.
+
+    Raises:
+      ArchitectureError: with a list of missing (-) and unexpected (+) keys, or of the keys whose shapes differ.
+    """
+    expected = {entry.key: entry.shape for entry in entries(architecture)}
+    lines = [f" - {key}" for key in expected if key not in shapes]
+    lines += [f" + {key}" for key in shapes if key not in expected]
+    if lines:
+        raise ArchitectureError(
+            f"the keys are not those of {architecture.name} (- missing, + unexpected):\n" + _shorten(lines)
+        )
+    wrong = [
+        f" {key}: {tuple(shapes[key])}, expected {shape}"
+        for key, shape in expected.items()
+        if tuple(shapes[key]) != shape
+    ]
+    if wrong:
+        raise ArchitectureError(
+            f"shapes do not fit {architecture.name} of width {architecture.width}:\n" + _shorten(wrong)
+        )
+
+
+def _propose(shapes: Shapes, name: str | None, image_shape: tuple[int, int, int] | None) -> Architecture:
+    looks_linear = bool(shapes) and all(len(shape) in (1, 2) for shape in shapes.values())
+    if name == "mlp" or (name is None and looks_linear):
+        return _propose_mlp(shapes, image_shape)
+    for key, rank in (("conv1.weight", 4), ("linear.weight", 2)):
+        if len(shapes.get(key, ())) != rank:
+            raise ArchitectureError(_unknown(shapes, f"{key} is {shapes.get(key, 'missing')}"))
+    width, channels = shapes["conv1.weight"][:2]
+    image_shape = image_shape or (32, 32, channels)
+    candidates = [name] if name else [known for known in RESNETS if _matches(known, shapes)]
+    if not candidates:
+        raise ArchitectureError(_unknown(shapes, f"stages of {list(_depths(shapes))} blocks"))
+    return Architecture(candidates[0], shapes["linear.weight"][0], width, image_shape=image_shape)
+
+
+def _depths(shapes: Shapes) -> tuple[int, ...]:
+    blocks = {match.groups() for key in shapes if (match := re.match(r"layer([1-4])\.(\d+)\.", key))}
+    return tuple(sum(stage == str(i) for stage, _ in blocks) for i in range(1, 5))
+
+
+def _matches(name: str, shapes: Shapes) -> bool:
+    kind, depths = RESNETS[name]
+    bottleneck, stem_norm = "layer1.0.conv3.weight" in shapes, "bn1.weight" in shapes
+    found = "bottleneck" if bottleneck else "basic" if stem_norm else "preact"
+    return kind == found and depths == _depths(shapes)
+
+
+def _propose_mlp(shapes: Shapes, image_shape: tuple[int, int, int] | None) -> Architecture:
+    layers, inputs = [], None
+    for key, shape in shapes.items():
+        name, _, leaf = key.rpartition(".")
+        if leaf != "weight" or len(shape) != 2:
+            continue
+        if layers and layers[-1][1] != shape[1]:
+            raise ArchitectureError(
+                f"{key} takes {shape[1]} inputs, but the layer before it gives {layers[-1][1]}: "
+                "the linear layers of an mlp must follow one another in the file"
+            )
+        inputs = inputs or shape[1]
+        layers.append((name, shape[0]))
+    if not layers or not inputs:
+        raise ArchitectureError(_unknown(shapes, "no linear layer"))
+    if image_shape is not None and math.prod(image_shape) != inputs:
+        raise ArchitectureError(f"image shape {image_shape} has {math.prod(image_shape)} values, expected {inputs}")
+    image_shape = image_shape or _only_input_shape(inputs)
+    return Architecture("mlp", layers[-1][1], 0, tuple(layers), image_shape)
+
+
+def _only_input_shape(inputs: int) -> tuple[int, int, int]:
+    """The shape of an input of so many values, where only a vector of features is plausible."""
+    squares = [(side, channels) for channels in (1, 3) if (side := math.isqrt(inputs // channels)) > 1]
+    images = [(side, side, channels) for side, channels in squares if side * side * channels == inputs]
+    if images:
+        raise ArchitectureError(
+            f"an mlp of {inputs} inputs can read images of shape {images[0]} or vectors of {inputs} features; "
+            f"say which with image shape {','.join(map(str, images[0]))} or 1,1,{inputs}"
+        )
+    return 1, 1, inputs
+
+
+def _unknown(shapes: Shapes, found: str) -> str:
+    keys = _shorten([f" + {key} {tuple(shape)}" for key, shape in shapes.items()])
+    return f"no supported architecture ({', '.join(ARCHITECTURES)}) has these tensors; {found}:\n{keys}"
+
+
+def _identity(architecture: Architecture) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    channels = architecture.image_shape[-1]
+    return (0.0,) * channels, (1.0,) * channels
+
+
+def _shorten(lines: list[str]) -> str:
+    more = [f" … and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+    return "\n".join(lines[:_SHOWN] + more)

@@ -1,0 +1,115 @@
+"""Training a backdoored model, the input of every judgement of a defense."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import numpy as np
+
+from rnp_jax.attacks.base import Attack, Params
+from rnp_jax.attacks.goal import Goal
+from rnp_jax.attacks.poison import PoisonPlan, draw_plan, poison_training_set
+from rnp_jax.attacks.wanet import WaNet
+from rnp_jax.models import Network
+from rnp_jax.training.epoch import Augment
+from rnp_jax.training.supervised import TrainConfig, TrainState, train
+from rnp_jax.types import Batch, Variables
+
+
+@dataclass(frozen=True)
+class PoisonConfig:
+    """How much of the training set is poisoned, and who counts.
+
+    Attributes:
+      rate: poison rate, the share of the training set; what it counts is ``variant``'s convention.
+      variant: ``bb`` (BackdoorBench) or ``rnp`` (the release); they differ for clean-label attacks.
+    """
+
+    rate: float = 0.1
+    variant: Literal["bb", "rnp"] = "bb"
+
+
+@dataclass(frozen=True, eq=False)
+class Backdoored:
+    """A trained model and what is needed to trigger and to reproduce it.
+
+    Attributes:
+      variables: the trained network's.
+      params: the trigger artefact; empty for a clean model.
+      plan: which images were poisoned; None for a clean model and where every batch is poisoned in the training step.
+      history: loss and accuracy [E] in training mode.
+    """
+
+    variables: Variables
+    params: Params
+    plan: PoisonPlan | None
+    history: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class _JointPoison:
+    """WaNet's protocol as a hashable function of a batch: each batch is poisoned inside the step."""
+
+    attack: WaNet
+    goal: Goal
+    rate: float
+
+    def __call__(self, images: jax.Array, labels: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        height, width, channels = images.shape[1:]
+        params = self.attack.init((height, width, channels))
+        return self.attack.batch_poison(params, images, labels, key, goal=self.goal, rate=self.rate)
+
+
+def train_backdoored(
+    network: Network,
+    attack: Attack | None,
+    goal: Goal,
+    data: Batch,
+    seed: int,
+    config: TrainConfig,
+    poison: PoisonConfig,
+    *,
+    augment: Augment | None = None,
+    progress: Callable[[int, dict[str, float]], None] | None = None,
+    state: TrainState | None = None,
+    save: Callable[[TrainState], None] | None = None,
+) -> Backdoored:
+    """Trains ``network`` from scratch on ``data`` poisoned by ``attack`` (None: clean).
+
+    Static attacks poison the set once, before augmentation; WaNet poisons every batch, as its authors do.
+
+    Raises:
+      ConfigError, DataError: rates, targets and labels that do not fit.
+    """
+    init_key, poison_key, train_key = jax.random.split(jax.random.key(seed), 3)
+    variables = network.init(init_key)
+    params: Params = {}
+    plan, joint = None, None
+    if attack is not None:
+        params = attack.init(network.architecture.image_shape)
+    if isinstance(attack, WaNet):
+        joint = _JointPoison(attack, goal, poison.rate)
+    elif attack is not None:
+        plan = draw_plan(
+            data.labels,
+            goal,
+            rate=poison.rate,
+            seed=seed,
+            clean_label=attack.clean_label,
+            variant=poison.variant,
+        )
+        data = poison_training_set(data.images, data.labels, plan, attack, params, poison_key)
+    trained, history = train(
+        network,
+        variables,
+        data,
+        train_key,
+        config,
+        augment=augment,
+        poison=joint,
+        progress=progress,
+        state=state,
+        save=save,
+    )
+    return Backdoored(trained, params, plan, history)

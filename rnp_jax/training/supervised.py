@@ -1,0 +1,152 @@
+"""Supervised training of a classifier: one compiled program an epoch, data on the device throughout."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rnp_jax.errors import ConfigError
+from rnp_jax.training.epoch import Augment, batch_metrics, cross_entropy, run_epoch
+from rnp_jax.types import Apply, Batch, Tree, Variables
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of supervised training.
+
+    Attributes:
+      epochs: passes over the training set.
+      batch_size: images a step; the images that do not fill a last batch wait for the next epoch's shuffle.
+      learning_rate: peak of the schedule.
+      momentum: of SGD.
+      weight_decay: coupled, as torch's SGD adds it to the gradient.
+      schedule: ``cosine`` to zero, or ``one_cycle`` (linear rise over the first 30 %, then cosine to zero).
+    """
+
+    epochs: int = 60
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Literal["cosine", "one_cycle"] = "cosine"
+
+    def __post_init__(self):
+        if self.epochs < 1 or self.batch_size < 2 or self.learning_rate <= 0:
+            raise ConfigError(f"{self}: expected epochs >= 1, batch_size >= 2 and learning_rate > 0")
+
+
+class PoisonBatch(Protocol):
+    """Poisons a batch inside the training step, for attacks that train with the victim. Pure and hashable."""
+
+    def __call__(self, images: jax.Array, labels: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Images and labels to train on."""
+        ...
+
+    def __hash__(self) -> int: ...
+
+
+class TrainState(NamedTuple):
+    """What an epoch changes."""
+
+    params: Tree
+    batch_stats: Tree
+    opt_state: optax.OptState
+    epoch: jax.Array  # int32 []
+    key: jax.Array
+
+
+def optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:
+    """SGD with coupled weight decay and the schedule over ``steps`` steps."""
+    if config.schedule == "cosine":
+        rate = optax.cosine_decay_schedule(config.learning_rate, steps)
+    else:
+        rise = max(1, int(0.3 * steps))
+        rate = optax.warmup_cosine_decay_schedule(config.learning_rate / 25, config.learning_rate, rise, steps)
+    sgd = optax.sgd(lambda step: rate(step.astype(jnp.float32)), momentum=config.momentum)
+    return optax.chain(optax.add_decayed_weights(config.weight_decay), sgd)
+
+
+def train(
+    apply: Apply,
+    variables: Variables,
+    data: Batch,
+    key: jax.Array,
+    config: TrainConfig,
+    *,
+    augment: Augment | None = None,
+    poison: PoisonBatch | None = None,
+    progress: Callable[[int, dict[str, float]], None] | None = None,
+    state: TrainState | None = None,
+    save: Callable[[TrainState], None] | None = None,
+) -> tuple[Variables, dict[str, np.ndarray]]:
+    """Trains on ``data`` (uint8 [N, H, W, C], int32 [N]) from ``variables``.
+
+    Order within a step: poison, augment, normalise (part of ``apply``). ``state`` continues an earlier run of the same
+    settings; ``save`` receives the state after each epoch, ``progress`` the epoch's number (from 1) and metrics.
+
+    Returns:
+      The trained variables, and loss and accuracy [E] in training mode of the epochs run here.
+
+    Raises:
+      ConfigError: fewer images than one batch.
+    """
+    count = len(data.labels)
+    if count < config.batch_size:
+        raise ConfigError(f"batch_size {config.batch_size} exceeds the {count} training images: choose a smaller one")
+    if state is None:
+        state = start(variables, key, config, count)
+    data = Batch(*jax.device_put(tuple(data)))
+    history = []
+    for epoch in range(int(state.epoch), config.epochs):
+        state, metrics = _train_epoch(apply, config, augment, poison, state, variables["masks"], data)
+        history.append(metrics)
+        if progress is not None:
+            progress(epoch + 1, {name: float(value) for name, value in metrics.items()})
+        if save is not None:
+            save(state)
+    trained = {**variables, "params": state.params, "batch_stats": state.batch_stats}
+    return trained, {name: np.array([float(row[name]) for row in history]) for name in ("loss", "accuracy")}
+
+
+def start(variables: Variables, key: jax.Array, config: TrainConfig, count: int) -> TrainState:
+    """The state before the first epoch over ``count`` images."""
+    tx = optimizer(config, config.epochs * (count // config.batch_size))
+    params = variables["params"]
+    return TrainState(params, variables["batch_stats"], tx.init(params), jnp.int32(0), key)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _train_epoch(
+    apply: Apply,
+    config: TrainConfig,
+    augment: Augment | None,
+    poison: PoisonBatch | None,
+    state: TrainState,
+    masks: Tree,
+    data: Batch,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    tx = optimizer(config, config.epochs * (data.labels.shape[0] // config.batch_size))
+
+    def loss_of(params: Tree, batch_stats: Tree, batch: Batch):
+        variables = {"params": params, "batch_stats": batch_stats, "masks": masks}
+        logits, moved = apply(variables, batch.images, train=True)
+        return cross_entropy(logits, batch.labels).mean(), (moved, batch_metrics(logits, batch.labels))
+
+    def step(carry, batch: Batch, key: jax.Array):
+        params, batch_stats, opt_state = carry
+        poison_key, augment_key = jax.random.split(key)
+        images, labels = batch if poison is None else poison(batch.images, batch.labels, poison_key)
+        images = images if augment is None else augment(augment_key, images)
+        gradient, (batch_stats, metrics) = jax.grad(loss_of, has_aux=True)(params, batch_stats, Batch(images, labels))
+        updates, opt_state = tx.update(gradient, opt_state, params)
+        return (optax.apply_updates(params, updates), batch_stats, opt_state), metrics
+
+    carry = (state.params, state.batch_stats, state.opt_state)
+    key = jax.random.fold_in(state.key, state.epoch)
+    carry, metrics = run_epoch(step, carry, data, key, batch_size=config.batch_size, remainder=False)
+    return TrainState(*carry, state.epoch + 1, state.key), metrics
