@@ -1,0 +1,51 @@
+"""Writes that happen whole or not at all."""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextlib.contextmanager
+def open_atomic(path: str | PathLike[str]) -> Iterator[BinaryIO]:
+    """A draft beside ``path`` that takes its name, flushed to disk, when the block ends without an error.
+
+    Raises:
+      OSError: the folder cannot be written, or the disk is full; ``path`` is then as it was.
+    """
+    target = Path(path)
+    draft = target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}.part")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        with open(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(target)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    _sync_folder(target.parent)
+
+
+def write_atomic(path: str | PathLike[str], content: bytes) -> None:
+    """Replaces ``path`` by ``content`` in one step, making its folder where there is none.
+
+    Raises:
+      OSError: as ``open_atomic``.
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with open_atomic(path) as file:
+        file.write(content)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a new name survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

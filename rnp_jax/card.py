@@ -1,0 +1,109 @@
+"""A checkpoint's card: what its weights do not tell, as JSON beside the file (``model.pt`` → ``model.card.json``)."""
+
+from os import PathLike
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rnp_jax.atomic import write_atomic
+from rnp_jax.errors import DataError
+
+CARD_SUFFIX = ".card.json"
+TRIGGER_SUFFIX = ".trigger.npz"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ArchitectureCard(_Model):
+    """What ``rnp_jax.models.Architecture`` is made from."""
+
+    name: str
+    num_classes: int
+    width: int
+    image_shape: tuple[int, int, int]
+
+
+class NormalizationCard(_Model):
+    """Per-channel mean and deviation of pixels in [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class AttackCard(_Model):
+    """The backdoor: its trigger, and how the training set was poisoned.
+
+    ``poisoned`` images of the training set were relabelled; None where each batch was poisoned in the training step.
+    """
+
+    name: str
+    constants: dict[str, Any]
+    target: int | None
+    mapping: Literal["all_to_one", "all_to_all"]
+    rate: float
+    variant: Literal["bb", "rnp"]
+    poisoned: int | None
+    indices_sha256: str | None
+
+
+class Card(_Model):
+    """Everything needed to use, judge and reproduce a checkpoint.
+
+    ``acc``, ``asr`` and ``ra`` are shares of the test set as measured after training (ASR and RA over triggered images
+    whose class is not the target); ``attack`` is None for a clean model.
+    """
+
+    card_version: Literal[1] = 1
+    file: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    architecture: ArchitectureCard
+    normalization: NormalizationCard
+    data: str
+    train_images: int
+    attack: AttackCard | None
+    training: dict[str, Any]
+    augmentation: dict[str, Any]
+    seed: int
+    precision: str
+    acc: float
+    asr: float | None
+    ra: float | None
+    versions: dict[str, str]
+
+
+def beside(checkpoint: str | PathLike[str], suffix: str) -> Path:
+    """The path of a checkpoint's card or trigger artefact."""
+    return Path(checkpoint).with_suffix(suffix)
+
+
+def write_card(path: str | PathLike[str], card: Card) -> None:
+    """Writes the card, whole or not at all."""
+    write_atomic(path, (card.model_dump_json(indent=2) + "\n").encode())
+
+
+def read_card(checkpoint: str | PathLike[str], sha256: str) -> Card | None:
+    """The card beside a checkpoint, or None.
+
+    Args:
+      checkpoint: path of the checkpoint.
+      sha256: of the checkpoint, which the card must be about.
+
+    Raises:
+      DataError: the card cannot be read, or is another file's.
+    """
+    path = beside(checkpoint, CARD_SUFFIX)
+    if not path.is_file():
+        return None
+    try:
+        card = Card.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise DataError(f"{path}: not a card of this version: {error}") from error
+    if card.sha256 != sha256:
+        raise DataError(
+            f"{path} describes a file with sha256 {card.sha256}, but {checkpoint} has {sha256}; "
+            "remove the card, or put the right one there"
+        )
+    return card

@@ -1,0 +1,188 @@
+"""From a PyTorch file to a network and its variables, and back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnp_jax import masks
+from rnp_jax.card import Card, read_card
+from rnp_jax.data import Normalization
+from rnp_jax.errors import ArchitectureError, DataError
+from rnp_jax.models import Architecture, Network, Placement, Precision
+from rnp_jax.models.inference import consumed, entries, infer_architecture
+from rnp_jax.models.torch_names import FILTER_MASK, from_torch, to_torch
+from rnp_jax.torch_io import (
+    Checkpoint,
+    Limits,
+    StateDict,
+    check_consumed,
+    find_state_dict,
+    read_checkpoint,
+    write_checkpoint,
+    write_state_dict,
+)
+from rnp_jax.types import Variables
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network read from a PyTorch file.
+
+    Attributes:
+      network: the function of ``variables``.
+      variables: weights, statistics and masks, float32.
+      checkpoint: the file as read.
+      state_dict: the tensors the weights came from.
+      card: what lay beside the file; None without one.
+    """
+
+    network: Network
+    variables: Variables
+    checkpoint: Checkpoint
+    state_dict: StateDict
+    card: Card | None
+
+
+def open_checkpoint(
+    path: str | PathLike[str],
+    *,
+    key: str | None = None,
+    architecture: str | None = None,
+    image_shape: tuple[int, int, int] | None = None,
+    limits: Limits | None = None,
+    check_crc: bool = True,
+) -> tuple[Checkpoint, StateDict, Architecture]:
+    """Reads a file, finds its state dict and recognises the architecture; nothing in the file is executed.
+
+    Raises:
+      CheckpointError: the file is hostile, damaged or of an unsupported kind.
+      ArchitectureError: its tensors are of no supported architecture, or of several.
+    """
+    checkpoint = read_checkpoint(path, limits=limits or Limits(), check_crc=check_crc)
+    state_dict = find_state_dict(checkpoint, key)
+    shapes = {name: value.shape for name, value in state_dict.tensors.items()}
+    found = infer_architecture(shapes, name=architecture, image_shape=image_shape)
+    stated = checkpoint.tree.get("num_classes") if isinstance(checkpoint.tree, dict) else None
+    if isinstance(stated, int) and stated != found.num_classes:
+        raise ArchitectureError(
+            f"{path}: the file says num_classes {stated}, but its last layer has {found.num_classes} outputs; "
+            "one of them is wrong, so the file is not to be trusted as it is"
+        )
+    check_consumed(state_dict.tensors, tuple(consumed(shapes)), path)
+    return checkpoint, state_dict, found
+
+
+def load_model(
+    path: str | PathLike[str],
+    *,
+    normalization: Normalization | None = None,
+    placement: Placement = "bn_scale",
+    precision: Precision = "float32",
+    **options: Any,
+) -> Model:
+    """Loads a PyTorch checkpoint without torch and without executing anything in it.
+
+    Args:
+      path: the file.
+      normalization: what the checkpoint was trained with; by default its card's.
+      placement: where filter masks act.
+      precision: arithmetic of convolutions and products.
+      **options: of ``open_checkpoint``.
+
+    Raises:
+      CheckpointError, ArchitectureError: as ``open_checkpoint``.
+      DataError: neither a card nor ``normalization`` says how images were normalised, or the card is another file's.
+    """
+    checkpoint, state_dict, architecture = open_checkpoint(path, **options)
+    card = read_card(path, checkpoint.sha256)
+    if normalization is None:
+        if card is None:
+            raise DataError(
+                f"{path} has no card that says how its images were normalised, and a wrong normalisation silently "
+                "ruins accuracy: give one, such as cifar10_rnp (the RNP release) or cifar10_bb (BackdoorBench)"
+            )
+        normalization = Normalization(card.normalization.mean, card.normalization.std)
+    normalization = normalization.for_channels(architecture.image_shape[-1])
+    network = Network(architecture, normalization.mean, normalization.std, placement, precision)
+    return Model(network, from_state_dict(network, state_dict.tensors), checkpoint, state_dict, card)
+
+
+def from_state_dict(network: Network, tensors: Mapping[str, np.ndarray]) -> Variables:
+    """Variables from torch tensors that fit the network; masks are ones, or those a masked release kept."""
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    variables: Variables = {"params": {}, "batch_stats": {}, "masks": jax.tree.map(_ones, shapes["masks"])}
+    for entry in entries(network.architecture):
+        node = variables
+        for name in entry.path[:-1]:
+            node = node.setdefault(name, {})
+        node[entry.path[-1]] = jnp.asarray(from_torch(tensors[entry.key], entry, network.architecture))
+    stored = masks.filters(variables["masks"])
+    for name, value in stored.items():
+        kept = tensors.get(f"{name}.{FILTER_MASK}")
+        stored[name] = value if kept is None else jnp.asarray(kept.astype(np.float32))
+    return masks.apply_filters(variables, stored)
+
+
+def to_state_dict(network: Network, variables: Variables) -> dict[str, np.ndarray]:
+    """The network's tensors in torch's names and layout, float32, filter masks multiplied into the weights."""
+    baked = masks.bake_channels(variables) if network.placement == "channel" else masks.bake(variables)
+    tensors = {}
+    for entry in entries(network.architecture):
+        node: Any = baked
+        for name in entry.path:
+            node = node[name]
+        tensors[entry.key] = np.ascontiguousarray(to_torch(np.asarray(node), entry, network.architecture))
+    return tensors
+
+
+def save_model(
+    path: str | PathLike[str], model: Model, variables: Variables, *, overwrite: bool = False
+) -> tuple[str, ...]:
+    """Writes ``variables`` into a copy of the model's file: same container, keys, order and dtypes.
+
+    Tensors whose values did not change stay identical bit for bit. Objects that were left unread are not written.
+
+    Returns:
+      Where in the file such objects were.
+
+    Raises:
+      CheckpointError: the file exists, or cannot be written.
+    """
+    before, after = to_state_dict(model.network, model.variables), to_state_dict(model.network, variables)
+    changed = {key: value for key, value in after.items() if not np.array_equal(value, before[key])}
+    kept_masks = [key for key in model.state_dict.tensors if key.rpartition(".")[2] == FILTER_MASK]
+    for key in kept_masks:  # they are part of the weights now
+        changed[key] = np.ones_like(model.state_dict.tensors[key])
+        weight = key.removesuffix(FILTER_MASK) + "weight"
+        changed[weight] = after[weight]
+    return write_checkpoint(path, model.checkpoint, model.state_dict, changed, overwrite=overwrite)
+
+
+def save_variables(
+    path: str | PathLike[str],
+    network: Network,
+    variables: Variables,
+    extra: Mapping[str, Any] | None = None,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Writes a fresh PyTorch checkpoint in the RNP release's layout: ``state_dict`` beside the values in ``extra``.
+
+    Raises:
+      CheckpointError: the file exists, or cannot be written.
+    """
+    tensors: dict[str, np.ndarray] = {}
+    for key, value in to_state_dict(network, variables).items():
+        tensors[key] = value
+        if key.endswith(".running_var"):
+            tensors[key.replace("running_var", "num_batches_tracked")] = np.int64(0)[...]
+    write_state_dict(path, tensors, extra, overwrite=overwrite)
+
+
+def _ones(shaped: jax.ShapeDtypeStruct) -> jax.Array:
+    return jnp.ones(shaped.shape, shaped.dtype)

@@ -1,0 +1,69 @@
+"""Image folders: one subfolder a class, with or without train and test folders above them."""
+
+from pathlib import Path
+
+import numpy as np
+
+from rnp_jax.data.dataset import Dataset
+from rnp_jax.data.images import decode_image, stack_images
+from rnp_jax.data.splits import Split, split_whole
+from rnp_jax.errors import DataError
+
+_FOLDERS = {"train": ("train",), "test": ("test", "val", "valid", "validation")}
+_LAYOUT = "expected CLASS/image.png, or train/CLASS/image.png and test/CLASS/image.png"
+_LISTED = 10
+
+
+def load_folder(path: Path, split: Split, size: tuple[int, int] | None = None) -> Dataset:
+    """Read a folder of PNG, JPEG, PPM or BMP images as RGB, class names sorted; hidden files are left out.
+
+    Without train and test subfolders, the images are split into four fifths and one fifth of each class.
+
+    Raises:
+      DataError: if the layout is another one, the two parts name different classes, a class is empty, the images differ
+        in size without ``size``, or files cannot be read (all of them in one error).
+    """
+    inside = {folder.name: folder for folder in _subfolders(path)}
+    if not inside:
+        raise DataError(f"{path}: no class folders in it; {_LAYOUT}")
+    if not set(inside) <= {name for names in _FOLDERS.values() for name in names}:
+        return split_whole(_read_classes(path, size, path.name), split)
+    parts = {part: next((inside[name] for name in names if name in inside), None) for part, names in _FOLDERS.items()}
+    root = parts[split]
+    if root is None:
+        raise DataError(f"{path}: has {', '.join(sorted(inside))} but no {split} folder; {_LAYOUT}")
+    classes = {part: {folder.name for folder in _subfolders(root)} for part, root in parts.items() if root is not None}
+    if len(classes) == 2 and classes["train"] != classes["test"]:
+        signs = [f"- {name}" for name in sorted(classes["train"] - classes["test"])]
+        signs += [f"+ {name}" for name in sorted(classes["test"] - classes["train"])]
+        raise DataError(f"{path}: the test folder lacks (-) or adds (+) classes: {', '.join(signs[:_LISTED])}")
+    return _read_classes(root, size, f"{path.name} ({split})")
+
+
+def _subfolders(path: Path) -> list[Path]:
+    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _read_classes(root: Path, size: tuple[int, int] | None, name: str) -> Dataset:
+    images, labels, files, unreadable = [], [], [], []
+    folders = _subfolders(root)
+    for label, folder in enumerate(folders):
+        members = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+        if not members:
+            raise DataError(f"{root}: class folder {folder.name!r} is empty; add images or remove it")
+        for file in members:
+            try:
+                images.append(decode_image(file, size=size))
+            except DataError as error:
+                unreadable.append(f"{file.relative_to(root)}: {error}")
+                continue
+            labels.append(label)
+            files.append(str(file.relative_to(root)))
+    if unreadable:
+        more = f"; and {len(unreadable) - _LISTED} more" if len(unreadable) > _LISTED else ""
+        listed = "; ".join(unreadable[:_LISTED])
+        raise DataError(f"{root}: {len(unreadable)} files are no readable images, remove them: {listed}{more}")
+    if not images:
+        raise DataError(f"{root}: no class folders in it; {_LAYOUT}")
+    names = tuple(folder.name for folder in folders)
+    return Dataset(stack_images(images, files, str(root)), np.asarray(labels, np.int32), names, name)

@@ -1,0 +1,72 @@
+"""Data sets by name or path."""
+
+import difflib
+import os
+from pathlib import Path
+
+from rnp_jax.data.cifar import find_cifar, load_cifar
+from rnp_jax.data.dataset import Dataset
+from rnp_jax.data.digits import load_digits
+from rnp_jax.data.folder import load_folder
+from rnp_jax.data.images import ImageSize, parse_size
+from rnp_jax.data.npz import load_npz
+from rnp_jax.data.splits import Split, check_split
+from rnp_jax.data.tfds import default_data_dir, explain_preparing, find_prepared, list_known, load_tfds
+from rnp_jax.errors import DataError
+
+BUILT_IN = ("digits",)
+
+_KINDS = "a prepared TensorFlow Datasets name, a cifar-10-batches-py folder, an image folder or a .npz file"
+
+
+def load(
+    name_or_path: str | os.PathLike[str],
+    *,
+    split: Split = "train",
+    data_dir: str | os.PathLike[str] | None = None,
+    image_size: ImageSize | None = None,
+) -> Dataset:
+    """Load one part of a data set into memory. Nothing is ever downloaded, and nothing in a file is executed.
+
+    Args:
+      name_or_path: ``digits`` (built in), the name of a prepared TensorFlow Datasets set (``cifar10``,
+        ``name/config``, ``name:1.0.0``), a folder of CIFAR python batches, an image folder, or a ``.npz`` file. A
+        name is looked up before a path.
+      split: 'train' or 'test'. A source without a test part gives four fifths and one fifth of each class.
+      data_dir: where prepared sets are; by default TensorFlow Datasets' own choice.
+      image_size: resize to this side, or (height, width), in pixels; needed where the images differ in size.
+
+    Raises:
+      DataError: if there is no such data, or it is damaged or unusable.
+      ConfigError: if ``split`` or ``image_size`` has an impossible value.
+    """
+    check_split(split)
+    size = parse_size(image_size)
+    name, path = os.fspath(name_or_path), Path(name_or_path).expanduser()
+    prepared_in = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
+    if name == "digits":
+        return load_digits(split, size)
+    if (folder := find_prepared(prepared_in).get(name)) is not None:
+        return load_tfds(folder, name, split, size)
+    if path.is_dir():
+        cifar = find_cifar(path)
+        return load_folder(path, split, size) if cifar is None else load_cifar(*cifar, split, size)
+    if path.is_file():
+        if path.suffix != ".npz":
+            raise DataError(f"{path}: a file of unknown kind; data is {', '.join(BUILT_IN)}, {_KINDS}")
+        return load_npz(path, split, size)
+    raise DataError(_explain_missing(name, prepared_in))
+
+
+def _explain_missing(name: str, data_dir: Path) -> str:
+    known = list_known()
+    if name.partition(":")[0].partition("/")[0] in known:
+        return explain_preparing(name, data_dir)
+    prepared = [entry for entry in find_prepared(data_dir) if ":" not in entry]
+    near = difflib.get_close_matches(name, [*BUILT_IN, *prepared, *known], n=3)
+    hint = f"; did you mean {' or '.join(dict.fromkeys(near))}?" if near else "."
+    listed = ", ".join(sorted(prepared)[:20]) or "none"
+    return (
+        f"there is no data set, file or folder {name!r}{hint} Data is {', '.join(BUILT_IN)}, {_KINDS}; "
+        f"prepared under {data_dir}: {listed}"
+    )

@@ -1,0 +1,150 @@
+"""Prepared TensorFlow Datasets by name, read without TensorFlow and without a network."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rnp_jax.data.cifar import CIFAR10_CLASSES
+from rnp_jax.data.dataset import Dataset
+from rnp_jax.data.images import decode_image, stack_images
+from rnp_jax.data.splits import Split, split_whole
+from rnp_jax.errors import DataError
+
+_READABLE = ("array_record", "parquet")  # the formats with random access, which need no TensorFlow
+_TEST_SPLITS = ("test", "validation", "val")
+_CHUNK = 1024
+_UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError)
+
+
+def default_data_dir() -> Path:
+    """Where TensorFlow Datasets keeps prepared sets: ``$TFDS_DATA_DIR``, else ``~/tensorflow_datasets``."""
+    return Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+
+
+def find_prepared(data_dir: Path) -> dict[str, Path]:
+    """Every set prepared under ``data_dir``: its folder by ``name[/config]`` (newest version) and ``name…:version``."""
+    found = []
+    for pattern in ("*/*/dataset_info.json", "*/*/*/dataset_info.json"):
+        for info in data_dir.glob(pattern):
+            if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name):
+                name = info.parent.parent.relative_to(data_dir).as_posix()
+                found.append((name, tuple(map(int, info.parent.name.split("."))), info.parent))
+    prepared: dict[str, Path] = {}
+    for name, _, folder in sorted(found):
+        prepared[name] = prepared[f"{name}:{folder.name}"] = folder
+    return prepared
+
+
+def list_known() -> list[str]:
+    """The names of all sets that TensorFlow Datasets itself defines, prepared or not."""
+    import tensorflow_datasets as tfds  # imported late: most commands never need it
+
+    return tfds.list_builders(with_community_datasets=False)
+
+
+def explain_preparing(name: str, data_dir: Path) -> str:
+    """How to prepare a set that is not there."""
+    return (
+        f"{name} is known to TensorFlow Datasets but not prepared under {data_dir}, and nothing is downloaded on its "
+        f"own. Prepare it once: pip install tensorflow-cpu (only preparing needs it), then python -c "
+        f"\"import tensorflow_datasets as tfds; tfds.builder('{name}', data_dir='{data_dir}', "
+        f"file_format='array_record').download_and_prepare()\"; or name the folder it is in as data_dir"
+    )
+
+
+def load_tfds(folder: Path, name: str, split: Split, size: tuple[int, int] | None = None) -> Dataset:
+    """Read the set prepared in ``folder`` (one version's), in its stored order.
+
+    The test part is ``test``, else ``validation``; a set that has only ``train`` is split into four fifths and one
+    fifth of each class.
+
+    Raises:
+      DataError: if it is damaged, stored in a format that only TensorFlow reads, not an image classification set, or
+        holds images of different sizes while ``size`` is None.
+    """
+    import tensorflow_datasets as tfds  # imported late: most commands never need it
+    from google.protobuf import json_format, message
+
+    _check_features(folder / "features.json")
+    try:
+        builder: Any = tfds.builder_from_directory(folder)
+        file_format = builder.info.file_format
+        if file_format is None or file_format.value not in _READABLE:
+            raise DataError(
+                f"{name}: prepared as {file_format and file_format.value} in {folder}, which only TensorFlow reads; "
+                f"prepare it again in another data_dir with file_format='array_record'"
+            )
+        image_key, label_key = _find_keys(tfds, builder.info, name)
+        part = _choose_split(list(builder.info.splits), split, name)
+        skip: Any = {image_key: tfds.decode.SkipDecoding()}
+        source = builder.as_data_source(split=part, decoders=skip)
+        channels = builder.info.features[image_key].shape[-1] or 3
+        images, labels = _read_records(source, image_key, label_key, channels, size)
+    except (*_UNREADABLE, message.Error, json_format.Error) as error:
+        raise DataError(f"{name}: cannot be read from {folder} ({error}); prepare it again") from error
+    class_names = tuple(builder.info.features[label_key].names)
+    if builder.info.name == "cifar10" and class_names == tuple(map(str, range(10))):
+        class_names = CIFAR10_CLASSES  # prepared without its label file
+    stacked = stack_images(images, [f"index {index}" for index in range(len(images))], name)
+    dataset = Dataset(stacked, np.asarray(labels, np.int32), class_names, f"{name} ({part})")
+    return split_whole(dataset, split) if len(builder.info.splits) == 1 else dataset
+
+
+def _check_features(path: Path) -> None:
+    """Refuse a feature description that would import anything but the library's own features."""
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: no readable description of the features ({error}); prepare the set again") from error
+    pending = [description]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, dict):
+            name = node.get("pythonClassName", "tensorflow_datasets.")
+            if not str(name).startswith("tensorflow_datasets."):
+                raise DataError(f"{path}: names the feature class {name!r}, which is not TensorFlow Datasets' own")
+            pending.extend(node.values())
+        elif isinstance(node, list):
+            pending.extend(node)
+
+
+def _find_keys(tfds: Any, info: Any, name: str) -> tuple[str, str]:
+    kinds = (tfds.features.Image, tfds.features.ClassLabel)
+    named = [[key for key, feature in info.features.items() if isinstance(feature, kind)] for kind in kinds]
+    supervised = info.supervised_keys or ()
+    chosen = [next((key for key in keys if key in supervised), keys[0] if len(keys) == 1 else None) for keys in named]
+    if chosen[0] is None or chosen[1] is None:
+        found = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in info.features.items())
+        raise DataError(f"{name}: not an image classification set, expected one Image and one ClassLabel in {found}")
+    if info.features[chosen[0]].np_dtype != np.uint8:
+        raise DataError(f"{name}: images are {info.features[chosen[0]].np_dtype}, expected uint8")
+    return chosen[0], chosen[1]
+
+
+def _choose_split(available: list[str], split: Split, name: str) -> str:
+    if len(available) == 1:
+        return available[0]
+    part = next((part for part in (_TEST_SPLITS if split == "test" else ("train",)) if part in available), None)
+    if part is None:
+        raise DataError(f"{name}: has the splits {', '.join(available)}, none of them usable as {split}")
+    return part
+
+
+def _read_records(
+    source: Any, image_key: str, label_key: str, channels: int, size: tuple[int, int] | None
+) -> tuple[list[np.ndarray], list[int]]:
+    images, labels = [], []
+    for start in range(0, len(source), _CHUNK):
+        for record in source.__getitems__(list(range(start, min(start + _CHUNK, len(source))))):
+            try:
+                images.append(decode_image(record[image_key] or b"", channels=channels, size=size))
+            except DataError as error:
+                raise ValueError(f"image {len(images)} is unreadable: {error}") from error
+            labels.append(int(record[label_key]))
+    if not images:
+        raise ValueError("it holds no images")
+    return images, labels

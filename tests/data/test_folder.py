@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from rnp_jax.data.loading import load
+from rnp_jax.errors import DataError
+
+
+def write(folder, count, suffix=".png", shape=(6, 5, 3)):
+    folder.mkdir(parents=True)
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 256, shape, dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:02}{suffix}")
+
+
+def test_class_folders_are_sorted_and_split(tmp_path):
+    for name in ("dog", "cat"):
+        write(tmp_path / name, 10)
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / "cat" / ".DS_Store").write_bytes(b"junk")
+    train, test = load(tmp_path), load(tmp_path, split="test")
+    assert (train.class_names, len(train), len(test)) == (("cat", "dog"), 16, 4)
+    assert test.labels.tolist() == [0, 0, 1, 1]
+    np.testing.assert_array_equal(test.images[0], np.asarray(Image.open(tmp_path / "cat" / "02.png")))
+
+
+@pytest.mark.parametrize("test_name", ["test", "val"])
+def test_train_and_test_folders_are_used_as_they_are(tmp_path, test_name):
+    for name in ("a", "train"):  # a class may be called train
+        write(tmp_path / "train" / name, 3, ".jpg")
+        write(tmp_path / test_name / name, 1, ".bmp", (6, 5))
+    train, test = load(tmp_path), load(tmp_path, split="test")
+    assert (train.images.shape, test.images.shape) == ((6, 6, 5, 3), (2, 6, 5, 3))
+    assert test.class_names == ("a", "train")
+
+
+def test_a_class_called_train_beside_others_is_a_class(tmp_path):
+    write(tmp_path / "train", 5)
+    write(tmp_path / "plane", 5)
+    assert load(tmp_path).class_names == ("plane", "train")
+
+
+def test_every_unreadable_file_is_listed_at_once(tmp_path):
+    write(tmp_path / "a", 5)
+    (tmp_path / "a" / "notes.txt").write_text("not an image")
+    content = (tmp_path / "a" / "03.png").read_bytes()
+    (tmp_path / "a" / "03.png").write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=r"2 files are no readable images.*a/03\.png: .*a/notes\.txt: not a PNG"):
+        load(tmp_path)
+
+
+def test_different_sizes_need_image_size(tmp_path):
+    write(tmp_path / "a", 5)
+    write(tmp_path / "b", 5, shape=(9, 9, 3))
+    with pytest.raises(DataError, match=r"6x5 \(a/00\.png\), 9x9 \(b/00\.png\); give image_size"):
+        load(tmp_path)
+    assert load(tmp_path, image_size=8).images.shape == (8, 8, 8, 3)
+
+
+def test_other_layouts_are_refused(tmp_path):
+    with pytest.raises(DataError, match="no class folders"):
+        load(tmp_path)
+    write(tmp_path / "train" / "a", 1)
+    with pytest.raises(DataError, match="has train but no test folder"):
+        load(tmp_path, split="test")
+    (tmp_path / "test").mkdir()
+    with pytest.raises(DataError, match="- a"):
+        load(tmp_path)
+    write(tmp_path / "test" / "b", 1)
+    with pytest.raises(DataError, match=r"lacks \(-\) or adds \(\+\) classes: - a, \+ b"):
+        load(tmp_path)
+    (tmp_path / "test" / "b").rename(tmp_path / "test" / "a")
+    (tmp_path / "train" / "a" / "00.png").unlink()
+    with pytest.raises(DataError, match="class folder 'a' is empty"):
+        load(tmp_path)
