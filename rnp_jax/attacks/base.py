@@ -1,0 +1,112 @@
+"""What every attack is: published constants, an artefact drawn from them, and a pure trigger."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from rnp_jax.errors import ConfigError, DataError
+
+ImageShape: TypeAlias = tuple[int, int, int]
+"""Height, width and channels of one image."""
+
+Params: TypeAlias = dict[str, np.ndarray]
+"""The trigger artefact: the few named arrays that, with the attack's constants, define its trigger completely."""
+
+ROUNDING_SLACK = 2.0**-10
+"""Added before truncation. Keeps a value that is an integer in exact arithmetic from falling one level in float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(ABC):
+    """A benchmark attack. Subclasses are frozen dataclasses whose fields are the constants of the publication.
+
+    Equal attacks hash equal, so an attack may be a static argument of a jitted function.
+    """
+
+    clean_label: ClassVar[bool] = False
+    """Whether the published protocol poisons images of the target class only and keeps their labels."""
+
+    @abstractmethod
+    def init(self, image_shape: ImageShape) -> Params:
+        """Draw the trigger artefact for images of this shape. The same constants give the same arrays.
+
+        Raises:
+          ConfigError: the constants cannot make a trigger of this shape.
+        """
+
+    @abstractmethod
+    def trigger(self, params: Params, images: UInt8[Array, "B H W C"], key: jax.Array) -> UInt8[Array, "B H W C"]:
+        """Put the trigger on every image. Pure and jittable; ``key`` feeds triggers that vary by image.
+
+        Raises:
+          DataError: the images are not uint8, or not of the shape the artefact was drawn for.
+        """
+
+    def cover(self, params: Params, images: UInt8[Array, "B H W C"], key: jax.Array) -> UInt8[Array, "B H W C"]:
+        """What training images look like that are altered and keep their true label: triggered, unless overridden."""
+        return self.trigger(params, images, key)
+
+
+def quantise(values: Float[Array, "*shape"]) -> UInt8[Array, "*shape"]:
+    """Clip to [0, 255] and truncate, as the attacks that poison stored 8-bit images do."""
+    return jnp.clip(values + ROUNDING_SLACK, 0, 255).astype(jnp.uint8)
+
+
+def check_images(images: jax.Array | np.ndarray, shape: tuple[int, ...]) -> None:
+    """Require uint8 images [B, H, W, C] whose dimensions after B start with ``shape``.
+
+    Raises:
+      DataError: another dtype, rank or size.
+    """
+    if images.ndim != 4 or images.dtype != jnp.uint8:
+        raise DataError(
+            f"images are {images.dtype} {list(images.shape)}, expected uint8 [B, H, W, C]; "
+            "convert floats in [0, 1] by (images * 255).round().astype('uint8')"
+        )
+    found = images.shape[1 : 1 + len(shape)]
+    if found != shape:
+        raise DataError(
+            f"images are {list(found)} where the trigger artefact is {list(shape)}; "
+            "draw one for this size with init(image_shape), or resize the images"
+        )
+
+
+def check_image_shape(image_shape: ImageShape) -> ImageShape:
+    """Require three positive integers.
+
+    Raises:
+      ConfigError: anything else.
+    """
+    shape = tuple(image_shape)
+    if len(shape) != 3 or not all(isinstance(size, int | np.integer) and size > 0 for size in shape):
+        raise ConfigError(f"image_shape is {image_shape}, expected (height, width, channels), each a positive integer")
+    return shape
+
+
+def check_number(name: str, value: float, low: float, high: float = math.inf, *, integer: bool = False) -> None:
+    """Require a finite number (or an integer) in [low, high].
+
+    Raises:
+      ConfigError: another type, not finite, or out of range.
+    """
+    kind = "an integer" if integer else "a number"
+    fits = isinstance(value, int if integer else int | float) and not isinstance(value, bool)
+    if not fits or not math.isfinite(value) or not low <= value <= high:
+        span = f"of at least {low}" if high == math.inf else f"between {low} and {high}"
+        raise ConfigError(f"{name} is {value!r}, expected {kind} {span}")
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Require one of the named choices.
+
+    Raises:
+      ConfigError: anything else.
+    """
+    if value not in choices:
+        raise ConfigError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
