@@ -1,0 +1,1 @@
+"""The result of a run: `result.json`, figures and a self-contained HTML page."""

@@ -1,0 +1,98 @@
+"""Every figure of a report, and their files.
+
+Figures are made with matplotlib's objects, never with pyplot: nothing global changes, and no display is needed.
+"""
+
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+
+from rnp_jax.report import palette
+from rnp_jax.report.atomic import write_atomic
+from rnp_jax.report.curves import plot_phases, plot_sweeps, plot_timing
+from rnp_jax.report.mask_plots import Masks, check_masks, mark_pruned, plot_mask_histogram, plot_masks_by_layer
+from rnp_jax.report.samples import Samples, check_samples, plot_samples
+from rnp_jax.report.schema import Result, ResultError
+
+FIGURES = ("sweep", "phases", "mask_histogram", "masks_by_layer", "samples", "timing")
+PNG_DPI = 200  # twice the 100 CSS pixels an inch that figures are laid out for
+
+
+class FigureFiles(NamedTuple):
+    """Where a figure was written."""
+
+    png: Path
+    svg: Path
+
+
+def plot_figures(result: Result, masks: Masks, samples: Samples | None = None) -> dict[str, Figure]:
+    """The figures that the result has the data for, by name, in the order of `FIGURES`.
+
+    Args:
+      masks: per layer, one value in [0, 1] a filter; empty where the method has no masks.
+
+    Raises:
+      ResultError: masks, pruned filters or samples that do not fit together.
+    """
+    check_masks(masks)
+    if samples is not None:
+        check_samples(samples)
+    return dict(_plot(result, masks, samples))
+
+
+def _plot(result: Result, masks: Masks, samples: Samples | None) -> Iterator[tuple[str, Figure]]:
+    sweeps = [sweep for sweep in result.sweeps if sweep.points]
+    if sweeps:
+        yield "sweep", plot_sweeps(sweeps, result.choice, result.oracle)
+    if result.phases:
+        yield "phases", plot_phases(result.phases)
+    if masks:
+        pruned = mark_pruned(masks, result.pruned_filters)
+        threshold = None if result.choice is None else result.choice.threshold
+        yield "mask_histogram", plot_mask_histogram(masks, pruned, threshold)
+        yield "masks_by_layer", plot_masks_by_layer(masks, pruned)
+    if samples is not None:
+        yield "samples", plot_samples(samples)
+    if result.timing:
+        yield "timing", plot_timing(result.timing)
+
+
+def render_svg(figure: Figure) -> bytes:
+    """The figure as SVG that needs no font; equal figures give equal bytes."""
+    return _render(figure, format="svg", metadata={"Date": None})
+
+
+def render_png(figure: Figure) -> bytes:
+    """The figure as PNG at twice its size on screen."""
+    return _render(figure, format="png", dpi=PNG_DPI)
+
+
+def _render(figure: Figure, **options) -> bytes:
+    buffer = io.BytesIO()
+    with palette.style():
+        figure.savefig(buffer, **options)
+    return buffer.getvalue()
+
+
+def save_figures(out_dir: str | Path, figures: Mapping[str, Figure]) -> dict[str, FigureFiles]:
+    """Write ``out_dir/NAME.png`` and ``NAME.svg``; files of figures that an earlier report had are removed.
+
+    Raises:
+      ResultError: the folder cannot be written.
+    """
+    out_dir = Path(out_dir)
+    files = {name: FigureFiles(out_dir / f"{name}.png", out_dir / f"{name}.svg") for name in figures}
+    try:
+        for name, figure in figures.items():
+            write_atomic(files[name].png, render_png(figure))
+            figure.set_layout_engine("none")  # laid out by now; again would take as long as the drawing
+            write_atomic(files[name].svg, render_svg(figure))
+        for name in set(FIGURES) - set(figures):
+            (out_dir / f"{name}.png").unlink(missing_ok=True)
+            (out_dir / f"{name}.svg").unlink(missing_ok=True)
+    except OSError as error:
+        raise ResultError(f"{out_dir} cannot be written: {error.strerror}. Choose another output folder.") from error
+    return files

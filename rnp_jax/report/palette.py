@@ -1,0 +1,102 @@
+"""Colours and type of the figures: the Okabe-Ito palette, told apart under every common colour blindness.
+
+A colour always means the same thing (`ACC` is blue in every figure); line styles tell rankings apart.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, PercentFormatter
+
+INK = "#1f2933"
+QUIET = "#69737d"
+GRID = "#e3e7eb"
+PAPER = "#ffffff"
+
+ACC = "#0072b2"
+ASR = "#d55e00"
+RA = "#009e73"
+HOLDOUT = "#7b5ea7"
+SERIES = ("#0072b2", "#cc79a7", "#009e73", "#e69f00")
+
+LINE_STYLES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 1.5, 1, 1.5)))
+
+WIDTH = 9.0  # inches: 864 CSS pixels in the page
+
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so a figure looks the same everywhere
+    "font.size": 9.0,
+    "text.color": INK,
+    "text.parse_math": False,  # a layer may be called "$x"
+    "axes.titlesize": 10.0,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 9.0,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": QUIET,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4.0,
+    "legend.frameon": False,
+    "legend.fontsize": 9.0,
+    "figure.facecolor": PAPER,
+    "svg.hashsalt": "rnp_jax",  # equal figures give equal files
+    "svg.fonttype": "path",
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Figures made and saved inside, or by a function it decorates, have this project's look; others keep theirs."""
+    with matplotlib.rc_context(_STYLE):
+        yield
+
+
+def new_figure(height: float) -> Figure:
+    """An empty figure of the page's width and ``height`` inches that lays itself out."""
+    return Figure(figsize=(WIDTH, height), layout="constrained")
+
+
+def label(text: str, length: int = 40) -> str:
+    """Untrusted text for a figure: spelled out where the font cannot draw it, cut in the middle where long."""
+    plain = text.encode("ascii", "backslashreplace").decode()
+    plain = "".join(c if c.isprintable() else repr(c)[1:-1] for c in plain)
+    half = (length - 3) // 2
+    return plain if len(plain) <= length else f"{plain[:half]}...{plain[-half:]}"
+
+
+def percent_axis(ax: Axes) -> None:
+    """The vertical axis shows shares from 0 to 100 %."""
+    ax.set_ylim(-0.02, 1.02)
+    ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+
+def log_axis(ax: Axes) -> None:
+    """The vertical axis is logarithmic, its ticks plain numbers."""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+
+
+def count_axis(ax: Axes, largest: int) -> None:
+    """The vertical axis shows counts: linear up to 1, then logarithmic, so that 0 and 1 are told apart."""
+    ax.set_yscale("symlog", linthresh=1)
+    ticks = [0, *(10**power for power in range(len(str(max(largest, 1)))))]
+    ax.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
+    ax.set_yticks([], minor=True)
+    ax.set_ylim(0, max(largest, 1) * 3)

@@ -1,0 +1,137 @@
+"""A realistic result, its masks and its sample images."""
+
+import math
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from rnp_jax.report.samples import Samples
+from rnp_jax.report.schema import (
+    AttackInfo,
+    CheckpointInfo,
+    Choice,
+    DataInfo,
+    Metrics,
+    Oracle,
+    Phase,
+    Proportion,
+    PrunedFilter,
+    Result,
+    Stage,
+    Sweep,
+    SweepPoint,
+    Verdict,
+    Versions,
+)
+
+LAYERS = {"bn1": 16, "layer1.0.bn1": 16, "layer2.0.bn1": 32, "layer4.1.bn2": 128}
+
+
+def share(count: int, total: int) -> Proportion:
+    """A proportion with its Wilson interval."""
+    p, z = count / total, 1.959964
+    scale = 1 + z * z / total
+    center = (p + z * z / (2 * total)) / scale
+    half = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total)) / scale
+    return Proportion(value=p, low=max(0.0, center - half), high=min(1.0, center + half), count=count, total=total)
+
+
+def release_points() -> list[SweepPoint]:
+    rows = [(0.0, 10, 1900, 1811), (0.1, 24, 1880, 120), (0.2, 40, 1800, 16), (0.9, 150, 400, 0)]
+    return [
+        SweepPoint(threshold=t, pruned=n, acc=share(acc, 2000), asr=share(asr, 1811), ra=share(1811 - asr, 2 * 1811))
+        for t, n, acc, asr in rows
+    ]
+
+
+def damage_points() -> list[SweepPoint]:
+    return [
+        SweepPoint(threshold=None, pruned=n, acc=share(1900 - n, 2000), holdout_acc=share(95 - n // 8, 100))
+        for n in range(0, 40, 8)
+    ]
+
+
+@pytest.fixture
+def masks() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {layer: np.clip(rng.normal(0.8, 0.4, n), 0, 1).astype(np.float32) for layer, n in LAYERS.items()}
+
+
+@pytest.fixture
+def samples() -> Samples:
+    rng = np.random.default_rng(0)
+    clean = rng.integers(0, 200, (3, 8, 8, 3), dtype=np.uint8)
+    triggered = clean.copy()
+    triggered[:, -3:, -3:] += 51
+    return Samples(clean, triggered, ["dog", "cat", "ship"], ["airplane"] * 3, ["dog", "cat", "truck"])
+
+
+@pytest.fixture
+def result(masks: dict[str, np.ndarray]) -> Result:
+    pruned = [(layer, i) for layer, mask in masks.items() for i in np.flatnonzero(mask <= 0.1)]
+    return Result(
+        created=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        versions=Versions(
+            rnp_jax="0.1.0", python="3.11.7", jax="0.10.0", jaxlib="0.10.0", flax="0.12.1", numpy="2.4.6"
+        ),
+        device="cpu",
+        precision="float32",
+        seed=7,
+        command="rnp-jax defend model.pt",
+        checkpoint=CheckpointInfo(
+            path="/models/suspect.pt",
+            sha256="0123456789abcdef" * 4,
+            container="zip",
+            state_dict_key="state_dict",
+            architecture="resnet18",
+            width=16,
+            num_classes=10,
+            parameters=701466,
+            filters=192,
+            anomalies=("optimizer: left unread",),
+        ),
+        data=DataInfo(
+            name="digits", defense_images=500, holdout_images=100, test_images=2000, mean=(0.5,), std=(0.25,)
+        ),
+        attack=AttackInfo(name="badnets", target=0, mapping="all_to_one", triggered_images=1811, constants={"size": 3}),
+        method="rnp",
+        config={"unlearn": {"learning_rate": 0.01, "milestones": [10, 20]}, "recover": {"alpha": 0.2}},
+        before=Metrics(acc=share(1920, 2000), asr=share(1811, 1811), ra=share(0, 1811)),
+        after=Metrics(acc=share(1880, 2000), asr=share(120, 1811), ra=share(1600, 1811), der=0.957),
+        choice=Choice(
+            rule="The largest threshold within 3 points of the original held-out accuracy.",
+            ranking="release",
+            threshold=0.1,
+            pruned=len(pruned),
+            holdout_acc_before=share(96, 100),
+            holdout_acc_after=share(94, 100),
+            budget=0.03,
+        ),
+        oracle=Oracle(ranking="release", threshold=0.2, pruned=40, metrics=Metrics(acc=share(1800, 2000))),
+        sweeps=(Sweep(ranking="release", points=release_points()), Sweep(ranking="damage", points=damage_points())),
+        phases=(
+            Phase(name="unlearn", series={"loss": [0.4, 30.0, 900.0], "accuracy": [0.9, 0.5, 0.1]}, stopped="At 0.20."),
+            Phase(name="recover", series={"loss": [3.0, 2.0], "asr": [1.0, math.nan]}, stopped="Ran both epochs."),
+        ),
+        pruned_filters=[PrunedFilter(layer=n, index=i, mask=masks[n][i], damage=0.001 * i) for n, i in pruned],
+        timing=(Stage(stage="unlearn", seconds=1.25), Stage(stage="recover", seconds=200)),
+        warnings=("Only 100 held-out images.",),
+        verdict=Verdict(headline="The backdoor was removed", detail="ASR fell from 100% to 6.6%.", level="ok"),
+    )
+
+
+@pytest.fixture
+def unattacked(result: Result) -> Result:
+    """The same run where no trigger is known."""
+    points = [SweepPoint(threshold=p.threshold, pruned=p.pruned, acc=p.acc) for p in release_points()]
+    return result.model_copy(
+        update={
+            "attack": None,
+            "oracle": None,
+            "before": Metrics(acc=result.before.acc),
+            "after": Metrics(acc=result.after.acc),
+            "sweeps": (Sweep(ranking="release", points=points),),
+            "verdict": Verdict(headline="Pruned; ASR unknown", detail="No trigger is known.", level="unknown"),
+        }
+    )

@@ -1,0 +1,36 @@
+import matplotlib
+import pytest
+from matplotlib.colors import to_rgb
+
+from rnp_jax.report import palette
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("layer4.0.bn1", "layer4.0.bn1"),
+        ("\u732b", r"\u732b"),
+        ("a\x00\n\u202e\udcff", r"a\x00\n\u202e\udcff"),
+        ("x" * 50, "x" * 18 + "..." + "x" * 18),
+        ("$\\frac{", "$\\frac{"),
+    ],
+)
+def test_labels_can_always_be_drawn(text: str, shown: str):
+    assert palette.label(text) == shown
+
+
+def test_style_leaves_the_process_as_it_was():
+    before = dict(matplotlib.rcParams)
+    with palette.style():
+        assert matplotlib.rcParams["text.parse_math"] is False
+    assert dict(matplotlib.rcParams) == before
+
+
+def _luminance(color: str) -> float:
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("color", [palette.ACC, palette.ASR, palette.RA, palette.HOLDOUT, palette.QUIET])
+def test_colors_of_lines_reach_the_contrast_that_wcag_asks_of_graphics(color: str):
+    assert (_luminance(palette.PAPER) + 0.05) / (_luminance(color) + 0.05) >= 3
