@@ -1,0 +1,22 @@
+"""PyTorch checkpoints without torch: read without executing anything, written so that torch loads them."""
+
+from rnp_jax.torch_io.checkpoint import Checkpoint, materialise
+from rnp_jax.torch_io.limits import Limits
+from rnp_jax.torch_io.nodes import Opaque, TensorRef
+from rnp_jax.torch_io.reader import read_checkpoint
+from rnp_jax.torch_io.state_dict import StateDict, check_consumed, find_state_dict
+from rnp_jax.torch_io.writer import write_checkpoint, write_state_dict
+
+__all__ = [
+    "Checkpoint",
+    "Limits",
+    "Opaque",
+    "StateDict",
+    "TensorRef",
+    "check_consumed",
+    "find_state_dict",
+    "materialise",
+    "read_checkpoint",
+    "write_checkpoint",
+    "write_state_dict",
+]

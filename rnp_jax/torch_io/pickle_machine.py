@@ -1,0 +1,300 @@
+"""A pickle interpreter that executes nothing: it resolves no import, calls no function and never recurses.
+
+GLOBAL pushes a name, REDUCE and NEWOBJ push an inert value (see `pickle_calls`), BUILD marks it. Opcodes that torch
+never writes are refused. The opcodes are documented in CPython's ``Lib/pickletools.py``.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from rnp_jax.torch_io.nodes import Global, Node, Opaque, OrderedDictNode
+from rnp_jax.torch_io.pickle_calls import call
+from rnp_jax.torch_io.pickle_cursor import PickleCursor
+from rnp_jax.torch_io.text import quote
+
+_PYTHON_2_MODULES: Final = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+_LONGEST_NAME: Final = 1024
+_STOP: Final = 0x2E
+_REFUSED: Final = {
+    0x50: "PERSID",
+    0x69: "INST",
+    0x6F: "OBJ",
+    0x82: "EXT1",
+    0x83: "EXT2",
+    0x84: "EXT4",
+    0x97: "NEXT_BUFFER",
+}
+
+
+class PickleMachine:
+    """Reads one pickle into an inert tree.
+
+    Args:
+      cursor: the beginning of the pickle; after `run`, its position is the first byte behind it.
+      load_persistent: what a persistent id stands for; without it, they are refused.
+    """
+
+    def __init__(self, cursor: PickleCursor, load_persistent: Callable[[Node], Node] | None = None):
+        self.cursor = cursor
+        self._load_persistent = load_persistent
+        self._stack: list[Node] = []
+        self._marks: list[int] = []
+        self._memo: dict[int, Node] = {}
+
+    def run(self) -> Node:
+        """The root of the tree.
+
+        Raises:
+          CheckpointError: the pickle is malformed, beyond a limit or uses what torch never writes.
+        """
+        while (opcode := self.cursor.take(1)[0]) != _STOP:
+            self.cursor.charge(1)
+            operation = _OPERATIONS.get(opcode)
+            if operation is None:
+                raise self.cursor.error(f"opcode {_REFUSED.get(opcode, hex(opcode))}, which torch never writes")
+            operation(self)
+        if len(self._stack) != 1 or self._marks:
+            raise self.cursor.error(f"{len(self._stack)} values are left at the end, not one")
+        return self._stack[0]
+
+    def set_items(self, target: dict[Any, Node], flat: Sequence[Node]) -> None:
+        """Put keys and values, given in turn, into a dict that has none of the keys."""
+        if len(flat) % 2:
+            raise self.cursor.error("a key without a value")
+        for key, value in zip(flat[::2], flat[1::2], strict=True):
+            name = self._key(key)
+            if name in target:
+                raise self.cursor.error(f"the key {quote(name)} appears twice")
+            target[name] = value
+
+    def _key(self, key: Node) -> Any:
+        """The key itself where it is plain, an `Opaque` for a flat tuple: hashing stays shallow and collision-free."""
+        if isinstance(key, str | bytes | bool | float | Opaque) or key is None:
+            return key
+        if type(key) is int and -(2**63) <= key < 2**63:
+            return key
+        if type(key) is tuple:
+            self.cursor.charge(len(key))
+            if not any(isinstance(item, dict | list | tuple) for item in key):
+                return Opaque("tuple as a key")
+        raise self.cursor.error(
+            f"a dict key of type {type(key).__name__}; names and whole numbers of 64 bits are accepted"
+        )
+
+    def _push(self, value: Node) -> None:
+        self._stack.append(value)
+
+    def _pop(self) -> Node:
+        if len(self._stack) <= (self._marks[-1] if self._marks else 0):
+            raise self.cursor.error("the stack is empty")
+        return self._stack.pop()
+
+    def _top(self) -> Node:
+        value = self._pop()
+        self._stack.append(value)
+        return value
+
+    def _pop_mark(self) -> list[Node]:
+        if not self._marks:
+            raise self.cursor.error("no mark on the stack")
+        start = self._marks.pop()
+        items = self._stack[start:]
+        del self._stack[start:]
+        return items
+
+    def _drop_to_mark(self) -> None:
+        self._pop_mark()
+
+    def _mark(self) -> None:
+        self._marks.append(len(self._stack))
+
+    def _pop_value(self) -> None:
+        if self._marks and self._marks[-1] == len(self._stack):
+            self._marks.pop()  # as CPython: POP drops a mark that is on top
+        else:
+            self._pop()
+
+    def _protocol(self) -> None:
+        if (version := self.cursor.take(1)[0]) > 5:
+            raise self.cursor.error(f"pickle protocol {version}; 5 is the newest")
+
+    def _frame(self) -> None:
+        self.cursor.take(8)  # a hint for buffered readers
+
+    def _integer(self, length: int) -> None:
+        if not 0 <= length <= self.cursor.limits.integer_bytes:
+            raise self.cursor.error(f"an integer of {length} bytes, more than {self.cursor.limits.integer_bytes}")
+        self._push(int.from_bytes(self.cursor.take(length), "little", signed=True))
+
+    def _integer_line(self) -> None:
+        line = self.cursor.take_line()  # Python 2 writes integers beyond 32 bits in this way
+        if not re.fullmatch(r"-?[0-9]{1,20}", line, re.ASCII):
+            raise self.cursor.error(f"{quote(line)} is not an integer")
+        self._push(line == "01" if line in ("00", "01") else int(line))
+
+    def _text(self, layout: str) -> None:
+        self._push(self.cursor.take_text(self.cursor.take_number(layout)))
+
+    def _python_2_string(self, layout: str) -> None:
+        length = self.cursor.take_number(layout)
+        if length < 0:
+            raise self.cursor.error(f"a string of {length} bytes")
+        raw = self.cursor.take(length)
+        try:
+            self._push(raw.decode("utf-8"))
+        except UnicodeDecodeError:
+            self._push(raw)
+
+    def _bytearray(self) -> None:
+        self.cursor.take(self.cursor.take_number("<Q"))
+        self._push(Opaque("builtins.bytearray"))
+
+    def _put(self, index: int) -> None:
+        if index >= self.cursor.limits.opcodes:
+            raise self.cursor.error(f"memo index {index}; Limits.opcodes is {self.cursor.limits.opcodes}")
+        self._memo[index] = self._top()
+
+    def _get(self, index: int) -> None:
+        if index not in self._memo:
+            raise self.cursor.error(f"memo index {index} was never stored")
+        self._push(self._memo[index])
+
+    def _tuple(self, count: int) -> None:
+        items = [self._pop() for _ in range(count)]
+        self._push(tuple(reversed(items)))
+
+    def _dict(self) -> None:
+        items = self._pop_mark()
+        self._push({})
+        self._set_all(items)
+
+    def _append_all(self, items: list[Node]) -> None:
+        target = self._top()
+        if type(target) is list:
+            target.extend(items)
+        elif not isinstance(target, Opaque):
+            raise self.cursor.error(f"items are appended to a {type(target).__name__}")
+
+    def _set_all(self, items: list[Node]) -> None:
+        target = self._top()
+        if isinstance(target, dict):
+            self.set_items(target, items)
+        elif not isinstance(target, Opaque):
+            raise self.cursor.error(f"items are set in a {type(target).__name__}")
+
+    def _set_one(self) -> None:
+        value, key = self._pop(), self._pop()
+        self._set_all([key, value])
+
+    def _append_one(self) -> None:
+        value = self._pop()
+        self._append_all([value])
+
+    def _add_to_set(self) -> None:
+        self._pop_mark()
+        if not isinstance(self._top(), Opaque):
+            raise self.cursor.error("items are added to something else than a set")
+
+    def _frozenset(self) -> None:
+        self._pop_mark()
+        self._push(Opaque("builtins.frozenset"))
+
+    def _global(self, module: Node, name: Node) -> None:
+        if type(module) is not str or type(name) is not str:
+            raise self.cursor.error("a name to import that is not text")
+        if len(module) + len(name) > _LONGEST_NAME:
+            raise self.cursor.error(f"a name to import of {len(module) + len(name)} letters")
+        self._push(Global(f"{_PYTHON_2_MODULES.get(module, module)}.{name}"))
+
+    def _stack_global(self) -> None:
+        name, module = self._pop(), self._pop()
+        self._global(module, name)
+
+    def _reduce(self) -> None:
+        arguments, function = self._pop(), self._pop()
+        if not isinstance(function, Opaque) or type(arguments) is not tuple:
+            raise self.cursor.error("a call of something that is not a name, or with arguments that are not a tuple")
+        called = call(self, function.name, arguments) if isinstance(function, Global) else Opaque(function.name)
+        self._push(called)
+
+    def _new_object(self, count: int) -> None:
+        *_, kind = [self._pop() for _ in range(count)]
+        if not isinstance(kind, Opaque):
+            raise self.cursor.error("an object of something that is not a class")
+        self._push(Opaque(kind.name))
+
+    def _build(self) -> None:
+        state, target = self._pop(), self._top()
+        if isinstance(target, OrderedDictNode):
+            match state:
+                case {"_metadata": dict() as metadata} if type(state) is dict and len(state) == 1:
+                    target.metadata = metadata
+                case _:
+                    raise self.cursor.error("an OrderedDict is given attributes other than _metadata")
+        elif isinstance(target, Opaque):
+            target.is_module |= isinstance(state, dict) and {"_modules", "_parameters"} <= state.keys()
+        else:
+            raise self.cursor.error(f"attributes are given to a {type(target).__name__}")
+
+    def _persistent(self) -> None:
+        if self._load_persistent is None:
+            raise self.cursor.error("a persistent id where none belongs")
+        self._push(self._load_persistent(self._pop()))
+
+
+_OPERATIONS: Final[dict[int, Callable[[PickleMachine], None]]] = {
+    ord("("): PickleMachine._mark,
+    ord("0"): PickleMachine._pop_value,
+    ord("1"): PickleMachine._drop_to_mark,
+    ord("G"): lambda m: m._push(m.cursor.take_number(">d")),
+    ord("I"): PickleMachine._integer_line,
+    ord("J"): lambda m: m._push(m.cursor.take_number("<i")),
+    ord("K"): lambda m: m._push(m.cursor.take_number("<B")),
+    ord("M"): lambda m: m._push(m.cursor.take_number("<H")),
+    ord("N"): lambda m: m._push(None),
+    ord("Q"): PickleMachine._persistent,
+    ord("R"): PickleMachine._reduce,
+    ord("T"): lambda m: m._python_2_string("<i"),
+    ord("U"): lambda m: m._python_2_string("<B"),
+    ord("X"): lambda m: m._text("<I"),
+    ord("a"): PickleMachine._append_one,
+    ord("b"): PickleMachine._build,
+    ord("c"): lambda m: m._global(m.cursor.take_line(), m.cursor.take_line()),
+    ord("d"): PickleMachine._dict,
+    ord("e"): lambda m: m._append_all(m._pop_mark()),
+    ord("h"): lambda m: m._get(m.cursor.take_number("<B")),
+    ord("j"): lambda m: m._get(m.cursor.take_number("<I")),
+    ord("l"): lambda m: m._push(m._pop_mark()),
+    ord("q"): lambda m: m._put(m.cursor.take_number("<B")),
+    ord("r"): lambda m: m._put(m.cursor.take_number("<I")),
+    ord("s"): PickleMachine._set_one,
+    ord("t"): lambda m: m._push(tuple(m._pop_mark())),
+    ord("u"): lambda m: m._set_all(m._pop_mark()),
+    ord(")"): lambda m: m._push(()),
+    ord("]"): lambda m: m._push([]),
+    ord("}"): lambda m: m._push({}),
+    ord("B"): lambda m: m._push(m.cursor.take(m.cursor.take_number("<I"))),
+    ord("C"): lambda m: m._push(m.cursor.take(m.cursor.take_number("<B"))),
+    0x80: PickleMachine._protocol,
+    0x81: lambda m: m._new_object(2),
+    0x85: lambda m: m._tuple(1),
+    0x86: lambda m: m._tuple(2),
+    0x87: lambda m: m._tuple(3),
+    0x88: lambda m: m._push(True),
+    0x89: lambda m: m._push(False),
+    0x8A: lambda m: m._integer(m.cursor.take_number("<B")),
+    0x8B: lambda m: m._integer(m.cursor.take_number("<i")),
+    0x8C: lambda m: m._text("<B"),
+    0x8D: lambda m: m._text("<Q"),
+    0x8E: lambda m: m._push(m.cursor.take(m.cursor.take_number("<Q"))),
+    0x8F: lambda m: m._push(Opaque("builtins.set")),
+    0x90: PickleMachine._add_to_set,
+    0x91: PickleMachine._frozenset,
+    0x92: lambda m: m._new_object(3),
+    0x93: PickleMachine._stack_global,
+    0x94: lambda m: m._put(len(m._memo)),
+    0x95: PickleMachine._frame,
+    0x96: PickleMachine._bytearray,
+}
+"""Each accepted opcode. Python 2 wrote INT and the BINSTRINGs; BYTEARRAY8 and sets stay unread."""

@@ -1,0 +1,177 @@
+"""Reading a checkpoint file that nobody trusts: no import, no call, no torch; a typed error or an inert tree."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Final
+
+from rnp_jax.errors import CheckpointError
+from rnp_jax.torch_io.checkpoint import ByteOrder, Checkpoint
+from rnp_jax.torch_io.legacy_container import read_legacy
+from rnp_jax.torch_io.limits import DEFAULT_LIMITS, Limits
+from rnp_jax.torch_io.nodes import Location, Node, Opaque, StorageRef, TensorRef, check_tree, walk
+from rnp_jax.torch_io.pickle_cursor import PickleCursor
+from rnp_jax.torch_io.pickle_machine import PickleMachine
+from rnp_jax.torch_io.safetensors_container import read_safetensors
+from rnp_jax.torch_io.source_file import identify, read_file
+from rnp_jax.torch_io.storages import StorageTable
+from rnp_jax.torch_io.text import format_path, quote
+from rnp_jax.torch_io.zip_container import read_contents, read_directory
+
+_MOST_OPAQUE_KINDS: Final = 50
+_KNOWN_RECORDS: Final = {"data.pkl", "version", "byteorder", ".format_version", ".storage_alignment"}
+
+MODULE_ADVICE: Final = (
+    "a whole pickled nn.Module, which only its own code can rebuild; where you trust it, load it in torch and "
+    "save model.state_dict() instead"
+)
+
+
+@dataclass
+class _Contents:
+    tree: Node
+    refs: Mapping[str, StorageRef]
+    records: dict[str, memoryview]
+    byteorder: ByteOrder = "little"
+    root: str = "archive"
+    metadata: dict[str, str] = field(default_factory=dict)
+    anomalies: list[str] = field(default_factory=list)
+
+
+def read_checkpoint(
+    path: str | PathLike[str], *, limits: Limits = DEFAULT_LIMITS, check_crc: bool = True
+) -> Checkpoint:
+    """Read a checkpoint of PyTorch (zip, or the format before 1.6) or safetensors without executing anything in it.
+
+    Args:
+      path: a regular file, or a symbolic link to one.
+      limits: what it may cost.
+      check_crc: False accepts zip members whose checksum is wrong, and says so among the anomalies.
+
+    Raises:
+      CheckpointError: it cannot be read, is hostile, damaged, too large or of an unsupported kind.
+    """
+    data = read_file(path, limits)
+    container = identify(data, path)
+    if container == "zip":
+        contents = _read_zip(data, path, limits, check_crc)
+    elif container == "legacy":
+        tree, table, records = read_legacy(data, path, limits)
+        contents = _Contents(tree, table.refs, records)
+    else:
+        tree, records, metadata = read_safetensors(data, path, limits)
+        contents = _Contents(tree, {}, records, metadata=metadata)
+    check_tree(contents.tree, path, limits)
+    if isinstance(contents.tree, Opaque):
+        reason = MODULE_ADVICE if contents.tree.is_module else "the file holds one object and no tensors"
+        raise CheckpointError(path, f"{quote(contents.tree.name)}: {reason}")
+    _check_storages(contents, container, path)
+    return Checkpoint(
+        path=Path(path),
+        sha256=hashlib.sha256(data).hexdigest(),
+        container=container,
+        byteorder=contents.byteorder,
+        tree=contents.tree,
+        anomalies=(*contents.anomalies, *_describe_opaque(contents.tree)),
+        root=contents.root,
+        metadata=contents.metadata,
+        records=contents.records,
+        limits=limits,
+    )
+
+
+def _read_zip(data: bytes, path: str | PathLike[str], limits: Limits, check_crc: bool) -> _Contents:
+    directory = read_directory(data, path, limits)
+    root = _find_root([member.name for member in directory.members], path)
+    members, anomalies = read_contents(data, directory, path, check_crc=check_crc)
+    pickle = members[f"{root}/data.pkl"]
+    table = StorageTable(path)
+    cursor = PickleCursor(pickle, path, f"{root}/data.pkl", limits)
+    tree = PickleMachine(cursor, table.load).run()
+    if cursor.position != len(pickle):
+        raise CheckpointError(
+            path, f"{len(pickle) - cursor.position} bytes follow the end of the pickle {root}/data.pkl"
+        )
+    folder = f"{root}/data/"
+    records = {name.removeprefix(folder): content for name, content in members.items() if name.startswith(folder)}
+    anomalies += _describe_members(members, root, table)
+    return _Contents(tree, table.refs, records, _read_byteorder(members, root, path), root, {}, anomalies)
+
+
+def _find_root(names: Sequence[str], path: str | PathLike[str]) -> str:
+    """The only folder at the top of the archive, which must hold a pickle."""
+    roots = {name.partition("/")[0] for name in names}
+    inner = {name.partition("/")[2] for name in names}
+    if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
+        raise CheckpointError(path, "a TorchScript program (torch.jit.save), which holds code; save its state_dict()")
+    if {"archive_format", "serialized_exported_program.json"} & {*inner, *names}:
+        raise CheckpointError(path, "a .pt2 program (torch.export.save); save the model's state_dict() instead")
+    if "data.pkl" not in inner:
+        raise CheckpointError(path, "a zip archive without data.pkl, not a PyTorch checkpoint")
+    if len(roots) != 1:
+        raise CheckpointError(path, f"a zip archive with {len(roots)} folders at its top; torch writes one")
+    return roots.pop()
+
+
+def _read_byteorder(members: Mapping[str, memoryview], root: str, path: str | PathLike[str]) -> ByteOrder:
+    match bytes(members.get(f"{root}/byteorder", b"little")[:16]):
+        case b"little":
+            return "little"
+        case b"big":
+            return "big"
+        case other:
+            raise CheckpointError(path, f"byte order {quote(other)}; 'little' and 'big' are known")
+
+
+def _describe_members(members: Mapping[str, memoryview], root: str, table: StorageTable) -> list[str]:
+    anomalies = []
+    if f"{root}/byteorder" not in members:
+        anomalies.append("no byteorder record, as before torch 2.1: little endian is assumed")
+    known = {f"{root}/{name}" for name in _KNOWN_RECORDS} | {f"{root}/data/{key}" for key in table.refs}
+    unread = [name for name in members if name not in known and not name.startswith(f"{root}/.data/")]
+    if unread:
+        names = ", ".join(quote(name) for name in unread[:5]) + (", ..." if len(unread) > 5 else "")
+        anomalies.append(f"{len(unread)} zip members that no tensor uses, left unread: {names}")
+    return anomalies
+
+
+def _check_storages(contents: _Contents, container: str, path: str | PathLike[str]) -> None:
+    for key, storage in contents.refs.items():
+        record = contents.records.get(key)
+        if record is not None and len(record) == storage.nbytes:
+            continue
+        user = next((place for place, ref in _tensors(contents.tree) if ref.storage.key == key), None)
+        who = f"tensor {format_path(user)}" if user else "an unread object"
+        name = quote(f"{contents.root}/data/{key}" if container == "zip" else key)
+        if record is None:
+            raise CheckpointError(path, f"{who} needs the storage {name}, which the file does not hold")
+        raise CheckpointError(
+            path,
+            f"the storage {name} holds {len(record)} bytes, but {who} claims {storage.numel} {storage.dtype} elements",
+        )
+
+
+def _tensors(tree: Node) -> list[tuple[Location, TensorRef]]:
+    return [(place, node) for place, node in walk(tree) if isinstance(node, TensorRef)]
+
+
+def _describe_opaque(tree: Node) -> list[str]:
+    """One sentence for each kind of unread object below each key of the root."""
+    groups: dict[tuple[object, str], int] = {}
+    for place, node in walk(tree):
+        opaque = [node] if isinstance(node, Opaque) else []
+        if isinstance(node, dict):
+            opaque += [key for key in node if isinstance(key, Opaque)]
+        for found in opaque:
+            group = (format_path(place[:1]), quote(found.name).strip('"'))
+            groups[group] = groups.get(group, 0) + 1
+    sentences = [
+        f"{place}: {name}, left unread" + (f" ({count} times)" if count > 1 else "")
+        for (place, name), count in groups.items()
+    ]
+    if len(sentences) > _MOST_OPAQUE_KINDS:
+        rest = len(sentences) - _MOST_OPAQUE_KINDS
+        sentences[_MOST_OPAQUE_KINDS:] = [f"{rest} more kinds of objects, left unread"]
+    return sentences

@@ -1,0 +1,119 @@
+"""Putting new values into a checkpoint's tensors without changing any tensor that shares their storage."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from os import PathLike
+
+import numpy as np
+
+from rnp_jax.errors import CheckpointError
+from rnp_jax.torch_io.checkpoint import Checkpoint, decode, encode
+from rnp_jax.torch_io.dtypes import DTYPES
+from rnp_jax.torch_io.nodes import Node, StorageRef, TensorRef, children
+from rnp_jax.torch_io.safetensors_container import contiguous_strides
+from rnp_jax.torch_io.text import quote
+
+Slot = tuple[int, object]
+"""A place in the tree: the identity of its container, and the key."""
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """New bytes of the storages that change, by key, and the tensors that moved to a storage of their own, by slot."""
+
+    records: Mapping[str, bytearray]
+    moved: Mapping[Slot, TensorRef]
+
+
+def plan_replacement(
+    checkpoint: Checkpoint, chosen: Mapping[str, Node], values: Mapping[str, np.ndarray], path: str | PathLike[str]
+) -> Replacement:
+    """How the tree is to be written with `values` in the place of the tensors of these names in `chosen`.
+
+    A storage that several tensors view stays shared if all of them then read what they should (tied weights that are
+    replaced alike); else the replaced tensors move to storages of their own.
+
+    Raises:
+      CheckpointError: a name that `chosen` lacks, another shape, or values that its dtype cannot hold.
+    """
+    if unknown := [name for name in values if not isinstance(chosen.get(name), TensorRef)]:
+        listed = "".join(f"\n + {quote(name)}" for name in unknown)
+        raise CheckpointError(path, f"values for tensors that the state dict does not have:{listed}")
+    wanted: dict[Slot, np.ndarray] = {
+        (id(chosen), name): _cast(value, chosen[name], name, path) for name, value in values.items()
+    }
+    touched = {chosen[name].storage.key for name in values}
+    views: dict[str, list[tuple[Slot, TensorRef]]] = {key: [] for key in touched}
+    for slot, ref in _iterate_slots(checkpoint.tree):
+        if ref.storage.key in touched:
+            views[ref.storage.key].append((slot, ref))
+    records: dict[str, bytearray] = {}
+    moved: dict[Slot, TensorRef] = {}
+    taken = set(checkpoint.records)
+    for key, users in views.items():
+        record = bytearray(checkpoint.records[key])
+        for slot, ref in users:
+            if slot in wanted:
+                encode(wanted[slot], ref, record, checkpoint.byteorder)
+        if all(_reads(slot, ref, record, wanted, checkpoint) for slot, ref in users):
+            records[key] = record
+            continue
+        for slot, ref in users:
+            if slot in wanted:
+                moved[slot] = fresh = _move(ref, taken)
+                records[fresh.storage.key] = bytearray(fresh.nbytes)
+                encode(wanted[slot], fresh, records[fresh.storage.key], checkpoint.byteorder)
+    return Replacement(records, moved)
+
+
+def _cast(value: np.ndarray, ref: TensorRef, name: str, path: str | PathLike[str]) -> np.ndarray:
+    """`value` in the tensor's own dtype; integers and booleans must stay exact, floats finite."""
+    array, dtype = np.asarray(value), DTYPES[ref.dtype]
+    if array.shape != ref.shape:
+        raise CheckpointError(path, f"tensor {quote(name)} has shape {ref.shape}, but its new value has {array.shape}")
+    if array.dtype == dtype:
+        return array
+    if array.dtype not in DTYPES.values():
+        raise CheckpointError(path, f"the new value of tensor {quote(name)} has dtype {array.dtype}, not a number")
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = array.astype(dtype)
+    is_exact = dtype.kind in "iub"
+    if (is_exact and (cast != array).any()) or (np.isfinite(array) & ~np.isfinite(cast)).any():
+        raise CheckpointError(path, f"the new value of tensor {quote(name)} does not fit its dtype {ref.dtype}")
+    return cast
+
+
+def _iterate_slots(root: Node) -> Iterator[tuple[Slot, TensorRef]]:
+    """Each place that holds a tensor, once, however often its container appears."""
+    seen: set[int] = set()
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        if id(node) in seen or not isinstance(node, dict | list | tuple):
+            continue
+        seen.add(id(node))
+        for key, value in children(node):
+            if isinstance(value, TensorRef):
+                yield (id(node), key), value
+            else:
+                stack.append(value)
+
+
+def _reads(
+    slot: Slot, ref: TensorRef, record: bytearray, wanted: Mapping[Slot, np.ndarray], checkpoint: Checkpoint
+) -> bool:
+    """Whether the slot reads, bit for bit, its new value, or its old one if it is not replaced."""
+    order = checkpoint.byteorder
+    expected = wanted[slot] if slot in wanted else decode(ref, checkpoint.records[ref.storage.key], order)
+    return decode(ref, record, order).tobytes() == expected.tobytes()
+
+
+def _move(ref: TensorRef, taken: set[str]) -> TensorRef:
+    number = len(taken)
+    while str(number) in taken:
+        number += 1
+    taken.add(str(number))
+    numel = int(np.prod(ref.shape, dtype=np.int64))
+    return replace(
+        ref, storage=StorageRef(str(number), ref.dtype, numel), offset=0, strides=contiguous_strides(ref.shape)
+    )

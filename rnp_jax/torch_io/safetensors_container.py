@@ -1,0 +1,66 @@
+"""Safetensors files. The safetensors library validates them; duplicates, which it lets pass, are refused here."""
+
+import json
+import math
+from os import PathLike
+from typing import Any
+
+import safetensors
+
+from rnp_jax.errors import CheckpointError
+from rnp_jax.torch_io.dtypes import SAFETENSORS, itemsize
+from rnp_jax.torch_io.limits import Limits
+from rnp_jax.torch_io.nodes import Node, Opaque, StorageRef, TensorRef
+from rnp_jax.torch_io.storages import find_layout_fault
+from rnp_jax.torch_io.text import quote
+
+
+def read_safetensors(
+    data: bytes, path: str | PathLike[str], limits: Limits
+) -> tuple[dict[str, Node], dict[str, memoryview], dict[str, str]]:
+    """The tensors by name, the bytes of each, not copied, and the file's metadata.
+
+    Raises:
+      CheckpointError: the library refuses it, a name appears twice, or it is beyond a limit.
+    """
+    length = int.from_bytes(data[:8], "little")
+    if length > limits.header_bytes:
+        raise CheckpointError(
+            path, f"a header of {length} bytes, more than {limits.header_bytes} (Limits.header_bytes)"
+        )
+    try:
+        safetensors.deserialize(data)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(path, f"not a valid safetensors file: {quote(str(error))}") from error
+
+    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            raise CheckpointError(path, "the safetensors header gives a name twice")
+        return result
+
+    header = json.loads(data[8 : 8 + length], object_pairs_hook=build)
+    metadata = header.pop("__metadata__", None) or {}
+    if len(header) > limits.members:
+        raise CheckpointError(path, f"{len(header)} tensors, more than {limits.members} (Limits.members)")
+    tree: dict[str, Node] = {}
+    records: dict[str, memoryview] = {}
+    for name, entry in header.items():
+        start, end = entry["data_offsets"]
+        dtype = SAFETENSORS.get(entry["dtype"])
+        if dtype is None:
+            tree[name] = Opaque(f"safetensors {entry['dtype']} tensor")
+            continue
+        shape = tuple(entry["shape"])
+        storage = StorageRef(name, dtype, (end - start) // itemsize(dtype))
+        strides = contiguous_strides(shape)
+        if fault := find_layout_fault(storage, 0, shape, strides, limits):
+            raise CheckpointError(path, f"tensor {quote(name)}: {fault}")
+        tree[name] = TensorRef(storage, 0, shape, strides)
+        records[name] = memoryview(data)[8 + length + start : 8 + length + end]
+    return tree, records, metadata
+
+
+def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides, in elements, of a row-major array of that shape."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))

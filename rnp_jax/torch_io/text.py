@@ -1,0 +1,19 @@
+"""How names and places from an untrusted file appear in a message: quoted, ASCII, short."""
+
+import json
+from collections.abc import Sequence
+
+_LONGEST = 80
+
+
+def quote(text: object) -> str:
+    """A double-quoted ASCII form of at most about 80 characters, safe for a terminal whatever the file holds."""
+    if not isinstance(text, str):
+        return ascii(text)[:_LONGEST]
+    shown = json.dumps(text[:_LONGEST])
+    return shown if len(text) <= _LONGEST else f"{shown}..."
+
+
+def format_path(path: Sequence[object]) -> str:
+    """A place in the tree as one would index it: ``('state_dict', 'fc.bias')`` is ``data["state_dict"]["fc.bias"]``."""
+    return "data" + "".join(f"[{quote(key)}]" for key in path)

@@ -1,0 +1,152 @@
+"""Writing a checkpoint: a cleaned copy of one that was read, or a fresh one. Torch is not needed; torch can load it."""
+
+from collections.abc import Mapping
+from os import PathLike
+
+import numpy as np
+
+from rnp_jax.errors import CheckpointError
+from rnp_jax.torch_io.atomic_file import open_atomically
+from rnp_jax.torch_io.checkpoint import Checkpoint, decode
+from rnp_jax.torch_io.container_writers import Buffer, write_legacy, write_safetensors, write_zip
+from rnp_jax.torch_io.dtypes import DTYPES, SAFETENSORS, itemsize
+from rnp_jax.torch_io.limits import DEFAULT_LIMITS
+from rnp_jax.torch_io.nodes import Node, OrderedDictNode, StorageRef, TensorRef, check_tree
+from rnp_jax.torch_io.pickle_emitter import PickleEmitter
+from rnp_jax.torch_io.replacement import Replacement, plan_replacement
+from rnp_jax.torch_io.safetensors_container import contiguous_strides
+from rnp_jax.torch_io.source_file import CONTAINERS, Container
+from rnp_jax.torch_io.state_dict import StateDict
+from rnp_jax.torch_io.text import format_path, quote
+
+
+def write_checkpoint(
+    path: str | PathLike[str],
+    checkpoint: Checkpoint,
+    state_dict: StateDict,
+    replacements: Mapping[str, np.ndarray],
+    *,
+    container: Container | None = None,
+    overwrite: bool = False,
+) -> tuple[str, ...]:
+    """Write a copy of a checkpoint in which some tensors of its state dict have new values.
+
+    All else stays as it was, bit for bit: keys, order, dtypes, strides, shared storages, plain values. Storages are
+    marked for the CPU. Objects that were left unread are not written. The file appears whole or not at all.
+
+    Args:
+      path: the new file.
+      checkpoint: from `read_checkpoint`.
+      state_dict: from `find_state_dict` of that checkpoint.
+      replacements: values by name without the prefix, of the tensor's shape; cast to the tensor's dtype.
+      container: another kind of file than the source's. Safetensors holds the state dict alone.
+      overwrite: replace a file that exists, be it the source.
+
+    Returns:
+      Where in the tree objects were not written.
+
+    Raises:
+      CheckpointError: an unknown name, another shape, values its dtype cannot hold, or a file that cannot be written.
+    """
+    kind = container or checkpoint.container
+    if kind not in CONTAINERS:
+        raise CheckpointError(path, f"container {quote(kind)}; choose one of {', '.join(CONTAINERS)}")
+    chosen = checkpoint.tree
+    for key in state_dict.location:
+        chosen = chosen[key]
+    values = {state_dict.prefix + name: value for name, value in replacements.items()}
+    plan = plan_replacement(checkpoint, chosen, values, path)
+    if kind == "safetensors":
+        return _write_safetensors(path, checkpoint, state_dict, chosen, plan, overwrite)
+    emitter = PickleEmitter(is_legacy=kind == "legacy", substitute=plan.moved)
+    pickle = emitter.emit(checkpoint.tree)
+    storages = {key: _get_record(key, checkpoint, plan) for key in emitter.storages}
+    with open_atomically(path, overwrite=overwrite) as file:
+        if kind == "zip":
+            write_zip(file, checkpoint.root, pickle, storages, checkpoint.byteorder)
+        else:
+            if checkpoint.byteorder == "big":
+                storages = {key: _swap(content, emitter.storages[key]) for key, content in storages.items()}
+            write_legacy(file, pickle, emitter.storages, storages)
+    return tuple(emitter.dropped)
+
+
+def write_state_dict(
+    path: str | PathLike[str],
+    tensors: Mapping[str, np.ndarray],
+    extra: Mapping[str, Node] | None = None,
+    *,
+    key: str | None = "state_dict",
+    overwrite: bool = False,
+) -> None:
+    """Write tensors as a fresh checkpoint in torch's zip layout.
+
+    Args:
+      path: the new file.
+      tensors: by name, in the order to be written.
+      extra: plain values to put beside the state dict, as the RNP release does: epoch, clean_acc, bad_acc.
+      key: where in the file the state dict goes; None makes it the whole file, without extra values.
+      overwrite: replace a file that exists.
+
+    Raises:
+      CheckpointError: a dtype or an extra value that a checkpoint cannot hold, or a file that cannot be written.
+    """
+    extra = dict(extra or {})
+    if key in extra or (key is None and extra):
+        raise CheckpointError(path, f"key {quote(key)} leaves no place for the extra values {quote(list(extra))}")
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    state, storages = OrderedDictNode(), {}
+    for number, (name, value) in enumerate(tensors.items()):
+        array = np.asarray(value)
+        if array.dtype not in names:
+            raise CheckpointError(path, f"tensor {quote(name)} has dtype {array.dtype}; known are {', '.join(DTYPES)}")
+        ref = StorageRef(str(number), names[array.dtype], array.size)
+        state[name] = TensorRef(ref, 0, array.shape, contiguous_strides(array.shape))
+        storages[ref.key] = _spell_little_endian(array)
+    tree: Node = state if key is None else {key: state} | extra
+    check_tree(tree, path, DEFAULT_LIMITS)
+    try:
+        pickle = PickleEmitter().emit(tree)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(path, str(error)) from error
+    with open_atomically(path, overwrite=overwrite) as file:
+        write_zip(file, "archive", pickle, storages, "little")
+
+
+def _write_safetensors(
+    path: str | PathLike[str],
+    checkpoint: Checkpoint,
+    state_dict: StateDict,
+    chosen: Mapping[str, Node],
+    plan: Replacement,
+    overwrite: bool,
+) -> tuple[str, ...]:
+    """The state dict alone; returns what was beside it."""
+    dtypes = {name: short for short, name in SAFETENSORS.items()}
+    tensors: dict[str, tuple[str, tuple[int, ...], Buffer]] = {}
+    for name, value in chosen.items():
+        if isinstance(value, TensorRef):
+            ref = plan.moved.get((id(chosen), name), value)
+            array = decode(ref, memoryview(_get_record(ref.storage.key, checkpoint, plan)), checkpoint.byteorder)
+            tensors[name] = (dtypes[ref.dtype], ref.shape, _spell_little_endian(array))
+    dropped = [(*state_dict.location, name) for name in state_dict.skipped]
+    node = checkpoint.tree
+    for depth, key in enumerate(state_dict.location):
+        dropped += [(*state_dict.location[:depth], other) for other in node if other != key]
+        node = node[key]
+    with open_atomically(path, overwrite=overwrite) as file:
+        write_safetensors(file, tensors, checkpoint.metadata)
+    return tuple(map(format_path, dropped))
+
+
+def _get_record(key: str, checkpoint: Checkpoint, plan: Replacement) -> Buffer:
+    return plan.records[key] if key in plan.records else checkpoint.records[key]
+
+
+def _spell_little_endian(array: np.ndarray) -> bytes:
+    size = array.dtype.itemsize
+    return np.ascontiguousarray(array).view(f"u{size}").astype(f"<u{size}").tobytes()
+
+
+def _swap(content: Buffer, storage: StorageRef) -> bytes:
+    return np.frombuffer(content, f"u{itemsize(storage.dtype)}").byteswap().tobytes()

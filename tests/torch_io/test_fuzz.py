@@ -1,0 +1,119 @@
+"""Damaged files of every container: a typed error or a usable result, never anything else."""
+
+import collections
+import contextlib
+import io
+import pickletools
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rnp_jax.errors import CheckpointError
+from rnp_jax.torch_io import Limits, check_consumed, find_state_dict, read_checkpoint, write_checkpoint
+from tests.torch_io import hostile as h
+
+LIMITS = Limits(opcodes=20_000, pickle_bytes=2**20, materialised_bytes=2**20)
+MODEL = {
+    "epoch": 3,
+    "state_dict": collections.OrderedDict(w=torch.arange(6.0).reshape(2, 3), n=torch.tensor(2), t=torch.ones(2, 3).t()),
+    "extra": [
+        torch.Size([2]),
+        b"abc",
+        (0.5, None, True),
+        collections.Counter({3: 1}),
+        torch.nn.Parameter(torch.ones(2)),
+    ],
+}
+
+
+def saved(new: bool) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(MODEL, buffer, _use_new_zipfile_serialization=new)
+    return buffer.getvalue()
+
+
+def members() -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(saved(True))) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+SOURCES = {
+    "zip": saved(True),
+    "legacy": saved(False),
+    "safetensors": safetensors.numpy.save({"w": np.ones((2, 3), np.float32), "n": np.array(3)}, {"format": "pt"}),
+}
+MEMBERS = members()
+OPCODES = [ord(opcode.code) for opcode in pickletools.opcodes]
+FUZZ = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+
+@st.composite
+def damaged(draw, source: bytes) -> bytes:
+    """Flipped, overwritten, removed, repeated and moved bytes."""
+    data = bytearray(source)
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, max(len(data) - 1, 0)))
+        span = draw(st.integers(1, 16))
+        kind = draw(st.sampled_from(["flip", "set", "number", "cut", "remove", "repeat", "move"]))
+        if kind == "flip" and data:
+            data[at] ^= 1 << draw(st.integers(0, 7))
+        elif kind == "set":
+            data[at : at + 1] = bytes([draw(st.sampled_from(OPCODES))])
+        elif kind == "number":
+            data[at : at + 4] = draw(st.sampled_from([b"\0" * 4, b"\xff" * 4, b"\xff\xff\xff\x7f", b"\0\0\0\x80"]))
+        elif kind == "cut":
+            del data[at:]
+        elif kind == "remove":
+            del data[at : at + span]
+        elif kind == "repeat":
+            data[at:at] = data[at : at + span]
+        else:
+            other = draw(st.integers(0, len(data)))
+            data[at : at + span] = data[other : other + span]
+    return bytes(data)
+
+
+def check(content: bytes, *, check_crc: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "m.pt"
+        path.write_bytes(content)
+        with contextlib.suppress(CheckpointError):
+            checkpoint = read_checkpoint(path, limits=LIMITS, check_crc=check_crc)
+            state_dict = find_state_dict(checkpoint)
+            assert sum(array.nbytes for array in state_dict.tensors.values()) <= LIMITS.materialised_bytes
+            write_checkpoint(Path(folder) / "copy.pt", checkpoint, state_dict, {})
+            copy = find_state_dict(read_checkpoint(Path(folder) / "copy.pt"), "/".join(state_dict.location) or "/")
+            assert {k: v.tobytes() for k, v in copy.tensors.items()} == {
+                k: v.tobytes() for k, v in state_dict.tensors.items()
+            }
+            check_consumed(state_dict.tensors, state_dict.tensors, path)
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+@given(data=st.data())
+@FUZZ
+def test_a_damaged_file(kind, data):
+    check(data.draw(damaged(SOURCES[kind])), check_crc=data.draw(st.booleans()))
+
+
+@given(data=st.data())
+@FUZZ
+def test_a_damaged_pickle_in_a_sound_archive(data):
+    pickle = data.draw(damaged(MEMBERS["archive/data.pkl"]))
+    content = MEMBERS | {"archive/data.pkl": pickle}
+    check(h.archive(*(h.Member(name, raw) for name, raw in content.items())), check_crc=True)
+
+
+@given(
+    st.lists(st.one_of(st.sampled_from(OPCODES).map(lambda code: bytes([code])), st.binary(max_size=4)), max_size=60)
+)
+@FUZZ
+def test_any_opcodes(parts):
+    check(h.torch_zip(b"".join(parts)), check_crc=True)

@@ -1,0 +1,92 @@
+"""Where each project keeps the classifier's state dict, and what is refused."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from rnp_jax.errors import CheckpointError
+from rnp_jax.torch_io import check_consumed, find_state_dict, read_checkpoint
+from tests.torch_io import hostile as h
+
+SD = h.ordered(w=h.tensor())
+OPAQUE = h.name("sched", "Step") + b")\x81"
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    def read(**items):
+        path = tmp_path / "m.pt"
+        path.write_bytes(h.torch_zip(h.dict_(**items)))
+        return read_checkpoint(path)
+
+    return read
+
+
+LAYOUTS = {
+    "RNP": ({"epoch": h.integer(3), "state_dict": SD, "optimizer": h.dict_(state=b"}")}, ("state_dict",)),
+    "BackdoorBench": ({"model_name": h.text("vgg19"), "model": SD, "bd_train": OPAQUE}, ("model",)),
+    "WaNet": ({"netC": SD, "schedulerC": h.dict_(milestones=b"}"), "identity_grid": h.tensor()}, ("netC",)),
+    "LIRA": ({"atkmodel": SD, "clsmodel": SD, "scheduler": OPAQUE}, ("clsmodel",)),
+    "BackdoorBox": ({"model": SD, "modelG": SD, "modelM": SD}, ("model",)),
+    "others": ({"model_state_dict": SD, "loss": h.integer(1)}, ("model_state_dict",)),
+    "net": ({"net": SD, "acc": h.integer(1)}, ("net",)),
+    "name of a model": ({"model": h.text("resnet18"), "state_dict": SD}, ("state_dict",)),
+    "raw": ({"w": h.tensor(), "b": h.tensor()}, ()),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_known_layouts(layout, checkpoint):
+    items, location = LAYOUTS[layout]
+    state_dict = find_state_dict(checkpoint(**items))
+    assert state_dict.location == location
+    assert state_dict.tensors["w"].tolist() == [[1, 2], [3, 4]]
+
+
+def test_a_key_chooses(checkpoint):
+    source = checkpoint(netG=SD, all=h.dict_(deep=SD), w=h.tensor(), n=b"N")
+    assert find_state_dict(source, "netG").location == ("netG",)
+    assert find_state_dict(source, "all/deep").location == ("all", "deep")
+    root = find_state_dict(source, "/")
+    assert (root.location, root.skipped) == ((), ("netG", "all", "n"))
+
+
+REFUSED = {
+    "several": ({"state_dict": SD, "netC": SD}, None, "several state dicts: state_dict, netC; choose one with --key"),
+    "unknown layout": ({"netG": SD, "epoch": b"N"}, None, '"netG" hold tensors: choose one with --key'),
+    "no tensors": ({"epoch": b"N"}, None, "no state dict under"),
+    "missing key": ({"model": SD}, "modle", 'no key "modle"; there is "model"'),
+    "not a dict": ({"model": SD, "epoch": b"N"}, "epoch", "not a state dict"),
+    "empty": ({"model": SD, "net": b"}"}, "net", "holds no tensors"),
+    "opaque inside": ({"model": h.dict_(w=h.tensor(), x=OPAQUE)}, None, 'data["model"]["x"] is "sched.Step"'),
+    "opaque deep inside": ({"model": h.dict_(w=h.tensor(), x=h.list_(OPAQUE))}, None, 'data["model"]["x"][0]'),
+    "opaque itself": ({"model": OPAQUE, "epoch": b"N"}, None, 'data["model"] is "sched.Step"'),
+    "opaque in a raw one": ({"w": h.tensor(), "x": OPAQUE}, None, 'data["x"] is "sched.Step"'),
+    "number as a name": ({"model": b"}(" + h.text("w") + h.tensor() + b"K\x01" + h.tensor() + b"u"}, None, "the key 1"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused(name, checkpoint):
+    items, key, reason = REFUSED[name]
+    with pytest.raises(CheckpointError) as caught:
+        find_state_dict(checkpoint(**items), key)
+    assert reason in caught.value.reason
+
+
+def test_a_root_that_is_no_dict(tmp_path):
+    (tmp_path / "m.pt").write_bytes(h.torch_zip(h.list_(h.tensor())))
+    with pytest.raises(CheckpointError, match="holds a list"):
+        find_state_dict(read_checkpoint(tmp_path / "m.pt"))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
+def test_consumed_values_are_checked_and_others_not(dtype):
+    good = np.array([1, -2], dtype)
+    bad = np.array([1, np.nan], dtype)
+    tensors = {"w": good, "neuron_noise": bad, "steps": np.array([-3]), "running_var": np.array([0, 2], dtype)}
+    check_consumed(tensors, ["w", "running_var", "steps"], "m.pt")
+    with pytest.raises(CheckpointError, match=r"neuron_noise.* holds nan at \(1,\)"):
+        check_consumed(tensors, tensors, "m.pt")
+    with pytest.raises(CheckpointError, match="negative variance -2"):
+        check_consumed({"bn.running_var": good}, ["bn.running_var"], "m.pt")

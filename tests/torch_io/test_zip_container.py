@@ -1,0 +1,79 @@
+"""Archives that other writers made: Python's zipfile, with and without 64-bit sizes and data descriptors."""
+
+import io
+import zipfile
+
+import pytest
+
+from rnp_jax.errors import CheckpointError
+from rnp_jax.torch_io.limits import DEFAULT_LIMITS
+from rnp_jax.torch_io.zip_container import read_contents, read_directory
+
+CONTENTS = {"a/data.pkl": b"N.", "a/empty": b"", "a/sch\u00f6n": bytes(range(256)) * 9}
+
+
+class Unseekable(io.RawIOBase):
+    """A stream like a pipe, which makes zipfile write data descriptors."""
+
+    def __init__(self):
+        self.content = b""
+
+    def writable(self):
+        return True
+
+    def write(self, data, /):
+        self.content += bytes(data)
+        return len(data)
+
+
+def read(data: bytes, *, check_crc: bool = True):
+    return read_contents(data, read_directory(data, "m.pt", DEFAULT_LIMITS), "m.pt", check_crc=check_crc)
+
+
+def write(stream, *, wide: bool) -> None:
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content in CONTENTS.items():
+            with archive.open(name, "w", force_zip64=wide) as member:
+                member.write(content)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_sizes_in_the_header(wide):
+    stream = io.BytesIO()
+    write(stream, wide=wide)
+    contents, anomalies = read(stream.getvalue())
+    assert {name: bytes(content) for name, content in contents.items()} == CONTENTS
+    assert anomalies == []
+
+
+def test_sizes_in_a_data_descriptor():
+    stream = Unseekable()
+    write(stream, wide=False)
+    contents, anomalies = read(stream.content)
+    assert {name: bytes(content) for name, content in contents.items()} == CONTENTS
+    assert anomalies == []
+    descriptor = stream.content.index(b"PK\x07\x08")
+    damaged = stream.content[: descriptor + 4] + b"\xff" + stream.content[descriptor + 5 :]
+    with pytest.raises(CheckpointError, match="disagree"):
+        read(damaged)
+
+
+def test_bytes_that_belong_to_no_member_are_reported():
+    stream = io.BytesIO()
+    write(stream, wide=False)
+    plain = io.BytesIO(b"#!/bin/sh\n")
+    plain.seek(0, io.SEEK_END)
+    write(plain, wide=False)
+    contents, anomalies = read(plain.getvalue())
+    assert list(contents) == list(CONTENTS)
+    assert anomalies == ['10 bytes before zip member "a/data.pkl" belong to none']
+
+
+def test_every_damaged_content_byte_is_noticed():
+    stream = io.BytesIO()
+    write(stream, wide=False)
+    data = bytearray(stream.getvalue())
+    data[data.index(bytes(range(256)))] ^= 1
+    with pytest.raises(CheckpointError, match="checksum"):
+        read(bytes(data))
+    assert read(bytes(data), check_crc=False)[1] == ["the checksums of the zip members were not checked"]
