@@ -35,3 +35,7 @@ class ConfigError(RnpError):
 
 class DefenseError(RnpError):
     """A defense that cannot do its work on this model or these images."""
+
+
+class ResultError(RnpError):
+    """A result or report that cannot be read, written or drawn."""

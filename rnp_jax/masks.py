@@ -6,12 +6,16 @@ Filter masks are handled as a flat dict from layer name (``layer1.0.bn1``) to va
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
 from typing import TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from rnp_jax.atomic import write_atomic
+from rnp_jax.errors import DataError
 from rnp_jax.types import Tree, Variables
 
 Filters: TypeAlias = dict[str, Array]
@@ -122,7 +126,40 @@ def _bake(variables: Variables, batch_norm_leaves: frozenset[str]) -> Variables:
         if "filter" not in masks:
             return params
         leaves = batch_norm_leaves if "scale" in params else frozenset(params)
-        return {name: leaf * masks["filter"] if name in leaves else leaf for name, leaf in params.items()}
+        mask = masks["filter"]
+        return {
+            name: leaf * mask.reshape((1,) * (leaf.ndim - 1) + (-1,)) if name in leaves else leaf
+            for name, leaf in params.items()
+        }
 
     masks = with_filters(variables["masks"], ones(filters(variables["masks"])))
     return {**variables, "params": walk(variables["params"], variables["masks"]), "masks": masks}
+
+
+def write_mask_values(path: str | PathLike[str], values: Mapping[str, Array]) -> None:
+    """Writes masks in the RNP release's text format (``mask_values.txt``), which keeps four decimals."""
+    rows = ["No \t Layer Name \t Neuron Idx \t Mask Score \n"]
+    flat = flatten(values)
+    for number, ((layer, i), value) in enumerate(zip(index(values), flat, strict=True)):
+        rows.append(f"{number} \t {layer} \t {i} \t {value:.4f} \n")
+    write_atomic(path, "".join(rows).encode())
+
+
+def read_mask_values(path: str | PathLike[str], like: Mapping[str, Array]) -> dict[str, np.ndarray]:
+    """Reads the RNP release's ``mask_values.txt`` for a network with the filter masks ``like``.
+
+    Raises:
+      DataError: a line that is not of the format, or filters that are not the network's.
+    """
+    found: dict[tuple[str, int], float] = {}
+    for line in Path(path).read_text("utf-8").splitlines()[1:]:
+        try:
+            _, layer, i, value = (part.strip() for part in line.split("\t"))
+            found[layer, int(i)] = float(value)
+        except ValueError as error:
+            raise DataError(f"{path}: {line!r} is not 'No, layer, neuron, score' separated by tabs") from error
+    places = index(like)
+    if set(found) != set(places):
+        surplus, lacking = sorted(set(found) - set(places))[:5], sorted(set(places) - set(found))[:5]
+        raise DataError(f"{path}: its filters are not the network's: + {surplus} - {lacking}")
+    return unflatten(np.array([found[place] for place in places], np.float32), like)

@@ -4,6 +4,7 @@ import io
 import zipfile
 import zlib
 from os import PathLike
+from typing import BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -18,9 +19,9 @@ PREFIX = npy.magic(1, 0)
 """First bytes of an array in npy format 1.0; two bytes with the header's length follow."""
 
 
-def save_artefact(path: str | PathLike[str], params: Params) -> None:
+def save_artefact(file: str | PathLike[str] | BinaryIO, params: Params) -> None:
     """Write an attack's artefact; the same arrays make the same bytes."""
-    with zipfile.ZipFile(path, "w") as archive:
+    with zipfile.ZipFile(file, "w") as archive:
         for name in sorted(params):
             content = io.BytesIO()
             npy.write_array(content, params[name], version=(1, 0), allow_pickle=False)

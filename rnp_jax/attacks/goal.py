@@ -32,6 +32,11 @@ class Goal:
         check_number("num_classes", self.num_classes, 2, integer=True)
         check_number("target", self.target, 0, self.num_classes - 1, integer=True)
 
+    @property
+    def one_target(self) -> int | None:
+        """The target class; None under `all_to_all`."""
+        return self.target if self.mapping == "all_to_one" else None
+
     def wanted(self, labels: Int[Array | np.ndarray, "B"]) -> Int32[Array, "B"]:
         """The labels that the attacker wants triggered images of these true classes to get. Jittable."""
         labels = jnp.asarray(labels, jnp.int32)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import flax.traverse_util
 import jax
@@ -94,9 +94,7 @@ class Network:
 
     def init(self, key: jax.Array) -> Variables:
         """Fresh variables: He-normal kernels, masks of ones."""
-        images = jnp.zeros((1, *self.architecture.image_shape), jnp.float32)
-        variables = jax.jit(self._module.init)(key, images)
-        return {"batch_stats": {}, **variables}
+        return {"batch_stats": {}, **_init(self._module, self.architecture.image_shape, key)}
 
     def normalize(self, images: jax.Array) -> jax.Array:
         """Pixels (uint8, or float in [0, 1]) to the network's input, float32 [B, H, W, C]."""
@@ -118,6 +116,11 @@ class Network:
         _, state = self._module.apply(variables, self.normalize(images), capture_intermediates=True)
         flat = flax.traverse_util.flatten_dict(state["intermediates"])
         return {".".join(path[:-1]): values[0] for path, values in flat.items() if len(path) > 1}
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _init(module: Chain, image_shape: tuple[int, int, int], key: jax.Array) -> Variables:
+    return module.init(key, jnp.zeros((1, *image_shape), jnp.float32))
 
 
 def count_parameters(variables: Variables) -> int:

@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
+from rnp_jax.atomic import write_atomic
+from rnp_jax.errors import ResultError
 from rnp_jax.report import palette
-from rnp_jax.report.atomic import write_atomic
 from rnp_jax.report.curves import plot_phases, plot_sweeps, plot_timing
 from rnp_jax.report.mask_plots import Masks, check_masks, mark_pruned, plot_mask_histogram, plot_masks_by_layer
 from rnp_jax.report.samples import Samples, check_samples, plot_samples
-from rnp_jax.report.schema import Result, ResultError
+from rnp_jax.report.schema import Result
 
 FIGURES = ("sweep", "phases", "mask_histogram", "masks_by_layer", "samples", "timing")
 PNG_DPI = 200  # twice the 100 CSS pixels an inch that figures are laid out for

@@ -9,8 +9,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from rnp_jax.errors import ResultError
 from rnp_jax.report import palette
-from rnp_jax.report.schema import PrunedFilter, ResultError
+from rnp_jax.report.schema import PrunedFilter
 
 # Each layer has its own F, hence the underscore: jaxtyping does not hold them equal.
 Masks = Mapping[str, Float[np.ndarray, "_F"]]

@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
+from rnp_jax.atomic import write_atomic
+from rnp_jax.errors import ResultError
 from rnp_jax.report.appendix import show_file, show_pruned_filters, show_settings, show_timing
-from rnp_jax.report.atomic import write_atomic
 from rnp_jax.report.figures import plot_figures, save_figures
 from rnp_jax.report.html import Markup, element, join
 from rnp_jax.report.mask_plots import Masks
 from rnp_jax.report.samples import Samples
-from rnp_jax.report.schema import Result, ResultError, write_result
+from rnp_jax.report.schema import Result, write_result
 from rnp_jax.report.sections import (
     show_figures,
     show_metrics,

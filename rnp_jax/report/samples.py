@@ -9,8 +9,8 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from PIL import Image
 
+from rnp_jax.errors import ResultError
 from rnp_jax.report import palette
-from rnp_jax.report.schema import ResultError
 
 MAX_SAMPLES = 8
 

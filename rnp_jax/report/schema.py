@@ -25,14 +25,10 @@ from pydantic import (
     ValidationError,
 )
 
-from rnp_jax.errors import RnpError
-from rnp_jax.report.atomic import write_atomic
+from rnp_jax.atomic import write_atomic
+from rnp_jax.errors import ResultError
 
 SCHEMA_VERSION = 1
-
-
-class ResultError(RnpError):
-    """A result or report that cannot be read, written or drawn."""
 
 
 def _known(value: Any) -> Any:

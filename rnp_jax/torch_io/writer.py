@@ -1,12 +1,15 @@
 """Writing a checkpoint: a cleaned copy of one that was read, or a fresh one. Torch is not needed; torch can load it."""
 
-from collections.abc import Mapping
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
 from os import PathLike
+from typing import BinaryIO
 
 import numpy as np
 
+from rnp_jax.atomic import open_atomic
 from rnp_jax.errors import CheckpointError
-from rnp_jax.torch_io.atomic_file import open_atomically
 from rnp_jax.torch_io.checkpoint import Checkpoint, decode
 from rnp_jax.torch_io.container_writers import Buffer, write_legacy, write_safetensors, write_zip
 from rnp_jax.torch_io.dtypes import DTYPES, SAFETENSORS, itemsize
@@ -61,7 +64,7 @@ def write_checkpoint(
     emitter = PickleEmitter(is_legacy=kind == "legacy", substitute=plan.moved)
     pickle = emitter.emit(checkpoint.tree)
     storages = {key: _get_record(key, checkpoint, plan) for key in emitter.storages}
-    with open_atomically(path, overwrite=overwrite) as file:
+    with _open_new(path, overwrite=overwrite) as file:
         if kind == "zip":
             write_zip(file, checkpoint.root, pickle, storages, checkpoint.byteorder)
         else:
@@ -109,8 +112,20 @@ def write_state_dict(
         pickle = PickleEmitter().emit(tree)
     except (TypeError, ValueError) as error:
         raise CheckpointError(path, str(error)) from error
-    with open_atomically(path, overwrite=overwrite) as file:
+    with _open_new(path, overwrite=overwrite) as file:
         write_zip(file, "archive", pickle, storages, "little")
+
+
+@contextlib.contextmanager
+def _open_new(path: str | PathLike[str], *, overwrite: bool) -> Iterator[BinaryIO]:
+    """`open_atomic` with this package's errors, and no file replaced by accident."""
+    if not overwrite and os.path.lexists(path):
+        raise CheckpointError(path, "exists already; choose another name, or pass overwrite=True")
+    try:
+        with open_atomic(path) as file:
+            yield file
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise CheckpointError(path, f"cannot be written: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _write_safetensors(
@@ -134,7 +149,7 @@ def _write_safetensors(
     for depth, key in enumerate(state_dict.location):
         dropped += [(*state_dict.location[:depth], other) for other in node if other != key]
         node = node[key]
-    with open_atomically(path, overwrite=overwrite) as file:
+    with _open_new(path, overwrite=overwrite) as file:
         write_safetensors(file, tensors, checkpoint.metadata)
     return tuple(map(format_path, dropped))
 

@@ -13,7 +13,7 @@ from rnp_jax.attacks.poison import PoisonPlan, draw_plan, poison_training_set
 from rnp_jax.attacks.wanet import WaNet
 from rnp_jax.models import Network
 from rnp_jax.training.epoch import Augment
-from rnp_jax.training.supervised import TrainConfig, TrainState, train
+from rnp_jax.training.supervised import TrainConfig, TrainState, start, train
 from rnp_jax.types import Batch, Variables
 
 
@@ -82,7 +82,7 @@ def train_backdoored(
     Raises:
       ConfigError, DataError: rates, targets and labels that do not fit.
     """
-    init_key, poison_key, train_key = jax.random.split(jax.random.key(seed), 3)
+    init_key, poison_key, train_key = _keys(seed)
     variables = network.init(init_key)
     params: Params = {}
     plan, joint = None, None
@@ -113,3 +113,15 @@ def train_backdoored(
         save=save,
     )
     return Backdoored(trained, params, plan, history)
+
+
+def start_state(network: Network, seed: int, config: TrainConfig, count: int) -> TrainState:
+    """The state before the first epoch of ``train_backdoored`` with this seed on ``count`` images."""
+    init_key, _, train_key = _keys(seed)
+    return start(network.init(init_key), train_key, config, count)
+
+
+def _keys(seed: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Of the initial weights, the poisoning and the training."""
+    init_key, poison_key, train_key = jax.random.split(jax.random.key(seed), 3)
+    return init_key, poison_key, train_key

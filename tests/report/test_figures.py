@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rnp_jax.errors import ResultError
 from rnp_jax.report.figures import FIGURES, plot_figures, render_png, render_svg, save_figures
 from rnp_jax.report.samples import Samples
-from rnp_jax.report.schema import Phase, PrunedFilter, Result, ResultError
+from rnp_jax.report.schema import Phase, PrunedFilter, Result
 
 
 def test_every_figure_is_written_twice_and_stale_ones_are_removed(

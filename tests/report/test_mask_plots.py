@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
 
+from rnp_jax.errors import ResultError
 from rnp_jax.report import palette
 from rnp_jax.report.mask_plots import (
     CELL,
@@ -12,7 +13,7 @@ from rnp_jax.report.mask_plots import (
     plot_mask_histogram,
     plot_masks_by_layer,
 )
-from rnp_jax.report.schema import PrunedFilter, ResultError
+from rnp_jax.report.schema import PrunedFilter
 
 
 @pytest.mark.parametrize(

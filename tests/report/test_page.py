@@ -10,10 +10,11 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
+from rnp_jax.errors import ResultError
 from rnp_jax.report.figures import FIGURES
 from rnp_jax.report.page import render_page, write_report
 from rnp_jax.report.samples import Samples
-from rnp_jax.report.schema import Phase, PrunedFilter, Result, ResultError, read_result
+from rnp_jax.report.schema import Phase, PrunedFilter, Result, read_result
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CHROMEDRIVER = shutil.which("chromedriver")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rnp_jax.errors import ResultError
 from rnp_jax.report.samples import MAX_SAMPLES, Samples, amplify_difference, check_samples, encode_png, plot_samples
-from rnp_jax.report.schema import ResultError
 
 
 def make(n: int, shape: tuple[int, ...] = (4, 6, 3)) -> Samples:

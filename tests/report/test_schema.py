@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from rnp_jax.report.schema import Phase, PrunedFilter, Result, ResultError, Stage, read_result, to_json, write_result
+from rnp_jax.errors import ResultError
+from rnp_jax.report.schema import Phase, PrunedFilter, Result, Stage, read_result, to_json, write_result
 
 numbers = st.floats(allow_nan=True, allow_infinity=True)
 trees = st.recursive(

@@ -1,0 +1,92 @@
+"""``rnp-jax``: dispatch to the commands, presets under the command line, errors as one line."""
+
+import importlib
+import sys
+from dataclasses import MISSING, Field, fields, replace
+from difflib import get_close_matches
+from typing import Any
+
+import tyro
+
+from rnp_jax.config import read_yaml, resolve
+from rnp_jax.errors import ConfigError, RnpError
+
+COMMANDS = {
+    "inspect": ("InspectOptions", "what a checkpoint file holds; nothing in it is executed"),
+    "defend": ("DefendOptions", "remove a backdoor with clean images; cleaned checkpoint, masks, report"),
+    "evaluate": ("EvaluateOptions", "ACC, and ASR and RA where the trigger is known"),
+    "attack": ("AttackOptions", "train a backdoored model, with its trigger artefact and card"),
+    "convert": ("ConvertOptions", "PyTorch, safetensors and orbax, one into the other"),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns the exit status (0 well, 1 an error of this package's kinds, 2 unusable arguments)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(usage())
+        return 0 if arguments else 2
+    try:
+        name, *rest = arguments
+        run, options = parse(name, rest)
+        run(options)
+    except RnpError as error:
+        sys.stderr.write(f"rnp-jax: {type(error).__name__}: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("rnp-jax: interrupted\n")
+        return 130
+    return 0
+
+
+def usage() -> str:
+    """The overview that ``rnp-jax --help`` prints."""
+    lines = "\n".join(f"  {name:9} {what}" for name, (_, what) in COMMANDS.items())
+    return (
+        "usage: rnp-jax COMMAND [options]   (rnp-jax COMMAND --help lists them)\n\n"
+        f"{lines}\n\n"
+        "Each command takes --config FILE.yaml: a preset, over which the options on the command line go.\n"
+    )
+
+
+def parse(name: str, arguments: list[str]) -> tuple[Any, Any]:
+    """A command's function and its options.
+
+    Raises:
+      ConfigError: an unknown command, or a preset that does not fit it.
+      SystemExit: unusable arguments, or help was asked for.
+    """
+    if name not in COMMANDS:
+        near = get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"commands: {', '.join(COMMANDS)}"
+        raise ConfigError(f"unknown command {name!r}; {hint}")
+    module = importlib.import_module(f"rnp_jax.commands.{name}")
+    schema = getattr(module, COMMANDS[name][0])
+    preset, rest = _take_preset(arguments)
+    default = schema_default(schema, preset)
+    return module.run, tyro.cli(schema, prog=f"rnp-jax {name}", args=rest, default=default)
+
+
+def _take_preset(arguments: list[str]) -> tuple[str | None, list[str]]:
+    for i, argument in enumerate(arguments):
+        if argument.startswith("--config="):
+            return argument.removeprefix("--config="), arguments[:i] + arguments[i + 1 :]
+        if argument == "--config":
+            if i + 1 == len(arguments):
+                raise ConfigError("--config: give the path of a YAML file")
+            return arguments[i + 1], arguments[:i] + arguments[i + 2 :]
+    return None, arguments
+
+
+def schema_default(schema: Any, preset: str | None) -> Any:
+    """The options a preset gives; required ones that it leaves open must come from the command line."""
+    if preset is None:
+        return None
+    values = read_yaml(preset)
+    open_ones = [f.name for f in fields(schema) if f.name not in values and not _has_default(f)]
+    options = resolve(schema, {**dict.fromkeys(open_ones, ""), **values}, preset)
+    return replace(options, **dict.fromkeys(open_ones, tyro.MISSING))
+
+
+def _has_default(field: Field) -> bool:
+    return field.default is not MISSING or field.default_factory is not MISSING

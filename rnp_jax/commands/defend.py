@@ -1,0 +1,193 @@
+"""``rnp-jax defend``: remove a backdoor with clean images, and show what it did."""
+
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import jax
+import numpy as np
+import tyro
+
+from rnp_jax import masks
+from rnp_jax.checkpoints import Model, save_model
+from rnp_jax.commands.inputs import Trigger, choose_out, open_data, open_model, open_trigger
+from rnp_jax.commands.result import describe_run
+from rnp_jax.commands.run_log import RunLog
+from rnp_jax.commands.sweeps import measure_sweeps
+from rnp_jax.commands.tables import metrics_table
+from rnp_jax.config import (
+    FLAT,
+    ComputeOptions,
+    DataOptions,
+    DefenseSetOptions,
+    SourceOptions,
+    TriggerOptions,
+    write_yaml,
+)
+from rnp_jax.data import Augmentation, Dataset, check_overlap, holdout_split, sample_defense_set
+from rnp_jax.defenses import RnpConfig, RnpResult, rnp
+from rnp_jax.evaluation.measure import Measured, measure_variants
+from rnp_jax.report.page import write_report
+from rnp_jax.report.samples import MAX_SAMPLES, Samples
+from rnp_jax.report.schema import Result
+from rnp_jax.store import save_tree
+from rnp_jax.types import Batch
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class DefendOptions:
+    """Remove a backdoor by Reconstructive Neuron Pruning.
+
+    Writes into --out: the cleaned checkpoint (same layout as the source), masks/ (orbax) and mask_values.txt (the RNP
+    release's format), report.html, result.json, figures/, run.log and config.yaml.
+
+    Attributes:
+      checkpoint: the PyTorch file to defend.
+      method: the defense.
+      out: output folder; by default runs/defend-NAME.
+      source: how the file is read, and its normalisation.
+      images: clean images: the defense set comes from the training part, ACC from the test part.
+      defense: how many clean images the defender has.
+      trigger: the attack to measure, where it is known; never used to choose.
+      rnp: unlearning, recovery and pruning.
+      augmentation: of the defense set, in unlearning and recovery.
+      compute: precision and batches.
+      sweep_images: test images that the report's sweeps are measured on, clean and triggered each; 0 for no sweeps.
+      seed: draws order and augmentation.
+    """
+
+    checkpoint: Annotated[str, tyro.conf.Positional]
+    method: Literal["rnp"] = "rnp"
+    out: str | None = None
+    source: Annotated[SourceOptions, FLAT] = field(default_factory=SourceOptions)
+    images: Annotated[DataOptions, FLAT] = field(default_factory=DataOptions)
+    defense: DefenseSetOptions = field(default_factory=DefenseSetOptions)
+    trigger: Annotated[TriggerOptions, FLAT] = field(default_factory=TriggerOptions)
+    rnp: RnpConfig = field(default_factory=RnpConfig)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    compute: Annotated[ComputeOptions, FLAT] = field(default_factory=ComputeOptions)
+    sweep_images: int = 2000
+    seed: int = 0
+
+
+def run(options: DefendOptions) -> Result:
+    """Defends the checkpoint and writes everything; returns what result.json says.
+
+    Raises:
+      RnpError: an unusable checkpoint, data set or option; nothing is written to the source.
+    """
+    out = choose_out(options.out, options.checkpoint, "defend", RESULT)
+    log = RunLog(out / "run.log")
+    log.say(f"reading {options.checkpoint}")
+    with log.stage("load checkpoint"):
+        model = open_model(options.checkpoint, options.source, options.compute)
+    for anomaly in model.checkpoint.anomalies:
+        log.say(f"  note: {anomaly}")
+    with log.stage("load images"):
+        data, holdout, test = _images(model, options)
+        trigger = open_trigger(model, options.trigger, test)
+    write_yaml(out / "config.yaml", options)
+
+    log.say(f"{model.network.architecture.name}: unlearning and recovering on {len(data.labels)} clean images")
+    with log.epochs() as bars:
+        defended = rnp(
+            model.network,
+            model.variables,
+            data,
+            jax.random.key(options.seed),
+            options.rnp,
+            holdout=holdout,
+            augment=options.augmentation,
+            progress=bars,
+        )
+    log.timing.update(defended.timing)
+    for warning in defended.warnings:
+        log.say(f"  warning: {warning}")
+    log.say(f"pruned {defended.choice.count} filters: {defended.choice.rule}")
+
+    log.say("measuring")
+    with log.stage("measure"):
+        before, after = _measure(model, defended, test, trigger, options.compute.batch_size)
+    with log.stage("sweeps"):
+        sweeps = measure_sweeps(model, defended, holdout, test, trigger, options.sweep_images, options.rnp.prune)
+    with log.stage("write checkpoint"):
+        cleaned = out / f"cleaned{Path(options.checkpoint).suffix or '.pt'}"
+        dropped = save_model(cleaned, model, defended.variables, overwrite=True)
+        _write_masks(out, defended, options)
+    command = shlex.join(["rnp-jax", *sys.argv[1:]]) if sys.argv[0].endswith("rnp-jax") else None
+    result = describe_run(
+        options,
+        model,
+        data,
+        holdout,
+        test,
+        trigger,
+        defended,
+        before.metrics,
+        after.metrics,
+        sweeps,
+        dropped,
+        log.timing,
+        command,
+    )
+    report = write_report(
+        out,
+        result,
+        {name: np.asarray(value) for name, value in defended.recovered.items()},
+        _samples(test, trigger, before, after),
+    )
+    log.console.print(metrics_table({"before": before.metrics, "after": after.metrics}))
+    log.say(result.verdict.headline)
+    log.say(f"cleaned checkpoint  {cleaned}\nreport              {report}")
+    return result
+
+
+def _images(model: Model, options: DefendOptions) -> tuple[Batch, Batch | None, Dataset]:
+    train, test = (open_data(model, options.images, split) for split in ("train", "test"))
+    chosen = options.defense
+    drawn, _ = sample_defense_set(train, chosen.size, seed=chosen.seed, stratified=chosen.stratified)
+    check_overlap(drawn, test)
+    if chosen.holdout == 0:
+        return drawn, None, test
+    data, holdout = holdout_split(drawn, chosen.holdout, chosen.seed)
+    return data, holdout, test
+
+
+def _measure(
+    model: Model, defended: RnpResult, test: Dataset, trigger: Trigger | None, batch_size: int
+) -> tuple[Measured, Measured]:
+    variants = [masks.filters(variables["masks"]) for variables in (model.variables, defended.variables)]
+    before, after = measure_variants(
+        model.network,
+        model.variables,
+        variants,
+        test.batch,
+        None if trigger is None else trigger.test,
+        None if trigger is None else trigger.goal.one_target,
+        batch_size,
+    )
+    return before, after
+
+
+def _write_masks(out: Path, defended: RnpResult, options: DefendOptions) -> None:
+    tree = {"recovered": defended.recovered, "pruned": masks.filters(defended.variables["masks"])}
+    save_tree(out / "masks", tree, {"placement": options.compute.placement}, overwrite=True)
+    masks.write_mask_values(out / "mask_values.txt", defended.recovered)
+
+
+def _samples(test: Dataset, trigger: Trigger | None, before: Measured, after: Measured) -> Samples | None:
+    if trigger is None:
+        return None
+    shown = slice(0, min(MAX_SAMPLES, len(trigger.test.labels)))
+    names = np.asarray(test.class_names)
+    return Samples(
+        test.images[trigger.test.indices[shown]],
+        trigger.test.images[shown],
+        [str(name) for name in names[trigger.test.labels[shown]]],
+        [str(name) for name in names[before.triggered[shown]]],
+        [str(name) for name in names[after.triggered[shown]]],
+    )

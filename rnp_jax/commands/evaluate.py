@@ -1,0 +1,80 @@
+"""``rnp-jax evaluate``: ACC, and ASR and RA where the trigger is known."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from rnp_jax import masks
+from rnp_jax.atomic import write_atomic
+from rnp_jax.attacks import describe
+from rnp_jax.commands.inputs import open_data, open_model, open_trigger
+from rnp_jax.commands.tables import metrics_table
+from rnp_jax.commands.versions import device_name, package_versions
+from rnp_jax.config import FLAT, ComputeOptions, DataOptions, SourceOptions, TriggerOptions, to_plain
+from rnp_jax.evaluation.measure import measure_variants
+from rnp_jax.evaluation.metrics import Metrics
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Measure a checkpoint: ACC (all classes), ACC without the target class, ASR and RA, with 95 % Wilson intervals.
+
+    Attributes:
+      checkpoint: the PyTorch file.
+      source: how the file is read, and its normalisation.
+      images: the test images.
+      trigger: the attack, where it is known.
+      compute: precision and batches.
+      out: also write the figures to this JSON file.
+    """
+
+    checkpoint: Annotated[str, tyro.conf.Positional]
+    source: Annotated[SourceOptions, FLAT] = field(default_factory=SourceOptions)
+    images: Annotated[DataOptions, FLAT] = field(default_factory=DataOptions)
+    trigger: Annotated[TriggerOptions, FLAT] = field(default_factory=TriggerOptions)
+    compute: Annotated[ComputeOptions, FLAT] = field(default_factory=ComputeOptions)
+    out: str | None = None
+
+
+def run(options: EvaluateOptions) -> Metrics:
+    """Measures, prints and, if asked, writes.
+
+    Raises:
+      RnpError: an unusable checkpoint, data set or option.
+    """
+    model = open_model(options.checkpoint, options.source, options.compute)
+    test = open_data(model, options.images, "test")
+    trigger = open_trigger(model, options.trigger, test)
+    (measured,) = measure_variants(
+        model.network,
+        model.variables,
+        [masks.filters(model.variables["masks"])],
+        test.batch,
+        None if trigger is None else trigger.test,
+        None if trigger is None else trigger.goal.one_target,
+        options.compute.batch_size,
+    )
+    Console(highlight=False).print(metrics_table({model.checkpoint.path.name: measured.metrics}))
+    if options.out is not None:
+        document = {
+            "checkpoint": {"path": str(model.checkpoint.path), "sha256": model.checkpoint.sha256},
+            "data": test.name,
+            "attack": None if trigger is None else describe(trigger.attack) | dataclasses.asdict(trigger.goal),
+            "metrics": {name: _plain(value) for name, value in vars(measured.metrics).items()},
+            "options": to_plain(options),
+            "device": device_name(),
+            "versions": package_versions(),
+        }
+        write_atomic(options.out, (json.dumps(document, indent=2) + "\n").encode())
+    return measured.metrics
+
+
+def _plain(value) -> dict[str, float] | None:
+    if value is None:
+        return None
+    low, high = value.interval
+    return {"value": value.value, "low": low, "high": high, "count": value.count, "total": value.total}

@@ -1,0 +1,117 @@
+"""``rnp-jax inspect``: what a checkpoint file holds."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import jax
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from rnp_jax import masks
+from rnp_jax.card import Card, read_card
+from rnp_jax.checkpoints import open_checkpoint
+from rnp_jax.commands.inputs import source_arguments
+from rnp_jax.config import FLAT, SourceOptions
+from rnp_jax.errors import ArchitectureError
+from rnp_jax.models import Architecture, Network
+from rnp_jax.torch_io import Checkpoint, Limits, Opaque, StateDict, TensorRef, find_state_dict, read_checkpoint
+
+
+@dataclass(frozen=True)
+class InspectOptions:
+    """Say what a checkpoint file holds, which architecture it is and what is odd about it. Nothing in it is executed.
+
+    Attributes:
+      checkpoint: the PyTorch or safetensors file.
+      source: how the file is read.
+      tensors: list every tensor of the state dict.
+    """
+
+    checkpoint: Annotated[str, tyro.conf.Positional]
+    source: Annotated[SourceOptions, FLAT] = field(default_factory=SourceOptions)
+    tensors: bool = False
+
+
+def run(options: InspectOptions) -> None:
+    """Prints the file's contents; what can be said is said before an unknown architecture is an error.
+
+    Raises:
+      CheckpointError, ArchitectureError, DataError: as ``open_checkpoint`` and ``read_card``.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    checkpoint = read_checkpoint(options.checkpoint, limits=Limits(), check_crc=not options.source.allow_bad_crc)
+    _print_file(console, checkpoint)
+    state_dict = find_state_dict(checkpoint, options.source.key)
+    _print_state_dict(console, state_dict, listed=options.tensors)
+    for anomaly in checkpoint.anomalies:
+        console.print(f"  ! {anomaly}", markup=False)
+    try:
+        *_, architecture = open_checkpoint(options.checkpoint, **source_arguments(options.source))
+    except ArchitectureError as error:
+        console.print("architecture  not recognised")
+        raise error
+    _print_architecture(console, architecture)
+    card = read_card(options.checkpoint, checkpoint.sha256)
+    _print_card(console, card)
+
+
+def _print_file(console: Console, checkpoint: Checkpoint) -> None:
+    size = checkpoint.path.stat().st_size
+    lines = [
+        ("file", str(checkpoint.path)),
+        ("size", f"{size:,} bytes"),
+        ("sha256", checkpoint.sha256),
+        ("container", f"{checkpoint.container}, {checkpoint.byteorder}-endian"),
+    ]
+    for name, value in lines:
+        console.print(f"{name:13} {value}", markup=False)
+    if isinstance(checkpoint.tree, dict) and not all(isinstance(v, TensorRef) for v in checkpoint.tree.values()):
+        for name, value in checkpoint.tree.items():
+            console.print(f"  {name!r:20} {_summarise(value)}", markup=False)
+
+
+def _summarise(value: object) -> str:
+    if isinstance(value, TensorRef):
+        return f"tensor {value.dtype} {list(value.shape)}"
+    if isinstance(value, Opaque):
+        return f"left unread: {value.name}"
+    if isinstance(value, dict | list | tuple):
+        return f"{type(value).__name__} of {len(value)}"
+    return repr(value)[:80]
+
+
+def _print_state_dict(console: Console, state_dict: StateDict, *, listed: bool) -> None:
+    kinds = Counter(str(value.dtype) for value in state_dict.tensors.values())
+    where = "/".join(map(str, state_dict.location)) or "(root)"
+    prefix = f", prefix {state_dict.prefix!r} taken off" if state_dict.prefix else ""
+    count = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
+    console.print(f"state dict    {where}: {count}{prefix}", markup=False)
+    if listed:
+        table = Table("name", "dtype", "shape")
+        for name, value in state_dict.tensors.items():
+            table.add_row(name, str(value.dtype), str(list(value.shape)))
+        console.print(table)
+
+
+def _print_architecture(console: Console, architecture: Architecture) -> None:
+    channels = architecture.image_shape[-1]
+    network = Network(architecture, (0.0,) * channels, (1.0,) * channels)
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+    filters = masks.filters(shapes["masks"])
+    total = sum(value.size for value in filters.values())
+    width = f", width {architecture.width}" if architecture.width else ""
+    console.print(f"architecture  {architecture.name}{width}, {architecture.num_classes} classes", markup=False)
+    console.print(f"parameters    {parameters:,}")
+    console.print(f"filters       {total:,} in {len(filters)} layers")
+
+
+def _print_card(console: Console, card: Card | None) -> None:
+    if card is None:
+        console.print("card          none: defend and evaluate need --normalization and --data")
+        return
+    backdoor = "clean" if card.attack is None else f"{card.attack.name}, target {card.attack.target}"
+    asr = "" if card.asr is None else f", ASR {card.asr:.2%}"
+    console.print(f"card          {card.data}; {backdoor}; ACC {card.acc:.2%}{asr}", markup=False)

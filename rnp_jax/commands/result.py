@@ -1,0 +1,208 @@
+"""A defended checkpoint as the result document."""
+
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from rnp_jax import masks
+from rnp_jax.attacks import describe
+from rnp_jax.checkpoints import Model
+from rnp_jax.commands.inputs import Trigger
+from rnp_jax.commands.versions import device_name, package_versions
+from rnp_jax.config import to_plain
+from rnp_jax.data import Dataset
+from rnp_jax.defenses import RnpResult
+from rnp_jax.evaluation import metrics as evaluation
+from rnp_jax.models import count_parameters
+from rnp_jax.report import schema
+from rnp_jax.types import Batch
+
+REMOVED = 0.1
+"""ASR at or below which a backdoor is called removed: what chance gives on ten classes."""
+
+COSTLY = 0.05
+"""ACC that may be lost before the verdict calls it a cost."""
+
+
+def describe_run(
+    options: Any,
+    model: Model,
+    data: Batch,
+    holdout: Batch | None,
+    test: Dataset,
+    trigger: Trigger | None,
+    defended: RnpResult,
+    before: evaluation.Metrics,
+    after: evaluation.Metrics,
+    sweeps: tuple[schema.Sweep, ...],
+    dropped: tuple[str, ...],
+    timing: Mapping[str, float],
+    command: str | None,
+) -> schema.Result:
+    """Everything that result.json and the report say."""
+    held = 0 if holdout is None else len(holdout.labels)
+    return schema.Result(
+        created=datetime.now(UTC),
+        versions=schema.Versions(**package_versions()),
+        device=device_name(),
+        precision=model.network.precision,
+        seed=options.seed,
+        command=command,
+        checkpoint=_checkpoint(model, dropped),
+        data=schema.DataInfo(
+            name=test.name,
+            defense_images=len(data.labels) + held,
+            holdout_images=held,
+            test_images=len(test),
+            mean=model.network.mean,
+            std=model.network.std,
+        ),
+        attack=None if trigger is None else _attack(trigger),
+        method="rnp",
+        config=to_plain(options),
+        before=_metrics(before),
+        after=_metrics(after, evaluation.defense_effectiveness(before, after)),
+        choice=_choice(options, defended),
+        oracle=find_oracle(sweeps, options.rnp.prune.accuracy_budget),
+        sweeps=sweeps,
+        phases=_phases(options, defended),
+        pruned_filters=_pruned(model, defended),
+        timing=tuple(schema.Stage(stage=name, seconds=seconds) for name, seconds in timing.items()),
+        warnings=defended.warnings,
+        verdict=_verdict(before, after, defended),
+    )
+
+
+def as_proportion(value: evaluation.Proportion | None) -> schema.Proportion | None:
+    """A share as the document has it; None where nothing was counted."""
+    if value is None or value.total == 0:
+        return None
+    low, high = value.interval
+    return schema.Proportion(value=value.value, low=low, high=high, count=value.count, total=value.total)
+
+
+def find_oracle(sweeps: tuple[schema.Sweep, ...], budget: float) -> schema.Oracle | None:
+    """The point of any sweep with the lowest ASR whose ACC is within the budget of the unpruned network's."""
+    points = [(sweep.ranking, point) for sweep in sweeps for point in sweep.points if point.asr and point.acc]
+    best_acc = max((point.acc.value for _, point in points if point.pruned == 0 and point.acc), default=None)
+    if best_acc is None:
+        return None
+    allowed = [(ranking, point) for ranking, point in points if point.acc and point.acc.value >= best_acc - budget]
+    ranking, point = min(allowed, key=lambda item: (item[1].asr.value, item[1].pruned))  # pyright: ignore
+    figures = schema.Metrics(acc=point.acc, acc_without_target=point.acc_without_target, asr=point.asr, ra=point.ra)
+    return schema.Oracle(ranking=ranking, threshold=point.threshold, pruned=point.pruned, metrics=figures)
+
+
+def _checkpoint(model: Model, dropped: tuple[str, ...]) -> schema.CheckpointInfo:
+    filters = masks.filters(model.variables["masks"])
+    left_out = (f"not written to the cleaned file: {', '.join(dropped)}",) if dropped else ()
+    return schema.CheckpointInfo(
+        path=os.fspath(model.checkpoint.path),
+        sha256=model.checkpoint.sha256,
+        container=model.checkpoint.container,
+        state_dict_key="/".join(map(str, model.state_dict.location)) or None,
+        architecture=model.network.architecture.name,
+        width=model.network.architecture.width or None,
+        num_classes=model.network.architecture.num_classes,
+        parameters=count_parameters(model.variables),
+        filters=sum(len(value) for value in filters.values()),
+        anomalies=(*model.checkpoint.anomalies, *left_out),
+    )
+
+
+def _attack(trigger: Trigger) -> schema.AttackInfo:
+    described = describe(trigger.attack)
+    return schema.AttackInfo(
+        name=described["name"],
+        target=trigger.goal.one_target,
+        mapping=trigger.goal.mapping,
+        triggered_images=len(trigger.test.labels),
+        constants=described["constants"],
+    )
+
+
+def _metrics(metrics: evaluation.Metrics, der: float | None = None) -> schema.Metrics:
+    return schema.Metrics(
+        acc=as_proportion(metrics.acc),
+        acc_without_target=as_proportion(metrics.acc_without_target),
+        asr=as_proportion(metrics.asr),
+        ra=as_proportion(metrics.ra),
+        der=der,
+    )
+
+
+def _choice(options: Any, defended: RnpResult) -> schema.Choice:
+    config = options.rnp.prune
+    asked = config.threshold is not None or config.number is not None
+    return schema.Choice(
+        rule=defended.choice.rule,
+        ranking=config.ranking,
+        threshold=config.threshold,
+        pruned=defended.choice.count,
+        holdout_acc_before=as_proportion(defended.choice.before),
+        holdout_acc_after=as_proportion(defended.choice.after),
+        budget=None if asked else config.accuracy_budget,
+    )
+
+
+def _phases(options: Any, defended: RnpResult) -> tuple[schema.Phase, ...]:
+    stop = options.rnp.unlearn.stop_accuracy
+    epochs = len(defended.history["unlearn"]["loss"])
+    reached = defended.history["unlearn"]["accuracy"][-1] <= stop
+    verb = "reached" if reached else "did not reach"
+    stopped = {
+        "unlearn": f"{verb} the stop accuracy {stop:g} after {epochs} epochs",
+        "recover": f"ran its {len(defended.history['recover']['loss'])} epochs",
+    }
+    return tuple(
+        schema.Phase(
+            name=name,
+            series={series: tuple(float(value) for value in rows[series]) for series in ("loss", "accuracy")},
+            stopped=stopped[name],
+        )
+        for name, rows in defended.history.items()
+    )
+
+
+def _pruned(model: Model, defended: RnpResult) -> tuple[schema.PrunedFilter, ...]:
+    places = masks.index(masks.filters(model.variables["masks"]))
+    candidates, count = defended.candidates, defended.choice.count
+    return tuple(
+        schema.PrunedFilter(
+            layer=places[position][0],
+            index=places[position][1],
+            mask=float(candidates.values[i]),
+            damage=None if np.isnan(candidates.damage[i]) else float(candidates.damage[i]),
+        )
+        for i, position in enumerate(candidates.order[:count])
+    )
+
+
+def _verdict(before: evaluation.Metrics, after: evaluation.Metrics, defended: RnpResult) -> schema.Verdict:
+    lost = before.acc.value - after.acc.value
+    cost = f"ACC {before.acc.value:.1%} → {after.acc.value:.1%}"
+    if before.asr is None or after.asr is None:
+        return schema.Verdict(
+            headline=f"{defended.choice.count} filters pruned; {cost}",
+            detail="The trigger is not known, so whether a backdoor was there, and is gone, cannot be measured.",
+            level="unknown",
+        )
+    asr = f"ASR {before.asr.value:.1%} → {after.asr.value:.1%}"
+    if before.asr.value <= REMOVED:
+        return schema.Verdict(
+            headline=f"This trigger did not work to begin with; {asr}, {cost}",
+            detail="Nothing can be concluded about another trigger.",
+            level="unknown",
+        )
+    if after.asr.value > REMOVED:
+        level, headline = ("bad", "Backdoor not removed") if after.asr.value > 0.5 else ("warning", "Backdoor weakened")
+    else:
+        level, headline = ("ok", "Backdoor removed") if lost <= COSTLY else ("warning", "Backdoor removed, at a cost")
+    return schema.Verdict(
+        headline=f"{headline}: {asr}, {cost}",
+        detail=f"{defended.choice.count} filters were pruned, chosen without knowledge of the trigger.",
+        level=level,  # pyright: ignore[reportArgumentType]
+    )

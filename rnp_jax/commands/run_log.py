@@ -1,0 +1,65 @@
+"""What a long command tells while it works: a line for every step on the screen and in ``run.log``, bars, seconds."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+
+class RunLog:
+    """Lines to the screen (standard error) and to a file, and the seconds of each stage."""
+
+    def __init__(self, path: Path | None = None):
+        self.console = Console(stderr=True, highlight=False)
+        self.timing: dict[str, float] = {}
+        self._path = path
+
+    def say(self, text: str) -> None:
+        """One line, with the time in the file."""
+        self.console.print(text, markup=False, soft_wrap=True)
+        self._note(text)
+
+    def _note(self, text: str) -> None:
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}Z {text}\n")
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Times a stage."""
+        started = time.perf_counter()
+        yield
+        self.timing[name] = self.timing.get(name, 0.0) + time.perf_counter() - started
+
+    @contextlib.contextmanager
+    def epochs(self) -> Iterator["EpochBars"]:
+        """Bars for the epochs of one or more phases."""
+        columns = (
+            TextColumn("{task.description:9}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=self.console) as bars:
+            yield EpochBars(bars, self._note)
+
+
+class EpochBars:
+    """Receives the progress of phases: ``bars(phase, epoch, most, {'loss', 'accuracy'})``."""
+
+    def __init__(self, bars: Progress, note):
+        self._bars, self._note = bars, note
+        self._tasks = {}
+
+    def __call__(self, phase: str, epoch: int, most: int, figures: dict[str, float]) -> None:
+        """Moves the phase's bar to the epoch just ended."""
+        text = f"loss {figures['loss']:.4g}  accuracy {figures['accuracy']:.3f}"
+        if phase not in self._tasks:
+            self._tasks[phase] = self._bars.add_task(phase, total=most, figures="")
+        self._bars.update(self._tasks[phase], completed=epoch, figures=text)
+        self._note(f"{phase} epoch {epoch}/{most}  {text}")

@@ -1,0 +1,32 @@
+"""Metrics as a table on the terminal."""
+
+from collections.abc import Mapping
+
+from rich.table import Table
+
+from rnp_jax.evaluation.metrics import Metrics, Proportion
+
+_FIGURES = (
+    ("ACC", "acc"),
+    ("ACC without target", "acc_without_target"),
+    ("ASR", "asr"),
+    ("RA", "ra"),
+)
+
+
+def metrics_table(columns: Mapping[str, Metrics]) -> Table:
+    """One row a figure, one column a model, each share with its 95 % interval; unknown figures are left out."""
+    table = Table("", *columns, "images")
+    for label, name in _FIGURES:
+        values: list[Proportion | None] = [getattr(metrics, name) for metrics in columns.values()]
+        known = [value for value in values if value is not None]
+        if known:
+            table.add_row(label, *(_cell(value) for value in values), str(known[0].total))
+    return table
+
+
+def _cell(value: Proportion | None) -> str:
+    if value is None:
+        return ""
+    low, high = value.interval
+    return f"{value.value:6.2%}  ({low:.1%} to {high:.1%})"

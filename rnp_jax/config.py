@@ -1,0 +1,170 @@
+"""Options: one frozen schema a group, YAML in, command line over it, resolved YAML out.
+
+A command's options are a frozen dataclass of plain fields and further groups. A preset is a YAML file of any part of
+them; what the command line says goes over it; the whole, resolved, is written beside the results and can itself be
+used as a preset.
+"""
+
+import dataclasses
+import difflib
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import pydantic
+import tyro
+import yaml
+
+from rnp_jax.atomic import write_atomic
+from rnp_jax.errors import ConfigError
+from rnp_jax.models import Placement, Precision
+
+Options = TypeVar("Options")
+
+FLAT = tyro.conf.arg(name="")
+"""A group whose options go by their own names on the command line (``--data``, not ``--images.data``)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceOptions:
+    """How the checkpoint file is read.
+
+    Attributes:
+      key: where the state dict is in the file (slashes go deeper; a single slash is the root), where several are.
+      architecture: its name, where the file leaves it open.
+      image_shape: (H, W, C) of the input, where the file leaves it open.
+      normalization: name (cifar10_rnp, cifar10_bb, ...) or 'm,m,m/s,s,s'; by default the card's.
+      allow_bad_crc: read a zip container whose checksums are wrong.
+    """
+
+    key: str | None = None
+    architecture: str | None = None
+    image_shape: tuple[int, int, int] | None = None
+    normalization: str | None = None
+    allow_bad_crc: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    """Which images are used.
+
+    Attributes:
+      data: digits, a prepared TensorFlow Datasets name, a folder of CIFAR batches or of images, or a .npz file;
+        by default what the checkpoint's card says it was trained on.
+      data_dir: where prepared TensorFlow Datasets sets are.
+      image_size: resize to this side, in pixels.
+      test_images: use only so many test images, drawn evenly from the classes; by default all.
+    """
+
+    data: str | None = None
+    data_dir: str | None = None
+    image_size: int | None = None
+    test_images: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class DefenseSetOptions:
+    """The clean images a defender has.
+
+    Attributes:
+      size: how many, drawn from the training part.
+      holdout: share of them kept apart, by which the operating point is chosen.
+      stratified: equally many of each class; the release draws uniformly.
+      seed: draws the images and the held-out part.
+    """
+
+    size: int = 500
+    holdout: float = 0.2
+    stratified: bool = True
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class TriggerOptions:
+    """The trigger that ASR is measured with, where it is known.
+
+    Attributes:
+      attack: badnets, blend, sig, sig_rnp or wanet; 'card' takes the checkpoint's card, 'none' measures ACC only.
+      target: the label the attacker wants.
+      mapping: all_to_one, or all_to_all (class y becomes y + 1).
+      constants: the attack's, over its published ones, as NAME VALUE pairs.
+      artefact: .npz file with the trigger's arrays, in place of those drawn from the constants.
+    """
+
+    attack: str = "card"
+    target: int = 0
+    mapping: Literal["all_to_one", "all_to_all"] = "all_to_one"
+    constants: dict[str, str] = dataclasses.field(default_factory=dict)
+    artefact: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ComputeOptions:
+    """How it is computed.
+
+    Attributes:
+      precision: float32 (exact), tf32 or bfloat16 (faster on accelerators).
+      placement: where filter masks act; bn_scale is the release's.
+      batch_size: images a batch in evaluation.
+    """
+
+    precision: Precision = "float32"
+    placement: Placement = "bn_scale"
+    batch_size: int = 256
+
+
+def read_yaml(path: str | PathLike[str]) -> dict[str, Any]:
+    """A preset's values.
+
+    Raises:
+      ConfigError: the file cannot be read, or is not a mapping.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not a readable YAML file: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping of options, found {type(values).__name__}")
+    return values
+
+
+def resolve(schema: type[Options], values: dict[str, Any], source: str = "options") -> Options:
+    """A command's options from nested plain values; what is not given keeps its default.
+
+    Raises:
+      ConfigError: an unknown option (with the nearest known one), or an impossible value.
+    """
+    _check_names(schema, values, source, "")
+    try:
+        return pydantic.TypeAdapter(schema).validate_python(values)
+    except pydantic.ValidationError as error:
+        lines = [f" {'.'.join(map(str, e['loc']))}: {e['msg']} (given {e['input']!r})" for e in error.errors()]
+        raise ConfigError(f"{source}: impossible values:\n" + "\n".join(lines)) from error
+
+
+def to_plain(options: Any) -> dict[str, Any]:
+    """Options as nested plain values, tuples as lists."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+    return plain(dataclasses.asdict(options))
+
+
+def write_yaml(path: str | PathLike[str], options: Any) -> None:
+    """Writes resolved options, whole or not at all."""
+    write_atomic(path, yaml.safe_dump(to_plain(options), sort_keys=False, allow_unicode=True).encode())
+
+
+def _check_names(schema: Any, values: dict[str, Any], source: str, prefix: str) -> None:
+    fields = {field.name: field for field in dataclasses.fields(schema)}
+    types = {name: field.type for name, field in fields.items()}
+    for name, value in values.items():
+        if name not in fields:
+            near = difflib.get_close_matches(str(name), fields, n=1)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(fields)}"
+            raise ConfigError(f"{source}: unknown option {prefix}{name}; {hint}")
+        if isinstance(value, dict) and dataclasses.is_dataclass(types[name]):
+            _check_names(types[name], value, source, f"{prefix}{name}.")
