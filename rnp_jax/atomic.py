@@ -17,7 +17,7 @@ def open_atomic(path: str | PathLike[str]) -> Iterator[BinaryIO]:
       OSError: the folder cannot be written, or the disk is full; ``path`` is then as it was.
     """
     target = Path(path)
-    draft = target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}.part")
+    draft = target.with_name(f".{secrets.token_hex(8)}.part")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with open(descriptor, "wb") as file:

@@ -14,7 +14,7 @@ from rnp_jax.card import Card, read_card
 from rnp_jax.data import Normalization
 from rnp_jax.errors import ArchitectureError, DataError
 from rnp_jax.models import Architecture, Network, Placement, Precision
-from rnp_jax.models.inference import consumed, entries, infer_architecture
+from rnp_jax.models.inference import consumed, entries, filter_masks, infer_architecture
 from rnp_jax.models.torch_names import FILTER_MASK, from_torch, to_torch
 from rnp_jax.torch_io import (
     Checkpoint,
@@ -73,7 +73,7 @@ def open_checkpoint(
             f"{path}: the file says num_classes {stated}, but its last layer has {found.num_classes} outputs; "
             "one of them is wrong, so the file is not to be trusted as it is"
         )
-    check_consumed(state_dict.tensors, tuple(consumed(shapes)), path)
+    check_consumed(state_dict.tensors, [*consumed(shapes), *filter_masks(shapes)], path)
     return checkpoint, state_dict, found
 
 
@@ -113,14 +113,24 @@ def load_model(
 
 
 def from_state_dict(network: Network, tensors: Mapping[str, np.ndarray]) -> Variables:
-    """Variables from torch tensors that fit the network; masks are ones, or those a masked release kept."""
+    """Variables from torch tensors that fit the network.
+
+    Masks are ones, or those a masked release kept. Its masks act on batch norm's scale; in another placement than
+    ``bn_scale`` they become part of that scale.
+    """
     shapes = jax.eval_shape(network.init, jax.random.key(0))
     variables: Variables = {"params": {}, "batch_stats": {}, "masks": jax.tree.map(_ones, shapes["masks"])}
     for entry in entries(network.architecture):
         node = variables
         for name in entry.path[:-1]:
             node = node.setdefault(name, {})
-        node[entry.path[-1]] = jnp.asarray(from_torch(tensors[entry.key], entry, network.architecture))
+        value = from_torch(tensors[entry.key], entry, network.architecture)
+        kept = tensors.get(entry.key.removesuffix("weight") + FILTER_MASK)
+        if kept is not None and entry.path[-1] == "scale" and network.placement != "bn_scale":
+            value = value * kept.astype(np.float32)
+        node[entry.path[-1]] = jnp.asarray(value)
+    if network.placement != "bn_scale":
+        return variables
     stored = masks.filters(variables["masks"])
     for name, value in stored.items():
         kept = tensors.get(f"{name}.{FILTER_MASK}")
@@ -155,8 +165,7 @@ def save_model(
     """
     before, after = to_state_dict(model.network, model.variables), to_state_dict(model.network, variables)
     changed = {key: value for key, value in after.items() if not np.array_equal(value, before[key])}
-    kept_masks = [key for key in model.state_dict.tensors if key.rpartition(".")[2] == FILTER_MASK]
-    for key in kept_masks:  # they are part of the weights now
+    for key in filter_masks(model.state_dict.tensors):  # they are part of the weights now
         changed[key] = np.ones_like(model.state_dict.tensors[key])
         weight = key.removesuffix(FILTER_MASK) + "weight"
         changed[weight] = after[weight]

@@ -31,7 +31,7 @@ class RnpResult:
     """What the defense did.
 
     Attributes:
-      variables: the original weights, with the filter masks of the pruned network.
+      variables: the original weights (times the masks they came with), with the filter masks of the pruned network.
       recovered: mask values by layer after recovery, in [0, 1].
       candidates: the exposed filters, in the configured order.
       choice: how many of them were pruned, and why.
@@ -76,6 +76,8 @@ def rnp(
       DefenseError: unlearning or recovery diverged, or the network has nothing to mask.
     """
     unlearn_key, recover_key = jax.random.split(key)
+    bake = masks.bake_channels if network.placement == "channel" else masks.bake
+    variables = bake(variables)  # recovery and pruning replace masks: those it came with become part of the weights
     timing, warnings = {}, []
 
     started = time.perf_counter()

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int32
 
 from rnp_jax import masks
+from rnp_jax.errors import DataError
 from rnp_jax.models import Network
 from rnp_jax.models.chain import Segment
 from rnp_jax.training.epoch import cross_entropy
@@ -44,7 +45,13 @@ def predict_variants(
     batch: Batch,
     batch_size: int = BATCH_SIZE,
 ) -> Predictions:
-    """Predictions of each variant's filter masks, in the order given; weights are shared."""
+    """Predictions of each variant's filter masks, in the order given; weights are shared.
+
+    Raises:
+      DataError: no images, or no variants.
+    """
+    if len(batch.labels) == 0 or not variants:
+        raise DataError(f"{len(variants)} variants on {len(batch.labels)} images: expected one or more of each")
     steps = _steps(network.segments, variants)
     plan = [_SegmentRun(network, i) for i in range(len(network.segments))]
     loaded: list = [None] * len(plan)  # each segment's variables under the current variant, on the device

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 import jax
@@ -31,11 +31,15 @@ def infer_architecture(
       ArchitectureError: none fits (with the list of missing and unexpected keys of the nearest), a shape does not fit
         (with its key), or the input's shape has to be asked for.
     """
-    shapes = consumed(shapes)
+    weights = consumed(shapes)
     if name is not None and name not in ARCHITECTURES:
         raise ArchitectureError(f"unknown architecture {name!r}; supported: {', '.join(ARCHITECTURES)}")
-    proposal = _propose(shapes, name, image_shape)
-    check_fit(proposal, shapes)
+    proposal = _propose(weights, name, image_shape)
+    check_fit(proposal, weights)
+    for key in filter_masks(shapes):
+        expected = weights.get(key.removesuffix(FILTER_MASK) + "running_var")
+        if tuple(shapes[key]) != expected:
+            raise ArchitectureError(f"{key}: {tuple(shapes[key])}, expected the shape of its batch norm, {expected}")
     return proposal
 
 
@@ -43,6 +47,11 @@ def consumed(shapes: Shapes) -> dict[str, tuple[int, ...]]:
     """The tensors that a forward pass reads as weights or statistics."""
     unread = (*IGNORED, FILTER_MASK)
     return {key: shape for key, shape in shapes.items() if key.rpartition(".")[2] not in unread}
+
+
+def filter_masks(shapes: Iterable[str]) -> list[str]:
+    """The keys under which a masked release keeps its batch norms' filter masks."""
+    return [key for key in shapes if key.rpartition(".")[2] == FILTER_MASK]
 
 
 def entries(architecture: Architecture) -> list[Entry]:

@@ -10,6 +10,7 @@ from rnp_jax.torch_io.checkpoint import ByteOrder
 from rnp_jax.torch_io.legacy_container import MAGIC, PROTOCOL
 from rnp_jax.torch_io.nodes import StorageRef
 from rnp_jax.torch_io.pickle_emitter import PickleEmitter
+from rnp_jax.torch_io.safetensors_container import METADATA
 
 Buffer = bytes | bytearray | memoryview
 
@@ -60,7 +61,7 @@ def write_safetensors(
     file: BinaryIO, tensors: Mapping[str, tuple[str, tuple[int, ...], Buffer]], metadata: Mapping[str, str]
 ) -> None:
     """A safetensors file of little-endian row-major tensors, each given as its dtype (``F32``), shape and bytes."""
-    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    header: dict[str, object] = {METADATA: dict(metadata)} if metadata else {}
     position = 0
     for name, (dtype, shape, content) in tensors.items():
         end = position + len(content)

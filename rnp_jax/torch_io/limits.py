@@ -10,6 +10,7 @@ _MIB = 2**20
 _CEILINGS = {
     "depth": 200,  # the writer recurses; Python allows about 1000 frames
     "integer_bytes": 255,  # what the opcode LONG1 can write
+    "rank": 64,  # what a NumPy array can have
 }
 
 
@@ -27,10 +28,10 @@ class Limits:
       members: members of the zip archive, or tensors of a safetensors file.
       integer_bytes: size of one pickled integer, at most 255.
       materialised_bytes: all tensors of a state dict together, as arrays in memory.
-      rank: dimensions of a tensor.
+      rank: dimensions of a tensor, at most 64.
 
     Raises:
-      ConfigError: a bound is negative, or above what the writer can write back.
+      ConfigError: a bound is negative, or above what can be held or written back.
     """
 
     file_bytes: int = 8192 * _MIB

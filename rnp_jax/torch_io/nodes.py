@@ -64,6 +64,13 @@ class StorageRef:
         return self.numel * dtypes.itemsize(self.dtype)
 
 
+@dataclass(eq=False, kw_only=True)
+class LooseStorage(Opaque):
+    """A storage as the pickle pushes it. A tensor is rebuilt from its `ref`; by itself it stays unread."""
+
+    ref: StorageRef
+
+
 @dataclass(frozen=True)
 class TensorRef:
     """A strided view of a storage, its bounds checked. `offset` and `strides` count elements."""
@@ -121,6 +128,9 @@ def check_tree(root: Node, path: str | PathLike[str], limits: Limits) -> None:
     stack = [root]
     while stack:
         node = stack[-1]
+        if sizes.get(id(node)):
+            stack.pop()  # it was waiting twice, and its other turn came first
+            continue
         parts = [part for _, part in children(node) if next(children(part), None)]
         if id(node) not in sizes:
             sizes[id(node)] = 0
@@ -129,8 +139,6 @@ def check_tree(root: Node, path: str | PathLike[str], limits: Limits) -> None:
             stack.extend(part for part in parts if id(part) not in sizes)
             continue
         stack.pop()
-        if sizes[id(node)]:
-            continue  # it was waiting twice, and its other turn came first
         sizes[id(node)] = 1 + sum(1 for _ in children(node)) + sum(sizes[id(part)] for part in parts)
         heights[id(node)] = 1 + max((heights[id(part)] for part in parts), default=0)
         if heights[id(node)] > limits.depth:

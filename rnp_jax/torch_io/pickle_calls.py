@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from rnp_jax.torch_io.dtypes import DTYPES
-from rnp_jax.torch_io.nodes import CounterNode, Node, Opaque, OrderedDictNode, Size, StorageRef, TensorRef
+from rnp_jax.torch_io.nodes import CounterNode, LooseStorage, Node, Opaque, OrderedDictNode, Size, TensorRef
 from rnp_jax.torch_io.storages import find_layout_fault
 from rnp_jax.torch_io.text import quote
 
@@ -74,7 +74,7 @@ def _encode(machine: "PickleMachine", arguments: tuple[Node, ...]) -> Node:
 
 def _tensor(machine: "PickleMachine", arguments: tuple[Node, ...]) -> Node:
     match arguments:
-        case (StorageRef() as storage, offset, shape, strides, *rest) if len(rest) in (0, 2, 3):
+        case (LooseStorage(ref=storage), offset, shape, strides, *rest) if len(rest) in (0, 2, 3):
             pass
         case _:
             raise machine.cursor.error(

@@ -34,13 +34,14 @@ class PickleEmitter:
       substitute: the tensor to write in the place of another, by identity of its dict and by its key.
 
     Attributes:
-      storages: those written, by key, in order of appearance.
+      storages: those written, by the number that is their key there, in order of appearance.
       dropped: where objects were left out. In a list or tuple, None holds their place.
     """
 
     def __init__(self, *, is_legacy: bool = False, substitute: Mapping[tuple[int, object], TensorRef] | None = None):
         self.storages: dict[str, StorageRef] = {}
         self.dropped: list[str] = []
+        self._keys: dict[str, str] = {}  # the file's own could be paths
         self._is_legacy = is_legacy
         self._substitute = substitute or {}
         self._out = bytearray()
@@ -178,11 +179,12 @@ class PickleEmitter:
         self._put(ref)
 
     def _storage(self, storage: StorageRef) -> None:
-        self.storages[storage.key] = storage
+        key = self._keys.setdefault(storage.key, str(len(self._keys)))
+        self.storages[key] = storage
         self._out += b"("
         self._emit("storage", ())
         self._global("torch", STORAGE_NAMES[storage.dtype])
-        self._emit(storage.key, ())
+        self._emit(key, ())
         self._emit("cpu", ())  # wherever it was trained, it loads on any machine
         self._out += _spell_number(storage.numel) + (b"N" if self._is_legacy else b"") + b"tQ"
 

@@ -205,6 +205,7 @@ class PickleMachine:
             raise self.cursor.error("a name to import that is not text")
         if len(module) + len(name) > _LONGEST_NAME:
             raise self.cursor.error(f"a name to import of {len(module) + len(name)} letters")
+        self.cursor.charge_bytes(len(module) + len(name))
         self._push(Global(f"{_PYTHON_2_MODULES.get(module, module)}.{name}"))
 
     def _stack_global(self) -> None:

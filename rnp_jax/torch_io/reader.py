@@ -1,6 +1,7 @@
 """Reading a checkpoint file that nobody trusts: no import, no call, no torch; a typed error or an inert tree."""
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -21,7 +22,9 @@ from rnp_jax.torch_io.text import format_path, quote
 from rnp_jax.torch_io.zip_container import read_contents, read_directory
 
 _MOST_OPAQUE_KINDS: Final = 50
-_KNOWN_RECORDS: Final = {"data.pkl", "version", "byteorder", ".format_version", ".storage_alignment"}
+_KNOWN_RECORDS: Final = {
+    *("data.pkl", "version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
+}
 
 MODULE_ADVICE: Final = (
     "a whole pickled nn.Module, which only its own code can rebuild; where you trust it, load it in torch and "
@@ -88,12 +91,11 @@ def _read_zip(data: bytes, path: str | PathLike[str], limits: Limits, check_crc:
     members, anomalies = read_contents(data, directory, path, check_crc=check_crc)
     pickle = members[f"{root}/data.pkl"]
     table = StorageTable(path)
-    cursor = PickleCursor(pickle, path, f"{root}/data.pkl", limits)
+    name = quote(f"{root}/data.pkl")
+    cursor = PickleCursor(pickle, path, name, limits)
     tree = PickleMachine(cursor, table.load).run()
     if cursor.position != len(pickle):
-        raise CheckpointError(
-            path, f"{len(pickle) - cursor.position} bytes follow the end of the pickle {root}/data.pkl"
-        )
+        raise CheckpointError(path, f"{len(pickle) - cursor.position} bytes follow the end of the pickle {name}")
     folder = f"{root}/data/"
     records = {name.removeprefix(folder): content for name, content in members.items() if name.startswith(folder)}
     anomalies += _describe_members(members, root, table)
@@ -112,6 +114,10 @@ def _find_root(names: Sequence[str], path: str | PathLike[str]) -> str:
         raise CheckpointError(path, "a zip archive without data.pkl, not a PyTorch checkpoint")
     if len(roots) != 1:
         raise CheckpointError(path, f"a zip archive with {len(roots)} folders at its top; torch writes one")
+    if confusing := next((name for name in inner if name != name.lower()), None):
+        raise CheckpointError(
+            path, f"zip member {quote(confusing)} has capital letters: torch, blind to case, could read it as another"
+        )
     return roots.pop()
 
 
@@ -130,7 +136,7 @@ def _describe_members(members: Mapping[str, memoryview], root: str, table: Stora
     if f"{root}/byteorder" not in members:
         anomalies.append("no byteorder record, as before torch 2.1: little endian is assumed")
     known = {f"{root}/{name}" for name in _KNOWN_RECORDS} | {f"{root}/data/{key}" for key in table.refs}
-    unread = [name for name in members if name not in known and not name.startswith(f"{root}/.data/")]
+    unread = [name for name in members if name not in known]
     if unread:
         names = ", ".join(quote(name) for name in unread[:5]) + (", ..." if len(unread) > 5 else "")
         anomalies.append(f"{len(unread)} zip members that no tensor uses, left unread: {names}")
@@ -159,19 +165,18 @@ def _tensors(tree: Node) -> list[tuple[Location, TensorRef]]:
 
 def _describe_opaque(tree: Node) -> list[str]:
     """One sentence for each kind of unread object below each key of the root."""
-    groups: dict[tuple[object, str], int] = {}
+    groups: dict[tuple[Location, str], int] = {}
     for place, node in walk(tree):
         opaque = [node] if isinstance(node, Opaque) else []
         if isinstance(node, dict):
             opaque += [key for key in node if isinstance(key, Opaque)]
         for found in opaque:
-            group = (format_path(place[:1]), quote(found.name).strip('"'))
+            group = (place[:1], found.name)
             groups[group] = groups.get(group, 0) + 1
     sentences = [
-        f"{place}: {name}, left unread" + (f" ({count} times)" if count > 1 else "")
-        for (place, name), count in groups.items()
+        f"{format_path(place)}: {quote(name)[1:-1]}, left unread" + (f" ({count} times)" if count > 1 else "")
+        for (place, name), count in itertools.islice(groups.items(), _MOST_OPAQUE_KINDS)
     ]
-    if len(sentences) > _MOST_OPAQUE_KINDS:
-        rest = len(sentences) - _MOST_OPAQUE_KINDS
-        sentences[_MOST_OPAQUE_KINDS:] = [f"{rest} more kinds of objects, left unread"]
+    if (rest := len(groups) - len(sentences)) > 0:
+        sentences.append(f"{rest} more kinds of objects, left unread")
     return sentences

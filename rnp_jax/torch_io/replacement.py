@@ -31,7 +31,8 @@ def plan_replacement(
     """How the tree is to be written with `values` in the place of the tensors of these names in `chosen`.
 
     A storage that several tensors view stays shared if all of them then read what they should (tied weights that are
-    replaced alike); else the replaced tensors move to storages of their own.
+    replaced alike), which takes at most `Limits.materialised_bytes` to see; else the replaced tensors move to storages
+    of their own.
 
     Raises:
       CheckpointError: a name that `chosen` lacks, another shape, or values that its dtype cannot hold.
@@ -55,7 +56,8 @@ def plan_replacement(
         for slot, ref in users:
             if slot in wanted:
                 encode(wanted[slot], ref, record, checkpoint.byteorder)
-        if all(_reads(slot, ref, record, wanted, checkpoint) for slot, ref in users):
+        affordable = sum(ref.nbytes for _, ref in users) <= checkpoint.limits.materialised_bytes
+        if affordable and all(_reads(slot, ref, record, wanted, checkpoint) for slot, ref in users):
             records[key] = record
             continue
         for slot, ref in users:

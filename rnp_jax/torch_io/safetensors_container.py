@@ -3,7 +3,7 @@
 import json
 import math
 from os import PathLike
-from typing import Any
+from typing import Any, Final
 
 import safetensors
 
@@ -13,6 +13,9 @@ from rnp_jax.torch_io.limits import Limits
 from rnp_jax.torch_io.nodes import Node, Opaque, StorageRef, TensorRef
 from rnp_jax.torch_io.storages import find_layout_fault
 from rnp_jax.torch_io.text import quote
+
+METADATA: Final = "__metadata__"
+"""The entry of the header that is not a tensor."""
 
 
 def read_safetensors(
@@ -40,7 +43,7 @@ def read_safetensors(
         return result
 
     header = json.loads(data[8 : 8 + length], object_pairs_hook=build)
-    metadata = header.pop("__metadata__", None) or {}
+    metadata = header.pop(METADATA, None) or {}
     if len(header) > limits.members:
         raise CheckpointError(path, f"{len(header)} tensors, more than {limits.members} (Limits.members)")
     tree: dict[str, Node] = {}

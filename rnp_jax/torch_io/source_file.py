@@ -2,6 +2,7 @@
 
 import os
 import stat
+import tarfile
 from io import FileIO
 from os import PathLike
 from typing import Final, Literal
@@ -12,7 +13,6 @@ from rnp_jax.torch_io.limits import Limits
 Container = Literal["zip", "legacy", "safetensors"]
 CONTAINERS: Final[tuple[Container, ...]] = ("zip", "legacy", "safetensors")
 
-_TAR_MAGIC: Final = slice(257, 262)
 _KNOWN_KINDS: Final = {
     b"version https://git-lfs": "a Git-LFS pointer, not the file itself; run `git lfs pull` to fetch it",
     b"<!doctype html": "an HTML page, probably a download page; fetch the file itself",
@@ -71,7 +71,7 @@ def identify(data: bytes, path: str | PathLike[str]) -> Container:
         raise CheckpointError(path, "an empty zip archive, not a PyTorch checkpoint")
     if data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= len(data) - 8:
         return "safetensors"
-    if data[_TAR_MAGIC] == b"ustar":
+    if _is_tar(data):
         raise CheckpointError(path, "a tar archive, as torch wrote before 0.1.10; load it in torch and save it again")
     head = data[:64].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     for start, kind in _KNOWN_KINDS.items():
@@ -80,6 +80,15 @@ def identify(data: bytes, path: str | PathLike[str]) -> Container:
     if data.startswith(b"\x80"):
         return "legacy"
     raise CheckpointError(path, f"not a PyTorch checkpoint: it begins with {data[:8]!r}, which is no known container")
+
+
+def _is_tar(data: bytes) -> bool:
+    """As torch decides, before it looks for anything older than zip: the checksum of the first header is right."""
+    try:
+        tarfile.TarInfo.frombuf(data[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+    except tarfile.TarError:
+        return False
+    return True
 
 
 def _read_exactly(file: FileIO, size: int) -> bytes:

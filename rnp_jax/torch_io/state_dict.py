@@ -142,17 +142,20 @@ def _advise(node: Opaque) -> str:
 
 def _find_prefix(names: Mapping[str, Any], where: str, path: str | PathLike[str]) -> str:
     """``module.``, as often as every name begins with it."""
-    prefix = ""
-    while True:
-        wider = prefix + _PARALLEL_PREFIX
-        having = [name for name in names if name.startswith(wider)]
-        if not having:
-            return prefix
-        if len(having) < len(names):
-            bare = next(name for name in names if not name.startswith(wider))
-            raise CheckpointError(
-                path,
-                f"in {where}, {len(having)} of {len(names)} names begin with {wider!r}, such as {quote(having[0])}, "
-                f"but {quote(bare)} does not; a state dict has it on all names or on none",
-            )
-        prefix = wider
+    counts = {name: _count_prefixes(name) for name in names}
+    fewest = min(counts.values())
+    if having := [name for name, count in counts.items() if count > fewest]:
+        bare = next(name for name, count in counts.items() if count == fewest)
+        raise CheckpointError(
+            path,
+            f"in {where}, {len(having)} of {len(names)} names begin with {quote(_PARALLEL_PREFIX * (fewest + 1))}, "
+            f"such as {quote(having[0])}, but {quote(bare)} does not; a state dict has it on all names or on none",
+        )
+    return _PARALLEL_PREFIX * fewest
+
+
+def _count_prefixes(name: str) -> int:
+    count = 0
+    while name.startswith(_PARALLEL_PREFIX, count * len(_PARALLEL_PREFIX)):
+        count += 1
+    return count

@@ -1,12 +1,16 @@
 """What a pickle may claim about storages and views of them, checked in Python integers before any memory is touched."""
 
+import math
 from os import PathLike
+from typing import Final
 
 from rnp_jax.errors import CheckpointError
 from rnp_jax.torch_io.dtypes import STORAGES
 from rnp_jax.torch_io.limits import Limits
-from rnp_jax.torch_io.nodes import Global, Node, StorageRef
+from rnp_jax.torch_io.nodes import Global, LooseStorage, Node, Opaque, StorageRef
 from rnp_jax.torch_io.text import quote
+
+_ADDRESSABLE: Final = 2**60  # elements, of 8 bytes at most, that a 64-bit number of bytes can count
 
 
 class StorageTable:
@@ -16,7 +20,7 @@ class StorageTable:
         self._path = path
         self.refs: dict[str, StorageRef] = {}
 
-    def load(self, pid: Node) -> Node:
+    def load(self, pid: Node) -> Opaque:
         """The storage that a persistent id describes, or the class of a whole pickled module.
 
         Raises:
@@ -38,7 +42,7 @@ class StorageTable:
         storage = StorageRef(key, STORAGES[pid[1].name], numel)
         if self.refs.setdefault(key, storage) != storage:
             raise self._error(f"storage {quote(key)} is declared twice, with different types or sizes")
-        return storage
+        return LooseStorage(pid[1].name, ref=storage)
 
     def _error(self, reason: str) -> CheckpointError:
         return CheckpointError(self._path, reason)
@@ -48,6 +52,7 @@ def find_layout_fault(storage: StorageRef, offset: Node, shape: Node, strides: N
     """Why a strided view does not fit its storage, or None where it does.
 
     It fits if 0 <= offset and offset + sum((dim - 1) * stride) < numel; an empty view only needs offset <= numel.
+    Strides of single elements and the shape of an empty view reach nothing, yet must stay within 64 bits.
     """
     if type(offset) is not int or not _is_ints(shape) or not _is_ints(strides):
         return "its offset, shape or strides are not whole numbers"
@@ -61,6 +66,8 @@ def find_layout_fault(storage: StorageRef, offset: Node, shape: Node, strides: N
     last = offset - 1 if 0 in shape else offset + steps
     if last >= storage.numel:
         return f"it reaches element {quote(last)} of storage {quote(storage.key)}, which has {storage.numel}"
+    if max(strides, default=0) >= _ADDRESSABLE or (0 in shape and math.prod(filter(None, shape)) >= _ADDRESSABLE):
+        return f"shape {quote(shape)} or strides {quote(strides)} overflow 64 bits"
     return None
 
 

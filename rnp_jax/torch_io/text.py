@@ -8,10 +8,18 @@ _LONGEST = 80
 
 def quote(text: object) -> str:
     """A double-quoted ASCII form of at most about 80 characters, safe for a terminal whatever the file holds."""
+    if isinstance(text, bytes):
+        return ascii(text[:_LONGEST])[:_LONGEST]
+    if isinstance(text, dict | list | tuple) and not _is_ints(text):
+        return f"a {type(text).__name__} of {len(text)} values"  # spelling it out could take for ever, or recurse
     if not isinstance(text, str):
         return ascii(text)[:_LONGEST]
     shown = json.dumps(text[:_LONGEST])
     return shown if len(text) <= _LONGEST else f"{shown}..."
+
+
+def _is_ints(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) <= _LONGEST and all(type(item) is int for item in value)
 
 
 def format_path(path: Sequence[object]) -> str:

@@ -17,7 +17,7 @@ from rnp_jax.torch_io.limits import DEFAULT_LIMITS
 from rnp_jax.torch_io.nodes import Node, OrderedDictNode, StorageRef, TensorRef, check_tree
 from rnp_jax.torch_io.pickle_emitter import PickleEmitter
 from rnp_jax.torch_io.replacement import Replacement, plan_replacement
-from rnp_jax.torch_io.safetensors_container import contiguous_strides
+from rnp_jax.torch_io.safetensors_container import METADATA, contiguous_strides
 from rnp_jax.torch_io.source_file import CONTAINERS, Container
 from rnp_jax.torch_io.state_dict import StateDict
 from rnp_jax.torch_io.text import format_path, quote
@@ -35,7 +35,8 @@ def write_checkpoint(
     """Write a copy of a checkpoint in which some tensors of its state dict have new values.
 
     All else stays as it was, bit for bit: keys, order, dtypes, strides, shared storages, plain values. Storages are
-    marked for the CPU. Objects that were left unread are not written. The file appears whole or not at all.
+    numbered afresh and marked for the CPU. Objects that were left unread are not written. The file appears whole or
+    not at all.
 
     Args:
       path: the new file.
@@ -63,7 +64,7 @@ def write_checkpoint(
         return _write_safetensors(path, checkpoint, state_dict, chosen, plan, overwrite)
     emitter = PickleEmitter(is_legacy=kind == "legacy", substitute=plan.moved)
     pickle = emitter.emit(checkpoint.tree)
-    storages = {key: _get_record(key, checkpoint, plan) for key in emitter.storages}
+    storages = {key: _get_record(ref.key, checkpoint, plan) for key, ref in emitter.storages.items()}
     with _open_new(path, overwrite=overwrite) as file:
         if kind == "zip":
             write_zip(file, checkpoint.root, pickle, storages, checkpoint.byteorder)
@@ -96,7 +97,8 @@ def write_state_dict(
     """
     extra = dict(extra or {})
     if key in extra or (key is None and extra):
-        raise CheckpointError(path, f"key {quote(key)} leaves no place for the extra values {quote(list(extra))}")
+        names = ", ".join(map(quote, extra))
+        raise CheckpointError(path, f"key {quote(key)} leaves no place for the extra values {names}")
     names = {dtype: name for name, dtype in DTYPES.items()}
     state, storages = OrderedDictNode(), {}
     for number, (name, value) in enumerate(tensors.items()):
@@ -138,6 +140,8 @@ def _write_safetensors(
 ) -> tuple[str, ...]:
     """The state dict alone; returns what was beside it."""
     dtypes = {name: short for short, name in SAFETENSORS.items()}
+    if METADATA in chosen:
+        raise CheckpointError(path, f"a safetensors file keeps {METADATA} for itself; no tensor can have this name")
     tensors: dict[str, tuple[str, tuple[int, ...], Buffer]] = {}
     for name, value in chosen.items():
         if isinstance(value, TensorRef):

@@ -19,6 +19,7 @@ _CENTRAL: Final = struct.Struct("<4s6H3I5H2I")
 _END: Final = struct.Struct("<4s4H2IH")
 _END64: Final = struct.Struct("<4sQ2H2I4Q")
 _LOCATOR: Final = struct.Struct("<4sIQI")
+_LONGEST_NAME: Final = 1024
 _MAX16, _MAX32 = 0xFFFF, 0xFFFFFFFF
 _ENCRYPTED, _DESCRIPTOR, _UTF8 = 1 << 0, 1 << 3, 1 << 11
 
@@ -146,6 +147,8 @@ def _read_entries(data: bytes, start: int, end: int, count: int, path: str | Pat
 
 
 def _decode_name(raw: bytes, path: str | PathLike[str]) -> str:
+    if len(raw) > _LONGEST_NAME:
+        raise CheckpointError(path, f"a zip member has a name of {len(raw)} bytes, more than {_LONGEST_NAME}")
     try:
         name = raw.decode("utf-8")
     except UnicodeDecodeError:

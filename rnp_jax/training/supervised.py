@@ -66,7 +66,7 @@ def optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:
         rate = optax.cosine_decay_schedule(config.learning_rate, steps)
     else:
         rise = max(1, int(0.3 * steps))
-        rate = optax.warmup_cosine_decay_schedule(config.learning_rate / 25, config.learning_rate, rise, steps)
+        rate = optax.warmup_cosine_decay_schedule(config.learning_rate / 25, config.learning_rate, rise, max(steps, rise + 1))
     sgd = optax.sgd(lambda step: rate(step.astype(jnp.float32)), momentum=config.momentum)
     return optax.chain(optax.add_decayed_weights(config.weight_decay), sgd)
 

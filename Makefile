@@ -1,0 +1,42 @@
+# make demo    set up, defend a bundled backdoored checkpoint, show the table and the report's path
+# make test    set up, run the fast tests
+# make test-all, make lint, make bench, make clean
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+OUT    ?= runs/demo
+
+.PHONY: demo test test-all lint bench clean
+
+demo: $(VENV)/.installed
+	@rm -rf $(OUT)
+	$(BIN)/rnp-jax defend checkpoints/digits_badnets.pt --config configs/rnp_digits.yaml --out $(OUT)
+
+test: $(VENV)/.tested
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: $(VENV)/.tested
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.tested
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: $(VENV)/.tested
+	$(BIN)/python -m benchmarks.compare
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "CPython 3.11 or newer is needed: make PYTHON=python3.11 …")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.tested: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dev]'
+	@touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,88 @@
+"""``rnp-jax convert``: PyTorch, safetensors and orbax, one into the other."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from rnp_jax.checkpoints import from_state_dict, open_checkpoint, save_variables
+from rnp_jax.commands.inputs import source_arguments
+from rnp_jax.commands.run_log import RunLog
+from rnp_jax.config import FLAT, SourceOptions, to_plain
+from rnp_jax.errors import CheckpointError, ConfigError
+from rnp_jax.models import Architecture, Network
+from rnp_jax.store import load_tree, save_tree
+from rnp_jax.torch_io import write_checkpoint, write_state_dict
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """Convert a checkpoint. The kind of SOURCE is found out; that of TARGET is told by its name.
+
+    TARGET ends in .safetensors: the state dict alone. In .pt, .pth or .tar: a PyTorch file. In anything else: an orbax
+    folder with variables (float32), masks and architecture, which converts back to a PyTorch file. Between PyTorch and
+    safetensors every tensor stays as it is, bit for bit.
+
+    Attributes:
+      source_path: a PyTorch or safetensors file, or an orbax folder that this command wrote.
+      target_path: what to write; it must not exist.
+      source: how a PyTorch file is read.
+    """
+
+    source_path: Annotated[str, tyro.conf.Positional]
+    target_path: Annotated[str, tyro.conf.Positional]
+    source: Annotated[SourceOptions, FLAT] = field(default_factory=SourceOptions)
+
+
+TORCH = (".pt", ".pth", ".tar")
+
+
+def run(options: ConvertOptions) -> None:
+    """Converts.
+
+    Raises:
+      CheckpointError: the source cannot be read, or the target exists or cannot be written.
+      ConfigError: source and target are of the same kind.
+    """
+    source, target = Path(options.source_path), Path(options.target_path)
+    log = RunLog()
+    if source.is_dir():
+        _from_orbax(source, target)
+    elif target.suffix in (*TORCH, ".safetensors"):
+        checkpoint, state_dict, _ = open_checkpoint(source, **source_arguments(options.source))
+        container = "safetensors" if target.suffix == ".safetensors" else "zip"
+        if container == checkpoint.container:
+            raise ConfigError(f"{source} is {container} already; name the target .pt, .safetensors, or a folder")
+        if container == "zip":
+            write_state_dict(target, state_dict.tensors)
+        else:
+            for dropped in write_checkpoint(target, checkpoint, state_dict, {}, container=container):
+                log.say(f"  not in the target: {dropped}")
+    else:
+        _to_orbax(options, target)
+    log.say(str(target))
+
+
+def _to_orbax(options: ConvertOptions, target: Path) -> None:
+    _, state_dict, architecture = open_checkpoint(options.source_path, **source_arguments(options.source))
+    network = _network(architecture)
+    save_tree(target, from_state_dict(network, state_dict.tensors), {"architecture": to_plain(architecture)})
+
+
+def _from_orbax(source: Path, target: Path) -> None:
+    tree, metadata = load_tree(source)
+    stored = metadata.get("architecture")
+    if not isinstance(stored, dict):
+        raise CheckpointError(source, "holds no network (it names no architecture); masks are read from Python")
+    layers = tuple((name, units) for name, units in stored.pop("layers"))
+    architecture = Architecture(**{**stored, "layers": layers, "image_shape": tuple(stored["image_shape"])})
+    network = _network(architecture)
+    if target.suffix not in TORCH:
+        raise ConfigError(f"an orbax folder becomes a PyTorch file: name the target {', '.join(TORCH)}, not {target}")
+    save_variables(target, network, tree)
+
+
+def _network(architecture: Architecture) -> Network:
+    channels = architecture.image_shape[-1]
+    return Network(architecture, (0.0,) * channels, (1.0,) * channels)

@@ -1,0 +1,11 @@
+"""Defend one checkpoint with RNP: ``rnp-jax defend`` from a checkout.
+
+``python scripts/defend_rnp.py --help`` lists the options.
+"""
+
+import sys
+
+from rnp_jax.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["defend", *sys.argv[1:]]))
