@@ -26,7 +26,7 @@ from rnp_jax.torch_io import (
     write_checkpoint,
     write_state_dict,
 )
-from rnp_jax.types import Variables
+from rnp_jax.types import Tree, Variables
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +121,7 @@ def from_state_dict(network: Network, tensors: Mapping[str, np.ndarray]) -> Vari
     shapes = jax.eval_shape(network.init, jax.random.key(0))
     variables: Variables = {"params": {}, "batch_stats": {}, "masks": jax.tree.map(_ones, shapes["masks"])}
     for entry in entries(network.architecture):
-        node = variables
+        node: Tree = variables
         for name in entry.path[:-1]:
             node = node.setdefault(name, {})
         value = from_torch(tensors[entry.key], entry, network.architecture)
@@ -189,7 +189,7 @@ def save_variables(
     for key, value in to_state_dict(network, variables).items():
         tensors[key] = value
         if key.endswith(".running_var"):
-            tensors[key.replace("running_var", "num_batches_tracked")] = np.int64(0)[...]
+            tensors[key.replace("running_var", "num_batches_tracked")] = np.array(0, np.int64)
     write_state_dict(path, tensors, extra, overwrite=overwrite)
 
 

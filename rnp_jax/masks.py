@@ -18,7 +18,7 @@ from rnp_jax.atomic import write_atomic
 from rnp_jax.errors import DataError
 from rnp_jax.types import Tree, Variables
 
-Filters: TypeAlias = dict[str, Array]
+Filters: TypeAlias = Mapping[str, Array | np.ndarray]
 
 
 def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
@@ -40,12 +40,12 @@ def layers(masks: Tree) -> Iterator[tuple[str, Tree]]:
     yield from sorted(walk(masks, ""), key=lambda item: natural_key(item[0]))
 
 
-def filters(masks: Tree) -> Filters:
+def filters(masks: Tree) -> dict[str, Array]:
     """The filter masks by layer name."""
     return {name: leaves["filter"] for name, leaves in layers(masks) if "filter" in leaves}
 
 
-def with_filters(masks: Tree, values: Mapping[str, Array]) -> Tree:
+def with_filters(masks: Tree, values: Filters) -> Tree:
     """The mask tree with its filter masks replaced; ``values`` must name every maskable layer and no other."""
     expected = {name for name, leaves in layers(masks) if "filter" in leaves}
     if expected != set(values):
@@ -60,7 +60,7 @@ def with_filters(masks: Tree, values: Mapping[str, Array]) -> Tree:
     return rebuild(masks, "")
 
 
-def apply_filters(variables: Variables, values: Mapping[str, Array]) -> Variables:
+def apply_filters(variables: Variables, values: Filters) -> Variables:
     """The variables with their filter masks replaced."""
     return {**variables, "masks": with_filters(variables["masks"], values)}
 
@@ -72,34 +72,34 @@ def neuron_gate(params: Tree, masks: Tree) -> Tree:
     return {name: neuron_gate(node, masks[name]) for name, node in params.items()}
 
 
-def ones(values: Mapping[str, Array]) -> Filters:
+def ones(values: Filters) -> dict[str, Array]:
     """Masks that keep everything."""
     return {name: jnp.ones_like(value) for name, value in values.items()}
 
 
-def clip(values: Mapping[str, Array]) -> Filters:
+def clip(values: Filters) -> dict[str, Array]:
     """Masks projected onto [0, 1]."""
     return {name: jnp.clip(value, 0, 1) for name, value in values.items()}
 
 
-def flatten(values: Mapping[str, Array]) -> Float[np.ndarray, "F"]:
+def flatten(values: Filters) -> Float[np.ndarray, "F"]:
     """All mask values in one row, layers in natural order."""
     return np.concatenate([np.asarray(values[name]) for name in sorted(values, key=natural_key)])
 
 
-def unflatten(row: np.ndarray, like: Mapping[str, Array]) -> dict[str, np.ndarray]:
+def unflatten(row: np.ndarray, like: Filters) -> dict[str, np.ndarray]:
     """Inverse of ``flatten``."""
     names = sorted(like, key=natural_key)
     ends = np.cumsum([len(like[name]) for name in names])
     return dict(zip(names, np.split(np.asarray(row), ends[:-1]), strict=True))
 
 
-def index(values: Mapping[str, Array]) -> list[tuple[str, int]]:
+def index(values: Filters) -> list[tuple[str, int]]:
     """(layer, filter) of each entry of ``flatten``."""
     return [(name, i) for name in sorted(values, key=natural_key) for i in range(len(values[name]))]
 
 
-def keep(like: Mapping[str, Array], pruned: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+def keep(like: Filters, pruned: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
     """Masks of ones, with zeros at the positions ``pruned`` of ``flatten``."""
     row = np.ones(sum(len(value) for value in like.values()), np.float32)
     row[np.asarray(pruned, np.int64)] = 0
@@ -136,7 +136,7 @@ def _bake(variables: Variables, batch_norm_leaves: frozenset[str]) -> Variables:
     return {**variables, "params": walk(variables["params"], variables["masks"]), "masks": masks}
 
 
-def write_mask_values(path: str | PathLike[str], values: Mapping[str, Array]) -> None:
+def write_mask_values(path: str | PathLike[str], values: Filters) -> None:
     """Writes masks in the RNP release's text format (``mask_values.txt``), which keeps four decimals."""
     rows = ["No \t Layer Name \t Neuron Idx \t Mask Score \n"]
     flat = flatten(values)
@@ -145,7 +145,7 @@ def write_mask_values(path: str | PathLike[str], values: Mapping[str, Array]) ->
     write_atomic(path, "".join(rows).encode())
 
 
-def read_mask_values(path: str | PathLike[str], like: Mapping[str, Array]) -> dict[str, np.ndarray]:
+def read_mask_values(path: str | PathLike[str], like: Filters) -> dict[str, np.ndarray]:
     """Reads the RNP release's ``mask_values.txt`` for a network with the filter masks ``like``.
 
     Raises:

@@ -21,7 +21,7 @@ Tree: TypeAlias = dict[str, Any]
 """A nested dict of arrays, its keys the layer names of the source checkpoint (``layer1`` → ``0`` → ``conv1``)."""
 
 Variables: TypeAlias = dict[str, Tree]
-"""``{'params', 'batch_stats', 'masks'}``. A layer's masks are ``neuron`` [F] and, where it is maskable, ``filter`` [F]."""
+"""``{'params', 'batch_stats', 'masks'}``. Masks are ``neuron`` [F] and, on maskable layers, ``filter`` [F]."""
 
 Images: TypeAlias = UInt8[Array, "N H W C"]
 Labels: TypeAlias = Int[Array, "N"]

@@ -27,7 +27,7 @@ from rnp_jax.config import (
     write_yaml,
 )
 from rnp_jax.data import Augmentation, Dataset, check_overlap, holdout_split, sample_defense_set
-from rnp_jax.defenses import RnpConfig, RnpResult, rnp
+from rnp_jax.defenses import RecoverConfig, RnpConfig, RnpResult, UnlearnConfig, rnp
 from rnp_jax.evaluation.measure import Measured, measure_variants
 from rnp_jax.report.page import write_report
 from rnp_jax.report.samples import MAX_SAMPLES, Samples
@@ -36,6 +36,11 @@ from rnp_jax.store import save_tree
 from rnp_jax.types import Batch
 
 RESULT = "result.json"
+
+
+def _rnp_for_400_images() -> RnpConfig:
+    """The release's settings, but for batches of 100: 128 would leave a batch of 16, too few for batch norm."""
+    return RnpConfig(UnlearnConfig(batch_size=100), RecoverConfig(batch_size=100))
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class DefendOptions:
     images: Annotated[DataOptions, FLAT] = field(default_factory=DataOptions)
     defense: DefenseSetOptions = field(default_factory=DefenseSetOptions)
     trigger: Annotated[TriggerOptions, FLAT] = field(default_factory=TriggerOptions)
-    rnp: RnpConfig = field(default_factory=RnpConfig)
+    rnp: RnpConfig = field(default_factory=_rnp_for_400_images)
     augmentation: Augmentation = field(default_factory=Augmentation)
     compute: Annotated[ComputeOptions, FLAT] = field(default_factory=ComputeOptions)
     sweep_images: int = 2000

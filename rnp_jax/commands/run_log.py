@@ -2,12 +2,12 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 
 class RunLog:
@@ -45,16 +45,16 @@ class RunLog:
             TextColumn("{task.fields[figures]}"),
             TimeElapsedColumn(),
         )
-        with Progress(*columns, console=self.console) as bars:
+        with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as bars:
             yield EpochBars(bars, self._note)
 
 
 class EpochBars:
     """Receives the progress of phases: ``bars(phase, epoch, most, {'loss', 'accuracy'})``."""
 
-    def __init__(self, bars: Progress, note):
+    def __init__(self, bars: Progress, note: Callable[[str], None]):
         self._bars, self._note = bars, note
-        self._tasks = {}
+        self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, phase: str, epoch: int, most: int, figures: dict[str, float]) -> None:
         """Moves the phase's bar to the epoch just ended."""
@@ -62,4 +62,7 @@ class EpochBars:
         if phase not in self._tasks:
             self._tasks[phase] = self._bars.add_task(phase, total=most, figures="")
         self._bars.update(self._tasks[phase], completed=epoch, figures=text)
-        self._note(f"{phase} epoch {epoch}/{most}  {text}")
+        line = f"{phase} epoch {epoch}/{most}  {text}"
+        if not self._bars.console.is_terminal:  # where a bar would only show once it is full
+            self._bars.console.print(line)
+        self._note(line)

@@ -42,7 +42,9 @@ def measure_sweeps(
             **{name: values[: min(images, len(values))] for name, values in trigger.test._asdict().items()}
         )
     release = rank("release", defended.recovered, defended.history["recover"]["masks"])
-    rows = {"release": [(float(t), release.count_at(float(t))) for t in THRESHOLDS]}
+    rows: dict[str, list[tuple[float | None, int]]] = {
+        "release": [(float(t), release.count_at(float(t))) for t in THRESHOLDS]
+    }
     orders = {"release": release}
     if config.ranking != "release":
         total, chosen = len(defended.candidates.order), defended.choice.count

@@ -29,6 +29,7 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 _GETS = frozenset({"GET", "BINGET", "LONG_BINGET"})
 _IGNORED = frozenset({"PROTO", "FRAME"})
+_MOST_OPCODES = 2_000_000  # the largest published file, CIFAR-100's train, has some 300,000
 
 _RECONSTRUCT, _NDARRAY, _DTYPE, _ENCODE = "reconstruct", "ndarray", "dtype", "encode"
 _GLOBALS = {
@@ -67,8 +68,15 @@ class _Mark:
 
 @dataclass
 class _Machine:
+    encodable: int  # how much text may still become bytes
     stack: list[Any] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
+
+    def encode(self, text: str) -> bytes:
+        self.encodable -= len(text)
+        if self.encodable < 0:
+            raise RefusedPickleError("it makes more bytes than it holds")
+        return text.encode("latin-1")
 
 
 def read_pickle(data: bytes) -> Any:
@@ -77,11 +85,14 @@ def read_pickle(data: bytes) -> Any:
     Strings that Python 2 wrote come back as str of latin-1 characters.
 
     Raises:
-      RefusedPickleError: if the file is damaged or needs any other opcode, global, call or array type.
+      RefusedPickleError: if the file is damaged, needs any other opcode, global, call or array type, has more than two
+        million instructions, or makes more bytes than it holds.
     """
-    machine = _Machine()
+    machine = _Machine(encodable=len(data))
     try:
-        for opcode, argument, position in pickletools.genops(data):
+        for count, (opcode, argument, position) in enumerate(pickletools.genops(data)):
+            if count == _MOST_OPCODES:
+                raise RefusedPickleError(f"it has more than {_MOST_OPCODES:,} instructions")
             if opcode.name == "STOP":
                 return _finish(machine)
             try:
@@ -89,7 +100,7 @@ def read_pickle(data: bytes) -> Any:
             except RefusedPickleError as error:
                 raise RefusedPickleError(f"{error} (byte {position})") from None
     except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
-        raise RefusedPickleError(f"damaged: {error}") from error
+        raise RefusedPickleError(f"damaged: {error!s:.200}") from error
     raise RefusedPickleError("damaged: it ends without a STOP")
 
 
@@ -114,9 +125,8 @@ def _step(machine: _Machine, name: str, argument: Any) -> None:
     elif name == "MARK":
         stack.append(_Mark)
     elif name in _TUPLES:
-        items = stack[-_TUPLES[name] :]
-        del stack[-_TUPLES[name] :]
-        stack.append(tuple(items))
+        items = [stack.pop() for _ in range(_TUPLES[name])]
+        stack.append(tuple(items[::-1]))
     elif name in ("TUPLE", "LIST", "DICT"):
         items = _pop_to_mark(stack)
         stack.append(tuple(items) if name == "TUPLE" else items if name == "LIST" else _pairs(items))
@@ -133,10 +143,10 @@ def _step(machine: _Machine, name: str, argument: Any) -> None:
         stack.append(_find(f"{module} {attribute}" if isinstance(module, str) and isinstance(attribute, str) else ""))
     elif name == "REDUCE":
         arguments, function = stack.pop(), stack.pop()
-        stack.append(_call(function, arguments))
+        stack.append(_call(machine, function, arguments))
     elif name == "BUILD":
         state = stack.pop()
-        _build(stack[-1], state)
+        _build(machine, stack[-1], state)
     elif name not in _IGNORED:
         raise RefusedPickleError(f"it uses the opcode {name}, which image batches never do")
 
@@ -166,18 +176,18 @@ def _find(name: str) -> _Global:
     return _Global(_GLOBALS[name])
 
 
-def _call(function: Any, arguments: Any) -> Any:
+def _call(machine: _Machine, function: Any, arguments: Any) -> Any:
     kind = function.kind if isinstance(function, _Global) else None
     if kind == _RECONSTRUCT and arguments[:1] == (_Global(_NDARRAY),):
         return _ByteArray()
     if kind == _DTYPE and arguments[:1] in (("u1",), ("|u1",)):
         return _ByteType()
     if kind == _ENCODE and len(arguments) == 2 and arguments[1] == "latin1" and isinstance(arguments[0], str):
-        return arguments[0].encode("latin-1")
+        return machine.encode(arguments[0])
     raise RefusedPickleError("it calls something other than a numpy array of bytes")
 
 
-def _build(target: Any, state: Any) -> None:
+def _build(machine: _Machine, target: Any, state: Any) -> None:
     if isinstance(target, _ByteType):
         return  # byte order and alignment mean nothing for single bytes
     if not isinstance(target, _ByteArray) or target.value is not None:
@@ -185,7 +195,7 @@ def _build(target: Any, state: Any) -> None:
     _, shape, dtype, fortran, content = state
     if not isinstance(dtype, _ByteType):
         raise RefusedPickleError("it holds an array whose type is not uint8")
-    content = content.encode("latin-1") if isinstance(content, str) else content
+    content = machine.encode(content) if isinstance(content, str) else content
     if not isinstance(content, bytes) or not all(type(side) is int and side >= 0 for side in shape):
         raise RefusedPickleError("it holds an array without a plain shape and bytes")
     target.value = np.frombuffer(content, np.uint8).reshape(shape, order="F" if fortran else "C")

@@ -2,8 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import numpy as np
 import optax
 
 from rnp_jax.training.epoch import Augment, run_epoch
-from rnp_jax.types import Batch, Tree
+from rnp_jax.types import Apply, Batch, Tree
 
 Progress: TypeAlias = Callable[[str, int, int, dict[str, float]], None]
 """Receives a phase's name, the epoch just ended (from 1), the most there can be, and the epoch's loss and accuracy."""
@@ -28,10 +29,12 @@ class PhaseState(NamedTuple):
     stopped: jax.Array  # bool []
 
 
+@dataclass(frozen=True)
 class Phase(ABC):
-    """What distinguishes a phase. Frozen dataclasses: equal phases share one compilation."""
+    """What distinguishes a phase. Equal phases share one compilation."""
 
     name: str
+    apply: Apply
     epochs: int
     batch_size: int
     shuffle: bool
@@ -98,7 +101,7 @@ def _run_until(phase: Phase, state: PhaseState, fixed: Tree, data: Batch, key: A
             batch = batch._replace(images=phase.augment(key, batch.images))
         gradient, (batch_stats, metrics) = jax.grad(phase.loss, has_aux=True)(trained, fixed, batch_stats, batch)
         updates, opt_state = tx.update(gradient, opt_state, trained)
-        return (phase.update(trained, updates, fixed), batch_stats, opt_state), metrics
+        return (phase.update(trained, cast(Tree, updates), fixed), batch_stats, opt_state), metrics
 
     def epoch(state: PhaseState) -> PhaseState:
         carry = (state.trained, state.batch_stats, state.opt_state)

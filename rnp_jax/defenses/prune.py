@@ -10,7 +10,7 @@ Three rankings of the filters whose recovered mask is low:
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -73,7 +73,8 @@ class Candidates:
         return int((np.round(self.values.astype(np.float64), 4) <= threshold).sum())
 
 
-class Choice(NamedTuple):
+@dataclass(frozen=True)
+class Choice:
     """An operating point and what it cost on the images it was chosen by."""
 
     count: int
@@ -121,7 +122,7 @@ def measure_damage(
     like = masks.filters(variables["masks"])
     row = masks.flatten(recovered)
     exposed = np.flatnonzero(np.round(row.astype(np.float64), 4) <= THRESHOLDS[-1])
-    variants = [masks.keep(like, []), *(masks.keep(like, [position]) for position in exposed)]
+    variants = [masks.keep(like, []), *(masks.keep(like, [int(position)]) for position in exposed)]
     loss = predict_variants(network, variables, variants, data).loss.mean(1)
     damage = np.full(len(row), np.nan)
     damage[exposed] = loss[1:] - loss[0]

@@ -60,22 +60,7 @@ class Recovered:
 
 @dataclass(frozen=True)
 class _Recovering(Phase):
-    apply: Apply
     config: RecoverConfig
-    augment: Augment | None
-    name = "recover"
-
-    @property
-    def epochs(self) -> int:
-        return self.config.epochs
-
-    @property
-    def batch_size(self) -> int:
-        return self.config.batch_size
-
-    @property
-    def shuffle(self) -> bool:
-        return self.config.shuffle
 
     def optimizer(self, steps_per_epoch: int) -> optax.GradientTransformation:
         del steps_per_epoch  # the rate is constant
@@ -89,7 +74,7 @@ class _Recovering(Phase):
 
     def update(self, trained: Tree, updates: Tree, fixed: Tree) -> Tree:
         del fixed
-        return masks.clip(optax.apply_updates(trained, updates))
+        return masks.clip(jax.tree.map(jnp.add, trained, updates))
 
     def record(self, trained: Tree) -> dict[str, jax.Array]:
         return {"masks": jnp.concatenate([trained[name] for name in sorted(trained, key=masks.natural_key)])}
@@ -117,6 +102,12 @@ def recover(
         raise DefenseError("the network has no maskable layer: recovery needs batch norm, convolutions or hidden units")
     fixed = {"params": variables["params"], "masks": variables["masks"]}
     filters, _, history, stopped = run_phase(
-        _Recovering(apply, config, augment), initial, fixed, variables["batch_stats"], data, key, progress
+        _Recovering("recover", apply, config.epochs, config.batch_size, config.shuffle, augment, config),
+        initial,
+        fixed,
+        variables["batch_stats"],
+        data,
+        key,
+        progress,
     )
     return Recovered(filters, history, not stopped)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from rnp_jax import masks
 from rnp_jax.defenses.phase import Phase, Progress, run_phase
@@ -66,29 +67,14 @@ class Unlearned:
 
 @dataclass(frozen=True)
 class _Unlearning(Phase):
-    apply: Apply
     config: UnlearnConfig
-    augment: Augment | None
-    name = "unlearn"
-
-    @property
-    def epochs(self) -> int:
-        return self.config.max_epochs
-
-    @property
-    def batch_size(self) -> int:
-        return self.config.batch_size
-
-    @property
-    def shuffle(self) -> bool:
-        return self.config.shuffle
 
     def optimizer(self, steps_per_epoch: int) -> optax.GradientTransformation:
         config = self.config
         falls = jnp.asarray([epoch * steps_per_epoch for epoch in config.milestones], jnp.int32)
 
-        def rate(step: jax.Array) -> jax.Array:
-            return config.learning_rate * 0.1 ** (step >= falls).sum().astype(jnp.float32)
+        def rate(step: ArrayLike) -> jax.Array:
+            return config.learning_rate * 0.1 ** (jnp.asarray(step) >= falls).sum().astype(jnp.float32)
 
         return optax.chain(optax.add_decayed_weights(config.weight_decay), optax.sgd(rate, momentum=config.momentum))
 
@@ -99,7 +85,7 @@ class _Unlearning(Phase):
 
     def update(self, trained: Tree, updates: Tree, fixed: Tree) -> Tree:
         gated = jax.tree.map(jnp.multiply, updates, masks.neuron_gate(updates, fixed))
-        return optax.apply_updates(trained, gated)
+        return jax.tree.map(jnp.add, trained, gated)
 
     def stops(self, metrics: dict[str, jax.Array]) -> jax.Array:
         return (metrics["accuracy"] <= self.config.stop_accuracy) | super().stops(metrics)
@@ -116,7 +102,7 @@ def unlearn(
     progress: Progress | None = None,
 ) -> Unlearned:
     """Unlearns ``data`` (uint8 [N, H, W, C], int32 [N]); neurons whose ``neuron`` mask is 0 do not move."""
-    phase = _Unlearning(apply, config, augment)
+    phase = _Unlearning("unlearn", apply, config.max_epochs, config.batch_size, config.shuffle, augment, config)
     params, batch_stats, history, _ = run_phase(
         phase, variables["params"], variables["masks"], variables["batch_stats"], data, key, progress
     )

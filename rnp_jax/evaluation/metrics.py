@@ -2,13 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
 
-class Proportion(NamedTuple):
+@dataclass(frozen=True)
+class Proportion:
     """``count`` of ``total`` images."""
 
     count: int

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 import flax.traverse_util
 import jax
@@ -94,7 +95,7 @@ class Network:
 
     def init(self, key: jax.Array) -> Variables:
         """Fresh variables: He-normal kernels, masks of ones."""
-        return {"batch_stats": {}, **_init(self._module, self.architecture.image_shape, key)}
+        return _init(self._module, self.architecture.image_shape, key)
 
     def normalize(self, images: jax.Array) -> jax.Array:
         """Pixels (uint8, or float in [0, 1]) to the network's input, float32 [B, H, W, C]."""
@@ -106,21 +107,23 @@ class Network:
         """Logits [B, K] float32 and batch statistics (moved by one step where ``train``)."""
         x = self.normalize(images)
         if not train:
-            logits = self._module.apply(variables, x)
-            return logits.astype(jnp.float32), variables["batch_stats"]  # pyright: ignore
+            logits: Any = self._module.apply(variables, x)
+            return logits.astype(jnp.float32), variables["batch_stats"]
+        moved: Any
         logits, moved = self._module.apply(variables, x, train=True, mutable=["batch_stats"])
         return logits.astype(jnp.float32), {**variables["batch_stats"], **moved.get("batch_stats", {})}
 
     def activations(self, variables: Variables, images: jax.Array) -> dict[str, jax.Array]:
         """Every layer's output by the layer's name, in evaluation mode."""
+        state: Any
         _, state = self._module.apply(variables, self.normalize(images), capture_intermediates=True)
-        flat = flax.traverse_util.flatten_dict(state["intermediates"])
+        flat: dict[Any, Any] = flax.traverse_util.flatten_dict(state["intermediates"])
         return {".".join(path[:-1]): values[0] for path, values in flat.items() if len(path) > 1}
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _init(module: Chain, image_shape: tuple[int, int, int], key: jax.Array) -> Variables:
-    return module.init(key, jnp.zeros((1, *image_shape), jnp.float32))
+    return {"batch_stats": {}, **module.init(key, jnp.zeros((1, *image_shape), jnp.float32))}
 
 
 def count_parameters(variables: Variables) -> int:

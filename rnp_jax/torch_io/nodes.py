@@ -139,7 +139,7 @@ def check_tree(root: Node, path: str | PathLike[str], limits: Limits) -> None:
             stack.extend(part for part in parts if id(part) not in sizes)
             continue
         stack.pop()
-        sizes[id(node)] = 1 + sum(1 for _ in children(node)) + sum(sizes[id(part)] for part in parts)
+        sizes[id(node)] = 1 + sum(1 for _ in children(node)) + sum(sizes[id(part)] - 1 for part in parts)
         heights[id(node)] = 1 + max((heights[id(part)] for part in parts), default=0)
         if heights[id(node)] > limits.depth:
             raise CheckpointError(path, f"nested deeper than {limits.depth} levels (Limits.depth)")

@@ -97,8 +97,8 @@ def write_state_dict(
     """
     extra = dict(extra or {})
     if key in extra or (key is None and extra):
-        names = ", ".join(map(quote, extra))
-        raise CheckpointError(path, f"key {quote(key)} leaves no place for the extra values {names}")
+        values = ", ".join(map(quote, extra))
+        raise CheckpointError(path, f"key {quote(key)} leaves no place for the extra values {values}")
     names = {dtype: name for name, dtype in DTYPES.items()}
     state, storages = OrderedDictNode(), {}
     for number, (name, value) in enumerate(tensors.items()):

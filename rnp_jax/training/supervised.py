@@ -66,8 +66,10 @@ def optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:
         rate = optax.cosine_decay_schedule(config.learning_rate, steps)
     else:
         rise = max(1, int(0.3 * steps))
-        rate = optax.warmup_cosine_decay_schedule(config.learning_rate / 25, config.learning_rate, rise, max(steps, rise + 1))
-    sgd = optax.sgd(lambda step: rate(step.astype(jnp.float32)), momentum=config.momentum)
+        rate = optax.warmup_cosine_decay_schedule(
+            config.learning_rate / 25, config.learning_rate, rise, max(steps, rise + 1)
+        )
+    sgd = optax.sgd(lambda step: rate(jnp.asarray(step, jnp.float32)), momentum=config.momentum)
     return optax.chain(optax.add_decayed_weights(config.weight_decay), sgd)
 
 
@@ -98,18 +100,17 @@ def train(
     count = len(data.labels)
     if count < config.batch_size:
         raise ConfigError(f"batch_size {config.batch_size} exceeds the {count} training images: choose a smaller one")
-    if state is None:
-        state = start(variables, key, config, count)
+    reached = start(variables, key, config, count) if state is None else state
     data = Batch(*jax.device_put(tuple(data)))
     history = []
-    for epoch in range(int(state.epoch), config.epochs):
-        state, metrics = _train_epoch(apply, config, augment, poison, state, variables["masks"], data)
+    for epoch in range(int(reached.epoch), config.epochs):
+        reached, metrics = _train_epoch(apply, config, augment, poison, reached, variables["masks"], data)
         history.append(metrics)
         if progress is not None:
             progress(epoch + 1, {name: float(value) for name, value in metrics.items()})
         if save is not None:
-            save(state)
-    trained = {**variables, "params": state.params, "batch_stats": state.batch_stats}
+            save(reached)
+    trained = {**variables, "params": reached.params, "batch_stats": reached.batch_stats}
     return trained, {name: np.array([float(row[name]) for row in history]) for name in ("loss", "accuracy")}
 
 
@@ -144,7 +145,7 @@ def _train_epoch(
         images = images if augment is None else augment(augment_key, images)
         gradient, (batch_stats, metrics) = jax.grad(loss_of, has_aux=True)(params, batch_stats, Batch(images, labels))
         updates, opt_state = tx.update(gradient, opt_state, params)
-        return (optax.apply_updates(params, updates), batch_stats, opt_state), metrics
+        return (jax.tree.map(jnp.add, params, updates), batch_stats, opt_state), metrics
 
     carry = (state.params, state.batch_stats, state.opt_state)
     key = jax.random.fold_in(state.key, state.epoch)

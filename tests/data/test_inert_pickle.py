@@ -2,6 +2,7 @@ import contextlib
 import os
 import pickle
 import time
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rnp_jax.data import inert_pickle
 from rnp_jax.data.inert_pickle import RefusedPickleError, read_pickle
 
 TEXT = st.text(max_size=8)
@@ -98,6 +100,7 @@ HOSTILE = {
     "items for a number": b"K\x01K\x02a.",
     "values left over": b"K\x01K\x02.",
     "no value": b".",
+    "too few values for a tuple": b"K\x01\x86.",
     "unknown memo": b"h\x07.",
     "mark never set": b"K\x01e.",
     "no stop": b"K\x01",
@@ -125,6 +128,42 @@ def test_a_small_file_costs_little(data):
     with contextlib.suppress(RefusedPickleError):
         read_pickle(data)
     assert time.perf_counter() - start < 1
+
+
+TEXT_OF_64K = b"X\0\0\1\0" + b"x" * 2**16 + b"q\0"
+ENCODE = b"c_codecs\nencode\nh\0U\x06latin1\x86R"
+ARRAY = HOLLOW + b"(K\x01J\0\0\1\0\x85" + DTYPE + b"U\x02u1\x85R\x89h\0tb"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"](" + TEXT_OF_64K + ENCODE + b"e.", None),
+        (b"](" + TEXT_OF_64K + ENCODE * 1000 + b"e.", "more bytes than it holds"),
+        (b"](" + TEXT_OF_64K + ARRAY * 200 + b"e.", "more bytes than it holds"),
+        (b"S" + b"x" * 2**16 + b"\n.", r"damaged: .{200} ?$"),
+    ],
+    ids=["bytes once", "bytes often", "arrays", "message"],
+)
+def test_memory_stays_in_proportion_to_the_file(data, message):
+    tracemalloc.start()
+    try:
+        if message is None:
+            assert read_pickle(data)[1] == b"x" * 2**16
+        else:
+            with pytest.raises(RefusedPickleError, match=message):
+                read_pickle(data)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**20 + 80 * len(data)
+
+
+def test_instructions_are_counted(monkeypatch):
+    monkeypatch.setattr(inert_pickle, "_MOST_OPCODES", 100)
+    assert read_pickle(b"](" + b"N" * 96 + b"e.") == [None] * 96
+    with pytest.raises(RefusedPickleError, match="more than 100 instructions"):
+        read_pickle(b"](" + b"N" * 97 + b"e.")
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)

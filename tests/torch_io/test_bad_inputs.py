@@ -1,7 +1,9 @@
 """Every way a checkpoint is known to attack or mislead its reader, by number: a typed error, and nothing happens."""
 
+import io
 import os
 import struct
+import tarfile
 import zlib
 
 import numpy as np
@@ -44,7 +46,22 @@ def changed_last(**lies) -> bytes:
 
 
 def tar() -> bytes:
-    return b"sys_info".ljust(257, b"\0") + b"ustar\x0000" + b"\0" * 500
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("sys_info"))
+    return buffer.getvalue()
+
+
+def tar_that_begins_as_legacy() -> bytes:
+    """Torch asks first whether a file is a tar archive, so that is what it is, whatever follows."""
+    start = h.MAGIC + h.pickled(h.integer(1001)) + h.PROTO + b"}("
+    length = tarfile.BLOCKSIZE - len(start) - 5
+    block = bytearray(start + b"X" + struct.pack("<I", length) + bytes(length))
+    block[100:156] = b"0000644\0" + b"0000000\0" * 2 + 2 * b"00000000000\0" + b" " * 8
+    block[156:157] = b"0"
+    block[148:156] = b"%06o\0 " % sum(block)
+    root = h.dict_(state_dict=h.ordered(w=h.tensor(view=b"N")))
+    return bytes(block) + b"\x88" + h.text("little_endian") + b"\x88u." + h.legacy(root)[len(h.MAGIC) :]
 
 
 def pickle_cases():
@@ -83,6 +100,8 @@ def pickle_cases():
     yield 10, "persistent id of a call", in_dict(SYSTEM + b"Q"), "persistent id"
     yield 10, "persistent id of another class", in_dict(h.storage(kind="nn.Linear")), "torch.nn.Linear"
     yield 10, "textual persistent id", in_dict(b"Pevil\n"), "PERSID"
+    deep = h.tuple_(nested(b"]", b"a", 3000), h.name("torch", "FloatStorage"), b"N") + b"Q"
+    yield 10, "persistent id of deep nesting", in_dict(deep), "a list of 1 values"
     yield 11, "rot13", in_dict(h.call("_codecs", "encode", h.text("os"), h.text("rot13"))), "latin1"
     yield 11, "not latin1", in_dict(h.call("_codecs", "encode", h.text("\u20ac"), h.text("latin1"))), "latin1"
     yield 12, "huge bytearray", in_dict(h.call("builtins", "bytearray", h.integer(2**40))), "builtins.bytearray"
@@ -128,6 +147,8 @@ def pickle_cases():
     yield 21, "memo miss", h.torch_zip(b"h\x07"), "memo index 7"
     yield 21, "two values left", h.torch_zip(b"NN"), "2 values"
     yield 21, "key without a value", h.torch_zip(b"}(Nu"), "key without"
+    hidden = [h.Member("\x1b[2J/data.pkl", b"N")]
+    yield 21, "control characters in the name of the pickle", h.archive(*hidden), '"\\u001b[2J/data.pkl"'
     yield 22, "bytes after stop", h.archive(h.Member("archive/data.pkl", h.pickled(h.GOOD) + SYSTEM + b".")), "follow"
     twice = b"}(" + 2 * (h.text("w") + h.tensor()) + b"u"
     yield 23, "repeated name", h.torch_zip(h.dict_(state_dict=twice)), '"w" appears twice'
@@ -157,6 +178,8 @@ def tensor_cases():
     )
     yield 32, "overflow of the offset", h.with_tensor(h.tensor(offset=2**64, shape=(1,), strides=(1,))), "element"
     yield 32, "overflow of the stride", h.with_tensor(h.tensor(shape=(2, 3), strides=(2**63, 2**63))), "element"
+    yield 32, "overflow of an empty shape", h.with_tensor(h.tensor(shape=(0, 2**62), strides=(1, 1))), "overflow"
+    yield 32, "overflow of an unused stride", h.with_tensor(h.tensor(shape=(1,), strides=(2**62,))), "overflow"
     yield 33, "negative dimension", h.with_tensor(h.tensor(shape=(-2, -2))), "negative"
     yield 33, "boolean dimension", h.with_tensor(
         h.call("torch._utils", "_rebuild_tensor_v2", h.storage(), b"K\0", b"\x88\x85", b"\x88\x85", b"\x89", b"}")
@@ -209,6 +232,9 @@ def container_cases():
     ):
         yield 41, f"name {name!r}", renamed(name), "unsafe name"
     yield 41, "name that is not UTF-8", renamed(b"archive/\xff"), "not UTF-8"
+    yield 41, "name of 64 KiB", renamed("archive/" + "x" * 65_000), "a name of 65008 bytes"
+    for name in ("archive/DATA/0", "archive/data.PKL", "archive/BYTEORDER"):  # torch would read it in another's place
+        yield 45, f"name {name!r}", renamed(name), "capital letters"
     yield 42, "storage key", h.with_tensor(h.tensor("../../../etc/passwd")), "does not hold"
     bomb = zlib.compress(b"\0" * 2**24)[2:-4]
     yield 43, "deflate bomb", with_members(h.Member("archive/data/1", bomb, method=8, size=2**24)), "compressed"
@@ -253,6 +279,7 @@ def container_cases():
     yield 57, "legacy payload in keys", h.legacy(announced, keys=SYSTEM), "not a list of texts"
     yield 58, "legacy big endian", h.legacy(announced, system=h.dict_(little_endian=b"\x89")), "big-endian"
     yield 59, "tar", tar(), "tar archive"
+    yield 59, "tar that begins as legacy", tar_that_begins_as_legacy(), "tar archive"
     yield 60, "empty file", b"", "empty"
     yield 60, "HTML page", b"\r\n<!DOCTYPE html><html>", "HTML"
     yield 60, "Git-LFS pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"
@@ -265,6 +292,8 @@ def container_cases():
         h.torch_zip(b"}(" + h.text("module.w") + h.tensor() + h.text("x") + h.tensor() + b"u"),
         "1 of 2",
     )
+    counted = {"module." * 200_001 + "w": h.tensor(), "module." * 200_000 + "x": h.tensor()}
+    yield 62, "module. very often", h.torch_zip(h.dict_(state_dict=h.ordered(**counted))), "1 of 2"
     module = h.name("models", "Net") + b")\x81" + h.dict_(_modules=b"}", _parameters=b"}") + b"b"
     yield 70, "whole module", h.torch_zip(module), "state_dict()"
     yield 70, "whole module under a key", h.torch_zip(h.dict_(model=module, epoch=b"K\x01")), "state_dict()"

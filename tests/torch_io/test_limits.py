@@ -10,7 +10,7 @@ def test_the_defaults_hold_the_largest_supported_network():
     assert Limits().file_bytes >= Limits().materialised_bytes
 
 
-@pytest.mark.parametrize("bound", [{"depth": -1}, {"depth": 201}, {"integer_bytes": 256}, {"rank": -1}])
+@pytest.mark.parametrize("bound", [{"depth": -1}, {"depth": 201}, {"integer_bytes": 256}, {"rank": -1}, {"rank": 65}])
 def test_impossible_bounds(bound):
     with pytest.raises(ConfigError, match=f"Limits.{next(iter(bound))} is {next(iter(bound.values()))}; give a number"):
         Limits(**bound)

@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rnp_jax.errors import CheckpointError
-from rnp_jax.torch_io.limits import DEFAULT_LIMITS
+from rnp_jax.torch_io.limits import DEFAULT_LIMITS, Limits
 from rnp_jax.torch_io.nodes import Opaque, walk
 from rnp_jax.torch_io.pickle_cursor import PickleCursor
-from rnp_jax.torch_io.pickle_emitter import PickleEmitter
 from rnp_jax.torch_io.pickle_machine import PickleMachine
 
 KEYS = st.text() | st.integers(-(2**63), 2**63 - 1)
@@ -24,8 +23,8 @@ TREES = st.recursive(
 CHECKED = settings(max_examples=100, deadline=None, derandomize=True)
 
 
-def read(data: bytes):
-    cursor = PickleCursor(data, "m.pt", "the pickle", DEFAULT_LIMITS)
+def read(data: bytes, limits: Limits = DEFAULT_LIMITS):
+    cursor = PickleCursor(data, "m.pt", "the pickle", limits)
     value = PickleMachine(cursor).run()
     assert cursor.position == len(data)
     return value
@@ -35,20 +34,6 @@ def read(data: bytes):
 @CHECKED
 def test_what_cpython_writes_is_read(value, protocol):
     assert read(pickle.dumps(value, protocol)) == value
-
-
-@given(value=TREES)
-@CHECKED
-def test_what_the_emitter_writes_is_read_by_cpython_and_by_the_machine(value):
-    data = PickleEmitter().emit(value)
-    assert pickle.loads(data) == value  # bytes by _codecs.encode, as CPython itself spells them in protocol 2
-    assert read(data) == value
-
-
-def test_shared_values_stay_shared():
-    inner = [1]
-    first, second = read(PickleEmitter().emit([inner, inner]))
-    assert first is second
 
 
 def test_special_floats():
@@ -90,3 +75,11 @@ def test_other_objects_stay_opaque(value):
     found = [node for _, node in walk(tree) if isinstance(node, Opaque)]
     assert tree[1] == 7
     assert found or isinstance(next(iter(tree[0])), Opaque)
+
+
+def test_names_put_together_from_the_memo_count_as_bytes():
+    name = b"X\xe8\x03\0\0" + b"m" * 1000 + b"q\0]("
+    limits = Limits(pickle_bytes=5000)
+    assert len(read(name + 4 * b"h\0X\0\0\0\0\x93" + b"e0.", limits)) == 1000
+    with pytest.raises(CheckpointError, match=r"Limits\.pickle_bytes"):
+        read(name + 6 * b"h\0X\0\0\0\0\x93" + b"e0.", limits)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rnp_jax.errors import CheckpointError
-from rnp_jax.torch_io import Limits, Opaque, TensorRef, find_state_dict, materialise, read_checkpoint
+from rnp_jax.torch_io import Limits, Opaque, find_state_dict, materialise, read_checkpoint, write_checkpoint
 from rnp_jax.torch_io.nodes import CounterNode, OrderedDictNode, Size
 from tests.torch_io import hostile as h
 
@@ -158,17 +158,6 @@ def test_torchscript_and_exported_programs_are_refused_with_advice(tmp_path):
         read_checkpoint(tmp_path / "program.pt2")
 
 
-def test_a_big_endian_file_of_torch(tmp_path):
-    value = {"w": torch.arange(3.0), "n": torch.tensor([1, 2**40])}
-    path = save(value, tmp_path / "m.pt")
-    checkpoint = read_checkpoint(path)
-    swapped = {key: memoryview(np.frombuffer(raw, f"u{4 if len(raw) == 12 else 8}").byteswap().tobytes())
-               for key, raw in checkpoint.records.items()}  # fmt: skip
-    big = type(checkpoint)(**{**vars(checkpoint), "records": swapped, "byteorder": "big"})
-    for name, tensor in value.items():
-        assert_same_bits(materialise(big, big.tree[name]), tensor)
-
-
 def test_the_released_layout(shared):
     path = shared / "torch_checkpoints" / "badnets_resnet18w16.tar"
     expected = torch.load(path, weights_only=True)
@@ -194,14 +183,6 @@ def test_every_limit_holds(limit, tmp_path):
         find_state_dict(read_checkpoint(path, limits=Limits(**{limit: 1})))
 
 
-def test_an_array_is_a_copy_that_may_be_written(tmp_path):
-    checkpoint = read_checkpoint(save({"w": torch.zeros(2)}, tmp_path / "m.pt"))
-    ref = checkpoint.tree["w"]
-    assert isinstance(ref, TensorRef)
-    materialise(checkpoint, ref)[:] = 1
-    assert materialise(checkpoint, ref).tolist() == [0, 0]
-
-
 def test_the_tensors_and_dicts_of_torch_before_0_4(tmp_path):
     old = h.call("torch._utils", "_rebuild_tensor", h.storage(), h.integer(1), h.integers((3,)), h.integers((1,)))
     state = h.call("collections", "OrderedDict", h.list_(h.list_(h.text("w"), old)))
@@ -216,3 +197,36 @@ def test_messages_hold_no_control_characters(tmp_path):
     (anomaly,) = read_checkpoint(tmp_path / "m.pt").anomalies
     assert anomaly.isascii()
     assert anomaly.isprintable()
+
+
+@FORMATS
+def test_a_storage_without_a_tensor_stays_unread(new, tmp_path):
+    base, storage = torch.arange(3.0), torch.ones(2).untyped_storage()
+    value = {"state_dict": {"w": base}, "s": storage, "odd": {"v": base, "s": storage}}
+    checkpoint = read_checkpoint(save(value, tmp_path / "m.pt", new))
+    assert [anomaly.partition(":")[0] for anomaly in checkpoint.anomalies] == ['data["s"]', 'data["odd"]']
+    state_dict = find_state_dict(checkpoint)
+    assert state_dict.tensors["w"].tolist() == [0, 1, 2]
+    assert write_checkpoint(tmp_path / "b.pt", checkpoint, state_dict, {}) == ('data["s"]', 'data["odd"]["s"]')
+    assert list(torch.load(tmp_path / "b.pt", weights_only=True)) == ["state_dict", "odd"]
+    with pytest.raises(CheckpointError, match=r'data\["odd"\]\["s"\] is "torch'):
+        find_state_dict(checkpoint, "odd")
+
+
+def test_a_member_that_torch_would_read_in_the_place_of_another(tmp_path):
+    members = h.torch_members(h.GOOD)
+    other = h.Member("archive/DATA/0", np.full(4, 9, np.float32).tobytes())
+    (tmp_path / "m.pt").write_bytes(h.archive(*members[:2], other, *members[2:]))
+    assert torch.load(tmp_path / "m.pt", weights_only=True)["state_dict"]["w"].tolist() == [[9, 9], [9, 9]]
+    with pytest.raises(CheckpointError, match="capital letters"):
+        read_checkpoint(tmp_path / "m.pt")
+
+
+def test_members_that_nothing_uses_are_reported_wherever_they_hide(tmp_path):
+    names = ["archive/.data/payload", "archive/data/7", "archive/.data/serialization_id"]
+    members = [*h.torch_members(h.GOOD), *(h.Member(name, b"x") for name in names)]
+    (tmp_path / "m.pt").write_bytes(h.archive(*members))
+    (anomaly,) = read_checkpoint(tmp_path / "m.pt").anomalies
+    assert anomaly.startswith("2 zip members that no tensor uses")
+    assert names[0] in anomaly
+    assert names[1] in anomaly

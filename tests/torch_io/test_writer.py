@@ -241,9 +241,54 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path):
     assert os.listdir(tmp_path) == ["a.pt"]
 
 
-def test_a_folder_that_does_not_exist(tmp_path):
-    with pytest.raises(CheckpointError, match="cannot be written: No such file"):
-        write_state_dict(tmp_path / "no" / "a.pt", {"w": np.zeros(1)})
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("no/a.pt", "No such file"),
+        ("a\0.pt", "null byte"),
+        ("folder", "Is a directory"),
+        ("file/a.pt", "Not a directory"),
+    ],
+)
+def test_a_place_that_cannot_be_written(name, reason, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_bytes(b"kept")
+    with pytest.raises(CheckpointError, match=f"cannot be written: .*{reason}"):
+        write_state_dict(tmp_path / name, {"w": np.zeros(1)}, overwrite=True)
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+    assert (tmp_path / "file").read_bytes() == b"kept"
+
+
+def test_a_link_is_not_written_through(tmp_path):
+    (tmp_path / "a.pt").symlink_to("target")
+    with pytest.raises(CheckpointError, match="exists already"):
+        write_state_dict(tmp_path / "a.pt", {"w": np.zeros(1)})
+    write_state_dict(tmp_path / "a.pt", {"w": np.zeros(1)}, overwrite=True)
+    assert not (tmp_path / "a.pt").is_symlink()
+    assert os.listdir(tmp_path) == ["a.pt"]
+
+
+def test_storage_keys_of_the_source_do_not_become_names_of_members(tmp_path):
+    key = "../../evil"
+    root = h.dict_(state_dict=h.ordered(w=h.tensor(key, view=b"N")))
+    (tmp_path / "a.pt").write_bytes(h.legacy(root, keys=h.list_(h.text(key))))
+    safetensors.numpy.save_file({key: np.ones(2, np.float32)}, tmp_path / "b.safetensors")
+    for source in ("a.pt", "b.safetensors"):
+        write_checkpoint(tmp_path / "c.pt", *read(tmp_path / source), {}, container="zip", overwrite=True)
+        with zipfile.ZipFile(tmp_path / "c.pt") as archive:
+            assert "archive/data/0" in archive.namelist()
+            assert not any("evil" in name for name in archive.namelist())
+        copy = read(tmp_path / "c.pt")[1]
+        assert [array.tobytes() for array in copy.tensors.values()] == [
+            array.tobytes() for array in read(tmp_path / source)[1].tensors.values()
+        ]
+
+
+def test_a_tensor_cannot_have_the_name_that_safetensors_keeps_for_itself(tmp_path):
+    torch.save({"__metadata__": torch.zeros(1)}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="no tensor can have this name"):
+        write_checkpoint(tmp_path / "b.safetensors", *read(tmp_path / "a.pt"), {}, container="safetensors")
+    assert os.listdir(tmp_path) == ["a.pt"]
 
 
 def test_a_fresh_checkpoint_in_the_released_layout(tmp_path):

@@ -1,0 +1,103 @@
+"""The convolution and its hand-written gradients against JAX's own and against torch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+from torch.nn import functional as F  # noqa: N812 (everybody's name)
+
+from rnp_jax.models.convolution import conv2d
+
+
+def reference(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> jax.Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        [(pad, pad)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=lax.Precision.HIGHEST,
+    )
+
+
+def ours(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> jax.Array:
+    return conv2d(x, kernel, stride=stride, pads=((pad, pad), (pad, pad)), precision=lax.Precision.HIGHEST)
+
+
+def draw(seed: int, *shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def torch_conv(x: jax.Array, kernel: jax.Array, weights: jax.Array, stride: int, pad: int) -> list[np.ndarray]:
+    """Output, and both gradients of its sum weighted by ``weights``."""
+    image = torch.tensor(np.asarray(x)).movedim(-1, 1).requires_grad_()
+    weight = torch.tensor(np.asarray(kernel)).permute(3, 2, 0, 1).requires_grad_()
+    output = F.conv2d(image, weight, stride=stride, padding=pad)
+    output.backward(torch.tensor(np.asarray(weights)).movedim(-1, 1))
+    assert image.grad is not None
+    assert weight.grad is not None
+    return [
+        output.detach().movedim(1, -1).numpy(),
+        image.grad.movedim(1, -1).numpy(),
+        weight.grad.permute(2, 3, 1, 0).numpy(),
+    ]
+
+
+@settings(deadline=None, derandomize=True, max_examples=20)
+@given(
+    st.integers(1, 3), st.integers(3, 8), st.integers(3, 8), st.integers(1, 3), st.integers(1, 4),
+    st.sampled_from([1, 3]), st.sampled_from([1, 2]), st.sampled_from([0, 1]), st.integers(0, 99),
+)  # fmt: skip
+def test_value_and_gradients(batch, height, width, channels, features, size, stride, pad, seed):
+    x, kernel = draw(seed, batch, height, width, channels), draw(seed + 1, size, size, channels, features)
+    weights = draw(seed + 2, *jax.eval_shape(lambda x, k: reference(x, k, stride, pad), x, kernel).shape)
+
+    @jax.jit
+    def both(x, kernel, weights):
+        results = []
+        for convolve in (ours, reference):
+            output, pull = jax.vjp(lambda x, k, convolve=convolve: convolve(x, k, stride, pad), x, kernel)
+            results.append([output, *pull(weights)])
+        return results
+
+    mine, jax_own = both(x, kernel, weights)
+    for actual, expected, theirs in zip(mine, jax_own, torch_conv(x, kernel, weights, stride, pad), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-4)
+        np.testing.assert_allclose(actual, theirs, rtol=1e-5, atol=1e-4)
+
+
+def test_vmap_over_images_kernels_and_masks():
+    x, kernel, masks = draw(0, 3, 2, 7, 7, 2), draw(1, 3, 3, 3, 2, 4), draw(2, 3, 4)
+
+    def loss(x, kernel, mask):
+        return jnp.square(ours(x, kernel, 2, 1) * mask[None, None, None]).sum()
+
+    gradients = jax.jit(jax.vmap(jax.grad(loss, argnums=(0, 1, 2))))(x, kernel, masks)
+    over_masks = jax.jit(jax.vmap(jax.grad(loss, argnums=1), in_axes=(None, None, 0)))(x[0], kernel[0], masks)
+    alone = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
+    for i in range(3):
+        for actual, expected in zip(gradients, alone(x[i], kernel[i], masks[i]), strict=True):
+            np.testing.assert_allclose(actual[i], expected, rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(over_masks[i], alone(x[0], kernel[0], masks[i])[1], rtol=1e-4, atol=1e-3)
+
+
+def test_gradient_inside_and_through_a_scan():
+    x, kernel = draw(0, 4, 2, 6, 6, 3), draw(1, 3, 3, 3, 3) * 0.3
+
+    def loss(convolve, kernel):
+        def body(carry, image):
+            inner = jax.grad(lambda k: jnp.square(convolve(image, k, 1, 1)).sum())(kernel)
+            return convolve(carry, kernel, 1, 1), jnp.square(inner).sum()
+
+        carry, sums = lax.scan(body, x[0], x)
+        return jnp.square(carry).sum() + jax.lax.stop_gradient(sums).sum()
+
+    actual, expected = (
+        jax.jit(jax.value_and_grad(lambda kernel, convolve=convolve: loss(convolve, kernel)))(kernel)
+        for convolve in (ours, reference)
+    )
+    np.testing.assert_allclose(actual[0], expected[0], rtol=1e-4)
+    np.testing.assert_allclose(actual[1], expected[1], rtol=1e-3, atol=1e-3 * float(jnp.abs(expected[1]).max()))

@@ -1,0 +1,144 @@
+"""Who may import whom, and what an import does: nothing but define names."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "rnp_jax"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+FOUNDATION = {"types", "errors", "atomic"}
+LIBRARY = {"masks", "models", "attacks", "data", "training", "evaluation", "defenses"}
+MAY_IMPORT = {
+    "types": set(),
+    "errors": set(),
+    "atomic": set(),
+    "masks": FOUNDATION,
+    "torch_io": FOUNDATION,
+    "models": FOUNDATION | {"masks"},
+    "attacks": FOUNDATION | {"masks"},
+    "data": FOUNDATION | {"masks"},
+    "training": FOUNDATION | {"masks", "models", "attacks", "data"},
+    "evaluation": FOUNDATION | LIBRARY - {"evaluation", "defenses"},
+    "defenses": FOUNDATION | LIBRARY - {"defenses", "data"},
+    "report": FOUNDATION,
+    "card": FOUNDATION,
+    "store": FOUNDATION,
+    "checkpoints": FOUNDATION | LIBRARY | {"torch_io", "card"},
+    "config": FOUNDATION | LIBRARY,
+    "commands": FOUNDATION | LIBRARY | {"torch_io", "report", "checkpoints", "card", "store", "config"},
+    "cli": FOUNDATION | {"config", "commands"},
+    "__init__": FOUNDATION | LIBRARY | {"torch_io", "report", "checkpoints", "card", "store", "config"},
+}
+"""What each part of the package may import besides itself. A new part needs a place here."""
+
+ONLY_IN = {
+    "flax": "models/",
+    "orbax": "store.py",
+    "tensorflow_datasets": "data/tfds.py",
+    "torch": None,
+    "tensorflow": None,
+}
+"""The only place that imports a library; None is nowhere."""
+
+
+def imported(tree: ast.AST, module: str) -> Iterator[str]:
+    """The full names of the modules that this module's source imports, at any depth of its code."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = module.split(".")[: -node.level] if node.level else []
+            base = ".".join([*parents, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def imports_of(source: Path) -> list[str]:
+    parts = source.relative_to(PACKAGE.parent).with_suffix("").parts
+    return list(imported(ast.parse(source.read_text("utf-8")), ".".join(parts)))
+
+
+def part_of(source: Path) -> str:
+    return source.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def by_name(source: Path) -> str:
+    return str(source.relative_to(PACKAGE))
+
+
+def test_imports_are_found_wherever_they_are():
+    code = (
+        "import a.b as c\nfrom rnp_jax import masks\nfrom . import x\nfrom ..y import z\ndef f():\n    import torch\n"
+    )
+    found = set(imported(ast.parse(code), "rnp_jax.models.layers"))
+    assert found == {"a.b", "rnp_jax.masks", "rnp_jax.models.x", "rnp_jax.y.z", "torch"}
+
+
+def test_the_package_has_sources_and_every_part_has_a_place():
+    assert {part_of(source) for source in SOURCES} <= set(MAY_IMPORT)
+    assert len(SOURCES) > 30
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=by_name)
+def test_parts_import_only_what_lies_below_them(source):
+    part = part_of(source)
+    used = {name.split(".")[1] for name in imports_of(source) if name.startswith("rnp_jax.")}
+    assert used <= MAY_IMPORT[part] | {part}
+
+
+def test_the_order_of_the_parts_has_no_cycle():
+    left = dict(MAY_IMPORT)
+    while left:
+        free = [part for part, below in left.items() if not below & set(left)]
+        assert free, f"a cycle among {sorted(left)}"
+        for part in free:
+            del left[part]
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=by_name)
+def test_libraries_are_imported_in_one_place_only(source):
+    where = source.relative_to(PACKAGE).as_posix()
+    for name in {each.split(".")[0] for each in imports_of(source)} & set(ONLY_IN):
+        place = ONLY_IN[name]
+        assert place is not None, f"{name} is not to be imported"
+        assert where.startswith(place), f"{name} is for {place} alone"
+
+
+PROBE = """
+import importlib, json, logging, sys
+import jax, numpy as np  # importing jax draws random numbers
+seed = np.random.get_state()[1].tolist()
+handlers = list(logging.root.handlers)
+importlib.import_module(sys.argv[1])
+from jax._src import xla_bridge
+print(json.dumps({
+    "modules": sorted({name.split(".")[0] for name in sys.modules}),
+    "backend": xla_bridge.backends_are_initialized(),
+    "seeded": np.random.get_state()[1].tolist() != seed,
+    "logging": logging.root.handlers != handlers,
+}))
+"""
+
+
+@pytest.mark.parametrize("module", ["rnp_jax", "rnp_jax.cli"])
+def test_importing_defines_names_and_does_nothing_else(module):
+    """In a process of its own: no device is touched, no generator seeded, and nothing slow that few runs need."""
+    done = subprocess.run([sys.executable, "-c", PROBE, module], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)  # nothing was printed either
+    assert not found["backend"]
+    assert not found["seeded"]
+    assert not found["logging"]
+    slow = {"torch", "tensorflow", "tensorflow_datasets", "orbax", "sklearn", "scipy", "matplotlib"}
+    assert not slow & set(found["modules"])
+
+
+def test_every_module_imports_without_a_warning():
+    modules = [".".join(source.relative_to(PACKAGE.parent).with_suffix("").parts) for source in SOURCES]
+    modules = [name.removesuffix(".__init__") for name in modules]
+    code = "import importlib, sys\nfor name in sys.argv[1:]:\n    importlib.import_module(name)\n"
+    subprocess.run([sys.executable, "-W", "error", "-c", code, *modules], check=True, capture_output=True)

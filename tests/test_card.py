@@ -1,0 +1,95 @@
+import json
+
+import pytest
+
+from rnp_jax.card import (
+    CARD_SUFFIX,
+    TRIGGER_SUFFIX,
+    ArchitectureCard,
+    AttackCard,
+    Card,
+    NormalizationCard,
+    beside,
+    read_card,
+    write_card,
+)
+from rnp_jax.errors import DataError
+
+SHA = "0123456789abcdef" * 4
+
+
+def card(**changes) -> Card:
+    values = {
+        "file": "model.pt",
+        "sha256": SHA,
+        "architecture": ArchitectureCard(name="resnet18", num_classes=10, width=16, image_shape=(32, 32, 3)),
+        "normalization": NormalizationCard(mean=(0.1, 0.2, 0.3), std=(1 / 3, 0.5, 0.7)),
+        "data": "digits",
+        "train_images": 1297,
+        "attack": AttackCard(
+            name="badnets",
+            constants={"size": 3, "margin": None},
+            target=0,
+            mapping="all_to_one",
+            rate=0.1,
+            variant="bb",
+            poisoned=130,
+            indices_sha256="f" * 64,
+        ),
+        "training": {"epochs": 3},
+        "augmentation": {},
+        "seed": 1,
+        "precision": "float32",
+        "acc": 0.97,
+        "asr": 1.0,
+        "ra": 0.0,
+        "versions": {"jax": "0.10"},
+    }
+    return Card(**(values | changes))
+
+
+@pytest.mark.parametrize("changes", [{}, {"attack": None, "asr": None, "ra": None}])
+def test_cards_survive_the_disk(changes, tmp_path):
+    written = card(**changes)
+    write_card(tmp_path / "model.card.json", written)
+    assert read_card(tmp_path / "model.pt", SHA) == written
+    assert json.loads((tmp_path / "model.card.json").read_bytes())["normalization"]["std"][0] == 1 / 3
+
+
+def test_no_card(tmp_path):
+    assert read_card(tmp_path / "model.pt", SHA) is None
+
+
+def test_a_card_of_another_file(tmp_path):
+    write_card(tmp_path / "model.card.json", card())
+    with pytest.raises(DataError, match=f"sha256 {SHA}, but .*model.pt has {'9' * 64}; remove the card"):
+        read_card(tmp_path / "model.pt", "9" * 64)
+
+
+def altered(**changes) -> bytes:
+    return json.dumps(json.loads(card().model_dump_json()) | changes).encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a card"),
+        (b"\xff\x00", "not a card"),
+        (b"[]", "not a card"),
+        (altered(card_version=2), "card_version"),
+        (altered(surplus=1), "surplus"),
+        (altered(sha256="no digest"), "sha256"),
+        (altered(acc=float("nan")), "acc"),
+        (json.dumps({"file": "model.pt"}).encode(), "architecture"),
+    ],
+)
+def test_damaged_cards(content, message, tmp_path):
+    (tmp_path / "model.card.json").write_bytes(content)
+    with pytest.raises(DataError, match=f"(?s)model.card.json: not a card of this version.*{message}|{message}"):
+        read_card(tmp_path / "model.pt", SHA)
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.tar", "model"])
+def test_names_beside_a_checkpoint(name, tmp_path):
+    assert beside(tmp_path / name, CARD_SUFFIX) == tmp_path / "model.card.json"
+    assert beside(tmp_path / name, TRIGGER_SUFFIX) == tmp_path / "model.trigger.npz"

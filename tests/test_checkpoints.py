@@ -1,0 +1,283 @@
+"""Files that torch wrote, loaded without it; files written without it, loaded by torch."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from rnp_jax import masks
+from rnp_jax.card import ArchitectureCard, Card, NormalizationCard, write_card
+from rnp_jax.checkpoints import (
+    from_state_dict,
+    load_model,
+    open_checkpoint,
+    save_model,
+    save_variables,
+    to_state_dict,
+)
+from rnp_jax.data import NORMALIZATIONS
+from rnp_jax.errors import ArchitectureError, CheckpointError, DataError
+from rnp_jax.models import ARCHITECTURES
+from tests.networks import DEEP, build, build_random, images_for, network_of, state_of, torch_input
+from tests.oracle import models
+
+RNP = NORMALIZATIONS["cifar10_rnp"]
+FORMATS = pytest.mark.parametrize("new", [True, False], ids=["zip", "legacy"])
+load = partial(load_model, normalization=RNP)
+
+
+@dataclass
+class Container:
+    """A foreign object, as BackdoorBench keeps beside the weights."""
+
+    size: int = 3
+
+
+def bench(state: dict) -> dict:
+    return {
+        "model_name": "preactresnet18",
+        "num_classes": 5,
+        "model": state,
+        "data_path": "../data",
+        "img_size": [32, 32, 3],
+        "clean_data": "cifar10",
+        "bd_train": Container(),
+        "bd_test": {"bd_data_container": Container(4)},
+    }
+
+
+LAYOUTS = {
+    "rnp": ("resnet18", lambda state: {"epoch": 3, "state_dict": state, "clean_acc": 0.9, "bad_acc": 1.0}),
+    "bench": ("preactresnet18", bench),
+    "wanet": ("preactresnet18", lambda state: {"netC": state, "epoch_current": 2, "best_clean_acc": 0.5}),
+    "raw": ("resnet18", lambda state: state),
+    "parallel": ("resnet18", lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}}),
+}
+
+
+@partial(jax.jit, static_argnums=0)
+def logits_of(network, variables, images) -> jax.Array:
+    return network(variables, images)[0]
+
+
+def write(path, value, new: bool = True):
+    torch.save(value, path, _use_new_zipfile_serialization=new)
+    return path
+
+
+def find(value, layout: str) -> dict[str, torch.Tensor]:
+    """The state dict in what ``torch.load`` returned."""
+    state = (
+        value[{"raw": None, "bench": "model", "wanet": "netC"}.get(layout, "state_dict")] if layout != "raw" else value
+    )
+    return {key.removeprefix("module."): tensor for key, tensor in state.items()}
+
+
+def prune_two(variables):
+    like = masks.filters(variables["masks"])
+    return masks.apply_filters(
+        variables, {name: jnp.asarray(value) for name, value in masks.keep(like, [1, 9]).items()}
+    )
+
+
+def assert_torch_agrees(network, variables, name: str, state) -> None:
+    """The state dict, loaded strictly into the oracle, gives the logits of our variables."""
+    module = build(name).eval()
+    module.load_state_dict({key: value.float() for key, value in state.items()}, strict=True)
+    images = images_for(name)
+    with torch.no_grad():
+        expected = module(torch_input(name, images))
+    np.testing.assert_allclose(logits_of(network, variables, images), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [each for each in ARCHITECTURES if each not in DEEP])
+def test_state_dicts_survive_both_ways_bit_for_bit(name):
+    network, state = network_of(name), state_of(build_random(name))
+    back = to_state_dict(network, from_state_dict(network, state))
+    assert set(back) == {key for key in state if not key.endswith("num_batches_tracked")}
+    for key, value in back.items():
+        assert (value.dtype, value.tobytes()) == (np.float32, state[key].tobytes()), key
+
+
+@FORMATS
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_files_of_every_layout_go_in_and_out(layout, new, tmp_path):
+    name, wrap = LAYOUTS[layout]
+    state = build_random(name).state_dict()
+    source = write(tmp_path / "source.pt", wrap(state), new)
+    model = load(source)
+    assert (model.network.architecture.name, model.network.architecture.num_classes) == (name, 5)
+    assert model.network.mean == RNP.mean
+    assert model.card is None
+    assert_torch_agrees(model.network, model.variables, name, state)
+
+    pruned = prune_two(model.variables)
+    dropped = save_model(tmp_path / "cleaned.pt", model, pruned)
+    assert len(dropped) == (2 if layout == "bench" else 0)
+    value = torch.load(tmp_path / "cleaned.pt", weights_only=True)
+    cleaned = find(value, layout)
+    assert list(cleaned) == list(state)
+    assert_torch_agrees(model.network, pruned, name, cleaned)
+    touched = [key for key in state if not torch.equal(cleaned[key], state[key])]
+    rows = masks.index(masks.filters(model.variables["masks"]))
+    assert set(touched) == {f"{rows[i][0]}.weight" for i in (1, 9)}
+    for i in (1, 9):
+        assert cleaned[f"{rows[i][0]}.weight"][rows[i][1]] == 0
+    for key in set(state) - set(touched):
+        assert cleaned[key].numpy().tobytes() == state[key].numpy().tobytes()
+    if layout == "rnp":
+        assert {key: value[key] for key in ("epoch", "clean_acc", "bad_acc")} == {
+            "epoch": 3, "clean_acc": 0.9, "bad_acc": 1.0,
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_source_s_dtype_is_kept(dtype, tmp_path):
+    state = build_random("resnet18").to(dtype).state_dict()
+    model = load(write(tmp_path / "source.pt", {"state_dict": state}))
+    assert {leaf.dtype for leaf in jax.tree.leaves(model.variables)} == {jnp.dtype(jnp.float32)}
+    save_model(tmp_path / "cleaned.pt", model, prune_two(model.variables))
+    cleaned = torch.load(tmp_path / "cleaned.pt", weights_only=True)["state_dict"]
+    assert {key: value.dtype for key, value in cleaned.items()} == {key: value.dtype for key, value in state.items()}
+    assert cleaned["bn1.weight"].tolist() == pytest.approx(
+        [v * (i != 1) for i, v in enumerate(state["bn1.weight"].tolist())]
+    )
+    assert torch.equal(cleaned["linear.weight"], state["linear.weight"])
+
+
+def masked_state() -> tuple[dict, torch.nn.Module]:
+    """A masked release's state dict, with noise never written to, and the oracle with the same masks."""
+    module = build_random("resnet18")
+    state = dict(module.state_dict())
+    kept = {}
+    for name, norm in models.batch_norms(module).items():
+        kept[name] = torch.linspace(0, 1, len(norm.weight))
+        state[f"{name}.neuron_mask"] = kept[name]
+        state[f"{name}.neuron_noise"] = torch.full_like(kept[name], torch.nan)
+    models.set_masks(module, kept)
+    return state, module
+
+
+@pytest.mark.parametrize("placement", ["bn_scale", "channel", "conv_output"])
+def test_masks_in_the_file_act_as_the_release_has_it(placement, tmp_path):
+    state, module = masked_state()
+    model = load(write(tmp_path / "source.pt", {"state_dict": state}), placement=placement)
+    filters = masks.filters(model.variables["masks"])
+    if placement == "bn_scale":
+        np.testing.assert_array_equal(filters["layer4.1.bn2"], state["layer4.1.bn2.neuron_mask"])
+    else:
+        assert all((mask == 1).all() for mask in filters.values())
+    images = images_for("resnet18")
+    with torch.no_grad():
+        expected = module(torch_input("resnet18", images))
+    np.testing.assert_allclose(logits_of(model.network, model.variables, images), expected, rtol=0, atol=1e-4)
+
+    save_model(tmp_path / "cleaned.pt", model, model.variables)
+    cleaned = torch.load(tmp_path / "cleaned.pt", weights_only=True)["state_dict"]
+    assert list(cleaned) == list(state)
+    assert all((value == 1).all() for key, value in cleaned.items() if key.endswith("neuron_mask"))
+    plain = build("resnet18").eval()
+    plain.load_state_dict({key: value for key, value in cleaned.items() if "neuron" not in key}, strict=True)
+    with torch.no_grad():
+        torch.testing.assert_close(plain(torch_input("resnet18", images)), expected, rtol=0, atol=1e-4)
+
+
+def test_masks_in_the_file_are_checked(tmp_path):
+    state, _ = masked_state()
+    state["bn1.neuron_mask"] = torch.tensor([1, torch.nan, 1, 1])
+    with pytest.raises(CheckpointError, match=r"bn1\.neuron_mask.*nan"):
+        load(write(tmp_path / "nan.pt", state))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mlp"])
+def test_fresh_files_load_in_torch_and_here(name, tmp_path):
+    network = network_of(name)
+    variables = from_state_dict(network, state_of(build_random(name)))
+    save_variables(tmp_path / "fresh.pt", network, variables, {"epoch": 7})
+    value = torch.load(tmp_path / "fresh.pt", weights_only=True)
+    assert value["epoch"] == 7
+    assert set(value["state_dict"]) == set(build(name).state_dict())
+    assert_torch_agrees(network, variables, name, value["state_dict"])
+    again = load(tmp_path / "fresh.pt", image_shape=network.architecture.image_shape)
+    assert again.network.architecture == network.architecture
+    assert all(map(np.array_equal, jax.tree.leaves(again.variables), jax.tree.leaves(variables)))
+    with pytest.raises(CheckpointError, match=r"fresh\.pt"):
+        save_variables(tmp_path / "fresh.pt", network, variables)
+
+
+def test_a_cleaned_file_does_not_replace_one_unasked(tmp_path):
+    path = write(tmp_path / "model.pt", build_random("resnet18").state_dict())
+    before, model = path.read_bytes(), load(path)
+    with pytest.raises(CheckpointError, match=r"model\.pt"):
+        save_model(path, model, model.variables)
+    assert path.read_bytes() == before
+    save_model(path, model, prune_two(model.variables), overwrite=True)
+    assert torch.load(path, weights_only=True)["bn1.weight"][1] == 0
+    assert [each.name for each in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_a_class_count_that_disagrees_with_the_head(tmp_path):
+    path = write(tmp_path / "model.pt", {"num_classes": 10, "model": build("resnet18").state_dict()})
+    with pytest.raises(ArchitectureError, match=r"num_classes 10, but its last layer has 5 outputs"):
+        open_checkpoint(path)
+
+
+def test_weights_that_are_not_finite(tmp_path):
+    state = build_random("resnet18").state_dict()
+    state["layer1.0.conv1.weight"][0, 0, 0, 0] = torch.inf
+    with pytest.raises(CheckpointError, match=r"layer1\.0\.conv1\.weight.*inf"):
+        open_checkpoint(write(tmp_path / "model.pt", state))
+
+
+def card_of(checkpoint_sha256: str, name: str = "model.pt") -> Card:
+    return Card(
+        file=name,
+        sha256=checkpoint_sha256,
+        architecture=ArchitectureCard(name="resnet18", num_classes=5, width=4, image_shape=(32, 32, 3)),
+        normalization=NormalizationCard(mean=(0.25, 0.5, 0.75), std=(0.5, 0.25, 0.125)),
+        data="digits",
+        train_images=100,
+        attack=None,
+        training={},
+        augmentation={},
+        seed=0,
+        precision="float32",
+        acc=0.9,
+        asr=None,
+        ra=None,
+        versions={},
+    )
+
+
+def test_the_card_says_how_images_were_normalised(tmp_path):
+    path = write(tmp_path / "model.pt", build_random("resnet18").state_dict())
+    with pytest.raises(DataError, match=r"no card that says how its images were normalised.*cifar10_rnp"):
+        load_model(path)
+    card = card_of(open_checkpoint(path)[0].sha256)
+    write_card(tmp_path / "model.card.json", card)
+    model = load_model(path)
+    assert model.card == card
+    assert (model.network.mean, model.network.std) == ((0.25, 0.5, 0.75), (0.5, 0.25, 0.125))
+    assert load(path).network.mean == RNP.mean  # what the caller says wins
+    write_card(tmp_path / "model.card.json", card_of("0" * 64))
+    with pytest.raises(DataError, match="describes a file with sha256 0000"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in DEEP])
+def test_deep_networks_survive_both_ways(name):
+    test_state_dicts_survive_both_ways_bit_for_bit(name)
+
+
+def test_a_released_file(shared, tmp_path):
+    path = shared / "torch_checkpoints" / "badnets_resnet18w16.tar"
+    model = load(path)
+    assert (model.network.architecture.name, model.network.architecture.width) == ("resnet18", 16)
+    save_model(tmp_path / "same.tar", model, model.variables)
+    state, again = (torch.load(each, weights_only=True)["state_dict"] for each in (path, tmp_path / "same.tar"))
+    assert list(state) == list(again)
+    assert all(torch.equal(state[key], again[key]) for key in state)
