@@ -1,6 +1,8 @@
 """``rnp-jax``: dispatch to the commands, presets under the command line, errors as one line."""
 
 import importlib
+import inspect
+import os
 import sys
 from dataclasses import MISSING, Field, fields, replace
 from difflib import get_close_matches
@@ -21,17 +23,28 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command; returns the exit status (0 well, 1 an error of this package's kinds, 2 unusable arguments)."""
+    """Runs one command.
+
+    Returns:
+      The exit status: 0 well, 1 an error that the user can mend, 130 interrupted.
+
+    Raises:
+      SystemExit: 2 for unusable arguments, 0 where help was asked for.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help"):
-        sys.stdout.write(usage())
-        return 0 if arguments else 2
     try:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            sys.stdout.write(usage())
+            return 0 if arguments else 2
         name, *rest = arguments
         run, options = parse(name, rest)
         run(options)
-    except RnpError as error:
-        sys.stderr.write(f"rnp-jax: {type(error).__name__}: {error}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (RnpError, OSError) as error:
+        sys.stderr.write(f"rnp-jax: {type(error).__name__}: {_printable(str(error))}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("rnp-jax: interrupted\n")
@@ -64,7 +77,9 @@ def parse(name: str, arguments: list[str]) -> tuple[Any, Any]:
     schema = getattr(module, COMMANDS[name][0])
     preset, rest = _take_preset(arguments)
     default = schema_default(schema, preset)
-    return module.run, tyro.cli(schema, prog=f"rnp-jax {name}", args=rest, default=default)
+    about = (inspect.getdoc(schema) or "").partition("Attributes:")[0].strip()
+    description = f"{about}\n\n--config FILE.yaml takes a preset, over which the options given here go."
+    return module.run, tyro.cli(schema, prog=f"rnp-jax {name}", description=description, args=rest, default=default)
 
 
 def _take_preset(arguments: list[str]) -> tuple[str | None, list[str]]:
@@ -86,6 +101,11 @@ def schema_default(schema: Any, preset: str | None) -> Any:
     open_ones = [f.name for f in fields(schema) if f.name not in values and not _has_default(f)]
     options = resolve(schema, {**dict.fromkeys(open_ones, ""), **values}, preset)
     return replace(options, **dict.fromkeys(open_ones, tyro.MISSING))
+
+
+def _printable(text: str) -> str:
+    """The text without characters that could steer a terminal: names in untrusted files are part of some errors."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def _has_default(field: Field) -> bool:

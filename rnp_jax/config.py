@@ -9,17 +9,21 @@ import dataclasses
 import difflib
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import pydantic
 import tyro
 import yaml
 
 from rnp_jax.atomic import write_atomic
+from rnp_jax.attacks.base import check_number
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Placement, Precision
 
 Options = TypeVar("Options")
+
+Constants = dict[str, Annotated[str, pydantic.BeforeValidator(str)]]
+"""An attack's constants by name, as text: a preset may have them as numbers."""
 
 FLAT = tyro.conf.arg(name="")
 """A group whose options go by their own names on the command line (``--data``, not ``--images.data``)."""
@@ -61,6 +65,10 @@ class DataOptions:
     image_size: int | None = None
     test_images: int | None = None
 
+    def __post_init__(self):
+        if self.test_images is not None:
+            check_number("test_images", self.test_images, 1, integer=True)
+
 
 @dataclasses.dataclass(frozen=True)
 class DefenseSetOptions:
@@ -78,6 +86,11 @@ class DefenseSetOptions:
     stratified: bool = True
     seed: int = 0
 
+    def __post_init__(self):
+        check_number("defense.size", self.size, 1, integer=True)
+        check_number("defense.holdout", self.holdout, 0, 1)
+        check_seed("defense.seed", self.seed)
+
 
 @dataclasses.dataclass(frozen=True)
 class TriggerOptions:
@@ -94,7 +107,7 @@ class TriggerOptions:
     attack: str = "card"
     target: int = 0
     mapping: Literal["all_to_one", "all_to_all"] = "all_to_one"
-    constants: dict[str, str] = dataclasses.field(default_factory=dict)
+    constants: Constants = dataclasses.field(default_factory=dict)
     artefact: str | None = None
 
 
@@ -112,6 +125,18 @@ class ComputeOptions:
     placement: Placement = "bn_scale"
     batch_size: int = 256
 
+    def __post_init__(self):
+        check_number("batch_size", self.batch_size, 1, integer=True)
+
+
+def check_seed(name: str, seed: int) -> None:
+    """Requires a seed that random keys tell apart.
+
+    Raises:
+      ConfigError: it is negative, or has more than 32 bits.
+    """
+    check_number(name, seed, 0, 2**32 - 1, integer=True)
+
 
 def read_yaml(path: str | PathLike[str]) -> dict[str, Any]:
     """A preset's values.
@@ -121,7 +146,9 @@ def read_yaml(path: str | PathLike[str]) -> dict[str, Any]:
     """
     try:
         values = yaml.safe_load(Path(path).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}; --config takes the path of a YAML file") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not a readable YAML file: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of options, found {type(values).__name__}")
@@ -137,6 +164,8 @@ def resolve(schema: type[Options], values: dict[str, Any], source: str = "option
     _check_names(schema, values, source, "")
     try:
         return pydantic.TypeAdapter(schema).validate_python(values)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
     except pydantic.ValidationError as error:
         lines = [f" {'.'.join(map(str, e['loc']))}: {e['msg']} (given {e['input']!r})" for e in error.errors()]
         raise ConfigError(f"{source}: impossible values:\n" + "\n".join(lines)) from error
@@ -159,12 +188,11 @@ def write_yaml(path: str | PathLike[str], options: Any) -> None:
 
 
 def _check_names(schema: Any, values: dict[str, Any], source: str, prefix: str) -> None:
-    fields = {field.name: field for field in dataclasses.fields(schema)}
-    types = {name: field.type for name, field in fields.items()}
+    types = get_type_hints(schema)  # without their annotations, so that groups are seen
     for name, value in values.items():
-        if name not in fields:
-            near = difflib.get_close_matches(str(name), fields, n=1)
-            hint = f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(fields)}"
+        if name not in types:
+            near = difflib.get_close_matches(str(name), types, n=1)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(types)}"
             raise ConfigError(f"{source}: unknown option {prefix}{name}; {hint}")
         if isinstance(value, dict) and dataclasses.is_dataclass(types[name]):
             _check_names(types[name], value, source, f"{prefix}{name}.")

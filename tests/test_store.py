@@ -29,7 +29,8 @@ def test_trees_and_metadata_survive_the_disk(tmp_path):
     assert set(tree) == set(TREE)
     assert tree["batch_stats"] == {}
     for path in [("params", "layer1.0", "conv1", "kernel"), ("params", "0", "b"), ("step",), ("half",), ("flags",)]:
-        actual, expected = tree, TREE
+        actual: Any = tree
+        expected: Any = TREE
         for name in path:
             actual, expected = actual[name], expected[name]
         assert isinstance(actual, np.ndarray | np.generic), path

@@ -23,16 +23,17 @@ from rnp_jax.card import (
     write_card,
 )
 from rnp_jax.checkpoints import save_variables
-from rnp_jax.commands.inputs import TRIGGER_SEED, make_attack
+from rnp_jax.commands.inputs import TRIGGER_SEED, draw_evenly, make_attack
 from rnp_jax.commands.run_log import RunLog
 from rnp_jax.commands.tables import metrics_table
 from rnp_jax.commands.versions import package_versions
-from rnp_jax.config import FLAT, ComputeOptions, DataOptions, to_plain
+from rnp_jax.config import FLAT, ComputeOptions, DataOptions, check_seed, to_plain
 from rnp_jax.data import Augmentation, Dataset, load, parse_normalization
 from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.evaluation.measure import measure_variants
 from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.models import Architecture, Network
+from rnp_jax.models.registry import RESNETS
 from rnp_jax.store import load_tree, remove_tree, save_tree
 from rnp_jax.torch_io import read_checkpoint
 from rnp_jax.training.backdoor import Backdoored, PoisonConfig, start_state, train_backdoored
@@ -80,6 +81,9 @@ class AttackOptions:
     seed: int = 0
     resume: bool = False
 
+    def __post_init__(self):
+        check_seed("seed", self.seed)
+
 
 def run(options: AttackOptions) -> None:
     """Trains, measures, writes.
@@ -88,19 +92,14 @@ def run(options: AttackOptions) -> None:
       ConfigError, DataError: options that do not fit together, or a checkpoint that exists.
     """
     out = Path(options.out)
-    if out.exists():
-        raise DataError(f"{out} exists already; choose another --out")
-    attack = None if options.attack == "none" else make_attack(options.attack, options.constants)
+    for path in (out, beside(out, CARD_SUFFIX)):
+        if path.exists():
+            raise DataError(f"{path} exists already; choose another --out")
+    if options.model not in RESNETS:
+        raise ConfigError(f"--model {options.model}: this command trains {', '.join(RESNETS)}")
+    attack = _make_attack(options)
     log = RunLog()
-    train_set, test = (
-        load(
-            options.images.data or "cifar10",
-            split=split,
-            data_dir=options.images.data_dir,
-            image_size=options.images.image_size,
-        )
-        for split in ("train", "test")
-    )
+    train_set, test = (_load(options.images, split) for split in ("train", "test"))
     normalization = parse_normalization(options.normalization).for_channels(train_set.image_shape[-1])
     architecture = Architecture(options.model, train_set.num_classes, options.width, image_shape=train_set.image_shape)
     network = Network(
@@ -110,19 +109,39 @@ def run(options: AttackOptions) -> None:
     trained = _train(options, network, attack, goal, train_set, log)
     metrics = _measure(options, network, attack, goal, trained, test)
     _write(options, network, attack, goal, trained, metrics, train_set)
+    remove_tree(_state_folder(options))
     log.console.print(metrics_table({"": metrics}))
     log.say(f"{out}")
+
+
+def _make_attack(options: AttackOptions) -> Attack | None:
+    if options.attack != "none":
+        return make_attack(options.attack, options.constants)
+    if options.constants:
+        raise ConfigError(f"--constants {' '.join(options.constants)}: attack none has no constants")
+    return None
+
+
+def _load(options: DataOptions, split: Literal["train", "test"]) -> Dataset:
+    if options.data is None:
+        raise ConfigError("no data: give --data, such as cifar10, digits, or a folder of images")
+    data = load(options.data, split=split, data_dir=options.data_dir, image_size=options.image_size)
+    if split == "test" and options.test_images is not None:
+        return data.subset(draw_evenly(data.labels, options.test_images))
+    return data
 
 
 def _train(
     options: AttackOptions, network: Network, attack: Attack | None, goal: Goal, data: Dataset, log: RunLog
 ) -> Backdoored:
-    folder = beside(options.out, ".training")
+    folder = _state_folder(options)
     settings = {name: value for name, value in to_plain(options).items() if name not in ("resume", "out")}
     state = None
     if options.resume and folder.exists():
         state = _load_state(folder, settings, start_state(network, options.seed, options.train, len(data)))
         log.say(f"going on after epoch {int(state.epoch)}")
+    elif options.resume:
+        log.say(f"no state in {folder}: starting with the first epoch")
 
     started = saved = time.perf_counter()
 
@@ -149,8 +168,11 @@ def _train(
             save=save,
         )
     log.say(f"trained in {time.perf_counter() - started:.0f} s")
-    remove_tree(folder)
     return trained
+
+
+def _state_folder(options: AttackOptions) -> Path:
+    return beside(options.out, ".training")
 
 
 def _load_state(folder: Path, settings: dict[str, Any], like: TrainState) -> TrainState:
@@ -213,7 +235,7 @@ def _write(
             image_shape=architecture.image_shape,
         ),
         normalization=NormalizationCard(mean=network.mean, std=network.std),
-        data=options.images.data or "cifar10",
+        data=str(options.images.data),
         train_images=len(data),
         attack=None if attack is None else _describe(options, attack, goal, trained),
         training=to_plain(options.train),

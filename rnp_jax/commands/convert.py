@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+import jax
+import numpy as np
+import pydantic
 import tyro
 
 from rnp_jax.checkpoints import from_state_dict, open_checkpoint, save_variables
@@ -54,7 +57,7 @@ def run(options: ConvertOptions) -> None:
         container = "safetensors" if target.suffix == ".safetensors" else "zip"
         if container == checkpoint.container:
             raise ConfigError(f"{source} is {container} already; name the target .pt, .safetensors, or a folder")
-        if container == "zip":
+        if checkpoint.container == "safetensors":
             write_state_dict(target, state_dict.tensors)
         else:
             for dropped in write_checkpoint(target, checkpoint, state_dict, {}, container=container):
@@ -73,13 +76,17 @@ def _to_orbax(options: ConvertOptions, target: Path) -> None:
 def _from_orbax(source: Path, target: Path) -> None:
     tree, metadata = load_tree(source)
     stored = metadata.get("architecture")
-    if not isinstance(stored, dict):
+    if stored is None:
         raise CheckpointError(source, "holds no network (it names no architecture); masks are read from Python")
-    layers = tuple((name, units) for name, units in stored.pop("layers"))
-    architecture = Architecture(**{**stored, "layers": layers, "image_shape": tuple(stored["image_shape"])})
-    network = _network(architecture)
+    try:
+        network = _network(pydantic.TypeAdapter(Architecture).validate_python(stored))
+    except pydantic.ValidationError as error:
+        raise CheckpointError(source, f"its architecture is not one of this version: {error}") from error
     if target.suffix not in TORCH:
         raise ConfigError(f"an orbax folder becomes a PyTorch file: name the target {', '.join(TORCH)}, not {target}")
+    expected = jax.tree.map(lambda leaf: leaf.shape, jax.eval_shape(network.init, jax.random.key(0)))
+    if jax.tree.map(np.shape, tree) != expected:
+        raise CheckpointError(source, f"its arrays are not those of its architecture, {network.architecture.name}")
     save_variables(target, network, tree)
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import tyro
 
 from rnp_jax import masks
+from rnp_jax.attacks.base import check_number
 from rnp_jax.checkpoints import Model, save_model
-from rnp_jax.commands.inputs import Trigger, choose_out, open_data, open_model, open_trigger
+from rnp_jax.commands.inputs import Trigger, choose_out, draw_evenly, open_data, open_model, open_trigger
 from rnp_jax.commands.result import describe_run
 from rnp_jax.commands.run_log import RunLog
 from rnp_jax.commands.sweeps import measure_sweeps
@@ -24,10 +25,12 @@ from rnp_jax.config import (
     DefenseSetOptions,
     SourceOptions,
     TriggerOptions,
+    check_seed,
     write_yaml,
 )
 from rnp_jax.data import Augmentation, Dataset, check_overlap, holdout_split, sample_defense_set
 from rnp_jax.defenses import RecoverConfig, RnpConfig, RnpResult, UnlearnConfig, rnp
+from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.evaluation.measure import Measured, measure_variants
 from rnp_jax.report.page import write_report
 from rnp_jax.report.samples import MAX_SAMPLES, Samples
@@ -35,7 +38,8 @@ from rnp_jax.report.schema import Result
 from rnp_jax.store import save_tree
 from rnp_jax.types import Batch
 
-RESULT = "result.json"
+LAST = "report.html"
+"""The file written last, whose presence says that a run is finished."""
 
 
 def _rnp_for_400_images() -> RnpConfig:
@@ -78,6 +82,10 @@ class DefendOptions:
     sweep_images: int = 2000
     seed: int = 0
 
+    def __post_init__(self):
+        check_number("sweep_images", self.sweep_images, 0, integer=True)
+        check_seed("seed", self.seed)
+
 
 def run(options: DefendOptions) -> Result:
     """Defends the checkpoint and writes everything; returns what result.json says.
@@ -85,42 +93,29 @@ def run(options: DefendOptions) -> Result:
     Raises:
       RnpError: an unusable checkpoint, data set or option; nothing is written to the source.
     """
-    out = choose_out(options.out, options.checkpoint, "defend", RESULT)
-    log = RunLog(out / "run.log")
+    _check_choice(options)
+    out, cleaned = _choose_files(options)
+    log = RunLog()
     log.say(f"reading {options.checkpoint}")
     with log.stage("load checkpoint"):
         model = open_model(options.checkpoint, options.source, options.compute)
+        _check_filters(model, options)
     for anomaly in model.checkpoint.anomalies:
         log.say(f"  note: {anomaly}")
     with log.stage("load images"):
         data, holdout, test = _images(model, options)
         trigger = open_trigger(model, options.trigger, test)
-    write_yaml(out / "config.yaml", options)
+    write_yaml(out / "config.yaml", options)  # the first file: what came before left no folder behind
+    log.write_to(out / "run.log")
 
     log.say(f"{model.network.architecture.name}: unlearning and recovering on {len(data.labels)} clean images")
-    with log.epochs() as bars:
-        defended = rnp(
-            model.network,
-            model.variables,
-            data,
-            jax.random.key(options.seed),
-            options.rnp,
-            holdout=holdout,
-            augment=options.augmentation,
-            progress=bars,
-        )
-    log.timing.update(defended.timing)
-    for warning in defended.warnings:
-        log.say(f"  warning: {warning}")
-    log.say(f"pruned {defended.choice.count} filters: {defended.choice.rule}")
-
+    defended = _defend(model, data, holdout, options, log)
     log.say("measuring")
     with log.stage("measure"):
         before, after = _measure(model, defended, test, trigger, options.compute.batch_size)
     with log.stage("sweeps"):
         sweeps = measure_sweeps(model, defended, holdout, test, trigger, options.sweep_images, options.rnp.prune)
     with log.stage("write checkpoint"):
-        cleaned = out / f"cleaned{Path(options.checkpoint).suffix or '.pt'}"
         dropped = save_model(cleaned, model, defended.variables, overwrite=True)
         _write_masks(out, defended, options)
     command = shlex.join(["rnp-jax", *sys.argv[1:]]) if sys.argv[0].endswith("rnp-jax") else None
@@ -151,6 +146,38 @@ def run(options: DefendOptions) -> Result:
     return result
 
 
+def _check_choice(options: DefendOptions) -> None:
+    """Says now what the choice of filters would say after unlearning and recovery."""
+    prune = options.rnp.prune
+    if options.defense.holdout == 0 and prune.threshold is None and prune.number is None:
+        raise ConfigError(
+            "--defense.holdout 0 leaves no images to choose the number of pruned filters by: hold some out (0.2), or "
+            "give --rnp.prune.threshold (the release's is 0.3) or --rnp.prune.number"
+        )
+
+
+def _choose_files(options: DefendOptions) -> tuple[Path, Path]:
+    """The output folder, and the cleaned checkpoint in it."""
+    source = Path(options.checkpoint)
+    out = choose_out(options.out, options.checkpoint, "defend", LAST)
+    cleaned = out / f"cleaned{source.suffix or '.pt'}"
+    if cleaned.resolve() == source.resolve():
+        raise DataError(f"{source} would be replaced by the cleaned checkpoint; choose another folder with --out")
+    return out, cleaned
+
+
+def _check_filters(model: Model, options: DefendOptions) -> None:
+    total = sum(len(values) for values in masks.filters(model.variables["masks"]).values())
+    name, number = model.network.architecture.name, options.rnp.prune.number
+    if total == 0:
+        raise ConfigError(
+            f"--placement {options.compute.placement}: {name} has no filters there; use bn_scale (networks "
+            "with batch norm), conv_output (networks with convolutions) or unit (mlp)"
+        )
+    if number is not None and number > total:
+        raise ConfigError(f"--rnp.prune.number {number}: {name} has {total} filters")
+
+
 def _images(model: Model, options: DefendOptions) -> tuple[Batch, Batch | None, Dataset]:
     train, test = (open_data(model, options.images, split) for split in ("train", "test"))
     chosen = options.defense
@@ -160,6 +187,25 @@ def _images(model: Model, options: DefendOptions) -> tuple[Batch, Batch | None, 
         return drawn, None, test
     data, holdout = holdout_split(drawn, chosen.holdout, chosen.seed)
     return data, holdout, test
+
+
+def _defend(model: Model, data: Batch, holdout: Batch | None, options: DefendOptions, log: RunLog) -> RnpResult:
+    with log.epochs() as bars:
+        defended = rnp(
+            model.network,
+            model.variables,
+            data,
+            jax.random.key(options.seed),
+            options.rnp,
+            holdout=holdout,
+            augment=options.augmentation,
+            progress=bars,
+        )
+    log.timing.update(defended.timing)
+    for warning in defended.warnings:
+        log.say(f"  warning: {warning}")
+    log.say(f"pruned {defended.choice.count} filters: {defended.choice.rule}")
+    return defended
 
 
 def _measure(
@@ -187,7 +233,7 @@ def _write_masks(out: Path, defended: RnpResult, options: DefendOptions) -> None
 def _samples(test: Dataset, trigger: Trigger | None, before: Measured, after: Measured) -> Samples | None:
     if trigger is None:
         return None
-    shown = slice(0, min(MAX_SAMPLES, len(trigger.test.labels)))
+    shown = draw_evenly(trigger.test.labels, MAX_SAMPLES)
     names = np.asarray(test.class_names)
     return Samples(
         test.images[trigger.test.indices[shown]],

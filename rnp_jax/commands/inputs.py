@@ -1,13 +1,14 @@
 """What several commands begin with: a model, its images, its trigger."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import numpy as np
 import pydantic
+from jaxtyping import Int
 
 from rnp_jax.attacks import Attack, Goal, Params, TriggeredSet, get_attack, load_artefact, trigger_test_set
 from rnp_jax.card import TRIGGER_SUFFIX, beside
@@ -29,14 +30,18 @@ class Trigger:
 
 
 def open_model(path: str, source: SourceOptions, compute: ComputeOptions) -> Model:
-    """The model, as the options say."""
-    return load_model(
+    """The model, as the options say, and for images of its card's size where they leave that open."""
+    model = load_model(
         path,
         normalization=None if source.normalization is None else parse_normalization(source.normalization),
         placement=compute.placement,
         precision=compute.precision,
         **source_arguments(source),
     )
+    if source.image_shape is not None or model.card is None:
+        return model
+    architecture = replace(model.network.architecture, image_shape=model.card.architecture.image_shape)
+    return replace(model, network=replace(model.network, architecture=architecture))
 
 
 def source_arguments(source: SourceOptions) -> dict[str, Any]:
@@ -59,37 +64,45 @@ def open_data(model: Model, options: DataOptions, split: Literal["train", "test"
     name = options.data or (model.card.data if model.card else None)
     if name is None:
         raise ConfigError("no data: give --data, such as cifar10, digits, or a folder of images")
-    data = load(name, split=split, data_dir=options.data_dir, image_size=options.image_size)
     architecture = model.network.architecture
+    size = architecture.image_shape[:2] if options.data is None and options.image_size is None else options.image_size
+    data = load(name, split=split, data_dir=options.data_dir, image_size=size)
     validate(data, num_classes=architecture.num_classes, image_shape=architecture.image_shape)
     if split == "test" and options.test_images is not None and options.test_images < len(data):
-        data = first_of_each_class(data, options.test_images)
+        data = data.subset(draw_evenly(data.labels, options.test_images))
     return data
 
 
-def first_of_each_class(data: Dataset, count: int) -> Dataset:
-    """At most ``count`` images, as evenly from the classes as they come; order kept."""
-    rank = np.zeros(len(data), np.int64)
-    for label in range(data.num_classes):
-        members = np.flatnonzero(data.labels == label)
+def draw_evenly(labels: Int[np.ndarray, "N"], count: int) -> Int[np.ndarray, "n"]:
+    """Positions of at most ``count`` labels, the first of each class, as evenly as the classes allow; ascending."""
+    rank = np.zeros(len(labels), np.int64)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
         rank[members] = np.arange(len(members))
-    chosen = np.sort(np.argsort(rank, kind="stable")[:count])
-    return data.subset(chosen)
+    return np.sort(np.argsort(rank, kind="stable")[:count])
 
 
 def open_trigger(model: Model, options: TriggerOptions, test: Dataset) -> Trigger | None:
     """The trigger on the test images; None where it is not known.
 
     Raises:
-      ConfigError: an unknown attack, or constants that are not its own.
+      ConfigError: an unknown attack, or options that are not its own.
       DataError: a trigger artefact that does not fit.
     """
-    if options.attack == "none" or (options.attack == "card" and not (model.card and model.card.attack)):
-        return None
+    carded = options.attack == "card" and model.card is not None and model.card.attack is not None
+    if options.attack in ("card", "none"):
+        unread = TriggerOptions(attack=options.attack, artefact=options.artefact if carded else None)
+        if options != unread:
+            raise ConfigError(
+                f"--attack {options.attack} leaves --target, --mapping, --constants and --artefact unread: "
+                f"name the attack, such as --attack badnets"
+            )
+        if not carded:
+            return None
     shape = model.network.architecture.image_shape
     num_classes = model.network.architecture.num_classes
     artefact = options.artefact
-    if options.attack == "card":
+    if carded:
         card = model.card.attack  # pyright: ignore[reportOptionalMemberAccess]
         attack = make_attack(card.name, card.constants)  # pyright: ignore[reportOptionalMemberAccess]
         goal = Goal(
@@ -127,13 +140,14 @@ def make_attack(name: str, constants: Mapping[str, Any]) -> Attack:
 
 
 def choose_out(out: str | None, model: str, command: str, finished: str) -> Path:
-    """The output folder: as given, or ``runs/COMMAND-STEM``. One with a finished result in it is left alone.
+    """The output folder: as given, or ``runs/COMMAND-STEM``. It is not made yet.
 
     Raises:
-      DataError: it holds ``finished``, or is no folder.
+      DataError: it holds ``finished``, the last file of an earlier run, or is no folder.
     """
     folder = Path(out) if out else Path("runs") / f"{command}-{Path(model).stem}"
-    if (folder / finished).exists() or (folder.exists() and not folder.is_dir()):
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder} is no folder; choose another with --out")
+    if (folder / finished).exists():
         raise DataError(f"{folder} holds a finished result already; choose another folder with --out")
-    folder.mkdir(parents=True, exist_ok=True)
     return folder

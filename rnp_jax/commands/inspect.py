@@ -1,5 +1,6 @@
 """``rnp-jax inspect``: what a checkpoint file holds."""
 
+import itertools
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -8,6 +9,7 @@ import jax
 import tyro
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from rnp_jax import masks
 from rnp_jax.card import Card, read_card
@@ -17,6 +19,9 @@ from rnp_jax.config import FLAT, SourceOptions
 from rnp_jax.errors import ArchitectureError
 from rnp_jax.models import Architecture, Network
 from rnp_jax.torch_io import Checkpoint, Limits, Opaque, StateDict, TensorRef, find_state_dict, read_checkpoint
+from rnp_jax.torch_io.text import quote
+
+_LISTED = 40  # values beside the state dict that are shown
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,6 @@ def run(options: InspectOptions) -> None:
     _print_file(console, checkpoint)
     state_dict = find_state_dict(checkpoint, options.source.key)
     _print_state_dict(console, state_dict, listed=options.tensors)
-    for anomaly in checkpoint.anomalies:
-        console.print(f"  ! {anomaly}", markup=False)
     try:
         *_, architecture = open_checkpoint(options.checkpoint, **source_arguments(options.source))
     except ArchitectureError as error:
@@ -68,30 +71,34 @@ def _print_file(console: Console, checkpoint: Checkpoint) -> None:
     for name, value in lines:
         console.print(f"{name:13} {value}", markup=False)
     if isinstance(checkpoint.tree, dict) and not all(isinstance(v, TensorRef) for v in checkpoint.tree.values()):
-        for name, value in checkpoint.tree.items():
-            console.print(f"  {name!r:20} {_summarise(value)}", markup=False)
+        for name, value in itertools.islice(checkpoint.tree.items(), _LISTED):
+            console.print(f"  {quote(name):20} {_summarise(value)}", markup=False)
+        if len(checkpoint.tree) > _LISTED:
+            console.print(f"  ... and {len(checkpoint.tree) - _LISTED} more")
+    for anomaly in checkpoint.anomalies:
+        console.print(f"  ! {anomaly}", markup=False)
 
 
 def _summarise(value: object) -> str:
     if isinstance(value, TensorRef):
         return f"tensor {value.dtype} {list(value.shape)}"
     if isinstance(value, Opaque):
-        return f"left unread: {value.name}"
+        return f"left unread: {quote(value.name)}"
     if isinstance(value, dict | list | tuple):
         return f"{type(value).__name__} of {len(value)}"
-    return repr(value)[:80]
+    return quote(value)
 
 
 def _print_state_dict(console: Console, state_dict: StateDict, *, listed: bool) -> None:
     kinds = Counter(str(value.dtype) for value in state_dict.tensors.values())
-    where = "/".join(map(str, state_dict.location)) or "(root)"
-    prefix = f", prefix {state_dict.prefix!r} taken off" if state_dict.prefix else ""
+    where = quote("/".join(map(str, state_dict.location))) if state_dict.location else "the whole file"
+    prefix = f", prefix {quote(state_dict.prefix)} taken off" if state_dict.prefix else ""
     count = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
     console.print(f"state dict    {where}: {count}{prefix}", markup=False)
     if listed:
         table = Table("name", "dtype", "shape")
         for name, value in state_dict.tensors.items():
-            table.add_row(name, str(value.dtype), str(list(value.shape)))
+            table.add_row(Text(quote(name)), str(value.dtype), str(list(value.shape)))
         console.print(table)
 
 

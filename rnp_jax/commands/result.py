@@ -72,7 +72,7 @@ def describe_run(
         pruned_filters=_pruned(model, defended),
         timing=tuple(schema.Stage(stage=name, seconds=seconds) for name, seconds in timing.items()),
         warnings=defended.warnings,
-        verdict=_verdict(before, after, defended),
+        verdict=judge(before, after, defended.choice.count),
     )
 
 
@@ -181,12 +181,13 @@ def _pruned(model: Model, defended: RnpResult) -> tuple[schema.PrunedFilter, ...
     )
 
 
-def _verdict(before: evaluation.Metrics, after: evaluation.Metrics, defended: RnpResult) -> schema.Verdict:
+def judge(before: evaluation.Metrics, after: evaluation.Metrics, pruned: int) -> schema.Verdict:
+    """What the figures before and after pruning so many filters amount to."""
     lost = before.acc.value - after.acc.value
     cost = f"ACC {before.acc.value:.1%} → {after.acc.value:.1%}"
     if before.asr is None or after.asr is None:
         return schema.Verdict(
-            headline=f"{defended.choice.count} filters pruned; {cost}",
+            headline=f"{pruned} filters pruned; {cost}",
             detail="The trigger is not known, so whether a backdoor was there, and is gone, cannot be measured.",
             level="unknown",
         )
@@ -203,6 +204,6 @@ def _verdict(before: evaluation.Metrics, after: evaluation.Metrics, defended: Rn
         level, headline = ("ok", "Backdoor removed") if lost <= COSTLY else ("warning", "Backdoor removed, at a cost")
     return schema.Verdict(
         headline=f"{headline}: {asr}, {cost}",
-        detail=f"{defended.choice.count} filters were pruned, chosen without knowledge of the trigger.",
+        detail=f"{pruned} filters were pruned, chosen without knowledge of the trigger.",
         level=level,  # pyright: ignore[reportArgumentType]
     )

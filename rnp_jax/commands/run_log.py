@@ -13,10 +13,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 class RunLog:
     """Lines to the screen (standard error) and to a file, and the seconds of each stage."""
 
-    def __init__(self, path: Path | None = None):
+    def __init__(self):
         self.console = Console(stderr=True, highlight=False)
         self.timing: dict[str, float] = {}
+        self._path: Path | None = None
+        self._waiting: list[str] = []
+
+    def write_to(self, path: Path) -> None:
+        """From now on every line goes to the file too, after those said so far."""
         self._path = path
+        self._append("".join(self._waiting))
+        self._waiting.clear()
 
     def say(self, text: str) -> None:
         """One line, with the time in the file."""
@@ -24,9 +31,14 @@ class RunLog:
         self._note(text)
 
     def _note(self, text: str) -> None:
-        if self._path is not None:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}Z {text}\n")
+        self._append(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}Z {text}\n")
+
+    def _append(self, lines: str) -> None:
+        if self._path is None:
+            self._waiting.append(lines)
+            return
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(lines)
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from rnp_jax import masks
+from rnp_jax.attacks import TriggeredSet
 from rnp_jax.checkpoints import Model
-from rnp_jax.commands.inputs import Trigger, first_of_each_class
+from rnp_jax.commands.inputs import Trigger, draw_evenly
 from rnp_jax.commands.result import as_proportion
 from rnp_jax.data import Dataset
 from rnp_jax.defenses import PruneConfig, RnpResult
@@ -31,16 +32,15 @@ def measure_sweeps(
 ) -> tuple[Sweep, ...]:
     """The release's ranking at its thresholds, and the configured one around the chosen number.
 
-    Measured on at most ``images`` test images, evenly from the classes, and those of them that carry the trigger.
+    Measured on at most ``images`` clean and as many triggered test images, each evenly from the classes.
     """
     if images <= 0:
         return ()
-    part = first_of_each_class(test, images) if images < len(test) else test
+    part = test.subset(draw_evenly(test.labels, images))
     triggered = None
     if trigger is not None:
-        triggered = trigger.test._replace(
-            **{name: values[: min(images, len(values))] for name, values in trigger.test._asdict().items()}
-        )
+        chosen = draw_evenly(trigger.test.labels, images)
+        triggered = TriggeredSet(*(values[chosen] for values in trigger.test))
     release = rank("release", defended.recovered, defended.history["recover"]["masks"])
     rows: dict[str, list[tuple[float | None, int]]] = {
         "release": [(float(t), release.count_at(float(t))) for t in THRESHOLDS]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from rich.markup import escape
 from rich.table import Table
 
 from rnp_jax.evaluation.metrics import Metrics, Proportion
@@ -16,7 +17,7 @@ _FIGURES = (
 
 def metrics_table(columns: Mapping[str, Metrics]) -> Table:
     """One row a figure, one column a model, each share with its 95 % interval; unknown figures are left out."""
-    table = Table("", *columns, "images")
+    table = Table("", *map(escape, columns), "images")
     for label, name in _FIGURES:
         values: list[Proportion | None] = [getattr(metrics, name) for metrics in columns.values()]
         known = [value for value in values if value is not None]
@@ -29,4 +30,4 @@ def _cell(value: Proportion | None) -> str:
     if value is None:
         return ""
     low, high = value.interval
-    return f"{value.value:6.2%}  ({low:.1%} to {high:.1%})"
+    return f"{value.value:7.2%} ({100 * low:.1f}–{100 * high:.1f})"

@@ -55,6 +55,10 @@ def read_safetensors(
             tree[name] = Opaque(f"safetensors {entry['dtype']} tensor")
             continue
         shape = tuple(entry["shape"])
+        if len(shape) > limits.rank:  # before any product of them
+            raise CheckpointError(
+                path, f"tensor {quote(name)} has {len(shape)} dimensions, more than {limits.rank} (Limits.rank)"
+            )
         storage = StorageRef(name, dtype, (end - start) // itemsize(dtype))
         strides = contiguous_strides(shape)
         if fault := find_layout_fault(storage, 0, shape, strides, limits):

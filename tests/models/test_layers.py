@@ -1,5 +1,6 @@
 """Each layer against torch's, and each placement of a mask against its formula."""
 
+from functools import partial
 from typing import get_args
 
 import flax.linen as nn
@@ -99,7 +100,9 @@ def test_where_a_mask_acts_on_batch_norm(placement, train):
     np.testing.assert_allclose(y, expected.get(placement, scale * normalised + bias), rtol=1e-4, atol=1e-5)
     if train:
         np.testing.assert_allclose(moved["batch_stats"]["mean"], 0.1 * mean, rtol=1e-4, atol=1e-6)
-    declared = jax.eval_shape(BatchNorm(placement).init, jax.random.key(0), jnp.asarray(x), False)["masks"]
+    declared = jax.eval_shape(partial(BatchNorm(placement).init, train=False), jax.random.key(0), jnp.asarray(x))[
+        "masks"
+    ]
     assert {name: leaf.shape for name, leaf in declared.items()} == (
         {"neuron": (F,), "filter": (F,)} if masked else {"neuron": (F,)}
     )

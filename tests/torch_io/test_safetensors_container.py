@@ -55,6 +55,8 @@ REFUSED = {
     "repeated name": (by_hand(f'{{"w":{one},"w":{one}}}', bytes(4)), "gives a name twice"),
     "repeated metadata": (by_hand('{"__metadata__":{"a":"1","a":"2"}}'), "gives a name twice"),
     "rank": (by_hand({"w": entry(shape=(1,) * 9)}, bytes(4)), "9 dimensions"),
+    "rank of 100,000": (by_hand({"w": entry(shape=[0] + [2**40] * 10**5, offsets=(0, 0))}), "100001 dimensions"),
+    "empty and vast": (by_hand({"w": entry(shape=(0, 2**62), offsets=(0, 0))}), "overflow 64 bits"),
     "float8": (by_hand({"v": entry(), "w": entry("F8_E4M3", (4,), (4, 8))}, bytes(8)), "F8_E4M3"),
     "no tensors": (by_hand({}), "no state dict"),
 }

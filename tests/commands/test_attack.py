@@ -1,0 +1,144 @@
+"""Checkpoints that ``attack`` trains, judged by ``evaluate``, by torch and by a run that was interrupted."""
+
+import hashlib
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from rnp_jax.attacks import BadNets, Goal, draw_plan, load_artefact
+from rnp_jax.card import read_card
+from rnp_jax.cli import main
+from rnp_jax.commands.run_log import EpochBars
+from rnp_jax.data import load
+from tests.commands.conftest import ATTACK
+from tests.networks import build
+
+EVALUATE = ("--test-images", "100", "--batch-size", "20")
+
+
+def card_of(path):
+    card = read_card(path, hashlib.sha256(path.read_bytes()).hexdigest())
+    assert card is not None
+    return card
+
+
+def test_three_files_are_written_and_torch_loads_the_weights(attacked):
+    assert sorted(os.listdir(attacked.parent)) == ["victim.card.json", "victim.pt", "victim.trigger.npz"]
+    value = torch.load(attacked, weights_only=True)
+    build("resnet18", width=4, num_classes=10).load_state_dict(value["state_dict"], strict=True)
+    card = card_of(attacked)
+    assert (value["epoch"], value["clean_acc"], value["bad_acc"]) == (2, card.acc, card.asr)
+
+
+def test_the_card_tells_how_it_was_made(attacked):
+    card = card_of(attacked)
+    assert (card.file, card.data, card.train_images, card.seed) == ("victim.pt", "digits", 1297, 0)
+    assert (card.architecture.name, card.architecture.width, card.architecture.image_shape) == (
+        "resnet18", 4, (16, 16, 3),
+    )  # fmt: skip
+    assert card.training["epochs"] == 2
+    assert card.augmentation == {"padding": 1, "flip": False}
+    assert card.attack is not None
+    assert (card.attack.name, card.attack.target, card.attack.mapping) == ("badnets", 3, "all_to_one")
+    plan = draw_plan(load("digits").labels, Goal(num_classes=10, target=3), rate=0.1, seed=0)
+    assert (card.attack.poisoned, card.attack.indices_sha256) == (130, plan.indices_sha256)
+    trigger = load_artefact(attacked.with_suffix(".trigger.npz"), BadNets(), (16, 16, 3))
+    for name, expected in BadNets().init((16, 16, 3)).items():
+        np.testing.assert_array_equal(trigger[name], expected)
+
+
+def test_the_card_s_figures_are_those_of_an_evaluation(attacked, tmp_path):
+    assert main(["evaluate", str(attacked), *EVALUATE, "--out", str(tmp_path / "figures.json")]) == 0
+    metrics, card = json.loads((tmp_path / "figures.json").read_text())["metrics"], card_of(attacked)
+    assert {name: metrics[name]["value"] for name in ("acc", "asr", "ra")} == {
+        "acc": card.acc, "asr": card.asr, "ra": card.ra,
+    }  # fmt: skip
+    assert (metrics["acc"]["total"], metrics["asr"]["total"]) == (100, 90)
+
+
+def test_a_clean_model(attacked, tmp_path):
+    path = tmp_path / "clean.pt"
+    assert main(["attack", "none", "--out", str(path), *ATTACK]) == 0
+    card = card_of(path)
+    assert (card.attack, card.asr, card.ra) == (None, None, None)
+    assert sorted(os.listdir(tmp_path)) == ["clean.card.json", "clean.pt"]
+    assert main(["evaluate", str(path), *EVALUATE, "--out", str(tmp_path / "figures.json")]) == 0
+    document = json.loads((tmp_path / "figures.json").read_text())
+    assert (document["attack"], document["metrics"]["asr"]) == (None, None)
+    assert document["metrics"]["acc"]["value"] == card.acc
+    assert path.read_bytes() != attacked.read_bytes()
+
+
+def interrupt_after_one_epoch(monkeypatch, path) -> int:
+    """Ctrl-C in the second epoch, the state of the first saved; returns the exit status."""
+    shown = EpochBars.__call__
+
+    def show(self, phase, epoch, most, figures):
+        shown(self, phase, epoch, most, figures)
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rnp_jax.commands.attack.SAVE_EVERY", 0)
+        patch.setattr(EpochBars, "__call__", show)
+        return main(["attack", "badnets", "--out", str(path), *ATTACK, "--target", "3"])
+
+
+def test_an_interrupted_run_goes_on_bit_for_bit(attacked, tmp_path, monkeypatch, capsys, fails):
+    path = tmp_path / "victim.pt"
+    assert interrupt_after_one_epoch(monkeypatch, path) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["victim.training"]
+    error = fails("attack", "badnets", "--out", path, *ATTACK, "--target", "4", "--train.momentum", "0.5", "--resume")
+    assert "victim.training is the state of a run with other target, train; use the same options" in error
+    assert main(["attack", "badnets", "--out", str(path), *ATTACK, "--target", "3", "--resume"]) == 0
+    assert "going on after epoch 1" in capsys.readouterr().err
+    assert path.read_bytes() == attacked.read_bytes()
+    assert card_of(path) == card_of(attacked)
+    assert sorted(os.listdir(tmp_path)) == ["victim.card.json", "victim.pt", "victim.trigger.npz"]
+
+
+def test_damaged_and_missing_states(tmp_path, monkeypatch, fails, capsys, attacked):
+    path = tmp_path / "victim.pt"
+    assert interrupt_after_one_epoch(monkeypatch, path) == 130
+    shutil.rmtree(tmp_path / "victim.training" / "tree")
+    assert "victim.training: is no folder written by this project" in fails(
+        "attack", "badnets", "--out", path, *ATTACK, "--target", "3", "--resume"
+    )
+    shutil.rmtree(tmp_path / "victim.training")
+    capsys.readouterr()
+    assert main(["attack", "badnets", "--out", str(path), *ATTACK, "--target", "3", "--resume"]) == 0
+    assert "starting with the first epoch" in capsys.readouterr().err
+    assert path.read_bytes() == attacked.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("badnet",), "attack 'badnet' is unknown; did you mean badnets?"),
+        (("badnets", "--constants", "colour", "red"), "badnets has no constant colour; it has variant, size, margin"),
+        (("none", "--constants", "size", "3"), "attack none has no constants"),
+        (("badnets", "--target", "10"), "target is 10, expected an integer between 0 and 9"),
+        (("badnets", "--poison.rate", "1.5"), "rate is 1.5, expected a number between 0 and 1"),
+        (("badnets", "--train.batch-size", "2000"), "batch_size 2000 exceeds the 1297 training images"),
+        (("badnets", "--model", "mlp"), "--model mlp: this command trains resnet18, "),
+        (("badnets", "--seed", "-1"), "seed is -1, expected an integer between 0 and"),
+        (("badnets", "--normalization", "digit"), "unknown normalisation 'digit'; did you mean digits?"),
+        (("sig", "--poison.rate", "0.2"), "a clean-label attack on 259 images"),
+    ],
+)
+def test_options_that_do_not_fit(options, message, fails, tmp_path):
+    name, *rest = options
+    assert message in fails("attack", name, "--out", tmp_path / "victim.pt", *ATTACK, *rest)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("present", ["victim.pt", "victim.card.json"])
+def test_files_that_exist_are_not_replaced(present, fails, tmp_path):
+    (tmp_path / present).write_text("mine")
+    assert f"{present} exists already" in fails("attack", "badnets", "--out", tmp_path / "victim.pt", *ATTACK)
+    assert (tmp_path / present).read_text() == "mine"

@@ -1,0 +1,106 @@
+"""One kind of file into another, and back."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from rnp_jax.cli import main
+from rnp_jax.store import load_tree, save_tree
+from tests.networks import build, build_random, images_for, torch_input
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A checkpoint in the RNP release's layout."""
+    path = tmp_path / "source.pt"
+    torch.save({"epoch": 3, "state_dict": build_random("resnet18").state_dict()}, path)
+    return path
+
+
+def state_of(path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def assert_same_bits(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert list(first) == list(second)
+    for key, value in first.items():
+        assert (value.dtype, value.shape) == (second[key].dtype, second[key].shape), key
+        assert value.numpy().tobytes() == second[key].numpy().tobytes(), key
+
+
+def test_through_safetensors_every_bit_survives(source, tmp_path, capsys):
+    assert main(["convert", str(source), str(tmp_path / "a.safetensors")]) == 0
+    assert '  not in the target: data["epoch"]' in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "a.safetensors"), str(tmp_path / "back.pt")]) == 0
+    assert_same_bits(state_of(source), dict(sorted_like(state_of(tmp_path / "back.pt"), state_of(source))))
+
+
+def sorted_like(state: dict, like: dict) -> list:
+    assert set(state) == set(like)
+    return [(key, state[key]) for key in like]
+
+
+def test_through_orbax_the_function_survives(source, tmp_path):
+    assert main(["convert", str(source), str(tmp_path / "folder")]) == 0
+    assert main(["convert", str(tmp_path / "folder"), str(tmp_path / "back.pth")]) == 0
+    before, after = state_of(source), state_of(tmp_path / "back.pth")
+    floats = [key for key in before if not key.endswith("num_batches_tracked")]
+    assert_same_bits({key: before[key] for key in floats}, {key: after[key] for key in floats})
+    module = build("resnet18").eval()
+    module.load_state_dict(after, strict=True)
+    inputs = torch_input("resnet18", images_for("resnet18"))
+    with torch.no_grad():
+        np.testing.assert_array_equal(module(inputs), build_random("resnet18")(inputs))
+
+
+def test_an_old_torch_file_becomes_a_new_one_with_all_it_held(tmp_path):
+    state = build_random("resnet18").state_dict()
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "old.tar", _use_new_zipfile_serialization=False)
+    assert main(["convert", str(tmp_path / "old.tar"), str(tmp_path / "new.pt")]) == 0
+    value = torch.load(tmp_path / "new.pt", weights_only=True)
+    assert value["epoch"] == 3
+    assert_same_bits(value["state_dict"], dict(state))
+    assert (tmp_path / "new.pt").read_bytes().startswith(b"PK")
+
+
+def test_files_of_the_same_kind(source, fails, tmp_path):
+    assert "is zip already" in fails("convert", source, tmp_path / "b.tar")
+    assert main(["convert", str(source), str(tmp_path / "folder")]) == 0
+    assert "an orbax folder becomes a PyTorch file" in fails("convert", tmp_path / "folder", tmp_path / "other")
+    assert sorted(os.listdir(tmp_path)) == ["folder", "source.pt"]
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "folder"])
+def test_targets_that_exist(name, source, fails, tmp_path):
+    (tmp_path / name).write_text("mine")
+    assert "exists already" in fails("convert", source, tmp_path / name)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_sources_that_hold_no_network(fails, tmp_path):
+    assert "nowhere.pt" in fails("convert", tmp_path / "nowhere.pt", tmp_path / "a.safetensors")
+    (tmp_path / "empty").mkdir()
+    assert "is no folder written by this project" in fails("convert", tmp_path / "empty", tmp_path / "a.pt")
+    save_tree(tmp_path / "masks", {"recovered": np.ones(3)}, {"placement": "bn_scale"})
+    assert "holds no network" in fails("convert", tmp_path / "masks", tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"width": 8}, "its arrays are not those of its architecture, resnet18"),
+        ({"width": "wide"}, "its architecture is not one of this version"),
+        ({"name": "resnet19"}, "unknown architecture 'resnet19'"),
+    ],
+)
+def test_folders_that_lie(change, message, source, fails, tmp_path):
+    assert main(["convert", str(source), str(tmp_path / "folder")]) == 0
+    tree, metadata = load_tree(tmp_path / "folder")
+    metadata = json.loads(json.dumps(metadata))
+    metadata["architecture"] |= change
+    save_tree(tmp_path / "folder", tree, metadata, overwrite=True)
+    assert message in fails("convert", tmp_path / "folder", tmp_path / "a.pt")
+    assert not (tmp_path / "a.pt").exists()

@@ -1,0 +1,212 @@
+"""A whole defense of a bundled checkpoint, judged from outside by ``evaluate`` and by torch."""
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rnp_jax import masks
+from rnp_jax.checkpoints import load_model
+from rnp_jax.cli import main, parse
+from rnp_jax.data import NORMALIZATIONS, load
+from rnp_jax.report.schema import read_result
+from rnp_jax.store import load_tree
+from tests.commands.conftest import CHECKPOINT, DEFENSE, copy_checkpoint
+from tests.networks import build
+
+BEFORE_THE_REPORT = ("cleaned.pt", "config.yaml", "figures", "mask_values.txt", "masks", "result.json", "run.log")
+
+
+def torch_state(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def count_correct(path: Path, images: np.ndarray, labels: np.ndarray) -> int:
+    """How many images torch's network with these weights, loaded strictly, classifies as labelled."""
+    module = build("resnet18", width=8, num_classes=10).eval()
+    module.load_state_dict(torch_state(path), strict=True)
+    norm = NORMALIZATIONS["digits"]
+    pixels = (images / 255 - np.array(norm.mean)) / np.array(norm.std)
+    with torch.no_grad():
+        predicted = module(torch.tensor(pixels, dtype=torch.float32).permute(0, 3, 1, 2)).argmax(1)
+    return int((predicted.numpy() == labels).sum())
+
+
+def test_everything_is_written(defended):
+    assert sorted(os.listdir(defended.folder)) == sorted([*BEFORE_THE_REPORT, "report.html"])
+    assert "unlearn epoch 3/3" in (defended.folder / "run.log").read_text("utf-8")
+    assert defended.result.verdict.headline in (defended.folder / "report.html").read_text("utf-8")
+    assert {path.suffix for path in (defended.folder / "figures").iterdir()} == {".png", ".svg"}
+
+
+def test_the_source_is_untouched(defended):
+    for file in CHECKPOINT.parent.glob(f"{CHECKPOINT.stem}.*"):
+        assert (defended.source.parent / file.name).read_bytes() == file.read_bytes()
+    assert defended.result.checkpoint.sha256 == hashlib.sha256(CHECKPOINT.read_bytes()).hexdigest()
+
+
+def test_the_figures_are_those_of_an_independent_evaluation(defended, tmp_path):
+    cleaned = ("--normalization", "digits", "--data", "digits", "--attack", "badnets", "--batch-size", "20")
+    out = tmp_path / "evaluated.json"
+    for path, options, expected in [
+        (defended.source, ("--batch-size", "20"), defended.result.before),
+        (defended.folder / "cleaned.pt", cleaned, defended.result.after),
+    ]:
+        assert main(["evaluate", str(path), *options, "--test-images", "100", "--out", str(out)]) == 0
+        assert json.loads(out.read_text())["metrics"] == expected.model_dump(mode="json", exclude={"der"})
+
+
+def test_torch_loads_the_cleaned_file_and_agrees(defended):
+    test = load("digits", split="test")
+    rows = np.sort(np.concatenate([np.flatnonzero(test.labels == label)[:10] for label in range(10)]))
+    found = count_correct(defended.folder / "cleaned.pt", test.images[rows], test.labels[rows])
+    assert defended.result.after.acc.total == 100
+    assert found == defended.result.after.acc.count
+
+
+def test_only_pruned_filters_differ_in_the_cleaned_file(defended):
+    before, after = torch_state(defended.source), torch_state(defended.folder / "cleaned.pt")
+    assert list(before) == list(after)
+    pruned = {(item.layer, item.index) for item in defended.result.pruned_filters}
+    assert len(pruned) == defended.result.choice.pruned > 0
+    for layer, i in pruned:
+        before[f"{layer}.weight"][i] = 0
+    for name, value in before.items():
+        assert torch.equal(value, after[name]), name
+
+
+def test_masks_are_read_back(defended):
+    model = load_model(defended.source)
+    like = masks.filters(model.variables["masks"])
+    tree, metadata = load_tree(defended.folder / "masks")
+    assert metadata == {"placement": "bn_scale"}
+    text = masks.read_mask_values(defended.folder / "mask_values.txt", like)
+    np.testing.assert_allclose(masks.flatten(text), masks.flatten(tree["recovered"]), rtol=0, atol=5.1e-5)
+    places = masks.index(like)
+    zeros = {places[i] for i in np.flatnonzero(masks.flatten(tree["pruned"]) == 0)}
+    assert zeros == {(item.layer, item.index) for item in defended.result.pruned_filters}
+    for item in defended.result.pruned_filters:
+        assert tree["recovered"][item.layer][item.index] == np.float32(item.mask)
+
+
+def test_the_written_options_give_the_same_run_again(defended, tmp_path):
+    config = str(defended.folder / "config.yaml")
+    given = parse("defend", [str(defended.source), *DEFENSE, "--out", str(defended.folder)])[1]
+    assert parse("defend", ["--config", config])[1] == given
+    assert main(["defend", "--config", config, "--out", str(tmp_path / "again")]) == 0
+    again = read_result(tmp_path / "again" / "result.json")
+    assert {**again.config, "out": None} == {**defended.result.config, "out": None}
+    differing = {"created", "timing", "config"}
+    assert again.model_dump(exclude=differing) == defended.result.model_dump(exclude=differing)
+    for name in ("cleaned.pt", "mask_values.txt"):
+        assert (tmp_path / "again" / name).read_bytes() == (defended.folder / name).read_bytes()
+
+
+def write_images(folder: Path) -> Path:
+    for split, count in (("train", 4), ("test", 10)):
+        data = load("digits", split=split)
+        for label in range(10):
+            target = folder / split / str(label)
+            target.mkdir(parents=True)
+            for i in np.flatnonzero(data.labels == label)[:count]:
+                Image.fromarray(data.images[i]).save(target / f"{i}.png")
+    return folder
+
+
+def write_arrays(folder: Path) -> Path:
+    arrays = {}
+    for split in ("train", "test"):
+        data = load("digits", split=split)
+        arrays |= {f"x_{split}": data.images[:300], f"y_{split}": data.labels[:300]}
+    np.savez(folder / "own.npz", **arrays)
+    return folder / "own.npz"
+
+
+@pytest.mark.parametrize("write", [write_images, write_arrays])
+def test_a_defender_s_own_images_and_a_trigger_by_name(write, tmp_path):
+    data = write(tmp_path)
+    trigger = ("--attack", "badnets", "--constants", "variant", "square", "--target", "2")
+    out = tmp_path / "out"
+    assert main(["defend", str(CHECKPOINT), *DEFENSE, "--data", str(data), *trigger, "--out", str(out)]) == 0
+    result = read_result(out / "result.json")
+    assert result.data.name == f"{data.name} (test)"
+    assert (result.data.defense_images, result.data.holdout_images, result.data.test_images) == (40, 20, 100)
+    assert (result.attack.name, result.attack.target, result.attack.triggered_images) == ("badnets", 2, 90)
+    assert result.attack.constants == {"variant": "square", "size": 3, "margin": None}
+    assert result.before.asr.value < 0.5  # the model knows another trigger
+    assert result.before.acc.value > 0.9
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--defense.holdout", "0"), "--defense.holdout 0 leaves no images to choose"),
+        (("--rnp.prune.threshold", "1.5"), "threshold=1.5.*in \\[0, 1\\]"),
+        (("--rnp.prune.number", "-1"), "number >= 0"),
+        (("--rnp.prune.number", "100000"), "--rnp.prune.number 100000: resnet18 has 600 filters"),
+        (("--defense.size", "1298"), "1298 images wanted for the defense set, but there are only 1297"),
+        (("--test-images", "0"), "test_images is 0, expected an integer of at least 1"),
+        (("--batch-size", "0"), "batch_size is 0, expected"),
+        (("--seed", str(2**32)), "seed is 4294967296, expected"),
+        (("--image-size", "28"), "images are 28x28x3, but the model takes 32x32x3"),
+        (("--placement", "unit"), "--placement unit: resnet18 has no filters there"),
+        (("--normalization", "digit"), "unknown normalisation 'digit'; did you mean digits"),
+        (("--attack", "badnet"), "attack 'badnet' is unknown; did you mean badnets"),
+        (("--attack", "badnets", "--constants", "variant", "round"), "constant variant"),
+        (("--constants", "variant", "square"), "--attack card leaves .*--constants.* unread"),
+        (("--data", "digit"), "no data set, file or folder 'digit'; did you mean digits"),
+    ],
+)
+def test_errors_come_before_the_work_and_leave_nothing_behind(options, message, fails, tmp_path):
+    error = fails("defend", CHECKPOINT, *options, "--out", tmp_path / "out")
+    assert re.search(message, error)
+    assert os.listdir(tmp_path) == []
+
+
+def test_more_classes_than_the_model_has(fails, tmp_path):
+    images = np.zeros((60, 32, 32, 3), np.uint8)
+    np.savez(tmp_path / "wide.npz", images=images, labels=np.arange(60) % 12)
+    error = fails("defend", CHECKPOINT, "--data", tmp_path / "wide.npz", "--out", tmp_path / "out")
+    assert "10 at index" in error
+    assert "outside 0 … 9 of the model's 10 classes" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_finished_folder_is_left_alone(defended, fails):
+    before = sorted((path, path.stat().st_mtime_ns) for path in defended.folder.rglob("*"))
+    error = fails("defend", defended.source, *DEFENSE, "--out", defended.folder)
+    assert "holds a finished result already; choose another folder with --out" in error
+    assert sorted((path, path.stat().st_mtime_ns) for path in defended.folder.rglob("*")) == before
+
+
+def test_a_file_in_the_place_of_the_folder(fails, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    assert "is no folder" in fails("defend", CHECKPOINT, "--out", tmp_path / "out")
+    assert "out" in fails("defend", CHECKPOINT, *DEFENSE, "--out", tmp_path / "out" / "deeper")
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_the_cleaned_file_never_replaces_the_source(fails, tmp_path):
+    source = copy_checkpoint(tmp_path).rename(tmp_path / "cleaned.pt")
+    assert "would be replaced by the cleaned checkpoint" in fails("defend", source, "--out", tmp_path)
+    assert source.read_bytes() == CHECKPOINT.read_bytes()
+
+
+def test_an_interrupted_run_is_simply_run_again(tmp_path, monkeypatch, capsys, defended):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    arguments = ["defend", str(defended.source), *DEFENSE, "--out", str(tmp_path / "out")]
+    with monkeypatch.context() as patch:
+        patch.setattr("rnp_jax.commands.defend.write_report", interrupt)
+        assert main(arguments) == 130
+    assert capsys.readouterr().err.endswith("rnp-jax: interrupted\n")
+    assert (tmp_path / "out" / "cleaned.pt").exists()
+    assert main(arguments) == 0
+    assert read_result(tmp_path / "out" / "result.json").after == defended.result.after

@@ -1,0 +1,65 @@
+import json
+import shutil
+
+import pytest
+
+from rnp_jax.card import read_card
+from rnp_jax.cli import main
+from tests.commands.conftest import CHECKPOINT
+
+SMALL = ("--test-images", "100", "--batch-size", "20")
+
+
+def test_the_json_document(tmp_path, capsys):
+    out = tmp_path / "new" / "figures.json"
+    assert main(["evaluate", str(CHECKPOINT), *SMALL, "--out", str(out)]) == 0
+    document = json.loads(out.read_text())
+    card = read_card(CHECKPOINT, document["checkpoint"]["sha256"])
+    assert card is not None
+    assert document["data"] == "digits (test)"
+    assert {name: document["attack"][name] for name in ("name", "target", "mapping")} == {
+        "name": "badnets", "target": 0, "mapping": "all_to_one",
+    }  # fmt: skip
+    assert document["options"]["images"]["test_images"] == 100
+    acc, without, asr, ra = (document["metrics"][name] for name in ("acc", "acc_without_target", "asr", "ra"))
+    assert [metric["total"] for metric in (acc, without, asr, ra)] == [100, 90, 90, 90]
+    for metric in (acc, without, asr, ra):
+        assert metric["value"] == metric["count"] / metric["total"]
+        assert 0 <= metric["low"] <= metric["value"] <= metric["high"] <= 1
+    assert abs(acc["value"] - card.acc) < 0.05
+    assert asr["value"] > 0.9
+    shown = capsys.readouterr().out
+    assert f"{acc['value']:.2%}" in shown
+    assert CHECKPOINT.name in shown
+
+
+def test_without_a_trigger_only_acc_is_measured(tmp_path):
+    assert main(["evaluate", str(CHECKPOINT), *SMALL, "--attack", "none", "--out", str(tmp_path / "f.json")]) == 0
+    document = json.loads((tmp_path / "f.json").read_text())
+    assert document["attack"] is None
+    assert [name for name, value in document["metrics"].items() if value is not None] == ["acc"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "no card that says how its images were normalised"),
+        (("--normalization", "digits"), "no data: give --data"),
+        (("--normalization", "digits", "--data", "digits", "--artefact", "x.npz"), "--attack card leaves"),
+        (("--normalization", "0.5,0.4/1,1", "--data", "digits"), "normalisation for 2 channels, but the images have 3"),
+    ],
+)
+def test_a_file_without_a_card(options, message, fails, tmp_path):
+    shutil.copy(CHECKPOINT, tmp_path)
+    assert message in fails("evaluate", tmp_path / CHECKPOINT.name, *options)
+
+
+def test_files_that_are_no_checkpoints(fails, tmp_path):
+    assert "nowhere.pt" in fails("evaluate", tmp_path / "nowhere.pt")
+    (tmp_path / "text.pt").write_text("hello")
+    assert "text.pt" in fails("evaluate", tmp_path / "text.pt")
+
+
+def test_another_file_s_trigger(fails, tmp_path):
+    error = fails("evaluate", CHECKPOINT, "--artefact", CHECKPOINT.with_name("digits_wanet.trigger.npz"))
+    assert "not this attack's artefact" in error

@@ -1,0 +1,109 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rnp_jax.attacks import ATTACKS, BadNets, Blend, describe
+from rnp_jax.commands.inputs import choose_out, draw_evenly, make_attack, open_data, open_model, open_trigger
+from rnp_jax.config import ComputeOptions, DataOptions, SourceOptions, TriggerOptions
+from rnp_jax.errors import ConfigError, DataError
+from tests.commands.conftest import CHECKPOINT
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(0, 70))
+def test_draws_are_even_over_the_classes(labels, count):
+    row = np.array(labels)
+    chosen = draw_evenly(row, count)
+    assert len(chosen) == min(count, len(row))
+    assert (np.diff(chosen) > 0).all()
+    for label in np.unique(row):
+        taken, there = (row[chosen] == label).sum(), (row == label).sum()
+        members = np.flatnonzero(row == label)
+        np.testing.assert_array_equal(chosen[row[chosen] == label], members[:taken])  # the first of the class
+        if taken < there:  # no class gives two more than one that has more to give
+            assert all((row[chosen] == other).sum() <= taken + 1 for other in np.unique(row))
+
+
+def test_constants_as_text_are_constants_as_values():
+    text = {"variant": "square", "size": "5", "margin": "None"}
+    assert make_attack("badnets", text) == BadNets(variant="square", size=5, margin=None)
+    assert make_attack("blend", {"alpha": "0.25"}) == Blend(alpha=0.25)
+    for name, kind in ATTACKS.items():
+        assert make_attack(name, {}) == kind()
+        assert make_attack(name, describe(kind())["constants"]) == kind()
+
+
+@pytest.mark.parametrize(
+    ("name", "constants", "message"),
+    [
+        ("badnets", {"sise": "3"}, "badnets has no constant sise; it has variant, size, margin"),
+        ("badnets", {"size": "big"}, "badnets: constant size"),
+        ("badnets", {"size": "4"}, "multiple of 3"),
+        ("wanett", {}, "did you mean wanet"),
+    ],
+)
+def test_attacks_that_cannot_be_made(name, constants, message):
+    with pytest.raises(ConfigError, match=message):
+        make_attack(name, constants)
+
+
+def test_output_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert choose_out(None, "models/a.tar", "defend", "report.html") == Path("runs/defend-a")
+    assert choose_out("here", "a.pt", "defend", "report.html") == Path("here")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "result.json").touch()  # of a run that was killed before its last file
+    assert choose_out("here", "a.pt", "defend", "report.html") == Path("here")
+    (tmp_path / "here" / "report.html").touch()
+    with pytest.raises(DataError, match="here holds a finished result already"):
+        choose_out("here", "a.pt", "defend", "report.html")
+    with pytest.raises(DataError, match=r"report\.html is no folder"):
+        choose_out("here/report.html", "a.pt", "defend", "report.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return open_model(str(CHECKPOINT), SourceOptions(), ComputeOptions())
+
+
+def test_the_card_says_what_the_options_leave_open(model):
+    assert model.network.architecture.image_shape == model.card.architecture.image_shape == (32, 32, 3)
+    assert model.network.mean == model.card.normalization.mean
+    test = open_data(model, DataOptions(test_images=30), "test")
+    assert np.bincount(test.labels).tolist() == [3] * 10
+    trigger = open_trigger(model, TriggerOptions(), test)
+    assert trigger is not None
+    assert (trigger.attack, trigger.goal.target, len(trigger.test.labels)) == (BadNets(), 0, 27)
+    assert len(open_data(model, DataOptions(test_images=30), "train")) == 1297
+    other = open_model(str(CHECKPOINT), SourceOptions(image_shape=(16, 16, 3), normalization="half"), ComputeOptions())
+    assert (other.network.architecture.image_shape, other.network.mean) == ((16, 16, 3), (0.5, 0.5, 0.5))
+    assert open_data(other, DataOptions(), "test").image_shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        TriggerOptions(target=1),
+        TriggerOptions(mapping="all_to_all"),
+        TriggerOptions(constants={"size": "6"}),
+        TriggerOptions(attack="none", artefact="trigger.npz"),
+        TriggerOptions(attack="none", target=2),
+    ],
+)
+def test_options_that_nothing_would_read(model, options):
+    test = open_data(model, DataOptions(test_images=10), "test")
+    with pytest.raises(ConfigError, match=f"--attack {options.attack} leaves .* unread: name the attack"):
+        open_trigger(model, options, test)
+
+
+def test_all_to_all_counts_every_image(model):
+    test = open_data(model, DataOptions(test_images=20), "test")
+    trigger = open_trigger(model, TriggerOptions(attack="badnets", mapping="all_to_all"), test)
+    assert trigger is not None
+    assert trigger.goal.one_target is None
+    np.testing.assert_array_equal(trigger.test.wanted, (test.labels + 1) % 10)
+    assert open_trigger(model, TriggerOptions(attack="none"), test) is None
