@@ -137,8 +137,9 @@ def _train(
     folder = _state_folder(options)
     settings = {name: value for name, value in to_plain(options).items() if name not in ("resume", "out")}
     state = None
-    if options.resume and folder.exists():
-        state = _load_state(folder, settings, start_state(network, options.seed, options.train, len(data)))
+    if options.resume and (saved_states := _list_states(folder)):
+        like = start_state(network, options.seed, options.train, len(data))
+        state = _load_state(saved_states[-1], settings, like)
         log.say(f"going on after epoch {int(state.epoch)}")
     elif options.resume:
         log.say(f"no state in {folder}: starting with the first epoch")
@@ -150,29 +151,43 @@ def _train(
         if time.perf_counter() - saved < SAVE_EVERY:
             return
         leaves = jax.tree.leaves(state._replace(key=jax.random.key_data(state.key)))
-        save_tree(folder, {str(i): leaf for i, leaf in enumerate(leaves)}, settings, overwrite=True)
+        earlier = _list_states(folder)
+        save_tree(folder / str(state.epoch), {str(i): leaf for i, leaf in enumerate(leaves)}, settings, overwrite=True)
+        for path in earlier:  # removed last, so that a whole state is there whenever the run is killed
+            if path.name != str(state.epoch):
+                remove_tree(path)
         saved = time.perf_counter()
 
-    with log.epochs() as bars:
-        trained = train_backdoored(
-            network,
-            attack,
-            goal,
-            data.batch,
-            options.seed,
-            options.train,
-            options.poison,
-            augment=options.augmentation,
-            progress=lambda epoch, figures: bars("train", epoch, options.train.epochs, figures),
-            state=state,
-            save=save,
-        )
+    try:
+        with log.epochs() as bars:
+            trained = train_backdoored(
+                network,
+                attack,
+                goal,
+                data.batch,
+                options.seed,
+                options.train,
+                options.poison,
+                augment=options.augmentation,
+                progress=lambda epoch, figures: bars("train", epoch, options.train.epochs, figures),
+                state=state,
+                save=save,
+            )
+    except KeyboardInterrupt:
+        if _list_states(folder):
+            log.say(f"the last saved state is in {folder}; --resume goes on from it")
+        raise
     log.say(f"trained in {time.perf_counter() - started:.0f} s")
     return trained
 
 
 def _state_folder(options: AttackOptions) -> Path:
     return beside(options.out, ".training")
+
+
+def _list_states(folder: Path) -> list[Path]:
+    """The saved states, each in a folder named by the epochs it has seen, ascending."""
+    return sorted((path for path in folder.glob("*") if path.name.isdecimal()), key=lambda path: int(path.name))
 
 
 def _load_state(folder: Path, settings: dict[str, Any], like: TrainState) -> TrainState:

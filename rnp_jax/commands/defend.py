@@ -152,7 +152,7 @@ def _check_choice(options: DefendOptions) -> None:
     if options.defense.holdout == 0 and prune.threshold is None and prune.number is None:
         raise ConfigError(
             "--defense.holdout 0 leaves no images to choose the number of pruned filters by: hold some out (0.2), or "
-            "give --rnp.prune.threshold (the release's is 0.3) or --rnp.prune.number"
+            "give --rnp.prune.number, or as the release has it --rnp.prune.ranking release --rnp.prune.threshold 0.3"
         )
 
 

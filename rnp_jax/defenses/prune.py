@@ -6,7 +6,10 @@ Three rankings of the filters whose recovered mask is low:
   it prunes them all at once.
 - ``damage``: in steps of the release's thresholds, and within a step by how much the clean loss rises when that filter
   alone is pruned, least first. Not in the paper.
-- ``path``: within a step by the mean of the mask over the epochs of recovery, lowest first. Not in the paper.
+- ``path``: by the mean of the mask over the epochs of recovery, lowest first: which filters recovery gave up first, and
+  for good. It tells masks apart that all end at 0. Not in the paper.
+
+``docs/rankings.md`` compares them.
 """
 
 from dataclasses import dataclass
@@ -22,10 +25,16 @@ from rnp_jax.evaluation.predict import predict_variants
 from rnp_jax.models import Network
 from rnp_jax.types import Batch, Variables
 
-Ranking = Literal["damage", "release", "path"]
+Ranking = Literal["path", "damage", "release"]
 
 THRESHOLDS = np.arange(0, 0.95, 0.05)[:19]
 """The release's: 0 to 0.90 in steps of 0.05, with its rounding."""
+
+_ORDER: dict[Ranking, str] = {
+    "path": "lowest mask over recovery first",
+    "damage": "least damaging first",
+    "release": "lowest final mask first",
+}
 
 _COARSE = 24  # points of the first pass over a ranking; the second looks at every number between two of them
 
@@ -38,11 +47,11 @@ class PruneConfig:
       ranking: the order in which filters are pruned.
       accuracy_budget: share of the held-out images by which their accuracy may fall. The most filters within it are
         pruned, unless ``threshold`` or ``number`` says otherwise.
-      threshold: prune every filter whose mask is at or below it, as the release does.
+      threshold: prune every filter whose mask is at or below it, as the release does (ranking release).
       number: prune so many filters.
     """
 
-    ranking: Ranking = "damage"
+    ranking: Ranking = "path"
     accuracy_budget: float = 0.03
     threshold: float | None = None
     number: int | None = None
@@ -50,6 +59,11 @@ class PruneConfig:
     def __post_init__(self):
         if self.threshold is not None and self.number is not None:
             raise ConfigError(f"threshold {self.threshold} and number {self.number}: give one of them")
+        if self.threshold is not None and self.ranking != "release":
+            raise ConfigError(
+                f"threshold {self.threshold} with ranking {self.ranking}: a threshold is on mask values, "
+                "so it goes with ranking release"
+            )
         if not 0 <= self.accuracy_budget <= 1 or not 0 <= (self.threshold or 0) <= 1 or (self.number or 0) < 0:
             raise ConfigError(f"{self}: expected accuracy_budget and threshold in [0, 1] and number >= 0")
 
@@ -102,15 +116,15 @@ def rank(
     """
     values = masks.flatten(recovered).astype(np.float64)
     rounded = np.round(values, 4)
-    steps = np.searchsorted(THRESHOLDS, rounded)  # the first threshold at or above each mask
     exposed = np.flatnonzero(rounded <= THRESHOLDS[-1])
     if ranking == "damage":
         if damage is None:
             raise ConfigError("ranking 'damage' needs the measured damage: pass measure_damage's result")
-        within = damage
+        steps = np.searchsorted(THRESHOLDS, rounded)  # the first threshold at or above each mask
+        order = exposed[np.lexsort((damage[exposed], steps[exposed]))]
     else:
-        within = rounded if ranking == "release" else path.mean(0)
-    order = exposed[np.lexsort((within[exposed], steps[exposed]))]
+        by = rounded if ranking == "release" else path.mean(0)
+        order = exposed[np.argsort(by[exposed], kind="stable")]
     measured = np.full(len(values), np.nan) if damage is None else damage
     return Candidates(order, values[order], measured[order])
 
@@ -156,7 +170,7 @@ def choose(
     correct = _accuracy(network, variables, candidates, fine, holdout)
     at = max(i for i, result in enumerate(correct) if result.count >= allowed)
     rule = (
-        f"the most filters, in order of {config.ranking}, that cost at most {config.accuracy_budget:.1%} of the "
+        f"the most filters, {_ORDER[config.ranking]}, that cost at most {config.accuracy_budget:.1%} of the "
         f"{correct[0].total} held-out clean images their accuracy"
     )
     return Choice(fine[at], rule, correct[0], correct[at])

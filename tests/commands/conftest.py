@@ -41,6 +41,7 @@ def fails(capsys) -> Callable[..., str]:
     """Runs a command that must end in one error and exit status 1; returns its text, which begins a line."""
 
     def run(*arguments: object) -> str:
+        capsys.readouterr()
         assert main([str(argument) for argument in arguments]) == 1
         error = capsys.readouterr().err
         assert "Traceback" not in error

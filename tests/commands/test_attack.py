@@ -91,10 +91,13 @@ def interrupt_after_one_epoch(monkeypatch, path) -> int:
 def test_an_interrupted_run_goes_on_bit_for_bit(attacked, tmp_path, monkeypatch, capsys, fails):
     path = tmp_path / "victim.pt"
     assert interrupt_after_one_epoch(monkeypatch, path) == 130
-    assert "interrupted" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'victim.training'}; --resume goes on from it" in error
+    assert error.endswith("rnp-jax: interrupted\n")
     assert os.listdir(tmp_path) == ["victim.training"]
+    assert os.listdir(tmp_path / "victim.training") == ["1"]
     error = fails("attack", "badnets", "--out", path, *ATTACK, "--target", "4", "--train.momentum", "0.5", "--resume")
-    assert "victim.training is the state of a run with other target, train; use the same options" in error
+    assert "victim.training/1 is the state of a run with other target, train; use the same options" in error
     assert main(["attack", "badnets", "--out", str(path), *ATTACK, "--target", "3", "--resume"]) == 0
     assert "going on after epoch 1" in capsys.readouterr().err
     assert path.read_bytes() == attacked.read_bytes()
@@ -105,12 +108,11 @@ def test_an_interrupted_run_goes_on_bit_for_bit(attacked, tmp_path, monkeypatch,
 def test_damaged_and_missing_states(tmp_path, monkeypatch, fails, capsys, attacked):
     path = tmp_path / "victim.pt"
     assert interrupt_after_one_epoch(monkeypatch, path) == 130
-    shutil.rmtree(tmp_path / "victim.training" / "tree")
-    assert "victim.training: is no folder written by this project" in fails(
+    shutil.rmtree(tmp_path / "victim.training" / "1" / "tree")
+    assert "victim.training/1: is no folder written by this project" in fails(
         "attack", "badnets", "--out", path, *ATTACK, "--target", "3", "--resume"
     )
     shutil.rmtree(tmp_path / "victim.training")
-    capsys.readouterr()
     assert main(["attack", "badnets", "--out", str(path), *ATTACK, "--target", "3", "--resume"]) == 0
     assert "starting with the first epoch" in capsys.readouterr().err
     assert path.read_bytes() == attacked.read_bytes()

@@ -43,17 +43,20 @@ def sorted_like(state: dict, like: dict) -> list:
     return [(key, state[key]) for key in like]
 
 
-def test_through_orbax_the_function_survives(source, tmp_path):
-    assert main(["convert", str(source), str(tmp_path / "folder")]) == 0
+@pytest.mark.parametrize(("name", "options"), [("resnet18", ()), ("mlp", ("--image-shape", "4", "2", "3"))])
+def test_through_orbax_the_function_survives(name, options, tmp_path):
+    source = tmp_path / "source.pt"
+    torch.save({"state_dict": build_random(name).state_dict()}, source)
+    assert main(["convert", str(source), str(tmp_path / "folder"), *options]) == 0
     assert main(["convert", str(tmp_path / "folder"), str(tmp_path / "back.pth")]) == 0
     before, after = state_of(source), state_of(tmp_path / "back.pth")
     floats = [key for key in before if not key.endswith("num_batches_tracked")]
     assert_same_bits({key: before[key] for key in floats}, {key: after[key] for key in floats})
-    module = build("resnet18").eval()
+    module = build(name).eval()
     module.load_state_dict(after, strict=True)
-    inputs = torch_input("resnet18", images_for("resnet18"))
+    inputs = torch_input(name, images_for(name))
     with torch.no_grad():
-        np.testing.assert_array_equal(module(inputs), build_random("resnet18")(inputs))
+        np.testing.assert_array_equal(module(inputs), build_random(name)(inputs))
 
 
 def test_an_old_torch_file_becomes_a_new_one_with_all_it_held(tmp_path):

@@ -15,7 +15,8 @@ from rnp_jax import masks
 from rnp_jax.checkpoints import load_model
 from rnp_jax.cli import main, parse
 from rnp_jax.data import NORMALIZATIONS, load
-from rnp_jax.report.schema import read_result
+from rnp_jax.data.splits import Split
+from rnp_jax.report.schema import AttackInfo, read_result
 from rnp_jax.store import load_tree
 from tests.commands.conftest import CHECKPOINT, DEFENSE, copy_checkpoint
 from tests.networks import build
@@ -95,11 +96,21 @@ def test_masks_are_read_back(defended):
         assert tree["recovered"][item.layer][item.index] == np.float32(item.mask)
 
 
-def test_the_written_options_give_the_same_run_again(defended, tmp_path):
+def interrupt(*arguments):
+    raise KeyboardInterrupt
+
+
+def test_the_written_options_give_the_same_run_again_after_an_interruption_too(defended, tmp_path, monkeypatch, capsys):
     config = str(defended.folder / "config.yaml")
     given = parse("defend", [str(defended.source), *DEFENSE, "--out", str(defended.folder)])[1]
     assert parse("defend", ["--config", config])[1] == given
-    assert main(["defend", "--config", config, "--out", str(tmp_path / "again")]) == 0
+    arguments = ["defend", "--config", config, "--out", str(tmp_path / "again")]
+    with monkeypatch.context() as patch:
+        patch.setattr("rnp_jax.commands.defend.measure_sweeps", interrupt)
+        assert main(arguments) == 130
+    assert capsys.readouterr().err.endswith("rnp-jax: interrupted\n")
+    assert sorted(os.listdir(tmp_path / "again")) == ["config.yaml", "run.log"]
+    assert main(arguments) == 0
     again = read_result(tmp_path / "again" / "result.json")
     assert {**again.config, "out": None} == {**defended.result.config, "out": None}
     differing = {"created", "timing", "config"}
@@ -108,8 +119,11 @@ def test_the_written_options_give_the_same_run_again(defended, tmp_path):
         assert (tmp_path / "again" / name).read_bytes() == (defended.folder / name).read_bytes()
 
 
+SPLITS: tuple[Split, ...] = ("train", "test")
+
+
 def write_images(folder: Path) -> Path:
-    for split, count in (("train", 4), ("test", 10)):
+    for split, count in zip(SPLITS, (4, 10), strict=True):
         data = load("digits", split=split)
         for label in range(10):
             target = folder / split / str(label)
@@ -121,14 +135,14 @@ def write_images(folder: Path) -> Path:
 
 def write_arrays(folder: Path) -> Path:
     arrays = {}
-    for split in ("train", "test"):
+    for split in SPLITS:
         data = load("digits", split=split)
         arrays |= {f"x_{split}": data.images[:300], f"y_{split}": data.labels[:300]}
     np.savez(folder / "own.npz", **arrays)
     return folder / "own.npz"
 
 
-@pytest.mark.parametrize("write", [write_images, write_arrays])
+@pytest.mark.parametrize("write", [write_images, pytest.param(write_arrays, marks=pytest.mark.slow)])
 def test_a_defender_s_own_images_and_a_trigger_by_name(write, tmp_path):
     data = write(tmp_path)
     trigger = ("--attack", "badnets", "--constants", "variant", "square", "--target", "2")
@@ -137,8 +151,15 @@ def test_a_defender_s_own_images_and_a_trigger_by_name(write, tmp_path):
     result = read_result(out / "result.json")
     assert result.data.name == f"{data.name} (test)"
     assert (result.data.defense_images, result.data.holdout_images, result.data.test_images) == (40, 20, 100)
-    assert (result.attack.name, result.attack.target, result.attack.triggered_images) == ("badnets", 2, 90)
-    assert result.attack.constants == {"variant": "square", "size": 3, "margin": None}
+    assert result.attack == AttackInfo(
+        name="badnets",
+        target=2,
+        mapping="all_to_one",
+        triggered_images=90,
+        constants={"variant": "square", "size": 3, "margin": None},
+    )
+    assert result.before.asr is not None
+    assert result.before.acc is not None
     assert result.before.asr.value < 0.5  # the model knows another trigger
     assert result.before.acc.value > 0.9
 
@@ -147,7 +168,8 @@ def test_a_defender_s_own_images_and_a_trigger_by_name(write, tmp_path):
     ("options", "message"),
     [
         (("--defense.holdout", "0"), "--defense.holdout 0 leaves no images to choose"),
-        (("--rnp.prune.threshold", "1.5"), "threshold=1.5.*in \\[0, 1\\]"),
+        (("--rnp.prune.ranking", "release", "--rnp.prune.threshold", "1.5"), "threshold=1.5.*in \\[0, 1\\]"),
+        (("--rnp.prune.threshold", "0.3"), "threshold 0.3 with ranking path"),
         (("--rnp.prune.number", "-1"), "number >= 0"),
         (("--rnp.prune.number", "100000"), "--rnp.prune.number 100000: resnet18 has 600 filters"),
         (("--defense.size", "1298"), "1298 images wanted for the defense set, but there are only 1297"),
@@ -196,17 +218,3 @@ def test_the_cleaned_file_never_replaces_the_source(fails, tmp_path):
     source = copy_checkpoint(tmp_path).rename(tmp_path / "cleaned.pt")
     assert "would be replaced by the cleaned checkpoint" in fails("defend", source, "--out", tmp_path)
     assert source.read_bytes() == CHECKPOINT.read_bytes()
-
-
-def test_an_interrupted_run_is_simply_run_again(tmp_path, monkeypatch, capsys, defended):
-    def interrupt(*arguments):
-        raise KeyboardInterrupt
-
-    arguments = ["defend", str(defended.source), *DEFENSE, "--out", str(tmp_path / "out")]
-    with monkeypatch.context() as patch:
-        patch.setattr("rnp_jax.commands.defend.write_report", interrupt)
-        assert main(arguments) == 130
-    assert capsys.readouterr().err.endswith("rnp-jax: interrupted\n")
-    assert (tmp_path / "out" / "cleaned.pt").exists()
-    assert main(arguments) == 0
-    assert read_result(tmp_path / "out" / "result.json").after == defended.result.after

@@ -33,7 +33,7 @@ PATH = np.array([[0.5, 0.9, 0.1, 1, 0.8, 1, 1, 0.3], [0.0, 0.4, 0.0, 1, 0.42, 0.
     [
         ("release", [0, 2, 7, 1, 4, 5]),  # by value; ties in the network's order
         ("damage", [7, 2, 0, 1, 4, 5]),  # 0.4 lies in the step up to 0.40, 0.42 in the one up to 0.45
-        ("path", [2, 7, 0, 1, 4, 5]),  # lowest mean over the epochs first
+        ("path", [2, 7, 0, 4, 1, 5]),  # lowest mean over the epochs first, whatever the last value
     ],
 )
 def test_rankings_of_hand_made_scores(ranking, order):
@@ -138,11 +138,18 @@ def test_a_number_or_a_threshold_needs_no_images(features):
     config = PruneConfig()
     by_number = choose(features.network, features.variables, candidates, None, replace(config, number=7))
     assert (by_number.count, by_number.rule, by_number.before) == (7, "7 filters, as asked for", None)
-    by_threshold = choose(features.network, features.variables, candidates, None, replace(config, threshold=0.45))
+    by_threshold = choose(
+        features.network, features.variables, candidates, None, replace(config, ranking="release", threshold=0.45)
+    )
     assert by_threshold.count == 12
     assert "mask of 0.45 or less" in by_threshold.rule
     assert choose(features.network, features.variables, candidates, None, replace(config, number=0)).count == 0
-    assert choose(features.network, features.variables, candidates, None, replace(config, threshold=0.0)).count == 1
+    assert (
+        choose(
+            features.network, features.variables, candidates, None, replace(config, ranking="release", threshold=0.0)
+        ).count
+        == 1
+    )
 
 
 def test_too_many_filters_and_nothing_to_choose_by(features):

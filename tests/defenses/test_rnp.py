@@ -22,7 +22,7 @@ KEY = jax.random.key(0)
 CONFIG = RnpConfig(
     UnlearnConfig(max_epochs=60, batch_size=16, learning_rate=0.02, stop_accuracy=0.5),
     RecoverConfig(epochs=10, batch_size=16, learning_rate=0.2),
-    PruneConfig(accuracy_budget=0.1),
+    PruneConfig("damage", accuracy_budget=0.1),
 )
 
 

@@ -1,0 +1,48 @@
+import re
+import time
+
+from rnp_jax.commands.run_log import RunLog
+
+
+def test_lines_wait_until_there_is_a_file(tmp_path, capsys):
+    log = RunLog()
+    log.say("first [bold]")
+    assert list(tmp_path.iterdir()) == []
+    log.write_to(tmp_path / "run.log")
+    log.say("second")
+    assert capsys.readouterr().err == "first [bold]\nsecond\n"
+    lines = (tmp_path / "run.log").read_text().splitlines()
+    assert [re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ ", "", line) for line in lines] == ["first [bold]", "second"]
+
+
+def test_a_second_run_adds_to_the_file(tmp_path):
+    for text in ("one", "two"):
+        log = RunLog()
+        log.say(text)
+        log.write_to(tmp_path / "run.log")
+    assert [line.split("Z ")[1] for line in (tmp_path / "run.log").read_text().splitlines()] == ["one", "two"]
+
+
+def test_stages_add_up():
+    log = RunLog()
+    for _ in range(2):
+        with log.stage("sleep"):
+            time.sleep(0.01)
+    assert list(log.timing) == ["sleep"]
+    assert 0.02 <= log.timing["sleep"] < 10
+
+
+def test_epochs_of_several_phases(tmp_path, capsys):
+    log = RunLog()
+    log.write_to(tmp_path / "run.log")
+    with log.epochs() as bars:
+        for phase in ("unlearn", "recover"):
+            for epoch in (1, 2):
+                bars(phase, epoch, 2, {"loss": 0.5 / epoch, "accuracy": 0.25})
+    expected = [
+        f"{phase} epoch {epoch}/2  loss {loss}  accuracy 0.250"
+        for phase in ("unlearn", "recover")
+        for epoch, loss in ((1, "0.5"), (2, "0.25"))
+    ]
+    assert capsys.readouterr().err.splitlines() == expected
+    assert [line.split("Z ")[1] for line in (tmp_path / "run.log").read_text().splitlines()] == expected

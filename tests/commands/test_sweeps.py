@@ -1,0 +1,68 @@
+"""The sweeps of one finished run, against its masks as written to disk."""
+
+import numpy as np
+import pytest
+
+from rnp_jax.commands.inputs import open_data, open_model, open_trigger
+from rnp_jax.commands.result import find_oracle
+from rnp_jax.commands.sweeps import measure_sweeps
+from rnp_jax.config import ComputeOptions, DataOptions, SourceOptions, TriggerOptions
+from rnp_jax.defenses import PruneConfig, RnpResult
+from rnp_jax.defenses.prune import THRESHOLDS, Candidates, Choice
+from rnp_jax.evaluation.predict import predict
+from rnp_jax.masks import filters, flatten
+from rnp_jax.store import load_tree
+from tests.commands.conftest import CHECKPOINT
+
+
+@pytest.fixture(scope="module")
+def sweeps(defended):
+    return {sweep.ranking: sweep.points for sweep in defended.result.sweeps}
+
+
+def test_the_release_s_sweep_has_its_thresholds(defended, sweeps):
+    row = np.round(flatten(load_tree(defended.folder / "masks")[0]["recovered"]).astype(np.float64), 4)
+    assert [(each.threshold, each.pruned) for each in sweeps["release"]] == [
+        (threshold, (row <= threshold).sum()) for threshold in THRESHOLDS
+    ]
+
+
+def test_the_configured_ranking_is_swept_around_the_choice(defended, sweeps):
+    counts = [each.pruned for each in sweeps["damage"]]
+    assert counts[0] == 0
+    assert counts == sorted(set(counts))
+    assert defended.result.choice.pruned in counts
+
+
+def test_every_point_is_measured_on_twenty_images_each(defended, sweeps):
+    for points in sweeps.values():
+        assert {(each.acc.total, each.asr.total, each.holdout_acc.total) for each in points} == {(20, 20, 20)}
+        assert all(np.isfinite(each.holdout_loss) for each in points)
+    chosen = next(each for each in sweeps["damage"] if each.pruned == defended.result.choice.pruned)
+    assert chosen.holdout_acc == defended.result.choice.holdout_acc_after
+    assert defended.result.oracle == find_oracle(defended.result.sweeps, 0.03)
+
+
+def test_images_are_drawn_evenly_where_classes_come_one_after_another():
+    """Image folders are sorted by class: the first images alone would be of one class."""
+    model = open_model(str(CHECKPOINT), SourceOptions(), ComputeOptions())
+    test = open_data(model, DataOptions(test_images=100), "test")
+    test = test.subset(np.argsort(test.labels, kind="stable"))
+    trigger = open_trigger(model, TriggerOptions(attack="badnets", mapping="all_to_all"), test)
+    assert trigger is not None
+    row = np.ones(sum(len(value) for value in filters(model.variables["masks"]).values()))
+    none = Candidates(np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
+    kept = filters(model.variables["masks"])
+    choice = Choice(0, "none", None, None)
+    defended = RnpResult(model.variables, kept, none, choice, {"recover": {"masks": row[None]}}, {}, ())
+    (sweep,) = measure_sweeps(model, defended, None, test, trigger, 20, PruneConfig(ranking="release"))
+    assert measure_sweeps(model, defended, None, test, trigger, 0, PruneConfig()) == ()
+    rows = [np.flatnonzero(test.labels == label)[:2] for label in range(10)]
+    clean = test.subset(np.concatenate(rows))
+    expected = predict(model.network, model.variables, clean.batch, 20).labels[0]
+    for each in sweep.points:
+        assert each.acc is not None
+        assert each.asr is not None
+        assert each.acc.count == (expected == clean.labels).sum()
+        assert each.asr.count == 2  # the nines, which the backdoor calls zeros
+        assert each.holdout_acc is None

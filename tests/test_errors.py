@@ -1,0 +1,21 @@
+"""Errors can be told apart and caught together."""
+
+from pathlib import Path
+
+import pytest
+
+from rnp_jax import errors
+
+
+def test_every_error_is_an_rnp_error():
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and kind.__module__ == errors.__name__]
+    assert len(kinds) > 5
+    assert all(issubclass(kind, errors.RnpError) for kind in kinds)
+
+
+def test_a_checkpoint_error_names_the_file_and_keeps_the_reason():
+    with pytest.raises(errors.RnpError, match=r"^a/b\.pt: it is empty$") as caught:
+        raise errors.CheckpointError(Path("a/b.pt"), "it is empty")
+    assert isinstance(caught.value, errors.CheckpointError)
+    assert caught.value.path == Path("a/b.pt")
+    assert caught.value.reason == "it is empty"

@@ -1,0 +1,87 @@
+"""The files under configs/ fit their commands, and say what their first lines claim."""
+
+import json
+import re
+import shlex
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+
+import pytest
+
+from rnp_jax.cli import parse
+from rnp_jax.commands.defend import DefendOptions
+from rnp_jax.config import read_yaml, to_plain
+from rnp_jax.defenses import RecoverConfig, RnpConfig, UnlearnConfig
+
+ROOT = Path(__file__).parents[1]
+PRESETS = sorted((ROOT / "configs").rglob("*.yaml"))
+RELEASE = ROOT / "configs" / "rnp_cifar10.yaml"
+
+
+def by_path(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def command_of(preset: Path) -> list[str]:
+    """The command line that the preset's comment gives."""
+    (line,) = re.findall(r"^#   rnp-jax (.*)$", preset.read_text("utf-8"), re.MULTILINE)
+    return shlex.split(line)
+
+
+def compare(values: dict, options) -> None:
+    """Every value of the preset is in the resolved options, and every name of it is a field."""
+    known = {each.name for each in fields(options)}
+    for name, value in values.items():
+        assert name in known
+        found = getattr(options, name)
+        if is_dataclass(found):
+            compare(value, found)
+        else:
+            assert (list(found) if isinstance(found, tuple) else found) == value, name
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=by_path)
+def test_the_command_in_each_preset_takes_all_of_it(preset, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    name, *arguments = command_of(preset)
+    assert name == ("attack" if preset.parent.name == "attacks" else "defend")
+    assert by_path(preset) in arguments
+    compare(read_yaml(preset), parse(name, arguments)[1])
+
+
+def test_the_release_s_settings_are_the_defaults_of_the_library():
+    options = parse("defend", ["a.pt", "--config", str(RELEASE)])[1]
+    values = read_yaml(RELEASE)
+    assert options.rnp.unlearn == UnlearnConfig()
+    assert options.rnp.recover == RecoverConfig()
+    for phase, kind in (("unlearn", UnlearnConfig), ("recover", RecoverConfig)):
+        told = {each.name for each in fields(kind)} - {"shuffle"}
+        assert set(values["rnp"][phase]) == told
+    assert (options.augmentation.padding, options.augmentation.flip) == (4, True)
+    assert (options.compute.precision, options.compute.placement) == ("float32", "bn_scale")
+
+
+def test_the_release_s_choice_of_filters_is_the_preset_s():
+    options = parse("defend", ["a.pt", "--config", str(RELEASE)])[1]
+    assert (options.rnp.prune.ranking, options.rnp.prune.threshold) == ("release", 0.3)
+    assert asdict(options.defense) == {"size": 500, "holdout": 0.0, "stratified": False, "seed": 0}
+
+
+def test_the_command_s_own_defaults_differ_from_the_library_s_in_the_batch_alone():
+    rnp = asdict(DefendOptions("a.pt").rnp)
+    assert rnp["unlearn"].pop("batch_size") == rnp["recover"].pop("batch_size") == 100
+    library = asdict(RnpConfig())
+    assert (library["unlearn"].pop("batch_size"), library["recover"].pop("batch_size")) == (128, 128)
+    assert rnp == library
+
+
+@pytest.mark.parametrize("card", sorted((ROOT / "checkpoints").glob("*_badnets.card.json")), ids=lambda path: path.name)
+def test_the_bundled_badnets_checkpoints_were_made_by_the_presets(card):
+    made = json.loads(card.read_text())
+    preset = "digits" if card.name.startswith("digits") else "cifar10_w16"
+    arguments = ["badnets", "--out", "a.pt", "--config", str(ROOT / "configs" / "attacks" / f"{preset}.yaml")]
+    options = parse("attack", arguments)[1]
+    assert made["training"] == to_plain(options.train)
+    assert made["augmentation"] == to_plain(options.augmentation)
+    assert (made["data"], made["seed"]) == (options.images.data, options.seed)
+    assert (made["architecture"]["name"], made["architecture"]["width"]) == (options.model, options.width)
