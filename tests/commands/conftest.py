@@ -17,6 +17,7 @@ DEFENSE = (
     *("--config", str(ROOT / "configs" / "smoke.yaml")),
     *("--defense.size", "40", "--defense.holdout", "0.5", "--batch-size", "20", "--sweep-images", "20"),
     *("--rnp.recover.learning-rate", "4", "--augmentation.no-flip"),
+    *("--rnp.prune.ranking", "damage"),
 )
 """Twenty images a batch wherever images are counted, so that each program is compiled for one shape."""
 
