@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, help="the .npz; without one, random images in the published numbers")
     parser.add_argument("--width", type=int, default=64, help="base width of the random ResNet-18")
     parser.add_argument("--precision", choices=["float32", "tf32", "bfloat16"], default="float32")
-    parser.add_argument("--eval-batch", type=int, default=500)
+    parser.add_argument("--eval-batch", type=int, help="default: the package's")
     parser.add_argument("--unlearn-epochs", type=int, default=21, help="at most")
     parser.add_argument("--stop-accuracy", type=float, default=0.2)
     parser.add_argument("--recover-epochs", type=int, default=20)

@@ -209,7 +209,7 @@ def _defend(model: Model, data: Batch, holdout: Batch | None, options: DefendOpt
 
 
 def _measure(
-    model: Model, defended: RnpResult, test: Dataset, trigger: Trigger | None, batch_size: int
+    model: Model, defended: RnpResult, test: Dataset, trigger: Trigger | None, batch_size: int | None
 ) -> tuple[Measured, Measured]:
     variants = [masks.filters(variables["masks"]) for variables in (model.variables, defended.variables)]
     before, after = measure_variants(

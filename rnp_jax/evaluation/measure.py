@@ -9,7 +9,7 @@ from jaxtyping import Int32
 from rnp_jax import masks
 from rnp_jax.attacks import TriggeredSet
 from rnp_jax.evaluation.metrics import Metrics, attack_metrics, clean_metrics
-from rnp_jax.evaluation.predict import BATCH_SIZE, predict_variants
+from rnp_jax.evaluation.predict import predict_variants
 from rnp_jax.models import Network
 from rnp_jax.types import Batch, Variables
 
@@ -28,7 +28,7 @@ def measure_variants(
     test: Batch,
     triggered: TriggeredSet | None = None,
     target: int | None = None,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
 ) -> list[Measured]:
     """ACC of every variant, ACC without the target class where there is one, ASR and RA where triggered images are."""
     labels = np.asarray(test.labels)

@@ -6,7 +6,9 @@ segment is one compiled program, shared by equal segments, all variants and all 
 """
 
 import itertools
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -23,7 +25,8 @@ from rnp_jax.models.chain import Segment
 from rnp_jax.training.epoch import cross_entropy
 from rnp_jax.types import Batch, Variables
 
-BATCH_SIZE = 256
+_CPU_BATCH, _BATCH = 64, 1000
+_WORKERS = 4
 
 
 class Predictions(NamedTuple):
@@ -33,7 +36,7 @@ class Predictions(NamedTuple):
     loss: Float[np.ndarray, "M N"]  # cross-entropy against the given labels
 
 
-def predict(network: Network, variables: Variables, batch: Batch, batch_size: int = BATCH_SIZE) -> Predictions:
+def predict(network: Network, variables: Variables, batch: Batch, batch_size: int | None = None) -> Predictions:
     """Predictions of the network as it is (M = 1)."""
     return predict_variants(network, variables, [masks.filters(variables["masks"])], batch, batch_size)
 
@@ -43,9 +46,11 @@ def predict_variants(
     variables: Variables,
     variants: Sequence[masks.Filters],
     batch: Batch,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
 ) -> Predictions:
     """Predictions of each variant's filter masks, in the order given; weights are shared.
+
+    ``batch_size`` is by default what a cache holds on a CPU, where batches also run side by side, and 1000 elsewhere.
 
     Raises:
       DataError: no images, or no variants.
@@ -63,23 +68,28 @@ def predict_variants(
                 loaded[i] = jax.device_put(network.segments[i].select(full))
         per_variant.append(list(loaded))
 
+    on_cpu = jax.default_backend() == "cpu"
     count = len(batch.labels)
-    size = min(batch_size, count)
-    chunks = []
-    for begin in range(0, count, size):
+    size = min(batch_size or (_CPU_BATCH if on_cpu else _BATCH), count)
+
+    def run(begin: int) -> list[tuple[np.ndarray, np.ndarray]]:
         images, labels = (_padded(np.asarray(part[begin : begin + size]), size) for part in batch)
         activations: list = [jax.device_put(images)] + [None] * len(plan)
         rows = []
         for own, step in zip(per_variant, steps, strict=True):
             for i in range(step.start, len(plan)):
                 activations[i + 1] = _run_segment(plan[i], own[i], activations[i])
-            if step.start < len(plan):
-                rows.append(_outcome(activations[-1], labels))
-            else:
-                rows.append(rows[-1])
-        chunks.append(jax.device_get(rows))
-    predicted = np.concatenate([np.stack([row[0] for row in chunk]) for chunk in chunks], axis=1)[:, :count]
-    loss = np.concatenate([np.stack([row[1] for row in chunk]) for chunk in chunks], axis=1)[:, :count]
+            rows.append(_outcome(activations[-1], labels) if step.start < len(plan) else rows[-1])
+        return jax.device_get(rows)
+
+    begins = range(0, count, size)
+    chunks = [run(begins[0])]  # compiles, alone
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, _WORKERS) if on_cpu else 1) as workers:
+        chunks += workers.map(run, begins[1:])
+    predicted, loss = (
+        np.concatenate([np.stack([row[part] for row in chunk]) for chunk in chunks], axis=1)[:, :count]
+        for part in (0, 1)
+    )
     return Predictions(predicted, loss)
 
 
