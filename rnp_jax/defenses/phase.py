@@ -73,12 +73,7 @@ def run_phase(
       The trained tree, the moved batch statistics, the history [epochs run, ...], and whether it stopped by itself.
     """
     data = Batch(*jax.device_put(tuple(data)))
-    steps = -(-len(data.labels) // phase.batch_size)
-    history = {name: jnp.zeros((phase.epochs,), jnp.float32) for name in ("loss", "accuracy")}
-    for name, row in phase.record(trained).items():
-        history[name] = jnp.zeros((phase.epochs, *row.shape), row.dtype)
-    opt_state = phase.optimizer(steps).init(trained)
-    state = PhaseState(trained, batch_stats, opt_state, jnp.int32(0), history, jnp.bool_(False))
+    state = _start(phase, trained, batch_stats)
     stride = phase.epochs if progress is None else 1
     for until in range(stride, phase.epochs + 1, stride):
         state = _run_until(phase, state, fixed, data, key, jnp.int32(until))
@@ -89,6 +84,15 @@ def run_phase(
                 break
     history = {name: np.asarray(rows)[: int(state.epoch)] for name, rows in state.history.items()}
     return state.trained, state.batch_stats, history, bool(state.stopped)
+
+
+@partial(jax.jit, static_argnums=0)
+def _start(phase: Phase, trained: Tree, batch_stats: Tree) -> PhaseState:
+    history = {name: jnp.zeros((phase.epochs,), jnp.float32) for name in ("loss", "accuracy")}
+    for name, row in phase.record(trained).items():
+        history[name] = jnp.zeros((phase.epochs, *row.shape), row.dtype)
+    opt_state = phase.optimizer(1).init(trained)  # whatever its schedule, it starts alike
+    return PhaseState(trained, batch_stats, opt_state, jnp.int32(0), history, jnp.bool_(False))
 
 
 @partial(jax.jit, static_argnums=0)
