@@ -53,7 +53,7 @@ def describe_run(
         command=command,
         checkpoint=_checkpoint(model, dropped),
         data=schema.DataInfo(
-            name=options.images.data or (model.card.data if model.card else test.name),
+            name=test.name.removesuffix(" (test)"),
             defense_images=len(data.labels) + held,
             holdout_images=held,
             test_images=len(test),

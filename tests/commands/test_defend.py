@@ -149,7 +149,7 @@ def test_a_defender_s_own_images_and_a_trigger_by_name(write, tmp_path):
     out = tmp_path / "out"
     assert main(["defend", str(CHECKPOINT), *DEFENSE, "--data", str(data), *trigger, "--out", str(out)]) == 0
     result = read_result(out / "result.json")
-    assert result.data.name == f"{data.name} (test)"
+    assert result.data.name == data.name
     assert (result.data.defense_images, result.data.holdout_images, result.data.test_images) == (40, 20, 100)
     assert result.attack == AttackInfo(
         name="badnets",
