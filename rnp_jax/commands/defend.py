@@ -211,11 +211,11 @@ def _defend(model: Model, data: Batch, holdout: Batch | None, options: DefendOpt
 def _measure(
     model: Model, defended: RnpResult, test: Dataset, trigger: Trigger | None, batch_size: int | None
 ) -> tuple[Measured, Measured]:
-    variants = [masks.filters(variables["masks"]) for variables in (model.variables, defended.variables)]
+    pruned = masks.filters(defended.variables["masks"])
     before, after = measure_variants(
         model.network,
-        model.variables,
-        variants,
+        defended.variables,
+        [masks.ones(pruned), pruned],
         test.batch,
         None if trigger is None else trigger.test,
         None if trigger is None else trigger.goal.one_target,

@@ -55,10 +55,10 @@ def measure_sweeps(
 
     def sweep(ranking: str) -> Sweep:
         counts = [count for _, count in rows[ranking]]
-        variants = _variants(model, orders[ranking], counts)
+        variants = _variants(defended, orders[ranking], counts)
         target = None if trigger is None else trigger.goal.one_target
-        measured = measure_variants(model.network, model.variables, variants, part.batch, triggered, target)
-        held = None if holdout is None else predict_variants(model.network, model.variables, variants, holdout)
+        measured = measure_variants(model.network, defended.variables, variants, part.batch, triggered, target)
+        held = None if holdout is None else predict_variants(model.network, defended.variables, variants, holdout)
         points = []
         for i, (threshold, count) in enumerate(rows[ranking]):
             right = None if held is None or holdout is None else share(held.labels[i] == holdout.labels)
@@ -69,8 +69,8 @@ def measure_sweeps(
     return tuple(sweep(ranking) for ranking in rows)
 
 
-def _variants(model: Model, candidates: Candidates, counts: Sequence[int]) -> list[masks.Filters]:
-    like = masks.filters(model.variables["masks"])
+def _variants(defended: RnpResult, candidates: Candidates, counts: Sequence[int]) -> list[masks.Filters]:
+    like = masks.filters(defended.variables["masks"])
     return [masks.keep(like, candidates.order[:count]) for count in counts]
 
 

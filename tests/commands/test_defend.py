@@ -14,10 +14,14 @@ from PIL import Image
 from rnp_jax import masks
 from rnp_jax.checkpoints import load_model
 from rnp_jax.cli import main, parse
+from rnp_jax.commands.inputs import draw_evenly, open_data
+from rnp_jax.config import DataOptions
 from rnp_jax.data import NORMALIZATIONS, load
 from rnp_jax.data.splits import Split
+from rnp_jax.evaluation.predict import predict
 from rnp_jax.report.schema import AttackInfo, read_result
 from rnp_jax.store import load_tree
+from rnp_jax.torch_io import find_state_dict, read_checkpoint, write_state_dict
 from tests.commands.conftest import CHECKPOINT, DEFENSE, copy_checkpoint
 from tests.networks import build
 
@@ -218,3 +222,26 @@ def test_the_cleaned_file_never_replaces_the_source(fails, tmp_path):
     source = copy_checkpoint(tmp_path).rename(tmp_path / "cleaned.pt")
     assert "would be replaced by the cleaned checkpoint" in fails("defend", source, "--out", tmp_path)
     assert source.read_bytes() == CHECKPOINT.read_bytes()
+
+
+def test_masks_that_the_file_came_with_stay_in_every_figure(tmp_path):
+    """A masked release's file: half of its first layer is masked away already, and nothing more is pruned."""
+    tensors = dict(find_state_dict(read_checkpoint(CHECKPOINT)).tensors)
+    kept = np.repeat(np.array([0, 1], np.float32), len(tensors["bn1.weight"]) // 2)
+    masked = tmp_path / "masked.pt"
+    write_state_dict(masked, tensors | {"bn1.neuron_mask": kept})
+    options = (*DEFENSE, "--normalization", "digits", "--data", "digits", "--attack", "none", "--rnp.prune.number", "0")
+    assert main(["defend", str(masked), *options, "--out", str(tmp_path / "out")]) == 0
+    result = read_result(tmp_path / "out" / "result.json")
+    model = load_model(masked, normalization=NORMALIZATIONS["digits"])
+    test = open_data(model, DataOptions(data="digits", test_images=100), "test")
+    found = (predict(model.network, model.variables, test.batch, 20).labels[0] == test.labels).sum()
+    assert result.before.acc is not None
+    assert result.before.acc.count == found
+    assert found < 95  # the mask is felt: without it every one of them is right
+    assert result.after.acc == result.before.acc
+    (unpruned,) = (point for point in result.sweeps[1].points if point.pruned == 0)
+    part = test.subset(draw_evenly(test.labels, 20))
+    assert unpruned.acc is not None
+    expected = (predict(model.network, model.variables, part.batch, 20).labels[0] == part.labels).sum()
+    assert unpruned.acc.count == expected
