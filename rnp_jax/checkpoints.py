@@ -65,16 +65,31 @@ def open_checkpoint(
     """
     checkpoint = read_checkpoint(path, limits=limits or Limits(), check_crc=check_crc)
     state_dict = find_state_dict(checkpoint, key)
+    return checkpoint, state_dict, recognise(checkpoint, state_dict, architecture, image_shape)
+
+
+def recognise(
+    checkpoint: Checkpoint,
+    state_dict: StateDict,
+    architecture: str | None = None,
+    image_shape: tuple[int, int, int] | None = None,
+) -> Architecture:
+    """The architecture of a state dict, whose values are checked.
+
+    Raises:
+      ArchitectureError: its tensors are of no supported architecture, or of several.
+      CheckpointError: a weight is not finite, or a variance negative.
+    """
     shapes = {name: value.shape for name, value in state_dict.tensors.items()}
     found = infer_architecture(shapes, name=architecture, image_shape=image_shape)
     stated = checkpoint.tree.get("num_classes") if isinstance(checkpoint.tree, dict) else None
     if isinstance(stated, int) and stated != found.num_classes:
         raise ArchitectureError(
-            f"{path}: the file says num_classes {stated}, but its last layer has {found.num_classes} outputs; "
-            "one of them is wrong, so the file is not to be trusted as it is"
+            f"{checkpoint.path}: the file says num_classes {stated}, but its last layer has {found.num_classes} "
+            "outputs; one of them is wrong, so the file is not to be trusted as it is"
         )
-    check_consumed(state_dict.tensors, [*consumed(shapes), *filter_masks(shapes)], path)
-    return checkpoint, state_dict, found
+    check_consumed(state_dict.tensors, [*consumed(shapes), *filter_masks(shapes)], checkpoint.path)
+    return found
 
 
 def load_model(
@@ -140,7 +155,7 @@ def from_state_dict(network: Network, tensors: Mapping[str, np.ndarray]) -> Vari
 
 def to_state_dict(network: Network, variables: Variables) -> dict[str, np.ndarray]:
     """The network's tensors in torch's names and layout, float32, filter masks multiplied into the weights."""
-    baked = masks.bake_channels(variables) if network.placement == "channel" else masks.bake(variables)
+    baked = masks.bake(variables, network.placement)
     tensors = {}
     for entry in entries(network.architecture):
         node: Any = baked

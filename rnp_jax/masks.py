@@ -106,20 +106,13 @@ def keep(like: Filters, pruned: Sequence[int] | np.ndarray) -> dict[str, np.ndar
     return unflatten(row, like)
 
 
-def bake(variables: Variables) -> Variables:
+def bake(variables: Variables, placement: str = "bn_scale") -> Variables:
     """Filter masks multiplied into the weights, and set to ones: the same function, as a torch file can hold it.
 
-    A mask on batch norm multiplies its scale (placement ``bn_scale``); use ``bake_channels`` for ``channel``.
+    A mask on batch norm multiplies its scale; in the placement ``channel`` its bias too.
     """
-    return _bake(variables, frozenset({"scale"}))
+    batch_norm_leaves = {"scale", "bias"} if placement == "channel" else {"scale"}
 
-
-def bake_channels(variables: Variables) -> Variables:
-    """``bake`` for the placement ``channel``: batch norm's scale and bias."""
-    return _bake(variables, frozenset({"scale", "bias"}))
-
-
-def _bake(variables: Variables, batch_norm_leaves: frozenset[str]) -> Variables:
     def walk(params: Tree, masks: Tree) -> Tree:
         if "neuron" not in masks:
             return {name: walk(node, masks[name]) for name, node in params.items()}

@@ -11,22 +11,15 @@ Glossary of shapes:
 - E: epochs
 """
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
-from jaxtyping import Array, Float, Int, UInt8
 
 Tree: TypeAlias = dict[str, Any]
 """A nested dict of arrays, its keys the layer names of the source checkpoint (``layer1`` → ``0`` → ``conv1``)."""
 
 Variables: TypeAlias = dict[str, Tree]
 """``{'params', 'batch_stats', 'masks'}``. Masks are ``neuron`` [F] and, on maskable layers, ``filter`` [F]."""
-
-Images: TypeAlias = UInt8[Array, "N H W C"]
-Labels: TypeAlias = Int[Array, "N"]
-Logits: TypeAlias = Float[Array, "B K"]
-History: TypeAlias = Mapping[str, Float[Array, "E"]]
 
 
 class Batch(NamedTuple):

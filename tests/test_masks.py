@@ -125,16 +125,16 @@ def bakeable() -> dict:
     return {"params": params, "masks": {"bn": half, "conv": half, "fc": {"neuron": jnp.ones(2)}}}
 
 
-@pytest.mark.parametrize(("bake", "bias"), [(masks.bake, [6, 8]), (masks.bake_channels, [3, 0])])
-def test_baking_moves_masks_into_weights(bake, bias):
-    baked = bake(bakeable())
+@pytest.mark.parametrize(("placement", "bias"), [("bn_scale", [6, 8]), ("channel", [3, 0])])
+def test_baking_moves_masks_into_weights(placement, bias):
+    baked = masks.bake(bakeable(), placement)
     assert baked["params"]["bn"]["scale"].tolist() == [1, 0]
     assert baked["params"]["bn"]["bias"].tolist() == bias
     assert baked["params"]["conv"]["kernel"].sum((0, 1, 2)).tolist() == [1.5, 0]
     assert baked["params"]["conv"]["bias"].tolist() == [0.5, 0]
     assert baked["params"]["fc"]["kernel"].sum() == 6
     assert all((mask == 1).all() for mask in masks.filters(baked["masks"]).values())
-    again = bake(baked)
+    again = masks.bake(baked, placement)
     assert all(map(np.array_equal, jax.tree.leaves(again), jax.tree.leaves(baked)))
 
 

@@ -13,8 +13,7 @@ from rich.text import Text
 
 from rnp_jax import masks
 from rnp_jax.card import Card, read_card
-from rnp_jax.checkpoints import open_checkpoint
-from rnp_jax.commands.inputs import source_arguments
+from rnp_jax.checkpoints import recognise
 from rnp_jax.config import FLAT, SourceOptions
 from rnp_jax.errors import ArchitectureError
 from rnp_jax.models import Architecture, Network
@@ -51,7 +50,7 @@ def run(options: InspectOptions) -> None:
     state_dict = find_state_dict(checkpoint, options.source.key)
     _print_state_dict(console, state_dict, listed=options.tensors)
     try:
-        *_, architecture = open_checkpoint(options.checkpoint, **source_arguments(options.source))
+        architecture = recognise(checkpoint, state_dict, options.source.architecture, options.source.image_shape)
     except ArchitectureError as error:
         console.print("architecture  not recognised")
         raise error

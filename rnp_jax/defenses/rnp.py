@@ -76,8 +76,8 @@ def rnp(
       DefenseError: unlearning or recovery diverged, or the network has nothing to mask.
     """
     unlearn_key, recover_key = jax.random.split(key)
-    bake = masks.bake_channels if network.placement == "channel" else masks.bake
-    variables = bake(variables)  # recovery and pruning replace masks: those it came with become part of the weights
+    # Recovery and pruning replace masks: those it came with become part of the weights.
+    variables = masks.bake(variables, network.placement)
     timing, warnings = {}, []
 
     started = time.perf_counter()

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import TypeAlias
 
 import jax
@@ -54,10 +55,11 @@ def filter_masks(shapes: Iterable[str]) -> list[str]:
     return [key for key in shapes if key.rpartition(".")[2] == FILTER_MASK]
 
 
-def entries(architecture: Architecture) -> list[Entry]:
+@cache
+def entries(architecture: Architecture) -> tuple[Entry, ...]:
     """The architecture's name table."""
     variables = jax.eval_shape(Network(architecture, *_identity(architecture)).init, jax.random.key(0))
-    return table(architecture, variables)
+    return tuple(table(variables))
 
 
 def check_fit(architecture: Architecture, shapes: Shapes) -> None:

@@ -42,9 +42,8 @@ class Entry(NamedTuple):
     shape: tuple[int, ...]  # torch's
 
 
-def table(architecture: Architecture, shapes: Variables) -> list[Entry]:
+def table(shapes: Variables) -> list[Entry]:
     """Every parameter of a network whose variables have these shapes (a tree of shaped leaves)."""
-    del architecture  # every supported architecture follows the rules above
     entries = []
 
     def walk(tree: Tree, path: tuple[str, ...]) -> None:

@@ -135,7 +135,7 @@ def test_masks_multiply_the_output_of_their_layer(name, placement, kind):
     ours = logits_of(network, masked, images)
     with torch.no_grad():
         np.testing.assert_allclose(ours, module(torch_input(name, images)), rtol=0, atol=1e-4)
-    baked = (masks.bake_channels if placement == "channel" else masks.bake)(masked)
+    baked = masks.bake(masked, placement)
     assert all((mask == 1).all() for mask in masks.filters(baked["masks"]).values())
     np.testing.assert_allclose(logits_of(network, baked, images), ours, rtol=0, atol=1e-5)
 

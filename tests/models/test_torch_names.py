@@ -15,7 +15,7 @@ def test_the_table_is_torch_s_state_dict(name):
     network = network_of(name)
     with torch.device("meta"):
         state = build(name).state_dict()
-    entries = table(network.architecture, jax.eval_shape(network.init, jax.random.key(0)))
+    entries = table(jax.eval_shape(network.init, jax.random.key(0)))
     assert {entry.key: entry.shape for entry in entries} == {
         key: tuple(value.shape) for key, value in state.items() if not key.endswith("num_batches_tracked")
     }
@@ -25,7 +25,7 @@ def test_the_table_is_torch_s_state_dict(name):
 def test_layouts_invert_each_other_bit_for_bit(name):
     network, rng = network_of(name), np.random.default_rng(0)
     shapes = jax.eval_shape(network.init, jax.random.key(0))
-    for entry in table(network.architecture, shapes):
+    for entry in table(shapes):
         leaf = shapes
         for part in entry.path:
             leaf = leaf[part]
@@ -37,7 +37,7 @@ def test_layouts_invert_each_other_bit_for_bit(name):
 
 def test_sources_of_other_precision_become_float32():
     network = network_of("resnet18")
-    entry = table(network.architecture, jax.eval_shape(network.init, jax.random.key(0)))[0]
+    entry = table(jax.eval_shape(network.init, jax.random.key(0)))[0]
     value = np.full(entry.shape, 0.1, np.float16)
     ours = from_torch(value, entry, network.architecture)
     assert ours.dtype == np.float32
@@ -47,9 +47,7 @@ def test_sources_of_other_precision_become_float32():
 def test_the_first_layer_of_an_mlp_reads_pixels_channels_last():
     """Torch flattens [C, H, W]; input c·H·W + h·W + w becomes our input h·W·C + w·C + c."""
     network = network_of("mlp")
-    entries = {
-        entry.key: entry for entry in table(network.architecture, jax.eval_shape(network.init, jax.random.key(0)))
-    }
+    entries = {entry.key: entry for entry in table(jax.eval_shape(network.init, jax.random.key(0)))}
     height, width, channels = network.architecture.image_shape
     weight = np.tile(np.arange(height * width * channels, dtype=np.float32), (7, 1))
     ours = from_torch(weight, entries["0.weight"], network.architecture)
