@@ -3,7 +3,7 @@
 from rnp_jax.checkpoints import Model, load_model, save_model
 from rnp_jax.data import NORMALIZATIONS, Augmentation, Normalization, holdout_split, sample_defense_set
 from rnp_jax.data import load as load_data
-from rnp_jax.defenses import PruneConfig, RecoverConfig, RnpConfig, RnpResult, UnlearnConfig, rnp
+from rnp_jax.defenses import PruneConfig, Pruned, RecoverConfig, RnpConfig, UnlearnConfig, rnp
 from rnp_jax.errors import (
     ArchitectureError,
     CheckpointError,
@@ -28,11 +28,11 @@ __all__ = [
     "Network",
     "Normalization",
     "PruneConfig",
+    "Pruned",
     "RecoverConfig",
     "ResultError",
     "RnpConfig",
     "RnpError",
-    "RnpResult",
     "UnlearnConfig",
     "holdout_split",
     "load_data",

@@ -29,7 +29,7 @@ from rnp_jax.config import (
     write_yaml,
 )
 from rnp_jax.data import Augmentation, Dataset, check_overlap, holdout_split, sample_defense_set
-from rnp_jax.defenses import RecoverConfig, RnpConfig, RnpResult, UnlearnConfig, rnp
+from rnp_jax.defenses import Pruned, RecoverConfig, RnpConfig, UnlearnConfig, rnp
 from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.evaluation.measure import Measured, measure_variants
 from rnp_jax.report.page import write_report
@@ -137,7 +137,7 @@ def run(options: DefendOptions) -> Result:
     report = write_report(
         out,
         result,
-        {name: np.asarray(value) for name, value in defended.recovered.items()},
+        {name: np.asarray(value) for name, value in defended.values.items()},
         _samples(test, trigger, before, after),
     )
     log.console.print(metrics_table({"before": before.metrics, "after": after.metrics}))
@@ -189,7 +189,7 @@ def _images(model: Model, options: DefendOptions) -> tuple[Batch, Batch | None, 
     return data, holdout, test
 
 
-def _defend(model: Model, data: Batch, holdout: Batch | None, options: DefendOptions, log: RunLog) -> RnpResult:
+def _defend(model: Model, data: Batch, holdout: Batch | None, options: DefendOptions, log: RunLog) -> Pruned:
     with log.epochs() as bars:
         defended = rnp(
             model.network,
@@ -209,7 +209,7 @@ def _defend(model: Model, data: Batch, holdout: Batch | None, options: DefendOpt
 
 
 def _measure(
-    model: Model, defended: RnpResult, test: Dataset, trigger: Trigger | None, batch_size: int | None
+    model: Model, defended: Pruned, test: Dataset, trigger: Trigger | None, batch_size: int | None
 ) -> tuple[Measured, Measured]:
     pruned = masks.filters(defended.variables["masks"])
     before, after = measure_variants(
@@ -224,10 +224,10 @@ def _measure(
     return before, after
 
 
-def _write_masks(out: Path, defended: RnpResult, options: DefendOptions) -> None:
-    tree = {"recovered": defended.recovered, "pruned": masks.filters(defended.variables["masks"])}
+def _write_masks(out: Path, defended: Pruned, options: DefendOptions) -> None:
+    tree = {"recovered": defended.values, "pruned": masks.filters(defended.variables["masks"])}
     save_tree(out / "masks", tree, {"placement": options.compute.placement}, overwrite=True)
-    masks.write_mask_values(out / "mask_values.txt", defended.recovered)
+    masks.write_mask_values(out / "mask_values.txt", defended.values)
 
 
 def _samples(test: Dataset, trigger: Trigger | None, before: Measured, after: Measured) -> Samples | None:

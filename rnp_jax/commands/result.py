@@ -14,7 +14,7 @@ from rnp_jax.commands.inputs import Trigger
 from rnp_jax.commands.versions import device_name, package_versions
 from rnp_jax.config import to_plain
 from rnp_jax.data import Dataset
-from rnp_jax.defenses import RnpResult
+from rnp_jax.defenses import Pruned
 from rnp_jax.evaluation import metrics as evaluation
 from rnp_jax.models import count_parameters
 from rnp_jax.report import schema
@@ -34,7 +34,7 @@ def describe_run(
     holdout: Batch | None,
     test: Dataset,
     trigger: Trigger | None,
-    defended: RnpResult,
+    defended: Pruned,
     before: evaluation.Metrics,
     after: evaluation.Metrics,
     sweeps: tuple[schema.Sweep, ...],
@@ -134,7 +134,7 @@ def _metrics(metrics: evaluation.Metrics, der: float | None = None) -> schema.Me
     )
 
 
-def _choice(options: Any, defended: RnpResult) -> schema.Choice:
+def _choice(options: Any, defended: Pruned) -> schema.Choice:
     config = options.rnp.prune
     asked = config.threshold is not None or config.number is not None
     return schema.Choice(
@@ -148,7 +148,7 @@ def _choice(options: Any, defended: RnpResult) -> schema.Choice:
     )
 
 
-def _phases(options: Any, defended: RnpResult) -> tuple[schema.Phase, ...]:
+def _phases(options: Any, defended: Pruned) -> tuple[schema.Phase, ...]:
     stop = options.rnp.unlearn.stop_accuracy
     epochs = len(defended.history["unlearn"]["loss"])
     reached = defended.history["unlearn"]["accuracy"][-1] <= stop
@@ -167,7 +167,7 @@ def _phases(options: Any, defended: RnpResult) -> tuple[schema.Phase, ...]:
     )
 
 
-def _pruned(model: Model, defended: RnpResult) -> tuple[schema.PrunedFilter, ...]:
+def _pruned(model: Model, defended: Pruned) -> tuple[schema.PrunedFilter, ...]:
     places = masks.index(masks.filters(model.variables["masks"]))
     candidates, count = defended.candidates, defended.choice.count
     return tuple(

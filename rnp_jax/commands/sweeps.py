@@ -10,8 +10,9 @@ from rnp_jax.checkpoints import Model
 from rnp_jax.commands.inputs import Trigger, draw_evenly
 from rnp_jax.commands.result import as_proportion
 from rnp_jax.data import Dataset
-from rnp_jax.defenses import PruneConfig, RnpResult
-from rnp_jax.defenses.prune import THRESHOLDS, Candidates, rank
+from rnp_jax.defenses import PruneConfig, Pruned
+from rnp_jax.defenses.prune import THRESHOLDS, rank
+from rnp_jax.defenses.result import Candidates
 from rnp_jax.evaluation.measure import Measured, measure_variants
 from rnp_jax.evaluation.metrics import share
 from rnp_jax.evaluation.predict import predict_variants
@@ -23,7 +24,7 @@ _POINTS = 20  # of a ranking that has no thresholds
 
 def measure_sweeps(
     model: Model,
-    defended: RnpResult,
+    defended: Pruned,
     holdout: Batch | None,
     test: Dataset,
     trigger: Trigger | None,
@@ -41,7 +42,7 @@ def measure_sweeps(
     if trigger is not None:
         chosen = draw_evenly(trigger.test.labels, images)
         triggered = TriggeredSet(*(values[chosen] for values in trigger.test))
-    release = rank("release", defended.recovered, defended.history["recover"]["masks"])
+    release = rank("release", defended.values, defended.history["recover"]["masks"])
     rows: dict[str, list[tuple[float | None, int]]] = {
         "release": [(float(t), release.count_at(float(t))) for t in THRESHOLDS]
     }
@@ -69,7 +70,7 @@ def measure_sweeps(
     return tuple(sweep(ranking) for ranking in rows)
 
 
-def _variants(defended: RnpResult, candidates: Candidates, counts: Sequence[int]) -> list[masks.Filters]:
+def _variants(defended: Pruned, candidates: Candidates, counts: Sequence[int]) -> list[masks.Filters]:
     like = masks.filters(defended.variables["masks"])
     return [masks.keep(like, candidates.order[:count]) for count in counts]
 

@@ -2,15 +2,16 @@
 
 from rnp_jax.defenses.prune import PruneConfig
 from rnp_jax.defenses.recover import RecoverConfig, Recovered, recover
-from rnp_jax.defenses.rnp import RnpConfig, RnpResult, rnp
+from rnp_jax.defenses.result import Pruned
+from rnp_jax.defenses.rnp import RnpConfig, rnp
 from rnp_jax.defenses.unlearn import UnlearnConfig, Unlearned, unlearn
 
 __all__ = [
     "PruneConfig",
+    "Pruned",
     "RecoverConfig",
     "Recovered",
     "RnpConfig",
-    "RnpResult",
     "UnlearnConfig",
     "Unlearned",
     "recover",

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from rnp_jax import masks
+from rnp_jax.defenses.result import Candidates, Choice, choose_within
 from rnp_jax.errors import ConfigError
-from rnp_jax.evaluation.metrics import Proportion, share
 from rnp_jax.evaluation.predict import predict_variants
 from rnp_jax.models import Network
 from rnp_jax.types import Batch, Variables
@@ -35,8 +35,6 @@ _ORDER: dict[Ranking, str] = {
     "damage": "least damaging first",
     "release": "lowest final mask first",
 }
-
-_COARSE = 24  # points of the first pass over a ranking; the second looks at every number between two of them
 
 
 @dataclass(frozen=True)
@@ -66,35 +64,6 @@ class PruneConfig:
             )
         if not 0 <= self.accuracy_budget <= 1 or not 0 <= (self.threshold or 0) <= 1 or (self.number or 0) < 0:
             raise ConfigError(f"{self}: expected accuracy_budget and threshold in [0, 1] and number >= 0")
-
-
-@dataclass(frozen=True, eq=False)
-class Candidates:
-    """Exposed filters in the order in which they would be pruned.
-
-    Attributes:
-      order: positions [n] in ``masks.flatten``.
-      values: their recovered masks [n].
-      damage: rise of the clean loss when each alone is pruned [n]; NaN where it was not measured.
-    """
-
-    order: Int[np.ndarray, "n"]
-    values: Float[np.ndarray, "n"]
-    damage: Float[np.ndarray, "n"]
-
-    def count_at(self, threshold: float) -> int:
-        """How many have a mask at or below the threshold, by the release's arithmetic (four decimals)."""
-        return int((np.round(self.values.astype(np.float64), 4) <= threshold).sum())
-
-
-@dataclass(frozen=True)
-class Choice:
-    """An operating point and what it cost on the images it was chosen by."""
-
-    count: int
-    rule: str
-    before: Proportion | None
-    after: Proportion | None
 
 
 def rank(
@@ -155,37 +124,8 @@ def choose(
     if config.number is not None:
         if config.number > total:
             raise ConfigError(f"number {config.number}: only {total} filters have a mask of 0.90 or less")
-        return Choice(config.number, f"{config.number} filters, as asked for", None, None)
+        return Choice(config.number, f"{config.number} filters, as asked for")
     if config.threshold is not None:
         count = candidates.count_at(config.threshold)
-        return Choice(count, f"every filter with a mask of {config.threshold:g} or less, as asked for", None, None)
-    if holdout is None or len(holdout.labels) == 0:
-        raise ConfigError("no held-out images to choose by: hold some out, or give a threshold or a number")
-    coarse = sorted({round(x) for x in np.linspace(0, total, _COARSE)})
-    correct = _accuracy(network, variables, candidates, coarse, holdout)
-    allowed = correct[0].count - config.accuracy_budget * correct[0].total
-    within = [point for point, result in zip(coarse, correct, strict=True) if result.count >= allowed]
-    best, end = within[-1], next((point for point in coarse if point > within[-1]), total + 1)
-    fine = [0, *range(best, end)] if best else [*range(end)]
-    correct = _accuracy(network, variables, candidates, fine, holdout)
-    at = max(i for i, result in enumerate(correct) if result.count >= allowed)
-    rule = (
-        f"the most filters, {_ORDER[config.ranking]}, that cost at most {config.accuracy_budget:.1%} of the "
-        f"{correct[0].total} held-out clean images their accuracy"
-    )
-    return Choice(fine[at], rule, correct[0], correct[at])
-
-
-def prune(variables: Variables, candidates: Candidates, count: int) -> Variables:
-    """The original network with the first ``count`` candidates' filter masks at 0 and all others at 1."""
-    like = masks.filters(variables["masks"])
-    return masks.apply_filters(variables, masks.keep(like, candidates.order[:count]))
-
-
-def _accuracy(
-    network: Network, variables: Variables, candidates: Candidates, counts: list[int], data: Batch
-) -> list[Proportion]:
-    like = masks.filters(variables["masks"])
-    variants = [masks.keep(like, candidates.order[:count]) for count in counts]
-    predicted = predict_variants(network, variables, variants, data).labels
-    return [share(row == np.asarray(data.labels)) for row in predicted]
+        return Choice(count, f"every filter with a mask of {config.threshold:g} or less, as asked for")
+    return choose_within(network, variables, candidates, holdout, config.accuracy_budget, _ORDER[config.ranking])

@@ -8,8 +8,9 @@ import numpy as np
 
 from rnp_jax import masks
 from rnp_jax.defenses.phase import Progress
-from rnp_jax.defenses.prune import Candidates, Choice, PruneConfig, choose, measure_damage, prune, rank
+from rnp_jax.defenses.prune import PruneConfig, choose, measure_damage, rank
 from rnp_jax.defenses.recover import RecoverConfig, recover
+from rnp_jax.defenses.result import Pruned, prune
 from rnp_jax.defenses.unlearn import UnlearnConfig, unlearn
 from rnp_jax.errors import DefenseError
 from rnp_jax.models import Network
@@ -26,29 +27,6 @@ class RnpConfig:
     prune: PruneConfig = field(default_factory=PruneConfig)
 
 
-@dataclass(frozen=True, eq=False)
-class RnpResult:
-    """What the defense did.
-
-    Attributes:
-      variables: the original weights (times the masks they came with), with the filter masks of the pruned network.
-      recovered: mask values by layer after recovery, in [0, 1].
-      candidates: the exposed filters, in the configured order.
-      choice: how many of them were pruned, and why.
-      history: by phase, the series of its epochs.
-      timing: seconds by stage, compilation included.
-      warnings: what did not go as the paper has it, one sentence each.
-    """
-
-    variables: Variables
-    recovered: masks.Filters
-    candidates: Candidates
-    choice: Choice
-    history: dict[str, dict[str, np.ndarray]]
-    timing: dict[str, float]
-    warnings: tuple[str, ...]
-
-
 def rnp(
     network: Network,
     variables: Variables,
@@ -59,7 +37,7 @@ def rnp(
     holdout: Batch | None = None,
     augment: Augment | None = None,
     progress: Progress | None = None,
-) -> RnpResult:
+) -> Pruned:
     """Defends a network with clean images.
 
     Args:
@@ -113,9 +91,10 @@ def rnp(
     if choice.count == 0:
         why = "no mask fell to 0.90" if len(candidates.order) == 0 else "every choice costs more than the budget"
         warnings.append(f"Nothing was pruned: {why}. The model is returned as it was.")
-    return RnpResult(
+    return Pruned(
         prune(variables, candidates, choice.count),
         recovered.filters,
+        "mask",
         candidates,
         choice,
         {"unlearn": unlearned.history, "recover": recovered.history},

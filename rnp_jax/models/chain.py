@@ -38,6 +38,21 @@ class Segment(NamedTuple):
         return any(layer == name or layer.startswith(f"{name}.") for name in self.layers)
 
 
+class Site(NamedTuple):
+    """F channels or units that a defense can score: the output of a batch norm or of a hidden linear layer.
+
+    Attributes:
+      layer: its full name.
+      producers: the convolutions whose outputs it normalises (several where they are summed in a residual stream
+        first, identity shortcuts left out), or the linear layer itself.
+      rectified: whether nothing but a ReLU reads it; otherwise it is added to a residual stream.
+    """
+
+    layer: str
+    producers: tuple[str, ...]
+    rectified: bool
+
+
 class Chain(nn.Module):
     """Base of the architectures: applies its segments in order."""
 
@@ -46,13 +61,21 @@ class Chain(nn.Module):
         """The segments, in order, as modules of their own."""
         raise TypeError(f"{type(self).__name__} is not an architecture: it does not define its segments")
 
+    @nn.nowrap
+    def sites(self) -> tuple[Site, ...]:
+        """What can be scored, in forward order."""
+        raise TypeError(f"{type(self).__name__} is not an architecture: it does not define its sites")
+
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Logits [B, K] of normalised images [B, H, W, C]."""
-        for segment in self.segments():
+    def __call__(self, x: jax.Array, train: bool = False, features: bool = False) -> jax.Array:
+        """Logits [B, K] of normalised images [B, H, W, C]; with ``features``, what the last segment classifies [B, D].
+
+        Features are the mean over space of the activation before the last segment.
+        """
+        for segment in self.segments()[: -1 if features else None]:
             name = segment.layers[0] if segment.nested else None
             module = segment.module.clone(parent=self, name=name)
             if not segment.nested:
                 nn.share_scope(self, module)
             x = module(x, train)
-        return x
+        return x.mean((1, 2)) if x.ndim == 4 else x

@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax
 
-from rnp_jax.models.chain import Chain, Segment
+from rnp_jax.models.chain import Chain, Segment, Site
 from rnp_jax.models.layers import Dense, Precision
 
 
@@ -38,3 +38,8 @@ class Mlp(Chain):
             Segment((name,), Layer(name, units, name != last, self.precision, parent=None), nested=False)
             for name, units in self.layers
         )
+
+    @nn.nowrap
+    def sites(self) -> tuple[Site, ...]:
+        """The hidden layers."""
+        return tuple(Site(name, (name,), True) for name, _ in self.layers[:-1])

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
+import flax.linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
 from rnp_jax.errors import ConfigError
-from rnp_jax.models.chain import Chain, Segment
+from rnp_jax.models.chain import Chain, Segment, Site
 from rnp_jax.models.layers import Placement, Precision
 from rnp_jax.models.mlp import Mlp
 from rnp_jax.models.resnet import BlockKind, ResNet
@@ -93,6 +94,11 @@ class Network:
         """The parts of the network, in order, each able to run alone (in evaluation mode, on normalised images)."""
         return self._module.segments()
 
+    @cached_property
+    def sites(self) -> tuple[Site, ...]:
+        """What a defense can score, in forward order."""
+        return self._module.sites()
+
     def init(self, key: jax.Array) -> Variables:
         """Fresh variables: He-normal kernels, masks of ones."""
         return _init(self._module, self.architecture.image_shape, key)
@@ -105,13 +111,33 @@ class Network:
 
     def __call__(self, variables: Variables, images: jax.Array, *, train: bool = False) -> tuple[jax.Array, Tree]:
         """Logits [B, K] float32 and batch statistics (moved by one step where ``train``)."""
+        return self._run(variables, images, train=train, features=False)
+
+    def features(self, variables: Variables, images: jax.Array, *, train: bool = False) -> tuple[jax.Array, Tree]:
+        """What the classifier's last layer reads [B, D] float32, and batch statistics."""
+        return self._run(variables, images, train=train, features=True)
+
+    def _run(self, variables: Variables, images: jax.Array, *, train: bool, features: bool) -> tuple[jax.Array, Tree]:
         x = self.normalize(images)
         if not train:
-            logits: Any = self._module.apply(variables, x)
-            return logits.astype(jnp.float32), variables["batch_stats"]
+            out: Any = self._module.apply(variables, x, features=features)
+            return out.astype(jnp.float32), variables["batch_stats"]
         moved: Any
-        logits, moved = self._module.apply(variables, x, train=True, mutable=["batch_stats"])
-        return logits.astype(jnp.float32), {**variables["batch_stats"], **moved.get("batch_stats", {})}
+        out, moved = self._module.apply(variables, x, train=True, features=features, mutable=["batch_stats"])
+        return out.astype(jnp.float32), {**variables["batch_stats"], **moved.get("batch_stats", {})}
+
+    def inputs(self, variables: Variables, images: jax.Array) -> dict[str, jax.Array]:
+        """Every layer's input by the layer's name, in evaluation mode."""
+        found: dict[str, jax.Array] = {}
+
+        def note(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            if context.method_name == "__call__" and context.module.path:
+                found[".".join(context.module.path)] = args[0]
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(note):
+            self._module.apply(variables, self.normalize(images))
+        return found
 
     def activations(self, variables: Variables, images: jax.Array) -> dict[str, jax.Array]:
         """Every layer's output by the layer's name, in evaluation mode."""

@@ -8,7 +8,7 @@ from typing import Literal
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from rnp_jax.models.chain import Chain, Segment
+from rnp_jax.models.chain import Chain, Segment, Site
 from rnp_jax.models.layers import BatchNorm, Conv, Dense, Placement, Precision
 
 BlockKind = Literal["basic", "bottleneck", "preact"]
@@ -103,6 +103,29 @@ class ResNet(Chain):
         )
         head = Head(self.num_classes, self.precision, parent=None)
         return Segment(("conv1", "bn1"), stem, nested=False), *blocks, Segment(("linear",), head, nested=False)
+
+    @nn.nowrap
+    def sites(self) -> tuple[Site, ...]:
+        """The batch norms."""
+        stream = ["conv1"]  # convolutions summed in the residual stream
+        sites = [] if self.kind == "preact" else [Site("bn1", ("conv1",), True)]
+        inputs = self.width
+        for stage, depth in enumerate(self.depths, 1):
+            for i in range(depth):
+                name, features = f"layer{stage}.{i}", self.width * 2 ** (stage - 1) * EXPANSION[self.kind]
+                projects = (stage > 1 and i == 0) or inputs != features
+                inputs = features
+                if self.kind == "preact":
+                    sites.append(Site(f"{name}.bn1", tuple(stream), True))
+                    sites.append(Site(f"{name}.bn2", (f"{name}.conv1",), True))
+                    stream = [f"{name}.shortcut.0"] if projects else stream
+                    stream = [*stream, f"{name}.conv2"]
+                    continue
+                last = 3 if self.kind == "bottleneck" else 2
+                sites += [Site(f"{name}.bn{j}", (f"{name}.conv{j}",), j < last) for j in range(1, last + 1)]
+                if projects:
+                    sites.append(Site(f"{name}.shortcut.1", (f"{name}.shortcut.0",), False))
+        return tuple(sites)
 
     @nn.nowrap
     def _block(self, stage: int, index: int) -> Block:

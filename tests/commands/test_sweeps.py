@@ -7,8 +7,9 @@ from rnp_jax.commands.inputs import open_data, open_model, open_trigger
 from rnp_jax.commands.result import find_oracle
 from rnp_jax.commands.sweeps import measure_sweeps
 from rnp_jax.config import ComputeOptions, DataOptions, SourceOptions, TriggerOptions
-from rnp_jax.defenses import PruneConfig, RnpResult
-from rnp_jax.defenses.prune import THRESHOLDS, Candidates, Choice
+from rnp_jax.defenses import PruneConfig, Pruned
+from rnp_jax.defenses.prune import THRESHOLDS
+from rnp_jax.defenses.result import Candidates, Choice
 from rnp_jax.evaluation.predict import predict
 from rnp_jax.masks import filters, flatten
 from rnp_jax.store import load_tree
@@ -54,7 +55,7 @@ def test_images_are_drawn_evenly_where_classes_come_one_after_another():
     none = Candidates(np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
     kept = filters(model.variables["masks"])
     choice = Choice(0, "none", None, None)
-    defended = RnpResult(model.variables, kept, none, choice, {"recover": {"masks": row[None]}}, {}, ())
+    defended = Pruned(model.variables, kept, "mask", none, choice, {"recover": {"masks": row[None]}}, {}, ())
     (sweep,) = measure_sweeps(model, defended, None, test, trigger, 20, PruneConfig(ranking="release"))
     assert measure_sweeps(model, defended, None, test, trigger, 0, PruneConfig()) == ()
     rows = [np.flatnonzero(test.labels == label)[:2] for label in range(10)]

@@ -6,15 +6,8 @@ import numpy as np
 import pytest
 
 from rnp_jax import masks
-from rnp_jax.defenses.prune import (
-    THRESHOLDS,
-    Candidates,
-    PruneConfig,
-    choose,
-    measure_damage,
-    prune,
-    rank,
-)
+from rnp_jax.defenses.prune import THRESHOLDS, PruneConfig, choose, measure_damage, rank
+from rnp_jax.defenses.result import Candidates, prune
 from rnp_jax.errors import ConfigError
 from rnp_jax.evaluation.predict import predict
 from rnp_jax.types import Batch

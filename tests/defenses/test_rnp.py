@@ -13,7 +13,8 @@ from rnp_jax import masks
 from rnp_jax.checkpoints import from_state_dict, load_model, to_state_dict
 from rnp_jax.data import NORMALIZATIONS
 from rnp_jax.defenses import PruneConfig, RecoverConfig, RnpConfig, UnlearnConfig, recover, rnp, unlearn
-from rnp_jax.defenses.prune import THRESHOLDS, prune, rank
+from rnp_jax.defenses.prune import THRESHOLDS, rank
+from rnp_jax.defenses.result import prune
 from rnp_jax.errors import DefenseError
 from rnp_jax.evaluation.predict import predict, predict_variants
 from rnp_jax.types import Batch
@@ -46,7 +47,7 @@ def test_the_steps_fit_together(features):
     assert calls == [("unlearn", e + 1) for e in range(len(unlearned["loss"]))] + [
         ("recover", e + 1) for e in range(10)
     ]
-    np.testing.assert_array_equal(recovered["masks"][-1], masks.flatten(result.recovered))
+    np.testing.assert_array_equal(recovered["masks"][-1], masks.flatten(result.values))
     row = masks.flatten(masks.filters(result.variables["masks"]))
     assert np.flatnonzero(row == 0).tolist() == sorted(result.candidates.order[: result.choice.count])
     assert 0 < result.choice.count <= len(result.candidates.order)
@@ -59,7 +60,7 @@ def test_the_steps_fit_together(features):
 
 def test_the_same_key_gives_the_same_result(features):
     first, again, other = (defend(features, key=jax.random.key(seed)) for seed in (4, 4, 5))
-    for field in ("variables", "recovered", "history"):
+    for field in ("variables", "values", "history"):
         assert_equal_trees(getattr(first, field), getattr(again, field))
     assert (first.choice, first.candidates.order.tolist()) == (again.choice, again.candidates.order.tolist())
     assert not np.array_equal(first.history["recover"]["masks"], other.history["recover"]["masks"])

@@ -1,0 +1,125 @@
+"""What every pruning defense returns, and how many filters to prune where clean held-out images decide it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from rnp_jax import masks
+from rnp_jax.errors import ConfigError
+from rnp_jax.evaluation.metrics import Proportion, share
+from rnp_jax.evaluation.predict import predict_variants
+from rnp_jax.models import Network
+from rnp_jax.types import Batch, Variables
+
+_COARSE = 24  # points of the first pass over a ranking; the second looks at every number between two of them
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Suspected filters in the order in which they would be pruned.
+
+    Attributes:
+      order: positions [n] in ``masks.flatten``.
+      values: their masks or scores [n].
+      damage: rise of the clean loss when each alone is pruned [n]; NaN where it was not measured.
+    """
+
+    order: Int[np.ndarray, "n"]
+    values: Float[np.ndarray, "n"]
+    damage: Float[np.ndarray, "n"]
+
+    def count_at(self, threshold: float) -> int:
+        """How many have a mask at or below the threshold, by the RNP release's arithmetic (four decimals)."""
+        return int((np.round(self.values.astype(np.float64), 4) <= threshold).sum())
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An operating point and what it cost on the images it was chosen by."""
+
+    count: int
+    rule: str
+    before: Proportion | None = None
+    after: Proportion | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Pruned:
+    """What a defense did.
+
+    Attributes:
+      variables: the original weights (times the masks they came with), or those tuned after pruning, with the filter
+        masks of the pruned network.
+      values: by layer, what the choice of filters rests on [F].
+      kind: of ``values``: ``mask`` in [0, 1], low where a filter is suspected, or ``score``, high where it is.
+      candidates: the suspected filters, in the order of pruning.
+      choice: how many of them were pruned, and why.
+      history: by phase, the series of its epochs.
+      timing: seconds by stage, compilation included.
+      warnings: what did not go as the paper has it, one sentence each.
+    """
+
+    variables: Variables
+    values: masks.Filters
+    kind: Literal["mask", "score"]
+    candidates: Candidates
+    choice: Choice
+    history: dict[str, dict[str, np.ndarray]]
+    timing: dict[str, float]
+    warnings: tuple[str, ...]
+
+
+def choose_within(
+    network: Network,
+    variables: Variables,
+    candidates: Candidates,
+    holdout: Batch | None,
+    accuracy_budget: float,
+    order: str,
+) -> Choice:
+    """The most candidates whose pruning costs at most the budget of the accuracy on held-out clean images.
+
+    Args:
+      network: the function of the variables.
+      variables: the network to prune.
+      candidates: in the order of pruning.
+      holdout: clean images that played no part in that order.
+      accuracy_budget: share of them that may be lost.
+      order: the order in words, for the rule.
+
+    Raises:
+      ConfigError: nothing is held out.
+    """
+    if holdout is None or len(holdout.labels) == 0:
+        raise ConfigError("no held-out images to choose by: hold some out, or give a threshold or a number")
+    total = len(candidates.order)
+    coarse = sorted({round(x) for x in np.linspace(0, total, _COARSE)})
+    correct = _accuracy(network, variables, candidates, coarse, holdout)
+    allowed = correct[0].count - accuracy_budget * correct[0].total
+    within = [point for point, result in zip(coarse, correct, strict=True) if result.count >= allowed]
+    best, end = within[-1], next((point for point in coarse if point > within[-1]), total + 1)
+    fine = [0, *range(best, end)] if best else [*range(end)]
+    correct = _accuracy(network, variables, candidates, fine, holdout)
+    at = max(i for i, result in enumerate(correct) if result.count >= allowed)
+    rule = (
+        f"the most filters, {order}, that cost at most {accuracy_budget:.1%} of the "
+        f"{correct[0].total} held-out clean images their accuracy"
+    )
+    return Choice(fine[at], rule, correct[0], correct[at])
+
+
+def prune(variables: Variables, candidates: Candidates, count: int) -> Variables:
+    """The network with the first ``count`` candidates' filter masks at 0 and all others at 1."""
+    like = masks.filters(variables["masks"])
+    return masks.apply_filters(variables, masks.keep(like, candidates.order[:count]))
+
+
+def _accuracy(
+    network: Network, variables: Variables, candidates: Candidates, counts: list[int], data: Batch
+) -> list[Proportion]:
+    like = masks.filters(variables["masks"])
+    variants = [masks.keep(like, candidates.order[:count]) for count in counts]
+    predicted = predict_variants(network, variables, variants, data).labels
+    return [share(row == np.asarray(data.labels)) for row in predicted]
