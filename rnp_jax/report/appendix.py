@@ -1,7 +1,8 @@
 """What a reader looks up: pruned filters, what the file held, provenance, timing, versions, settings."""
 
-from rnp_jax.report.html import Markup, element, table
-from rnp_jax.report.schema import Result
+from rnp_jax.report.html import Markup, element, join, table
+from rnp_jax.report.methods import basis
+from rnp_jax.report.schema import FeatureInfo, Result
 from rnp_jax.report.sections import section
 from rnp_jax.report.wording import flatten, number, seconds
 
@@ -10,15 +11,16 @@ def show_pruned_filters(result: Result) -> Markup | None:
     """Every pruned filter, folded away."""
     if not result.pruned_filters:
         return None
-    rows = [[item.layer, item.index, number(item.mask), number(item.damage)] for item in result.pruned_filters]
+    items, kind = result.pruned_filters, result.kind
+    rows = [[item.layer, item.index, number(getattr(item, kind)), number(item.damage)] for item in items]
     words = "Damage is the rise of the clean loss when a filter is pruned alone."
     return section(
         "Pruned filters",
-        element("p", words, class_="quiet"),
+        element("p", f"{basis(result.method)} {words}".strip(), class_="quiet"),
         element(
             "details",
             element("summary", f"Show all {len(rows):,}"),
-            table(["Layer", "Filter", "Mask", "Damage"], rows, class_="filters"),
+            table(["Layer", "Filter", kind.capitalize(), "Damage"], rows, class_="filters"),
         ),
     )
 
@@ -43,9 +45,24 @@ def show_file(result: Result) -> Markup:
         else element("p", "Nothing out of the ordinary was found in the file.")
     )
     return section(
-        "The checkpoint file", _pairs(rows), element("h3", "Anomalies"), anomalies,
-        element("p", "Nothing in the file was executed to read it.", class_="quiet"),
+        "The checkpoint file", show_pairs(rows), element("h3", "Anomalies"), anomalies,
+        element("p", "Nothing in the file was executed to read it.", class_="quiet"), *_extractor(result.features),
     )  # fmt: skip
+
+
+def _extractor(features: FeatureInfo | None) -> list[Markup]:
+    """What a head's features come from, and why that matters."""
+    if features is None:
+        return []
+    rows = [
+        ("Extractor", features.extractor),
+        ("Features", f"{features.dim:,}"),
+        ("SHA-256 of its weights", "not recorded" if features.sha256 is None else _code(features.sha256)),
+        ("Where it comes from", features.provenance),
+    ]
+    words = "This checkpoint is a head on the features of a frozen extractor; the defense changes the head alone."
+    caution = element("ul", element("li", features.caution), class_="notes warning") if features.caution else None
+    return [element("h3", "Extractor of the features"), element("p", words), show_pairs(rows), join(caution)]
 
 
 def show_timing(result: Result) -> Markup | None:
@@ -54,7 +71,7 @@ def show_timing(result: Result) -> Markup | None:
         return None
     total = sum(stage.seconds for stage in result.timing)
     rows = [(stage.stage, seconds(stage.seconds)) for stage in result.timing]
-    return section("Time", _pairs([*rows, ("All stages", element("strong", seconds(total)))]))
+    return section("Time", show_pairs([*rows, ("All stages", element("strong", seconds(total)))]))
 
 
 def show_settings(result: Result) -> Markup:
@@ -74,19 +91,21 @@ def show_settings(result: Result) -> Markup:
         ("Standard deviation", ", ".join(f"{value:g}" for value in data.std)),
         *((name, version) for name, version in versions),
     ]
-    folds = [_fold("Resolved configuration", result.config)]
+    folds = [show_tree("Resolved configuration", result.config)]
     if result.attack is not None:
-        folds.append(_fold("Constants of the trigger", result.attack.constants))
-    return section("Settings and versions", _pairs(run), *folds)
+        folds.append(show_tree("Constants of the trigger", result.attack.constants))
+    return section("Settings and versions", show_pairs(run), *folds)
 
 
-def _fold(title: str, settings: dict) -> Markup | None:
+def show_tree(title: str, settings: dict) -> Markup | None:
+    """Nested settings, folded away; None where there are none."""
     if not settings:
         return None
-    return element("details", element("summary", title), _pairs([(k, _code(v)) for k, v in flatten(settings)]))
+    return element("details", element("summary", title), show_pairs([(k, _code(v)) for k, v in flatten(settings)]))
 
 
-def _pairs(rows: list[tuple[str, str]]) -> Markup:
+def show_pairs(rows: list[tuple[str, str]]) -> Markup:
+    """Names and values, two columns."""
     return table([], [[name, value] for name, value in rows], class_="pairs")
 
 

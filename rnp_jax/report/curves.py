@@ -28,11 +28,18 @@ _METRICS = {
     "holdout_acc": ("ACC on held-out defense images", palette.HOLDOUT),
 }
 
+_THRESHOLD = {
+    "mask": "threshold: filters with a mask at or below it are pruned",
+    "score": "threshold: filters with a score above it are pruned",
+}
+
 Over = Literal["threshold", "pruned"]
 
 
 @palette.style()
-def plot_sweeps(sweeps: Sequence[Sweep], choice: Choice | None, oracle: Oracle | None) -> Figure:
+def plot_sweeps(
+    sweeps: Sequence[Sweep], choice: Choice | None, oracle: Oracle | None, kind: Literal["mask", "score"] = "mask"
+) -> Figure:
     """ASR, ACC and RA against the threshold and against the number of filters pruned.
 
     One colour a metric, one line style a ranking, a band for the 95 % interval. Filled triangles mark the chosen point,
@@ -49,7 +56,7 @@ def plot_sweeps(sweeps: Sequence[Sweep], choice: Choice | None, oracle: Oracle |
         _mark(ax, over, choice, palette.INK, "full")
         _mark(ax, over, oracle, palette.QUIET, "none")
         palette.percent_axis(ax)
-        ax.set_xlabel("threshold: filters with a mask at or below it are pruned" if over == "threshold" else "")
+        ax.set_xlabel(_THRESHOLD[kind] if over == "threshold" else "")
     axes[-1].set_xlabel("filters pruned")
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     axes[0].set_ylabel("share of images")
@@ -133,7 +140,11 @@ def _draw_history(ax: Axes, phase: Phase, kinds: tuple[str, ...]) -> None:
             color = palette.ASR if kind == "asr" else next(others)
             marker = "o" if len(values) <= 60 else ""
             ax.plot(np.arange(1, len(values) + 1), values, color=color, marker=marker, label=_series_label(name))
+    epochs = max((len(series) for series in phase.series.values()), default=0)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if epochs <= 1:
+        ax.set_xlim(0.5, 1.5)
+        ax.set_xticks([1])
     ax.set_xlabel("epoch")
     if ax.lines:
         ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderpad=0, handlelength=1.2, columnspacing=1)

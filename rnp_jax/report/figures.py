@@ -4,7 +4,7 @@ Figures are made with matplotlib's objects, never with pyplot: nothing global ch
 """
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,11 +14,22 @@ from rnp_jax.atomic import write_atomic
 from rnp_jax.errors import ResultError
 from rnp_jax.report import palette
 from rnp_jax.report.curves import plot_phases, plot_sweeps, plot_timing
-from rnp_jax.report.mask_plots import Masks, check_masks, mark_pruned, plot_mask_histogram, plot_masks_by_layer
+from rnp_jax.report.mask_plots import plot_mask_histogram, plot_masks_by_layer
 from rnp_jax.report.samples import Samples, check_samples, plot_samples
 from rnp_jax.report.schema import Result
+from rnp_jax.report.score_plots import plot_score_histogram, plot_scores_by_layer
+from rnp_jax.report.values import Values, check_values, mark_pruned
 
-FIGURES = ("sweep", "phases", "mask_histogram", "masks_by_layer", "samples", "timing")
+FIGURES = (
+    "sweep",
+    "phases",
+    "mask_histogram",
+    "masks_by_layer",
+    "score_histogram",
+    "scores_by_layer",
+    "samples",
+    "timing",
+)
 PNG_DPI = 200  # twice the 100 CSS pixels an inch that figures are laid out for
 
 
@@ -29,41 +40,56 @@ class FigureFiles(NamedTuple):
     svg: Path
 
 
-def plot_figures(result: Result, masks: Masks, samples: Samples | None = None) -> dict[str, Figure]:
+def plot_figures(result: Result, values: Values, samples: Samples | None = None) -> dict[str, Figure]:
     """The figures that the result has the data for, by name, in the order of `FIGURES`.
 
     Args:
-      masks: per layer, one value in [0, 1] a filter; empty where the method has no masks.
+      values: per layer, one mask in [0, 1] or one score from 0 up a filter, as ``result.kind`` says; empty where the
+        method has neither.
 
     Raises:
-      ResultError: masks, pruned filters or samples that do not fit together.
+      ResultError: values, pruned filters or samples that do not fit together.
     """
-    check_masks(masks)
+    check_values(values, result.kind)
     if samples is not None:
         check_samples(samples)
-    return dict(_plot(result, masks, samples))
+    return dict(_plot(result, values, samples))
 
 
-def _plot(result: Result, masks: Masks, samples: Samples | None) -> Iterator[tuple[str, Figure]]:
+def _plot(result: Result, values: Values, samples: Samples | None) -> Iterator[tuple[str, Figure]]:
     sweeps = [sweep for sweep in result.sweeps if sweep.points]
     if sweeps:
-        yield "sweep", plot_sweeps(sweeps, result.choice, result.oracle)
+        yield "sweep", plot_sweeps(sweeps, result.choice, result.oracle, result.kind)
     if result.phases:
         yield "phases", plot_phases(result.phases)
-    if masks:
-        pruned = mark_pruned(masks, result.pruned_filters)
+    if values:
+        pruned = mark_pruned(values, result.pruned_filters)
         threshold = None if result.choice is None else result.choice.threshold
-        yield "mask_histogram", plot_mask_histogram(masks, pruned, threshold)
-        yield "masks_by_layer", plot_masks_by_layer(masks, pruned)
+        if result.kind == "mask":
+            yield "mask_histogram", plot_mask_histogram(values, pruned, threshold)
+            yield "masks_by_layer", plot_masks_by_layer(values, pruned)
+        else:
+            yield "score_histogram", plot_score_histogram(values, pruned, threshold)
+            yield (
+                "scores_by_layer",
+                plot_scores_by_layer(values, pruned, _thresholds(result, values)),
+            )
     if samples is not None:
         yield "samples", plot_samples(samples)
     if result.timing:
         yield "timing", plot_timing(result.timing)
 
 
+def _thresholds(result: Result, values: Values) -> dict[str, float | None]:
+    """Each layer's own threshold, or the one that all share; none where filters are chosen by number."""
+    if result.choice is None:
+        return {}
+    return result.choice.thresholds or dict.fromkeys(values, result.choice.threshold)
+
+
 def render_svg(figure: Figure) -> bytes:
     """The figure as SVG that needs no font; equal figures give equal bytes."""
-    return _render(figure, format="svg", metadata={"Date": None})
+    return _render(figure, format="svg", dpi=PNG_DPI, metadata={"Date": None})
 
 
 def render_png(figure: Figure) -> bytes:
@@ -78,8 +104,10 @@ def _render(figure: Figure, **options) -> bytes:
     return buffer.getvalue()
 
 
-def save_figures(out_dir: str | Path, figures: Mapping[str, Figure]) -> dict[str, FigureFiles]:
-    """Write ``out_dir/NAME.png`` and ``NAME.svg``; files of figures that an earlier report had are removed.
+def save_figures(
+    out_dir: str | Path, figures: Mapping[str, Figure], known: Iterable[str] = FIGURES
+) -> dict[str, FigureFiles]:
+    """Write ``out_dir/NAME.png`` and ``NAME.svg``; files of ``known`` figures that an earlier report had are removed.
 
     Raises:
       ResultError: the folder cannot be written.
@@ -91,7 +119,7 @@ def save_figures(out_dir: str | Path, figures: Mapping[str, Figure]) -> dict[str
             write_atomic(files[name].png, render_png(figure))
             figure.set_layout_engine("none")  # laid out by now; again would take as long as the drawing
             write_atomic(files[name].svg, render_svg(figure))
-        for name in set(FIGURES) - set(figures):
+        for name in set(known) - set(figures):
             (out_dir / f"{name}.png").unlink(missing_ok=True)
             (out_dir / f"{name}.svg").unlink(missing_ok=True)
     except OSError as error:

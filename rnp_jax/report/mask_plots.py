@@ -1,7 +1,7 @@
 """Figures of the filter masks: how many filters recovery exposed, and where they are."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -9,13 +9,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from rnp_jax.errors import ResultError
 from rnp_jax.report import palette
-from rnp_jax.report.schema import PrunedFilter
-
-# Each layer has its own F, hence the underscore: jaxtyping does not hold them equal.
-Masks = Mapping[str, Float[np.ndarray, "_F"]]
-Pruned = Mapping[str, Bool[np.ndarray, "_F"]]
+from rnp_jax.report.values import Marks, Values
 
 MIN_COLUMNS, MAX_COLUMNS = 64, 256
 CELL = (9, 6)  # pixels of a filter's cell, with a gap of one
@@ -28,39 +23,8 @@ _EXPOSED = np.asarray(to_rgb("#08457e"))
 _PRUNED = np.asarray(to_rgb(palette.ASR))
 
 
-def check_masks(masks: Masks) -> None:
-    """Every layer's mask is a vector of numbers in [0, 1].
-
-    Raises:
-      ResultError: it is not.
-    """
-    for layer, mask in masks.items():
-        if mask.ndim != 1 or not mask.size or not np.all((mask >= 0) & (mask <= 1)):
-            raise ResultError(
-                f"mask of layer {layer!r} has shape {mask.shape} and must be a non-empty vector of numbers in [0, 1]; "
-                "pass one value per filter."
-            )
-
-
-def mark_pruned(masks: Masks, pruned: Collection[PrunedFilter]) -> dict[str, Bool[np.ndarray, "_F"]]:
-    """Which filters of each layer are pruned.
-
-    Raises:
-      ResultError: a pruned filter is in no layer of ``masks``.
-    """
-    marks = {layer: np.zeros(mask.shape, bool) for layer, mask in masks.items()}
-    for item in pruned:
-        if item.layer not in marks or item.index >= marks[item.layer].size:
-            raise ResultError(
-                f"pruned filter {item.index} of layer {item.layer!r} has no mask; "
-                "name layers in pruned_filters as in masks."
-            )
-        marks[item.layer][item.index] = True
-    return marks
-
-
 @palette.style()
-def plot_mask_histogram(masks: Masks, pruned: Pruned, threshold: float | None) -> Figure:
+def plot_mask_histogram(masks: Values, pruned: Marks, threshold: float | None) -> Figure:
     """Filters by mask value on a logarithmic count, pruned ones apart; a line at the threshold."""
     values = np.concatenate(list(masks.values()))
     marks = np.concatenate(list(pruned.values()))
@@ -84,7 +48,7 @@ def plot_mask_histogram(masks: Masks, pruned: Pruned, threshold: float | None) -
 
 
 @palette.style()
-def plot_masks_by_layer(masks: Masks, pruned: Pruned) -> Figure:
+def plot_masks_by_layer(masks: Values, pruned: Marks) -> Figure:
     """One strip a layer, one cell a filter in index order: dark where its mask is low, orange where it is pruned.
 
     A layer of more than `MAX_COLUMNS` filters wraps onto further lines of its strip.

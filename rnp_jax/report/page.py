@@ -10,15 +10,14 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
-from rnp_jax.atomic import write_atomic
-from rnp_jax.errors import ResultError
 from rnp_jax.report.appendix import show_file, show_pruned_filters, show_settings, show_timing
+from rnp_jax.report.document import write_text
 from rnp_jax.report.figures import plot_figures, save_figures
 from rnp_jax.report.html import Markup, element, join
-from rnp_jax.report.mask_plots import Masks
 from rnp_jax.report.samples import Samples
 from rnp_jax.report.schema import Result, write_result
 from rnp_jax.report.sections import (
+    show_covariates,
     show_figures,
     show_metrics,
     show_operating_point,
@@ -26,39 +25,37 @@ from rnp_jax.report.sections import (
     show_verdict,
     show_warnings,
 )
+from rnp_jax.report.values import Values
 
 
-def write_report(out_dir: str | Path, result: Result, masks: Masks, samples: Samples | None = None) -> Path:
+def write_report(out_dir: str | Path, result: Result, values: Values, samples: Samples | None = None) -> Path:
     """Write ``figures/*.png|svg``, ``result.json`` and, last, ``report.html``, each whole or not at all.
 
     Args:
-      masks: per layer, the mask value in [0, 1] of each filter, [F]; empty where the method has no masks.
+      values: per layer, the mask in [0, 1] or the score from 0 up of each filter, [F], as ``result.kind`` says; empty
+        where the method has neither.
 
     Returns:
       The path of ``report.html``.
 
     Raises:
-      ResultError: masks, pruned filters and samples do not fit together, or the folder cannot be written.
+      ResultError: values, pruned filters and samples do not fit together, or the folder cannot be written.
     """
     out_dir = Path(out_dir)
-    files = save_figures(out_dir / "figures", plot_figures(result, masks, samples))
+    files = save_figures(out_dir / "figures", plot_figures(result, values, samples))
     write_result(out_dir / "result.json", result)
-    path = out_dir / "report.html"
     page = render_page(result, {name: file.svg.read_bytes() for name, file in files.items()}, samples)
-    try:
-        write_atomic(path, page.encode())
-    except OSError as error:
-        raise ResultError(f"{path} cannot be written: {error.strerror}. Choose another output folder.") from error
-    return path
+    return write_text(out_dir / "report.html", page)
 
 
 def render_page(result: Result, svg: Mapping[str, bytes], samples: Samples | None = None) -> str:
     """The page as text; ``svg`` holds the figures to embed, by name."""
-    main = element(
-        "main",
+    return render_document(
+        f"{result.verdict.headline} \N{MIDDLE DOT} rnp_jax report",
         show_verdict(result),
         show_metrics(result),
         show_operating_point(result),
+        show_covariates(result),
         show_warnings(result),
         show_figures(result, svg),
         show_samples(samples),
@@ -68,10 +65,15 @@ def render_page(result: Result, svg: Mapping[str, bytes], samples: Samples | Non
         show_timing(result),
         element("footer", f"Written by rnp_jax {result.versions.rnp_jax}. Machine-readable beside it: result.json."),
     )
-    return f'<!doctype html>\n<html lang="en">{_head(result)}{element("body", main)}</html>\n'
 
 
-def _head(result: Result) -> Markup:
+def render_document(title: str, *content: Markup | None) -> str:
+    """A whole page, its style sheet and its policy in it."""
+    body = element("body", element("main", *content))
+    return f'<!doctype html>\n<html lang="en">{_head(title)}{body}</html>\n'
+
+
+def _head(title: str) -> Markup:
     style = resources.files("rnp_jax.report").joinpath("page.css").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
@@ -81,6 +83,6 @@ def _head(result: Result) -> Markup:
         element("meta", http_equiv="Content-Security-Policy", content=policy),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="referrer", content="no-referrer"),
-        element("title", f"{result.verdict.headline} \N{MIDDLE DOT} rnp_jax report"),
+        element("title", title),
         element("style", join(Markup(style))),
     )

@@ -1,14 +1,16 @@
 """Colours and type of the figures: the Okabe-Ito palette, told apart under every common colour blindness.
 
-A colour always means the same thing (`ACC` is blue in every figure); line styles tell rankings apart.
+A colour always means the same thing (`ACC` is blue in every figure that draws metrics); line styles tell rankings
+apart. Where the axes are the metrics, colours and markers together tell methods.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
@@ -22,6 +24,21 @@ ASR = "#d55e00"
 RA = "#009e73"
 HOLDOUT = "#7b5ea7"
 SERIES = ("#0072b2", "#cc79a7", "#009e73", "#e69f00")
+
+_METHODS = {
+    "none": (INK, "X"),
+    "holder": ("#d55e00", "o"),
+    "hid": ("#b8860b", "P"),
+    "clp": ("#0072b2", "s"),
+    "anp": ("#009e73", "^"),
+    "fp": ("#a8487f", "v"),
+    "rnp": ("#7b5ea7", "D"),
+    "random": ("#8c510a", "p"),
+    "oracle": (QUIET, "*"),
+}
+_OTHERS = (("#2f7f86", "<"), ("#4d6a00", ">"), ("#c0392b", "h"), ("#3f51b5", "d"), ("#5b7f1d", "H"), ("#8e44ad", "8"))
+_STAGES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8c510a")
+_HATCHES = (None, "///", "...", "xx")
 
 LINE_STYLES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 1.5, 1, 1.5)))
 
@@ -79,6 +96,18 @@ def label(text: str, length: int = 40) -> str:
     return plain if len(plain) <= length else f"{plain[:half]}...{plain[-half:]}"
 
 
+def method_looks(methods: Collection[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each method; those that have none of their own share out the others by name."""
+    others = sorted(set(methods) - set(_METHODS))
+    return _METHODS | {name: _OTHERS[i % len(_OTHERS)] for i, name in enumerate(others)}
+
+
+def stage_look(i: int) -> dict[str, Any]:
+    """Face colour and hatch of the i-th stage."""
+    hatch = _HATCHES[i // len(_STAGES) % len(_HATCHES)]
+    return {"facecolor": _STAGES[i % len(_STAGES)], "hatch": hatch, "edgecolor": PAPER, "linewidth": 0.8}
+
+
 def percent_axis(ax: Axes) -> None:
     """The vertical axis shows shares from 0 to 100 %."""
     ax.set_ylim(-0.02, 1.02)
@@ -89,8 +118,13 @@ def percent_axis(ax: Axes) -> None:
 def log_axis(ax: Axes) -> None:
     """The vertical axis is logarithmic, its ticks plain numbers."""
     ax.set_yscale("log")
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.yaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+    plain_log_ticks(ax.yaxis)
+
+
+def plain_log_ticks(axis: Axis) -> None:
+    """Ticks of a logarithmic axis as plain numbers, the small ones unlabelled."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(FuncFormatter(lambda *_: ""))
 
 
 def count_axis(ax: Axes, largest: int) -> None:

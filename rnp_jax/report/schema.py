@@ -1,75 +1,32 @@
 """The machine-readable result of a run: one versioned, frozen document, written as ``result.json``.
 
 ``docs/result.md`` documents every field. Shares of images are always a `Proportion`, so that no figure travels without
-its count; a float that may be unknown or non-finite is null in the file and None here, so a document survives a round
-trip unchanged.
+its count.
 """
 
-import json
-import math
-import os
-from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import numpy as np
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    JsonValue,
-    ValidationError,
+from pydantic import Field
+
+from rnp_jax.report.document import (
+    SCHEMA_VERSION,
+    Count,
+    Known,
+    Model,
+    Moment,
+    Seconds,
+    Settings,
+    Sha256,
+    Share,
+    Text,
+    read_document,
+    to_json,
+    write_text,
 )
 
-from rnp_jax.atomic import write_atomic
-from rnp_jax.errors import ResultError
 
-SCHEMA_VERSION = 1
-
-
-def _known(value: Any) -> Any:
-    """None for NaN and infinities."""
-    return None if isinstance(value, float | np.floating) and not math.isfinite(value) else value
-
-
-def _encodable(value: Any) -> Any:
-    """A path as text, bytes that are no UTF-8 spelled out (``\\udcff``)."""
-    text = os.fspath(value) if isinstance(value, os.PathLike) else value
-    return text.encode("utf-8", "backslashreplace").decode() if isinstance(text, str) else text
-
-
-def _plain(value: Any) -> Any:
-    """Nested settings as JSON values."""
-    if isinstance(value, Mapping):
-        return {_encodable(str(key)): _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return _known(_encodable(value))
-
-
-def _utc(moment: datetime) -> datetime:
-    return moment.astimezone(UTC)
-
-
-Text = Annotated[str, BeforeValidator(_encodable)]
-Known = Annotated[float | None, BeforeValidator(_known)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(ge=0)]
-Settings = Annotated[dict[str, JsonValue], BeforeValidator(_plain)]
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
-
-
-class Proportion(_Model):
+class Proportion(Model):
     """A share of images and its 95 % Wilson score interval."""
 
     value: Share
@@ -79,7 +36,7 @@ class Proportion(_Model):
     total: Annotated[int, Field(ge=1)]
 
 
-class Metrics(_Model):
+class Metrics(Model):
     """What a network does on the test set; None where it was not or cannot be measured."""
 
     acc: Proportion | None = None
@@ -89,7 +46,7 @@ class Metrics(_Model):
     der: Known = None
 
 
-class Versions(_Model):
+class Versions(Model):
     """Software that computed the result."""
 
     rnp_jax: Text
@@ -100,11 +57,11 @@ class Versions(_Model):
     numpy: Text
 
 
-class CheckpointInfo(_Model):
+class CheckpointInfo(Model):
     """The file that was defended."""
 
     path: Text
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    sha256: Sha256
     container: Text
     state_dict_key: Text | None
     architecture: Text
@@ -115,7 +72,17 @@ class CheckpointInfo(_Model):
     anomalies: tuple[Text, ...] = ()
 
 
-class DataInfo(_Model):
+class FeatureInfo(Model):
+    """The frozen extractor whose features a head was trained on, and how far it can be trusted."""
+
+    extractor: Text
+    dim: Annotated[int, Field(ge=1)]
+    sha256: Sha256 | None
+    provenance: Text
+    caution: Text
+
+
+class DataInfo(Model):
     """The images that were used, and the network's normalisation of them."""
 
     name: Text
@@ -126,29 +93,30 @@ class DataInfo(_Model):
     std: tuple[float, ...]
 
 
-class AttackInfo(_Model):
+class AttackInfo(Model):
     """The trigger that was tested, where it is known."""
 
     name: Text
     target: Count | None  # None for all-to-all
     mapping: Text
     triggered_images: Count
-    constants: Settings = {}
+    constants: Settings = Field(default_factory=dict)
 
 
-class Choice(_Model):
+class Choice(Model):
     """The operating point a defender would choose, from clean data alone."""
 
     rule: Text
     ranking: Text
     threshold: Known
+    thresholds: dict[Text, Known] = Field(default_factory=dict)  # by layer, where each has its own
     pruned: Count
     holdout_acc_before: Proportion | None
     holdout_acc_after: Proportion | None
     budget: Known
 
 
-class Oracle(_Model):
+class Oracle(Model):
     """The operating point best by ASR, which a defender cannot see."""
 
     ranking: Text
@@ -157,7 +125,7 @@ class Oracle(_Model):
     metrics: Metrics
 
 
-class SweepPoint(_Model):
+class SweepPoint(Model):
     """The network with its first ``pruned`` filters of a ranking pruned."""
 
     threshold: Known
@@ -170,14 +138,14 @@ class SweepPoint(_Model):
     ra: Proportion | None = None
 
 
-class Sweep(_Model):
+class Sweep(Model):
     """One ranking of the filters, pruned further and further."""
 
     ranking: Text
     points: tuple[SweepPoint, ...]
 
 
-class Phase(_Model):
+class Phase(Model):
     """One optimisation and its history, one value an epoch."""
 
     name: Text
@@ -185,23 +153,24 @@ class Phase(_Model):
     stopped: Text
 
 
-class PrunedFilter(_Model):
+class PrunedFilter(Model):
     """A filter set to zero in the cleaned checkpoint."""
 
     layer: Text
     index: Count
-    mask: Known
+    mask: Known = None
+    score: Known = None
     damage: Known = None
 
 
-class Stage(_Model):
+class Stage(Model):
     """Wall-clock time of one stage."""
 
     stage: Text
     seconds: Seconds
 
 
-class Verdict(_Model):
+class Verdict(Model):
     """What a reader should take away."""
 
     headline: Text
@@ -209,11 +178,11 @@ class Verdict(_Model):
     level: Literal["ok", "warning", "bad", "unknown"]
 
 
-class Result(_Model):
+class Result(Model):
     """One checkpoint, one defense, one run."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
-    created: Annotated[AwareDatetime, AfterValidator(_utc)]
+    created: Moment
     versions: Versions
     device: Text
     precision: Text
@@ -222,7 +191,9 @@ class Result(_Model):
     checkpoint: CheckpointInfo
     data: DataInfo
     attack: AttackInfo | None = None
+    features: FeatureInfo | None = None
     method: Text
+    kind: Literal["mask", "score"] = "mask"
     config: Settings
     before: Metrics
     after: Metrics
@@ -232,14 +203,9 @@ class Result(_Model):
     phases: tuple[Phase, ...] = ()
     pruned_filters: tuple[PrunedFilter, ...] = ()
     timing: tuple[Stage, ...] = ()
+    covariates: dict[Text, Known] = Field(default_factory=dict)
     warnings: tuple[Text, ...] = ()
     verdict: Verdict
-
-
-def to_json(result: Result) -> str:
-    """The document as JSON: UTF-8, keys sorted, no NaN; equal results give equal text."""
-    document = result.model_dump(mode="json")
-    return json.dumps(document, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def write_result(path: str | Path, result: Result) -> Path:
@@ -248,11 +214,7 @@ def write_result(path: str | Path, result: Result) -> Path:
     Raises:
       ResultError: the file cannot be written.
     """
-    try:
-        write_atomic(Path(path), to_json(result).encode())
-    except OSError as error:
-        raise ResultError(f"{path} cannot be written: {error.strerror}. Choose another output folder.") from error
-    return Path(path)
+    return write_text(path, to_json(result))
 
 
 def read_result(path: str | Path) -> Result:
@@ -261,20 +223,4 @@ def read_result(path: str | Path) -> Result:
     Raises:
       ResultError: not readable, not JSON, of another schema version, or a field is missing, unknown or out of range.
     """
-    try:
-        document = json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise ResultError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
-        raise ResultError(f"{path} is not JSON ({error}); expected a result.json written by rnp_jax.") from error
-    version = document.get("schema_version") if isinstance(document, dict) else None
-    if type(version) is not int or version != SCHEMA_VERSION:
-        raise ResultError(
-            f"{path} has schema_version {version!r}, this rnp_jax reads {SCHEMA_VERSION}; "
-            "read it with the rnp_jax that wrote it (see its field 'versions'), or run the defense again."
-        )
-    try:
-        return Result.model_validate(document)
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
-        raise ResultError(f"{path} does not follow schema version {SCHEMA_VERSION}: {problems}.") from error
+    return read_document(path, Result)

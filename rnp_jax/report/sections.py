@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from rnp_jax.report.curves import MAX_PHASES
 from rnp_jax.report.html import Markup, element, join, table
+from rnp_jax.report.methods import basis, title
 from rnp_jax.report.samples import MAX_SAMPLES, Samples, amplify_difference, encode_png
 from rnp_jax.report.schema import Choice, Metrics, Oracle, Proportion, Result
 from rnp_jax.report.wording import DER, METRICS, UNKNOWN, change, interval, number, percent, rating
@@ -17,6 +18,8 @@ TITLES = {
     "phases": "Optimisation",
     "mask_histogram": "Mask values",
     "masks_by_layer": "Masks by layer",
+    "score_histogram": "Scores",
+    "scores_by_layer": "Scores by layer",
     "timing": "Time by stage",
 }
 CAPTIONS = {
@@ -25,13 +28,16 @@ CAPTIONS = {
     "mask_histogram": "Filters by mask value, on a logarithmic count. "
     "Filters that the defense exposed have masks near 0.",
     "masks_by_layer": "Each cell is a filter, in index order from the left; wide layers wrap onto further lines.",
+    "score_histogram": "Filters by score, on logarithmic axes; scores of 0 stand apart. High scores are suspected.",
+    "scores_by_layer": "Each dot is a filter: its score over the median of its layer's scores above 0. "
+    "Scores of 0 stand apart at the left.",
     "timing": "Wall-clock seconds, in the order the stages ran.",
 }
 
 
-def section(title: str, *content: Markup | None) -> Markup:
+def section(heading: str, *content: Markup | None) -> Markup:
     """A titled block of the page."""
-    return element("section", element("h2", title), *content)
+    return element("section", element("h2", heading), *content)
 
 
 def show_verdict(result: Result) -> Markup:
@@ -42,7 +48,7 @@ def show_verdict(result: Result) -> Markup:
     facts = {
         "Checkpoint": checkpoint.path.replace("\\", "/").rsplit("/", 1)[-1],
         "Architecture": f"{checkpoint.architecture}, {checkpoint.parameters:,} parameters",
-        "Method": result.method.upper(),
+        "Method": title(result.method),
         "Filters pruned": f"{pruned:,} of {filters:,}{share}",
         "Clean images used": f"{result.data.defense_images:,} of {result.data.name}",
         "Attack tested": "none known" if result.attack is None else result.attack.name,
@@ -123,9 +129,16 @@ def show_operating_point(result: Result) -> Markup | None:
 def _point(point: Choice | Oracle) -> list[tuple[str, str]]:
     return [
         ("Ranking of filters", point.ranking),
-        ("Threshold", number(point.threshold, none="none: chosen by number")),
+        ("Threshold", _threshold(point)),
         ("Filters pruned", f"{point.pruned:,}"),
     ]
+
+
+def _threshold(point: Choice | Oracle) -> str:
+    if point.threshold is None and isinstance(point, Choice) and point.thresholds:
+        set_ = sum(value is not None for value in point.thresholds.values())
+        return f"one a layer, in {set_:,} of {len(point.thresholds):,} layers"
+    return number(point.threshold, none="none: chosen by number")
 
 
 def _outcome(metrics: Metrics) -> list[tuple[str, str]]:
@@ -133,6 +146,15 @@ def _outcome(metrics: Metrics) -> list[tuple[str, str]]:
         (METRICS[field][0], _share(getattr(metrics, field))) for field in ("acc", "asr", "ra")
     ]
     return rows if metrics.der is None else [*rows, ("DER", rating(metrics))]
+
+
+def show_covariates(result: Result) -> Markup | None:
+    """Measured beside the outcome, to explain it."""
+    if not result.covariates:
+        return None
+    words = "Measured to explain the outcome, with what a defender does not know; no choice rests on them."
+    rows = [[name, number(value)] for name, value in result.covariates.items()]
+    return section("Covariates", element("p", words), table([], rows, class_="pairs"))
 
 
 def show_warnings(result: Result) -> Markup | None:
@@ -150,21 +172,34 @@ def show_figures(result: Result, svg: Mapping[str, bytes]) -> Markup | None:
         return None
     figures = []
     for name in shown:
-        title, caption = TITLES[name], " ".join([CAPTIONS[name], *_details(name, result)])
-        image = element("img", src=_data_uri("image/svg+xml", svg[name]), alt=f"{title}. {CAPTIONS[name]}")
-        figures += [
-            element("h3", title),
-            element("figure", element("div", image, class_="scroll"), element("figcaption", caption), class_="chart"),
-        ]
+        figures += embed_figure(TITLES[name], CAPTIONS[name], svg[name], *_details(name, result))
     return section("Figures", *figures)
+
+
+def embed_figure(heading: str, caption: str, svg: bytes, *details: str) -> list[Markup]:
+    """A figure under its heading, its SVG inside the page; ``details`` go on with the caption."""
+    image = element("img", src=_data_uri("image/svg+xml", svg), alt=f"{heading}. {caption}")
+    scroll = element("div", image, class_="scroll")
+    caption = " ".join([caption, *filter(None, details)])
+    return [
+        element("h3", heading),
+        element("figure", scroll, element("figcaption", caption), class_="chart"),
+    ]
 
 
 def _details(name: str, result: Result) -> list[str]:
     """What a caption says of this run alone."""
     if name == "phases":
-        stops = [f"{phase.name.capitalize()}: {phase.stopped}" for phase in result.phases[:MAX_PHASES]]
-        rest = len(result.phases) - len(stops)
+        drawn = result.phases[:MAX_PHASES]
+        stops = [f"{phase.name.capitalize()}: {phase.stopped}" for phase in drawn if phase.stopped]
+        rest = len(result.phases) - len(drawn)
         return [*stops, f"{rest:,} further phases are in result.json."] if rest else stops
+    if name in ("mask_histogram", "score_histogram"):
+        return [basis(result.method)]
+    if name == "scores_by_layer":
+        choice = result.choice
+        limits = [] if choice is None else [choice.threshold, *choice.thresholds.values()]
+        return ["An upright bar is the threshold of its layer."] * any(limit is not None for limit in limits)
     if name != "sweep":
         return []
     chosen = "The filled triangle marks the point chosen from clean data."

@@ -1,21 +1,26 @@
 """A realistic result, its masks and its sample images."""
 
 import math
+import shutil
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
 
+from rnp_jax.report.comparison import Comparison
 from rnp_jax.report.samples import Samples
 from rnp_jax.report.schema import (
     AttackInfo,
     CheckpointInfo,
     Choice,
     DataInfo,
+    FeatureInfo,
     Metrics,
     Oracle,
     Phase,
-    Proportion,
     PrunedFilter,
     Result,
     Stage,
@@ -24,17 +29,9 @@ from rnp_jax.report.schema import (
     Verdict,
     Versions,
 )
+from tests.report.examples import make_comparison, make_rows, share
 
 LAYERS = {"bn1": 16, "layer1.0.bn1": 16, "layer2.0.bn1": 32, "layer4.1.bn2": 128}
-
-
-def share(count: int, total: int) -> Proportion:
-    """A proportion with its Wilson interval."""
-    p, z = count / total, 1.959964
-    scale = 1 + z * z / total
-    center = (p + z * z / (2 * total)) / scale
-    half = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total)) / scale
-    return Proportion(value=p, low=max(0.0, center - half), high=min(1.0, center + half), count=count, total=total)
 
 
 def release_points() -> list[SweepPoint]:
@@ -122,6 +119,49 @@ def result(masks: dict[str, np.ndarray]) -> Result:
 
 
 @pytest.fixture
+def scores() -> dict[str, np.ndarray]:
+    """Zeros, a layer of zeros alone, and an infinity among them."""
+    rng = np.random.default_rng(0)
+    scores = {layer: np.exp(rng.normal(0, 0.5, n)).astype(np.float32) for layer, n in LAYERS.items()}
+    scores["bn1"][:] = 0
+    scores["layer1.0.bn1"][:4] = 0
+    scores["layer2.0.bn1"][3] = np.inf
+    return scores
+
+
+@pytest.fixture
+def scored(result: Result, scores: dict[str, np.ndarray]) -> Result:
+    """A run of a score-based defense on a head, its thresholds by layer."""
+    thresholds = {"bn1": None, "layer1.0.bn1": 1.5, "layer2.0.bn1": 1.6, "layer4.1.bn2": 1.7}
+    pruned = [
+        PrunedFilter(layer=layer, index=int(i), score=scores[layer][i])
+        for layer, limit in thresholds.items()
+        if limit is not None
+        for i in np.flatnonzero(scores[layer] > limit)
+    ]
+    assert result.choice
+    choice = result.choice.model_copy(update={"threshold": None, "thresholds": thresholds, "pruned": len(pruned)})
+    features = FeatureInfo(
+        extractor="simclr resnet18",
+        dim=512,
+        sha256="fedcba9876543210" * 4,
+        provenance="Trained on the poisoned images.",
+        caution="The extractor may carry the backdoor.",
+    )
+    return Result.model_validate(
+        dict(result)
+        | {
+            "method": "clp",
+            "kind": "score",
+            "choice": choice,
+            "pruned_filters": pruned,
+            "features": features,
+            "covariates": {"trigger shift / class spread": 0.83, "clean shift": math.nan},
+        }
+    )
+
+
+@pytest.fixture
 def unattacked(result: Result) -> Result:
     """The same run where no trigger is known."""
     points = [SweepPoint(threshold=p.threshold, pruned=p.pruned, acc=p.acc) for p in release_points()]
@@ -135,3 +175,32 @@ def unattacked(result: Result) -> Result:
             "verdict": Verdict(headline="Pruned; ASR unknown", detail="No trigger is known.", level="unknown"),
         }
     )
+
+
+@pytest.fixture
+def comparison(result: Result) -> Comparison:
+    return make_comparison(result, make_rows())
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMEDRIVER = shutil.which("chromedriver")
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory) -> Iterator[webdriver.Chrome]:
+    if not CHROMIUM or not CHROMEDRIVER:
+        pytest.skip("no chromium and chromedriver on this machine")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    flags = "headless=new no-sandbox disable-gpu disable-background-networking disable-component-update disable-sync"
+    for flag in [
+        *flags.split(),
+        "no-first-run",
+        "hide-scrollbars",
+        f"user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ]:
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
+    yield driver
+    driver.quit()

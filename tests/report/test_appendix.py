@@ -28,6 +28,28 @@ def test_file_shows_provenance_and_anomalies(result: Result):
     assert row("Base width", "not applicable") in markup
 
 
+def test_scores_have_their_column_and_their_source(scored: Result):
+    markup = show_pruned_filters(scored)
+    assert markup
+    assert '<th scope="col">Score</th>' in markup
+    first = scored.pruned_filters[0]
+    assert f'<th scope="row">{first.layer}</th><td>{first.index}</td><td>{first.score:.4g}</td>' in markup
+    assert "(Channel Lipschitzness based Pruning, ECCV 2022)" in markup
+
+
+def test_the_extractor_is_shown_with_its_caution(scored: Result):
+    markup = show_file(scored)
+    assert row("Extractor", "simclr resnet18") in markup
+    assert row("SHA-256 of its weights", f"<code>{'fedcba9876543210' * 4}</code>") in markup
+    assert "<li>The extractor may carry the backdoor.</li>" in markup
+    assert scored.features
+    clean = scored.features.model_copy(update={"caution": ""})
+    assert "notes warning" not in show_file(scored.model_copy(update={"features": clean}))
+    unknown = scored.features.model_copy(update={"sha256": None})
+    assert row("SHA-256 of its weights", "not recorded") in show_file(scored.model_copy(update={"features": unknown}))
+    assert "Extractor" not in show_file(scored.model_copy(update={"features": None}))
+
+
 def test_timing_adds_up(result: Result):
     markup = show_timing(result)
     assert markup

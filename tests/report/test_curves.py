@@ -79,6 +79,13 @@ def test_short_histories_are_drawn(series: dict):
     assert words == ["not recorded"] * (2 - len(series))
 
 
+def test_one_epoch_has_one_tick():
+    figure = plot_phases([Phase(name="head", series={"loss": [0.5], "kept_share": [0.9]}, stopped="")])
+    figure.draw_without_rendering()
+    assert [ax.get_xlim() for ax in figure.axes] == [(0.5, 1.5)] * 2
+    assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["1"]
+
+
 def test_timing_has_a_bar_a_stage_in_order():
     (ax,) = plot_timing([Stage(stage="a", seconds=1.5), Stage(stage="$b", seconds=2000)]).axes
     assert [bar.get_width() for bar in ax.patches] == [1.5, 2000]

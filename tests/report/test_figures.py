@@ -19,8 +19,8 @@ def test_every_figure_is_written_twice_and_stale_ones_are_removed(
     result: Result, masks, samples: Samples, tmp_path: Path
 ):
     files = save_figures(tmp_path, plot_figures(result, masks, samples))
-    assert tuple(files) == FIGURES
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(f"{n}.{e}" for n in FIGURES for e in ("png", "svg"))
+    assert tuple(files) == tuple(name for name in FIGURES if not name.startswith("score"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(f"{n}.{e}" for n in files for e in ("png", "svg"))
     for png, svg in files.values():
         with Image.open(png) as image:
             assert image.width == 1800
@@ -34,10 +34,19 @@ def test_every_figure_is_written_twice_and_stale_ones_are_removed(
 def test_a_run_without_attack_or_pruned_filters_has_its_figures(unattacked: Result, masks):
     bare = unattacked.model_copy(update={"pruned_filters": (), "choice": None})
     figures = plot_figures(bare, masks)
-    assert set(figures) == set(FIGURES) - {"samples"}
+    assert set(figures) == set(FIGURES) - {"samples", "score_histogram", "scores_by_layer"}
     labels = [text.get_text() for text in figures["sweep"].legends[0].get_texts()]
     assert labels == ["ACC", "ranking: release"]
     assert [ax.get_legend().get_texts()[0].get_text() for ax in figures["mask_histogram"].axes]
+
+
+def test_scores_take_the_place_of_masks(scored: Result, scores, tmp_path: Path):
+    figures = plot_figures(scored, scores)
+    assert set(figures) == set(FIGURES) - {"samples", "mask_histogram", "masks_by_layer"}
+    assert figures["sweep"].axes[0].get_xlabel() == "threshold: filters with a score above it are pruned"
+    figures = {name: figures[name] for name in ("score_histogram", "scores_by_layer")}
+    for file in save_figures(tmp_path, figures).values():
+        assert not re.search(rb'font-family|<text|(href|src)="(?!#|data:)', file.svg.read_bytes())
 
 
 @pytest.mark.parametrize(
@@ -76,7 +85,7 @@ def test_figures_are_made_without_pyplot_and_off_the_main_thread(result: Result,
     worker = threading.Thread(target=lambda: made.append(set(plot_figures(result, masks))))
     worker.start()
     worker.join()
-    assert made == [set(FIGURES) - {"samples"}]
+    assert made == [set(FIGURES) - {"samples", "score_histogram", "scores_by_layer"}]
     assert "matplotlib.pyplot" not in sys.modules
 
 
@@ -85,6 +94,8 @@ def test_inconsistent_input_is_a_typed_error(result: Result, masks, samples: Sam
         plot_figures(result, masks | {"bn1": np.full(16, np.nan)})
     with pytest.raises(ResultError, match="has no mask"):
         plot_figures(result, {"other": np.ones(3)})
+    with pytest.raises(ResultError, match="score of layer 'bn1'"):
+        plot_figures(result.model_copy(update={"kind": "score"}), {"bn1": np.full(16, -1.0)})
     with pytest.raises(ResultError, match="sample images"):
         plot_figures(result, masks, samples._replace(labels=[]))
 

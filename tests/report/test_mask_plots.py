@@ -1,33 +1,14 @@
 import numpy as np
-import pytest
 from matplotlib.colors import to_rgba
 
-from rnp_jax.errors import ResultError
 from rnp_jax.report import palette
 from rnp_jax.report.mask_plots import (
     CELL,
     LAYER_GAP,
-    check_masks,
     draw_strips,
-    mark_pruned,
     plot_mask_histogram,
     plot_masks_by_layer,
 )
-from rnp_jax.report.schema import PrunedFilter
-
-
-@pytest.mark.parametrize(
-    "mask", [np.ones((2, 2)), np.zeros(0), np.array([0.5, np.nan]), np.array([1.5]), np.array([-0.1]), np.float32(1)]
-)
-def test_masks_that_cannot_be_drawn_are_refused(mask):
-    with pytest.raises(ResultError, match=r"layer 'bn1' has shape"):
-        check_masks({"bn1": mask})
-
-
-@pytest.mark.parametrize(("layer", "index"), [("bn2", 0), ("bn1", 4)])
-def test_a_pruned_filter_without_a_mask_is_refused(layer: str, index: int):
-    with pytest.raises(ResultError, match=f"pruned filter {index} of layer '{layer}'"):
-        mark_pruned({"bn1": np.ones(4)}, [PrunedFilter(layer=layer, index=index, mask=0.0)])
 
 
 def test_strips_put_every_filter_in_its_cell():

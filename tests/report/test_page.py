@@ -1,13 +1,9 @@
 import json
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
 from rnp_jax.errors import ResultError
@@ -15,9 +11,8 @@ from rnp_jax.report.figures import FIGURES
 from rnp_jax.report.page import render_page, write_report
 from rnp_jax.report.samples import Samples
 from rnp_jax.report.schema import Phase, PrunedFilter, Result, read_result
+from tests.report.browsing import assert_sound, show
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-CHROMEDRIVER = shutil.which("chromedriver")
 HOSTILE = (
     "</title></style><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">&'\u202e"
 )
@@ -32,7 +27,7 @@ def make_hostile(value):
     return HOSTILE + value if isinstance(value, str) else value
 
 
-CLOSED = {"created", "sha256", "level"}
+CLOSED = {"created", "sha256", "level", "kind"}
 
 
 @pytest.fixture
@@ -48,6 +43,15 @@ def test_report_writes_page_result_and_figures(result: Result, masks, samples: S
     assert path.read_text("utf-8").count("<img ") == 5 + 3 * 3
 
 
+def test_a_report_of_scores_names_no_mask(scored: Result, scores, tmp_path: Path):
+    page = write_report(tmp_path, scored, scores).read_text("utf-8")
+    words = re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL)
+    assert "Scores by layer" in words
+    assert "largest singular value" in words
+    assert not re.search(r"\bmasks?\b", words, re.IGNORECASE)
+    assert read_result(tmp_path / "result.json") == scored
+
+
 def test_what_decides_comes_first(result: Result):
     page = render_page(result, {})
     titles = re.findall(r"<h[12]>([^<]*)</h[12]>", page)
@@ -61,7 +65,7 @@ def test_page_asks_nothing_of_a_network(hostile: Result, samples: Samples):
     page = render_page(hostile, dict.fromkeys(FIGURES, b"<svg/>"), samples)
     tags = "".join(re.findall(r"<style>.*?</style>|<[^>]*>", page, re.DOTALL))
     addresses = re.findall(r"""(?:src|href|action|poster|srcset|data)\s*=\s*["']?([^"'\s>]*)""", tags)
-    assert len(addresses) == 5 + 3 * 3
+    assert len(addresses) == 7 + 3 * 3
     embedded = re.compile(r"data:image/(svg\+xml|png);base64,[A-Za-z0-9+/]+=*")
     assert all(embedded.fullmatch(address) for address in addresses)
     assert not re.search(r"url\(|@import|https?:|//", embedded.sub("", tags))
@@ -91,41 +95,6 @@ def test_inconsistent_input_writes_nothing(result: Result, tmp_path: Path):
 
 
 # The page in a browser.
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory) -> Iterator[webdriver.Chrome]:
-    if not CHROMIUM or not CHROMEDRIVER:
-        pytest.skip("no chromium and chromedriver on this machine")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    flags = "headless=new no-sandbox disable-gpu disable-background-networking disable-component-update disable-sync"
-    for flag in [
-        *flags.split(),
-        "no-first-run",
-        "hide-scrollbars",
-        f"user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ]:
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
-    yield driver
-    driver.quit()
-
-
-def show(browser: webdriver.Chrome, path: Path, width: int) -> None:
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    browser.get(path.as_uri())
-
-
-def assert_sound(browser: webdriver.Chrome, width: int) -> None:
-    """Nothing was blocked or failed, nothing overflows, every picture is decoded."""
-    assert browser.get_log("browser") == []
-    assert browser.execute_script("return [innerWidth, document.documentElement.scrollWidth]") == [width, width]
-    shown = browser.execute_script("return [...document.images].map(i => i.complete && i.naturalWidth)")
-    assert shown
-    assert all(shown)
 
 
 def test_page_in_chromium(browser, result: Result, masks, samples: Samples, tmp_path: Path):

@@ -31,6 +31,16 @@ def _luminance(color: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-@pytest.mark.parametrize("color", [palette.ACC, palette.ASR, palette.RA, palette.HOLDOUT, palette.QUIET])
+LINES = [palette.ACC, palette.ASR, palette.RA, palette.HOLDOUT, palette.QUIET]
+LOOKS = palette.method_looks([f"other {i}" for i in range(6)])
+
+
+def test_colour_and_marker_tell_methods_apart():
+    assert len(set(LOOKS.values())) == len(LOOKS)
+    assert len({marker for _, marker in LOOKS.values()}) == len(LOOKS), "in grey too"
+    assert palette.method_looks(["x", "clp"])["clp"] == LOOKS["clp"]
+
+
+@pytest.mark.parametrize("color", [*LINES, *(color for color, _ in LOOKS.values())])
 def test_colors_of_lines_reach_the_contrast_that_wcag_asks_of_graphics(color: str):
     assert (_luminance(palette.PAPER) + 0.05) / (_luminance(color) + 0.05) >= 3

@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from rnp_jax.errors import ResultError
-from rnp_jax.report.schema import Phase, PrunedFilter, Result, Stage, read_result, to_json, write_result
+from rnp_jax.report.ablation import Ablation
+from rnp_jax.report.comparison import Comparison
+from rnp_jax.report.document import to_json
+from rnp_jax.report.schema import Phase, PrunedFilter, Result, Stage, read_result, write_result
 
 numbers = st.floats(allow_nan=True, allow_infinity=True)
 trees = st.recursive(
@@ -86,6 +89,19 @@ def test_what_is_no_result_is_refused(tmp_path: Path, content: bytes):
         read_result(path)
 
 
+def test_documents_of_before_scores_are_still_read(result: Result, scored: Result, tmp_path: Path):
+    document = json.loads(to_json(result))
+    for added in ("kind", "features", "covariates"):
+        del document[added]
+    del document["choice"]["thresholds"]
+    for item in document["pruned_filters"]:
+        del item["score"]
+    (tmp_path / "old.json").write_text(json.dumps(document))
+    assert read_result(tmp_path / "old.json") == result
+    assert read_result(write_result(tmp_path / "new.json", scored)) == scored
+    assert scored.covariates == {"trigger shift / class spread": 0.83, "clean shift": None}
+
+
 def test_missing_and_unknown_fields_are_named(result: Result, tmp_path: Path):
     path = tmp_path / "result.json"
     document = json.loads(to_json(result))
@@ -117,10 +133,13 @@ def models(model: type[BaseModel]) -> set[type[BaseModel]]:
     return found
 
 
-@pytest.mark.parametrize("model", sorted(models(Result), key=lambda model: model.__name__))
+DOCUMENTED = models(Result) | models(Comparison) | models(Ablation)
+
+
+@pytest.mark.parametrize("model", sorted(DOCUMENTED, key=lambda model: model.__name__))
 def test_every_field_is_documented(model: type[BaseModel]):
     text = (Path(__file__).parents[2] / "docs" / "result.md").read_text("utf-8")
-    (section,) = re.findall(rf"^## {model.__name__}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    (section,) = re.findall(rf"^## {model.__name__}\n(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL)
     rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([^|]+) \|$", section, re.MULTILINE)
     nullable = {name: type(None) in get_args(field.annotation) for name, field in model.model_fields.items()}
     assert [(name, "null" in kind) for name, kind, _ in rows] == list(nullable.items())
@@ -128,4 +147,4 @@ def test_every_field_is_documented(model: type[BaseModel]):
 
 def test_the_documentation_names_no_other_type():
     text = (Path(__file__).parents[2] / "docs" / "result.md").read_text("utf-8")
-    assert set(re.findall(r"^## (\w+)$", text, re.MULTILINE)) == {model.__name__ for model in models(Result)}
+    assert set(re.findall(r"^## (\w+)$", text, re.MULTILINE)) == {model.__name__ for model in DOCUMENTED}

@@ -7,6 +7,7 @@ from rnp_jax.report.samples import MAX_SAMPLES, Samples
 from rnp_jax.report.schema import Result, Verdict
 from rnp_jax.report.sections import (
     LEVELS,
+    show_covariates,
     show_figures,
     show_metrics,
     show_operating_point,
@@ -83,6 +84,30 @@ def test_operating_point_without_oracle_holdout_or_choice(unattacked: Result):
     assert "No images were held out" in markup
     assert all(len(cells) == 1 for cells in read_rows(markup).values())
     assert show_operating_point(unattacked.model_copy(update={"choice": None})) is None
+
+
+def test_thresholds_by_layer_are_counted(scored: Result):
+    markup = show_operating_point(scored)
+    assert markup
+    assert read_rows(markup)["Threshold"][0] == "one a layer, in 3 of 4 layers"
+
+
+def test_covariates_are_shown_as_explanation(scored: Result, result: Result):
+    markup = show_covariates(scored)
+    assert markup
+    assert read_rows(markup) == {"trigger shift / class spread": ["0.83"], "clean shift": ["unknown"]}
+    assert "no choice rests on them" in markup
+    assert show_covariates(result) is None
+
+
+def test_the_method_says_what_its_scores_are_and_where_thresholds_lie(scored: Result, result: Result):
+    markup = str(show_figures(scored, {"score_histogram": b"", "scores_by_layer": b""}))
+    assert "(Channel Lipschitzness based Pruning, ECCV 2022)" in markup
+    assert "threshold of its layer" in markup
+    assert "threshold of its layer" not in str(
+        show_figures(scored.model_copy(update={"choice": None}), {"scores_by_layer": b""})
+    )
+    assert "(Reconstructive Neuron Pruning, ICML 2023)" in str(show_figures(result, {"mask_histogram": b""}))
 
 
 def test_warnings_are_listed(result: Result):
