@@ -1,0 +1,59 @@
+"""A PyTorch classifier's penultimate activations as features."""
+
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from rnp_jax.checkpoints import Model, load_model
+from rnp_jax.extractors.extractor import Extractor
+from rnp_jax.extractors.preprocessing import Geometry
+from rnp_jax.models import Network
+from rnp_jax.types import Variables
+
+
+def from_checkpoint(path: str | PathLike[str], **options: Any) -> Extractor:
+    """An extractor from any supported PyTorch checkpoint, which is read without executing anything in it.
+
+    Features are what the classifier's last layer reads: the mean over space of the last activation. Images of another
+    size are resized (bilinear, antialiased) to the one the network was made for. If the checkpoint's card names an
+    attack, ``provenance`` and ``caution`` say so.
+
+    Args:
+      path: the file.
+      **options: of ``load_model``.
+
+    Raises:
+      CheckpointError, ArchitectureError, DataError: as ``load_model``.
+    """
+    model = load_model(path, **options)
+    network = model.network
+    geometry = Geometry(network.architecture.image_shape, network.architecture.image_shape[:2])
+    shape = jax.ShapeDtypeStruct((1, *geometry.image_shape), "uint8")
+    dim = jax.eval_shape(partial(network_features, network, geometry), model.variables, shape).shape[-1]
+    compute = partial(network_features, network, geometry, jax.device_put(model.variables))
+    return Extractor(Path(path).stem, dim, geometry.image_shape, _provenance(path, model), compute)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def network_features(network: Network, geometry: Geometry, variables: Variables, images: jax.Array) -> jax.Array:
+    """Features [B, D] of uint8 images of any size."""
+    return network.features(variables, geometry(images))[0]
+
+
+def _provenance(path: str | PathLike[str], model: Model) -> dict[str, str | float | int]:
+    known: dict[str, str | float | int] = {
+        "kind": "checkpoint",
+        "path": str(path),
+        "sha256": model.checkpoint.sha256,
+        "architecture": model.network.architecture.name,
+        "poisoned": "unknown",
+    }
+    if model.card is None:
+        return known
+    known |= {"data": model.card.data, "poisoned": "no" if model.card.attack is None else "yes"}
+    if model.card.attack is not None:
+        known |= {"attack": model.card.attack.name, "rate": model.card.attack.rate}
+    return known
