@@ -1,0 +1,231 @@
+"""MixMatch: training on labelled and unlabelled images together (Berthelot et al., NeurIPS 2019).
+
+One compiled program an epoch, data on the device throughout.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, UInt8
+
+from rnp_jax.errors import ConfigError
+from rnp_jax.training.epoch import Augment
+from rnp_jax.training.supervised import TrainConfig, optimizer
+from rnp_jax.types import Apply, Batch, Tree, Variables
+
+METRICS = ("loss", "accuracy", "labelled_loss", "unlabelled_loss")
+
+
+@dataclass(frozen=True)
+class MixMatchConfig:
+    """Settings of MixMatch.
+
+    Attributes:
+      epochs: passes over the larger of the two sets; the smaller one is cycled.
+      batch_size: labelled images a step, and as many unlabelled ones.
+      learning_rate: of SGD at the start of the cosine to zero.
+      momentum: of SGD.
+      weight_decay: coupled, as torch's SGD adds it to the gradient.
+      temperature: T of sharpening.
+      beta: MixUp draws λ from Beta(beta, beta).
+      lambda_u: weight of the unlabelled loss once ramped up.
+      ramp_epochs: epochs over which that weight rises linearly from 0.
+      num_augmentations: augmentations of an unlabelled image whose predictions make its guessed label.
+      ema_decay: of the average of the weights that is returned, a step; 0 returns the weights themselves.
+    """
+
+    epochs: int = 10
+    batch_size: int = 64
+    learning_rate: float = 0.02
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    temperature: float = 0.5
+    beta: float = 0.75
+    lambda_u: float = 15.0
+    ramp_epochs: float = 5.0
+    num_augmentations: int = 2
+    ema_decay: float = 0.0
+
+    def __post_init__(self):
+        if self.epochs < 1 or self.batch_size < 2 or self.learning_rate <= 0 or self.num_augmentations < 1:
+            raise ConfigError(
+                f"{self}: expected epochs >= 1, batch_size >= 2, learning_rate > 0 and num_augmentations >= 1"
+            )
+        if self.temperature <= 0 or self.beta <= 0 or self.lambda_u < 0 or self.ramp_epochs <= 0:
+            raise ConfigError(f"{self}: expected temperature, beta and ramp_epochs above 0, and lambda_u of 0 or more")
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"ema_decay is {self.ema_decay}; give 0 for none, or a share below 1 such as 0.999")
+
+    @property
+    def sgd(self) -> TrainConfig:
+        """The optimiser's settings."""
+        return TrainConfig(self.epochs, self.batch_size, self.learning_rate, self.momentum, self.weight_decay)
+
+
+class MixMatchState(NamedTuple):
+    """What an epoch changes."""
+
+    params: Tree
+    average: Tree  # of ``params`` over the steps
+    batch_stats: Tree
+    opt_state: optax.OptState
+    epoch: jax.Array  # int32 []
+    key: jax.Array
+
+
+def sharpen(probabilities: Float[Array, "B K"], temperature: float) -> Float[Array, "B K"]:
+    """p^(1/T), normalised (eq. 7)."""
+    powers = (probabilities / probabilities.max(-1, keepdims=True)) ** (1 / temperature)
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def mix_up(
+    first: Float[Array, "B ..."], second: Float[Array, "B ..."], weight: Float[Array, "B"]
+) -> Float[Array, "B ..."]:
+    """weight·first + (1 − weight)·second, one weight each (eqs. 10 and 11)."""
+    weight = weight.reshape(-1, *[1] * (first.ndim - 1))
+    return weight * first + (1 - weight) * second
+
+
+def mixmatch_losses(
+    logits: Float[Array, "B_plus_U K"], targets: Float[Array, "B_plus_U K"], labelled: int
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Mean cross-entropy of the first ``labelled`` rows (eq. 3), mean squared error of the others (eq. 4)."""
+    cross_entropy = optax.softmax_cross_entropy(logits[:labelled], targets[:labelled]).mean()
+    difference = jax.nn.softmax(logits[labelled:]) - targets[labelled:]
+    return cross_entropy, jnp.square(difference).mean()
+
+
+def mixmatch(
+    apply: Apply,
+    variables: Variables,
+    labelled: Batch,
+    unlabelled: UInt8[np.ndarray, "U H W C"],
+    key: jax.Array,
+    config: MixMatchConfig,
+    *,
+    augment: Augment | None = None,
+    progress: Callable[[int, dict[str, float]], None] | None = None,
+    state: MixMatchState | None = None,
+    save: Callable[[MixMatchState], None] | None = None,
+) -> tuple[Variables, dict[str, np.ndarray]]:
+    """Trains from ``variables`` on ``labelled`` (uint8 [N, H, W, C], int32 [N]) and ``unlabelled`` images.
+
+    Labels are guessed in training mode without moving batch statistics; one forward pass then holds all mixed images,
+    so that batch norm sees one batch instead of the released code's interleaved ones. ``state`` continues an earlier
+    run of the same settings; ``save`` receives the state after each epoch, ``progress`` the epoch's number (from 1)
+    and metrics.
+
+    Returns:
+      The trained variables, and loss, labelled and unlabelled loss, and accuracy on mixed labelled images (against
+      the label that outweighs) [E] of the epochs run here.
+
+    Raises:
+      ConfigError: no labelled or no unlabelled images.
+    """
+    if len(labelled.labels) == 0 or len(unlabelled) == 0:
+        raise ConfigError(
+            f"{len(labelled.labels)} labelled and {len(unlabelled)} unlabelled images: MixMatch needs some of each; "
+            "without unlabelled ones, train supervised"
+        )
+    counts = len(labelled.labels), len(unlabelled)
+    reached = start(variables, key, config, *counts) if state is None else state
+    labelled, unlabelled = Batch(*jax.device_put(tuple(labelled))), jax.device_put(unlabelled)
+    history = []
+    for epoch in range(int(reached.epoch), config.epochs):
+        reached, metrics = _mixmatch_epoch(apply, config, augment, reached, variables["masks"], labelled, unlabelled)
+        history.append(metrics)
+        if progress is not None:
+            progress(epoch + 1, {name: float(value) for name, value in metrics.items()})
+        if save is not None:
+            save(reached)
+    trained = {**variables, "params": reached.average, "batch_stats": reached.batch_stats}
+    return trained, {name: np.array([float(row[name]) for row in history]) for name in METRICS}
+
+
+def start(
+    variables: Variables, key: jax.Array, config: MixMatchConfig, labelled: int, unlabelled: int
+) -> MixMatchState:
+    """The state before the first epoch over so many images."""
+    params = variables["params"]
+    opt_state = optimizer(config.sgd, config.epochs * _steps(config, labelled, unlabelled)).init(params)
+    return MixMatchState(params, params, variables["batch_stats"], opt_state, jnp.int32(0), key)
+
+
+def _steps(config: MixMatchConfig, labelled: int, unlabelled: int) -> int:
+    return -(-max(labelled, unlabelled) // config.batch_size)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _mixmatch_epoch(
+    apply: Apply,
+    config: MixMatchConfig,
+    augment: Augment | None,
+    state: MixMatchState,
+    masks: Tree,
+    labelled: Batch,
+    unlabelled: jax.Array,
+) -> tuple[MixMatchState, dict[str, jax.Array]]:
+    sizes = labelled.labels.shape[0], unlabelled.shape[0]
+    steps, size = _steps(config, *sizes), config.batch_size
+    tx = optimizer(config.sgd, config.epochs * steps)
+
+    def loss_of(params: Tree, batch_stats: Tree, images: jax.Array, targets: jax.Array, ramp: jax.Array):
+        logits, moved = apply({"params": params, "batch_stats": batch_stats, "masks": masks}, images, train=True)
+        first, second = mixmatch_losses(logits, targets, size)
+        loss = first + config.lambda_u * ramp * second
+        accuracy = (logits[:size].argmax(-1) == targets[:size].argmax(-1)).astype(jnp.float32).mean()
+        return loss, (moved, dict(zip(METRICS, (loss, accuracy, first, second), strict=True)))
+
+    def step(carry, inputs):
+        params, average, batch_stats, opt_state = carry
+        (known, unknown), number, key = inputs
+        variables = {"params": params, "batch_stats": batch_stats, "masks": masks}
+        batch = Batch(labelled.images[known], labelled.labels[known])
+        images, targets = _mixed(apply, config, augment, variables, batch, unlabelled[unknown], key)
+        ramp = jnp.minimum((state.epoch.astype(jnp.float32) + number / steps) / config.ramp_epochs, 1)
+        gradient, (batch_stats, metrics) = jax.grad(loss_of, has_aux=True)(params, batch_stats, images, targets, ramp)
+        updates, opt_state = tx.update(gradient, opt_state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+        average = jax.tree.map(lambda old, new: config.ema_decay * old + (1 - config.ema_decay) * new, average, params)
+        return (params, average, batch_stats, opt_state), metrics
+
+    *order_keys, step_key = jax.random.split(jax.random.fold_in(state.key, state.epoch), 3)
+    orders = [
+        jnp.resize(jax.random.permutation(key, count), (steps, size))
+        for key, count in zip(order_keys, sizes, strict=True)
+    ]
+    inputs = (orders, jnp.arange(steps, dtype=jnp.float32), jax.random.split(step_key, steps))
+    carry, metrics = jax.lax.scan(step, (state.params, state.average, state.batch_stats, state.opt_state), inputs)
+    return MixMatchState(*carry, state.epoch + 1, state.key), jax.tree.map(lambda rows: rows.mean(0), metrics)
+
+
+def _mixed(
+    apply: Apply,
+    config: MixMatchConfig,
+    augment: Augment | None,
+    variables: Variables,
+    labelled: Batch,
+    unlabelled: jax.Array,
+    key: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Images and soft labels to train on, those mixed mostly of labelled images first (algorithm 1)."""
+    augment_key, order_key, weight_key = jax.random.split(key, 3)
+    size, times = unlabelled.shape[0], config.num_augmentations
+    images = jnp.concatenate([labelled.images, *[unlabelled] * times])
+    images = images if augment is None else augment(augment_key, images)
+    images = images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+    logits, _ = apply(variables, images[size:], train=True)
+    guessed = sharpen(jax.nn.softmax(logits).reshape(times, size, -1).mean(0), config.temperature)
+    known = jax.nn.one_hot(labelled.labels, guessed.shape[-1])
+    targets = jax.lax.stop_gradient(jnp.concatenate([known, *[guessed] * times]))
+    order = jax.random.permutation(order_key, len(images))
+    weight = jax.random.beta(weight_key, config.beta, config.beta, (len(images),))
+    weight = jnp.maximum(weight, 1 - weight)
+    return mix_up(images, images[order], weight), mix_up(targets, targets[order], weight)

@@ -1,0 +1,180 @@
+"""SimCLR: a feature extractor from images alone, whatever their labels say (Chen et al., ICML 2020).
+
+Labels play no part, so poisoned labels cannot tie a trigger to a class. One compiled program an epoch, data on the
+device throughout.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, UInt8
+
+from rnp_jax.errors import ConfigError
+from rnp_jax.models import Network
+from rnp_jax.training.epoch import Augment, run_epoch
+from rnp_jax.training.extended import feature_width
+from rnp_jax.training.supervised import TrainConfig, optimizer
+from rnp_jax.training.views import Views
+from rnp_jax.types import Batch, Tree, Variables
+
+
+@dataclass(frozen=True)
+class SimclrConfig:
+    """Settings of SimCLR, by momentum SGD without LARS, which batches of thousands need.
+
+    Attributes:
+      epochs: passes over the images.
+      batch_size: images a step, each of which gives two views; images that do not fill a last batch wait.
+      temperature: T of the NT-Xent loss.
+      learning_rate: peak of the schedule.
+      momentum: of SGD.
+      weight_decay: coupled, as torch's SGD adds it to the gradient.
+      schedule: ``cosine`` to zero, or ``one_cycle`` (linear rise over the first 30 %, then cosine to zero).
+      projection: outputs of the projection head, whose hidden layer has as many units as there are features.
+    """
+
+    epochs: int = 100
+    batch_size: int = 256
+    temperature: float = 0.5
+    learning_rate: float = 0.4
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Literal["cosine", "one_cycle"] = "one_cycle"
+    projection: int = 128
+
+    def __post_init__(self):
+        if self.epochs < 1 or self.batch_size < 2 or self.learning_rate <= 0:
+            raise ConfigError(f"{self}: expected epochs >= 1, batch_size >= 2 and learning_rate > 0")
+        if self.temperature <= 0 or self.projection < 1:
+            raise ConfigError(f"{self}: expected temperature > 0 and projection >= 1")
+
+    @property
+    def sgd(self) -> TrainConfig:
+        """The optimiser's settings."""
+        return TrainConfig(
+            self.epochs, self.batch_size, self.learning_rate, self.momentum, self.weight_decay, self.schedule
+        )
+
+
+class SimclrState(NamedTuple):
+    """What an epoch changes."""
+
+    params: Tree  # ``trunk``, all layers but the last, and ``projection``
+    batch_stats: Tree
+    opt_state: optax.OptState
+    epoch: jax.Array  # int32 []
+    key: jax.Array
+
+
+def nt_xent(
+    embeddings: Float[Array, "two_B D"], temperature: float
+) -> tuple[Float[Array, "two_B"], Float[Array, "two_B"]]:
+    """Normalised temperature-scaled cross-entropy of each view (eq. 1), rows i and i + B being views of one image.
+
+    Also whether each view's partner is its most similar other view (0 or 1).
+    """
+    views = embeddings.shape[0]
+    squares = jnp.square(embeddings).sum(-1, keepdims=True)
+    unit = embeddings * jax.lax.rsqrt(jnp.maximum(squares, 1e-6))  # a finite gradient at zero, where all units are dead
+    similarity = jnp.matmul(unit, unit.T, precision=jax.lax.Precision.HIGHEST) / temperature
+    similarity = jnp.where(jnp.eye(views, dtype=bool), -jnp.inf, similarity)
+    partner = (jnp.arange(views) + views // 2) % views
+    loss = optax.softmax_cross_entropy_with_integer_labels(similarity, partner)
+    return loss, (similarity.argmax(-1) == partner).astype(jnp.float32)
+
+
+def pretrain(
+    network: Network,
+    variables: Variables,
+    images: UInt8[np.ndarray, "N H W C"],
+    key: jax.Array,
+    config: SimclrConfig,
+    *,
+    views: Augment = Views(),  # noqa: B008 (frozen)
+    progress: Callable[[int, dict[str, float]], None] | None = None,
+    state: SimclrState | None = None,
+    save: Callable[[SimclrState], None] | None = None,
+) -> tuple[Variables, dict[str, np.ndarray]]:
+    """Trains all layers of ``network`` but the last, so that two views of an image get similar features.
+
+    ``views`` draws one view of each image it is given. ``state`` continues an earlier run of the same settings;
+    ``save`` receives the state after each epoch, ``progress`` the epoch's number (from 1) and metrics.
+
+    Returns:
+      The trained variables, their last layer as it was, and loss and contrastive accuracy [E] in training mode of the
+      epochs run here. Batch statistics are those of views, not of whole images.
+
+    Raises:
+      ConfigError: fewer images than one batch.
+    """
+    count = len(images)
+    if count < config.batch_size:
+        raise ConfigError(f"batch_size {config.batch_size} exceeds the {count} training images: choose a smaller one")
+    reached = start(network, variables, key, config, count) if state is None else state
+    data = Batch(jax.device_put(images), jnp.arange(count))
+    history = []
+    for epoch in range(int(reached.epoch), config.epochs):
+        reached, metrics = _pretrain_epoch(network, config, views, reached, variables["masks"], data)
+        history.append(metrics)
+        if progress is not None:
+            progress(epoch + 1, {name: float(value) for name, value in metrics.items()})
+        if save is not None:
+            save(reached)
+    params = {**variables["params"], **reached.params["trunk"]}
+    trained = {**variables, "params": params, "batch_stats": reached.batch_stats}
+    return trained, {name: np.array([float(row[name]) for row in history]) for name in ("loss", "accuracy")}
+
+
+def start(network: Network, variables: Variables, key: jax.Array, config: SimclrConfig, count: int) -> SimclrState:
+    """The state before the first epoch over ``count`` images."""
+    projection_key, train_key = jax.random.split(key)
+    last = network.segments[-1].layers
+    trunk = {name: tree for name, tree in variables["params"].items() if name not in last}
+    projection = _init_projection(projection_key, feature_width(network), config.projection)
+    params = {"trunk": trunk, "projection": projection}
+    tx = optimizer(config.sgd, config.epochs * (count // config.batch_size))
+    return SimclrState(params, variables["batch_stats"], tx.init(params), jnp.int32(0), train_key)
+
+
+def _init_projection(key: jax.Array, features: int, outputs: int) -> Tree:
+    draw = jax.nn.initializers.he_normal()
+    return {
+        name: {"kernel": draw(key, (features, units)), "bias": jnp.zeros((units,))}
+        for name, key, units in zip(("hidden", "out"), jax.random.split(key), (features, outputs), strict=True)
+    }
+
+
+def _project(params: Tree, features: Float[Array, "B D"]) -> Float[Array, "B P"]:
+    hidden = jax.nn.relu(features @ params["hidden"]["kernel"] + params["hidden"]["bias"][None])
+    return hidden @ params["out"]["kernel"] + params["out"]["bias"][None]
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _pretrain_epoch(
+    network: Network, config: SimclrConfig, views: Augment, state: SimclrState, masks: Tree, data: Batch
+) -> tuple[SimclrState, dict[str, jax.Array]]:
+    tx = optimizer(config.sgd, config.epochs * (data.labels.shape[0] // config.batch_size))
+
+    def loss_of(params: Tree, batch_stats: Tree, images: jax.Array):
+        variables = {"params": params["trunk"], "batch_stats": batch_stats, "masks": masks}
+        features, moved = network.features(variables, images, train=True)
+        loss, found = nt_xent(_project(params["projection"], features), config.temperature)
+        return loss.mean(), (moved, {"loss": loss.sum() / 2, "accuracy": found.sum() / 2})
+
+    def step(carry, batch: Batch, key: jax.Array):
+        params, batch_stats, opt_state = carry
+        pairs = views(key, jnp.concatenate([batch.images, batch.images]))
+        gradient, (batch_stats, metrics) = jax.grad(loss_of, has_aux=True)(params, batch_stats, pairs)
+        updates, opt_state = tx.update(gradient, opt_state, params)
+        return (jax.tree.map(jnp.add, params, updates), batch_stats, opt_state), metrics
+
+    carry = (state.params, state.batch_stats, state.opt_state)
+    key = jax.random.fold_in(state.key, state.epoch)
+    carry, metrics = run_epoch(step, carry, data, key, batch_size=config.batch_size, remainder=False)
+    return SimclrState(*carry, state.epoch + 1, state.key), metrics
