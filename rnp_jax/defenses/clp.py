@@ -1,0 +1,106 @@
+"""Channel Lipschitzness-based Pruning, which needs no data (Zheng et al., ECCV 2022).
+
+A channel's score bounds its Lipschitz constant: the largest singular value of its kernel, reshaped to (C_in, h·w),
+times |γ / √var| of the batch norm that follows. Pruned are scores above mean + u·std of their layer.
+
+What differs from the released code:
+
+- It pairs convolutions and batch norms by their order, which pairs the wrong ones where batch norm comes first. Here
+  each batch norm knows what it normalises; where that is a residual sum of several convolutions (PreActResNet), their
+  singular values are added, an upper bound of the sum's.
+- It leaves out linear layers. Here a hidden linear unit has the score ‖w_k‖₂, to which the bound reduces.
+- It sets γ and β to 0. Here a pruned channel's filter mask becomes 0, wherever the network's placement has it: that is
+  γ alone by default, and exactly the released pruning in the placement ``channel``.
+- A running variance of 0 makes its whole layer's threshold undefined; here it counts as the batch norm's ε, by which
+  the network itself divides.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from rnp_jax import masks
+from rnp_jax.defenses.phase import Progress
+from rnp_jax.defenses.result import Pruned
+from rnp_jax.defenses.scores import prune_by_score, scores_by_filter
+from rnp_jax.defenses.thresholds import ThresholdConfig
+from rnp_jax.models import Network
+from rnp_jax.models.layers import BatchNorm
+from rnp_jax.training.epoch import Augment
+from rnp_jax.types import Batch, Tree, Variables
+
+
+@dataclass(frozen=True)
+class ClpConfig:
+    """Settings of CLP; the defaults are the release's."""
+
+    threshold: ThresholdConfig = field(default_factory=lambda: ThresholdConfig("std", u=3.0))
+
+
+def clp(
+    network: Network,
+    variables: Variables,
+    data: Batch | None,
+    key: jax.Array,
+    config: ClpConfig,
+    *,
+    holdout: Batch | None = None,
+    augment: Augment | None = None,
+    progress: Progress | None = None,
+) -> Pruned:
+    """Defends a network without any data; ``holdout`` is needed by the threshold rule ``budget`` only.
+
+    Raises:
+      ConfigError: the rule is ``budget`` and nothing is held out, or prunes more filters than a layer has.
+      DefenseError: weights that are not finite, or a network with nothing to mask.
+    """
+    del data, key, augment, progress  # the scores follow from the weights
+    variables = masks.bake(variables, network.placement)
+    started = time.perf_counter()
+    scores = scores_by_filter(network, variables, clp_scores(network, variables))
+    timing = {"score": time.perf_counter() - started}
+    return prune_by_score(network, variables, scores, config.threshold, holdout=holdout, timing=timing)
+
+
+def clp_scores(network: Network, variables: Variables) -> dict[str, Float[np.ndarray, "F"]]:
+    """Lipschitz bounds of the channels or units of every site, by its layer. Filter masks are left out of account."""
+    params, stats = _by_layer(variables["params"]), _by_layer(variables["batch_stats"])
+    scores = {}
+    for site in network.sites:
+        spectral = sum(channel_norms(params[name]["kernel"]) for name in site.producers)
+        if site.layer in stats:
+            spectral = spectral * _gain(params[site.layer], stats[site.layer])
+        scores[site.layer] = np.asarray(spectral)
+    return scores
+
+
+@jax.jit
+def channel_norms(kernel: Float[Array, "... C F"]) -> Float[Array, "F"]:
+    """Largest singular value of each output channel's kernel as a matrix (C, h·w); ‖w‖₂ of each linear unit [C, F]."""
+    matrices = jnp.moveaxis(kernel, -1, 0).reshape(kernel.shape[-1], -1, kernel.shape[-2])  # [F, h·w, C]
+    # Scaled first: squares of float32 overflow from 1e19 on, and underflow below 1e-19.
+    largest = jnp.abs(matrices).max((1, 2), keepdims=True)
+    scaled = matrices / jnp.where(largest > 0, largest, 1)
+    gram = jnp.einsum("fpc,fqc->fpq", scaled, scaled, precision=jax.lax.Precision.HIGHEST)  # h·w is 9 or 1
+    if gram.shape[-1] > matrices.shape[-1]:
+        gram = jnp.einsum("fpc,fpd->fcd", scaled, scaled, precision=jax.lax.Precision.HIGHEST)
+    return jnp.sqrt(jnp.linalg.eigvalsh(gram)[:, -1].clip(0)) * largest[:, 0, 0]
+
+
+def _gain(params: Tree, stats: Tree) -> Float[Array, "F"]:
+    """|γ / √var|, without ε."""
+    return jnp.abs(params["scale"]) / jnp.sqrt(jnp.where(stats["var"] > 0, stats["var"], BatchNorm.eps))
+
+
+def _by_layer(tree: Tree) -> Mapping[str, Tree]:
+    """A tree's leaves by the full name of their layer."""
+    found: dict[str, Tree] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        *names, last = (str(entry.key) for entry in path)
+        found.setdefault(".".join(names), {})[last] = leaf
+    return found

@@ -1,0 +1,137 @@
+"""Fine-Pruning: the channels of the last layer that clean images leave dormant go, then the network is tuned.
+
+Liu et al., RAID 2018: a backdoor hides where clean images cause no activation. Channels of the last convolution are
+pruned in the order of their mean activation on clean images, least first, until the accuracy on other clean images has
+fallen by a tenth; fine-tuning follows.
+
+What differs from the paper: "last" is the last batch norm that nothing but a ReLU reads, or the last hidden layer of a
+head. The output of a ResNet's very last batch norm is added to the residual stream, so that its mean says nothing about
+the activation behind the sum. And the accuracy is measured on images that play no other part.
+"""
+
+import time
+from dataclasses import dataclass, field, replace
+
+import jax
+import numpy as np
+
+from rnp_jax import masks
+from rnp_jax.defenses.activations import mean_activations
+from rnp_jax.defenses.finetune import FinetuneConfig, finetune
+from rnp_jax.defenses.phase import Progress
+from rnp_jax.defenses.result import Candidates, Choice, Pruned, choose_within, prune
+from rnp_jax.defenses.scores import scores_by_filter
+from rnp_jax.errors import ConfigError, DefenseError
+from rnp_jax.evaluation.metrics import share
+from rnp_jax.evaluation.predict import predict
+from rnp_jax.models import Network
+from rnp_jax.models.chain import Site
+from rnp_jax.training.epoch import Augment
+from rnp_jax.types import Batch, Variables
+
+
+@dataclass(frozen=True)
+class FinePruningConfig:
+    """Settings of Fine-Pruning.
+
+    Attributes:
+      accuracy_drop: share of its accuracy on the held-out images that the network may lose by pruning.
+      fine_tune: whether the pruned network is tuned.
+      finetune: how.
+    """
+
+    accuracy_drop: float = 0.1
+    fine_tune: bool = True
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+
+    def __post_init__(self):
+        if not 0 <= self.accuracy_drop <= 1:
+            raise ConfigError(f"accuracy_drop {self.accuracy_drop}: expected a share in [0, 1]")
+
+
+def fine_pruning(
+    network: Network,
+    variables: Variables,
+    data: Batch,
+    key: jax.Array,
+    config: FinePruningConfig,
+    *,
+    holdout: Batch | None = None,
+    augment: Augment | None = None,
+    progress: Progress | None = None,
+) -> Pruned:
+    """Defends a network with clean images; see ``rnp`` for the arguments.
+
+    The values are dormancies, 1 for a silent channel and 0 for the layer's most active one; 0 in all other layers, of
+    which nothing is a candidate. The layer's most active channel always stays.
+
+    Raises:
+      ConfigError: nothing is held out.
+      DataError: no images.
+      DefenseError: the network has nothing to score, or fine-tuning diverged.
+    """
+    variables = masks.bake(variables, network.placement)
+    started = time.perf_counter()
+    site = last_site(network)
+    dormancies = scores_by_filter(network, variables, {site.layer: dormancy(network, variables, data.images, site)})
+    timing = {"score": time.perf_counter() - started}
+
+    started = time.perf_counter()
+    candidates = _rank(site, dormancies)
+    choice = _choose(network, variables, candidates, holdout, config.accuracy_drop)
+    pruned = prune(variables, candidates, choice.count)
+    timing["choose"] = time.perf_counter() - started
+
+    history, warnings = {}, ()
+    if choice.count == 0:
+        warnings = ("No channel was pruned: the first costs more than the accuracy that may be lost.",)
+    if config.fine_tune:
+        started = time.perf_counter()
+        pruned, history["finetune"] = finetune(
+            network, pruned, data, key, config.finetune, augment=augment, progress=progress
+        )
+        timing["finetune"] = time.perf_counter() - started
+    return Pruned(pruned, dormancies, "score", candidates, choice, history, timing, warnings)
+
+
+def last_site(network: Network) -> Site:
+    """The last site that nothing but a ReLU reads.
+
+    Raises:
+      DefenseError: there is none.
+    """
+    rectified = [site for site in network.sites if site.rectified]
+    if not rectified:
+        raise DefenseError("the network has no hidden layer with a ReLU: Fine-Pruning needs one to measure")
+    return rectified[-1]
+
+
+def dormancy(network: Network, variables: Variables, images: np.ndarray, site: Site) -> np.ndarray:
+    """1 − a_k / max a of the mean activations a of a site's F channels on clean images [N, H, W, C]."""
+    mean = mean_activations(network, variables, images, (site,))[site.layer]
+    return 1 - mean / mean.max() if mean.max() > 0 else np.ones_like(mean)
+
+
+def _rank(site: Site, dormancies: masks.Filters) -> Candidates:
+    """The channels whose masks lie at the site or at what produces it, but for the most active one."""
+    here = np.array([name == site.layer or name in site.producers for name, _ in masks.index(dormancies)])
+    values = masks.flatten(dormancies).astype(np.float64)
+    order = np.argsort(-values, kind="stable")
+    order = order[here[order]][:-1]
+    return Candidates(order, values[order], np.full(len(order), np.nan))
+
+
+def _choose(
+    network: Network, variables: Variables, candidates: Candidates, holdout: Batch | None, accuracy_drop: float
+) -> Choice:
+    if holdout is None or len(holdout.labels) == 0:
+        raise ConfigError("Fine-Pruning prunes until accuracy on held-out clean images falls: hold some out")
+    accuracy = share(predict(network, variables, holdout).labels[0] == np.asarray(holdout.labels)).value
+    choice = choose_within(
+        network, variables, candidates, holdout, accuracy_drop * accuracy, "least active of the last layer first"
+    )
+    rule = (
+        f"the most filters, least active of the last layer first, that cost at most {accuracy_drop:.1%} of the "
+        f"accuracy on {len(holdout.labels)} held-out clean images"
+    )
+    return replace(choice, rule=rule)

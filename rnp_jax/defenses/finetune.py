@@ -1,0 +1,88 @@
+"""Fine-tuning: ordinary training of all weights on the clean images, the filter masks fixed."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rnp_jax.defenses.phase import Phase, Progress, run_phase
+from rnp_jax.errors import ConfigError, DefenseError
+from rnp_jax.training.epoch import Augment, batch_metrics, cross_entropy
+from rnp_jax.types import Apply, Batch, Tree, Variables
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Settings of fine-tuning.
+
+    Attributes:
+      epochs: passes over the clean images.
+      batch_size: images a step; the last batch of an epoch may be smaller.
+      learning_rate: of SGD, constant.
+      momentum: of SGD.
+      weight_decay: coupled, added to the gradient before momentum.
+      shuffle: draw a new order every epoch; False keeps the order given.
+    """
+
+    epochs: int = 20
+    batch_size: int = 128
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    shuffle: bool = True
+
+    def __post_init__(self):
+        if self.epochs < 1 or self.batch_size < 2 or not self.learning_rate > 0:
+            raise ConfigError(f"{self}: expected epochs >= 1, batch_size >= 2 and learning_rate > 0")
+
+
+@dataclass(frozen=True)
+class _Finetuning(Phase):
+    config: FinetuneConfig
+
+    def optimizer(self, steps_per_epoch: int) -> optax.GradientTransformation:
+        del steps_per_epoch  # the rate is constant
+        config = self.config
+        sgd = optax.sgd(config.learning_rate, momentum=config.momentum)
+        return optax.chain(optax.add_decayed_weights(config.weight_decay), sgd)
+
+    def loss(self, trained: Tree, fixed: Tree, batch_stats: Tree, batch: Batch) -> tuple[jax.Array, tuple]:
+        variables = {"params": trained, "batch_stats": batch_stats, "masks": fixed}
+        logits, moved = self.apply(variables, batch.images, train=True)
+        return cross_entropy(logits, batch.labels).mean(), (moved, batch_metrics(logits, batch.labels))
+
+    def update(self, trained: Tree, updates: Tree, fixed: Tree) -> Tree:
+        del fixed
+        return jax.tree.map(jnp.add, trained, updates)
+
+
+def finetune(
+    apply: Apply,
+    variables: Variables,
+    data: Batch,
+    key: jax.Array,
+    config: FinetuneConfig,
+    *,
+    augment: Augment | None = None,
+    progress: Progress | None = None,
+) -> tuple[Variables, dict[str, np.ndarray]]:
+    """Tunes all weights on ``data`` (uint8 [N, H, W, C], int32 [N]), batch norm in training mode.
+
+    Returns:
+      The tuned variables, and loss and accuracy [E] in training mode.
+
+    Raises:
+      DefenseError: the loss became infinite or not a number.
+    """
+    phase = _Finetuning("finetune", apply, config.epochs, config.batch_size, config.shuffle, augment, config)
+    params, batch_stats, history, stopped = run_phase(
+        phase, variables["params"], variables["masks"], variables["batch_stats"], data, key, progress
+    )
+    if stopped:
+        raise DefenseError(
+            f"fine-tuning diverged: the loss became {history['loss'][-1]} in epoch {len(history['loss'])}; "
+            "lower its learning_rate, and check that the normalisation is the checkpoint's"
+        )
+    return {**variables, "params": params, "batch_stats": batch_stats}, history
