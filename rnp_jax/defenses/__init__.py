@@ -1,19 +1,44 @@
 """Defenses: pure functions of a network, its variables and clean images."""
 
+from rnp_jax.defenses.anp import AnpConfig, anp
+from rnp_jax.defenses.clp import ClpConfig, clp
+from rnp_jax.defenses.fine_pruning import FinePruningConfig, fine_pruning
+from rnp_jax.defenses.finetune import FinetuneConfig
+from rnp_jax.defenses.hid import HidConfig, hid
+from rnp_jax.defenses.holder import HolderPruneConfig, holder
 from rnp_jax.defenses.prune import PruneConfig
 from rnp_jax.defenses.recover import RecoverConfig, Recovered, recover
+from rnp_jax.defenses.registry import DEFENSES
 from rnp_jax.defenses.result import Pruned
 from rnp_jax.defenses.rnp import RnpConfig, rnp
+from rnp_jax.defenses.sensitivity import HolderConfig, holder_scores, pair_scores
+from rnp_jax.defenses.thresholds import ThresholdConfig
 from rnp_jax.defenses.unlearn import UnlearnConfig, Unlearned, unlearn
 
 __all__ = [
+    "DEFENSES",
+    "AnpConfig",
+    "ClpConfig",
+    "FinePruningConfig",
+    "FinetuneConfig",
+    "HidConfig",
+    "HolderConfig",
+    "HolderPruneConfig",
     "PruneConfig",
     "Pruned",
     "RecoverConfig",
     "Recovered",
     "RnpConfig",
+    "ThresholdConfig",
     "UnlearnConfig",
     "Unlearned",
+    "anp",
+    "clp",
+    "fine_pruning",
+    "hid",
+    "holder",
+    "holder_scores",
+    "pair_scores",
     "recover",
     "rnp",
     "unlearn",
