@@ -49,11 +49,21 @@ class AttackCard(_Model):
     indices_sha256: str | None
 
 
+class ExtractorCard(_Model):
+    """The frozen extractor whose features a head classifies; ``path`` is relative to the card."""
+
+    path: str
+    name: str
+    dim: int
+    sha256: str
+
+
 class Card(_Model):
     """Everything needed to use, judge and reproduce a checkpoint.
 
     ``acc``, ``asr`` and ``ra`` are shares of the test set as measured after training (ASR and RA over triggered images
-    whose class is not the target); ``attack`` is None for a clean model.
+    whose class is not the target); ``attack`` is None for a clean model, ``extractor`` for a
+    network that reads images.
     """
 
     card_version: Literal[1] = 1
@@ -64,6 +74,7 @@ class Card(_Model):
     data: str
     train_images: int
     attack: AttackCard | None
+    extractor: ExtractorCard | None = None
     training: dict[str, Any]
     augmentation: dict[str, Any]
     seed: int

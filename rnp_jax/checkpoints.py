@@ -63,9 +63,15 @@ def open_checkpoint(
       CheckpointError: the file is hostile, damaged or of an unsupported kind.
       ArchitectureError: its tensors are of no supported architecture, or of several.
     """
-    checkpoint = read_checkpoint(path, limits=limits or Limits(), check_crc=check_crc)
-    state_dict = find_state_dict(checkpoint, key)
+    checkpoint, state_dict = _read(path, key, limits, check_crc)
     return checkpoint, state_dict, recognise(checkpoint, state_dict, architecture, image_shape)
+
+
+def _read(
+    path: str | PathLike[str], key: str | None, limits: Limits | None, check_crc: bool
+) -> tuple[Checkpoint, StateDict]:
+    checkpoint = read_checkpoint(path, limits=limits or Limits(), check_crc=check_crc)
+    return checkpoint, find_state_dict(checkpoint, key)
 
 
 def recognise(
@@ -98,7 +104,11 @@ def load_model(
     normalization: Normalization | None = None,
     placement: Placement = "bn_scale",
     precision: Precision = "float32",
-    **options: Any,
+    key: str | None = None,
+    architecture: str | None = None,
+    image_shape: tuple[int, int, int] | None = None,
+    limits: Limits | None = None,
+    check_crc: bool = True,
 ) -> Model:
     """Loads a PyTorch checkpoint without torch and without executing anything in it.
 
@@ -107,14 +117,21 @@ def load_model(
       normalization: what the checkpoint was trained with; by default its card's.
       placement: where filter masks act.
       precision: arithmetic of convolutions and products.
-      **options: of ``open_checkpoint``.
+      key: where the state dict is in the file, where several are.
+      architecture: its name, where the file leaves it open.
+      image_shape: (H, W, C) of the input; by default its card's.
+      limits: bounds on what is read.
+      check_crc: refuse a zip container whose checksums are wrong.
 
     Raises:
       CheckpointError, ArchitectureError: as ``open_checkpoint``.
       DataError: neither a card nor ``normalization`` says how images were normalised, or the card is another file's.
     """
-    checkpoint, state_dict, architecture = open_checkpoint(path, **options)
+    checkpoint, state_dict = _read(path, key, limits, check_crc)
     card = read_card(path, checkpoint.sha256)
+    if image_shape is None and card is not None:
+        image_shape = card.architecture.image_shape
+    found = recognise(checkpoint, state_dict, architecture, image_shape)
     if normalization is None:
         if card is None:
             raise DataError(
@@ -122,8 +139,8 @@ def load_model(
                 "ruins accuracy: give one, such as cifar10_rnp (the RNP release) or cifar10_bb (BackdoorBench)"
             )
         normalization = Normalization(card.normalization.mean, card.normalization.std)
-    normalization = normalization.for_channels(architecture.image_shape[-1])
-    network = Network(architecture, normalization.mean, normalization.std, placement, precision)
+    normalization = normalization.for_channels(found.image_shape[-1])
+    network = Network(found, normalization.mean, normalization.std, placement, precision)
     return Model(network, from_state_dict(network, state_dict.tensors), checkpoint, state_dict, card)
 
 

@@ -18,6 +18,10 @@ COMMANDS = {
     "defend": ("DefendOptions", "remove a backdoor with clean images; cleaned checkpoint, masks, report"),
     "evaluate": ("EvaluateOptions", "ACC, and ASR and RA where the trigger is known"),
     "attack": ("AttackOptions", "train a backdoored model, with its trigger artefact and card"),
+    "compare": ("CompareOptions", "several defenses on several checkpoints: one table, one page"),
+    "study": ("StudyOptions", "train backdoored heads on an extractor's features, compare defenses on them"),
+    "ablate": ("AblateOptions", "Hölder pruning under every combination of its settings"),
+    "simclr": ("SimclrOptions", "train a feature extractor without labels, for heads and for --method hid"),
     "convert": ("ConvertOptions", "PyTorch, safetensors and orbax, one into the other"),
 }
 

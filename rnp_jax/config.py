@@ -38,6 +38,7 @@ class SourceOptions:
       architecture: its name, where the file leaves it open.
       image_shape: (H, W, C) of the input, where the file leaves it open.
       normalization: name (cifar10_rnp, cifar10_bb, ...) or 'm,m,m/s,s,s'; by default the card's.
+      extractor: for a head on features, the checkpoint or folder that gives them; by default the card's.
       allow_bad_crc: read a zip container whose checksums are wrong.
     """
 
@@ -45,6 +46,7 @@ class SourceOptions:
     architecture: str | None = None
     image_shape: tuple[int, int, int] | None = None
     normalization: str | None = None
+    extractor: str | None = None
     allow_bad_crc: bool = False
 
 

@@ -30,10 +30,11 @@ MAY_IMPORT = {
     "card": FOUNDATION,
     "store": FOUNDATION,
     "checkpoints": FOUNDATION | LIBRARY | {"torch_io", "card"},
+    "extractors": FOUNDATION | LIBRARY | {"torch_io", "checkpoints"},
     "config": FOUNDATION | LIBRARY,
-    "commands": FOUNDATION | LIBRARY | {"torch_io", "report", "checkpoints", "card", "store", "config"},
+    "commands": FOUNDATION | LIBRARY | {"torch_io", "report", "checkpoints", "extractors", "card", "store", "config"},
     "cli": FOUNDATION | {"config", "commands"},
-    "__init__": FOUNDATION | LIBRARY | {"torch_io", "report", "checkpoints", "card", "store", "config"},
+    "__init__": FOUNDATION | LIBRARY | {"torch_io", "report", "checkpoints", "extractors", "card", "store", "config"},
 }
 """What each part of the package may import besides itself. A new part needs a place here."""
 

@@ -8,6 +8,7 @@ from rnp_jax.card import (
     ArchitectureCard,
     AttackCard,
     Card,
+    ExtractorCard,
     NormalizationCard,
     beside,
     read_card,
@@ -48,12 +49,22 @@ def card(**changes) -> Card:
     return Card(**(values | changes))
 
 
-@pytest.mark.parametrize("changes", [{}, {"attack": None, "asr": None, "ra": None}])
+EXTRACTOR = ExtractorCard(path="../extractor.pt", name="extractor", dim=64, sha256=SHA)
+
+
+@pytest.mark.parametrize("changes", [{}, {"attack": None, "asr": None, "ra": None}, {"extractor": EXTRACTOR}])
 def test_cards_survive_the_disk(changes, tmp_path):
     written = card(**changes)
     write_card(tmp_path / "model.card.json", written)
     assert read_card(tmp_path / "model.pt", SHA) == written
     assert json.loads((tmp_path / "model.card.json").read_bytes())["normalization"]["std"][0] == 1 / 3
+
+
+def test_a_card_from_before_there_were_extractors(tmp_path):
+    plain = json.loads(card().model_dump_json())
+    assert plain.pop("extractor") is None
+    (tmp_path / "model.card.json").write_text(json.dumps(plain))
+    assert read_card(tmp_path / "model.pt", SHA) == card()
 
 
 def test_no_card(tmp_path):
@@ -79,6 +90,7 @@ def altered(**changes) -> bytes:
         (altered(card_version=2), "card_version"),
         (altered(surplus=1), "surplus"),
         (altered(sha256="no digest"), "sha256"),
+        (altered(extractor={"path": "e.pt", "name": "e", "dim": 3}), "extractor.sha256"),
         (altered(acc=float("nan")), "acc"),
         (json.dumps({"file": "model.pt"}).encode(), "architecture"),
     ],

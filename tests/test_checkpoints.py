@@ -21,7 +21,8 @@ from rnp_jax.checkpoints import (
 )
 from rnp_jax.data import NORMALIZATIONS
 from rnp_jax.errors import ArchitectureError, CheckpointError, DataError
-from rnp_jax.models import ARCHITECTURES
+from rnp_jax.models import ARCHITECTURES, mlp_head
+from rnp_jax.torch_io import read_checkpoint
 from tests.networks import DEEP, build, build_random, images_for, network_of, state_of, torch_input
 from tests.oracle import models
 
@@ -266,6 +267,25 @@ def test_the_card_says_how_images_were_normalised(tmp_path):
     write_card(tmp_path / "model.card.json", card_of("0" * 64))
     with pytest.raises(DataError, match="describes a file with sha256 0000"):
         load_model(path)
+
+
+def test_the_card_says_what_images_a_network_reads(tmp_path):
+    """48 inputs are 4 x 4 pixels of 3 channels, or 48 features, or 8 x 6 grey levels; the file itself cannot say."""
+    network = mlp_head(48, (4,), 5)
+    save_variables(tmp_path / "model.pt", network, network.init(jax.random.key(0)))
+    with pytest.raises(ArchitectureError, match=r"image shape 4,4,3 or 1,1,48"):
+        load(tmp_path / "model.pt")
+    sha256 = read_checkpoint(tmp_path / "model.pt").sha256
+    for shape, channels in (((1, 1, 48), 48), ((4, 4, 3), 3)):
+        architecture = ArchitectureCard(name="mlp", num_classes=5, width=0, image_shape=shape)
+        normalization = NormalizationCard(mean=(0.5,) * channels, std=(1.0,) * channels)
+        card = card_of(sha256).model_copy(update={"architecture": architecture, "normalization": normalization})
+        write_card(tmp_path / "model.card.json", card)
+        model = load_model(tmp_path / "model.pt")
+        assert model.network.architecture.image_shape == shape
+        assert model.network.mean == (0.5,) * channels
+    given = load(tmp_path / "model.pt", image_shape=(4, 4, 3))  # what the caller says wins
+    assert given.network.architecture.image_shape == (4, 4, 3)
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in DEEP])

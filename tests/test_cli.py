@@ -9,6 +9,7 @@ from dataclasses import is_dataclass
 from typing import Annotated, get_args, get_origin, get_type_hints
 
 import pytest
+import tyro
 
 from rnp_jax.cli import COMMANDS, main, parse, usage
 from rnp_jax.commands.convert import ConvertOptions
@@ -37,7 +38,7 @@ def leaves_of(schema) -> Iterator[str]:
         bare, *annotations = get_args(kind) if get_origin(kind) is Annotated else (kind,)
         if is_dataclass(bare):
             yield from leaves_of(bare)
-        elif not annotations or bare is not str:
+        elif tyro.conf.Positional not in [kind, *annotations]:
             yield name
 
 
@@ -60,7 +61,7 @@ def test_help_lists_every_option_and_the_preset(name, capsys, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("defnd", "did you mean defend?"), ("zzz", "commands: inspect, defend, evaluate, attack, convert")],
+    [("defnd", "did you mean defend?"), ("zzz", f"commands: {', '.join(COMMANDS)}")],
 )
 def test_unknown_commands(name, hint, capsys):
     assert main([name]) == 1

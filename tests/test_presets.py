@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rnp_jax.cli import parse
+from rnp_jax.cli import COMMANDS, parse
 from rnp_jax.commands.defend import DefendOptions
 from rnp_jax.config import read_yaml, to_plain
 from rnp_jax.defenses import RecoverConfig, RnpConfig, UnlearnConfig
@@ -23,8 +23,9 @@ def by_path(path: Path) -> str:
 
 
 def command_of(preset: Path) -> list[str]:
-    """The command line that the preset's comment gives."""
-    (line,) = re.findall(r"^#   rnp-jax (.*)$", preset.read_text("utf-8"), re.MULTILINE)
+    """The command line that the preset's comment gives; a backslash continues it on the next line."""
+    text = re.sub(r" \\\n# +", " ", preset.read_text("utf-8"))
+    (line,) = re.findall(r"^#   rnp-jax (.*)$", text, re.MULTILINE)
     return shlex.split(line)
 
 
@@ -44,7 +45,8 @@ def compare(values: dict, options) -> None:
 def test_the_command_in_each_preset_takes_all_of_it(preset, monkeypatch):
     monkeypatch.chdir(ROOT)
     name, *arguments = command_of(preset)
-    assert name == ("attack" if preset.parent.name == "attacks" else "defend")
+    assert name in COMMANDS
+    assert (name == "attack") == (preset.parent.name == "attacks")
     assert by_path(preset) in arguments
     compare(read_yaml(preset), parse(name, arguments)[1])
 

@@ -1,46 +1,42 @@
 """``rnp-jax attack``: train a backdoored (or clean) model and write it with its trigger and card."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import tyro
 
 from rnp_jax import masks
 from rnp_jax.atomic import open_atomic
 from rnp_jax.attacks import Attack, Goal, describe, save_artefact, trigger_test_set
-from rnp_jax.card import (
-    CARD_SUFFIX,
-    TRIGGER_SUFFIX,
-    ArchitectureCard,
-    AttackCard,
-    Card,
-    NormalizationCard,
-    beside,
-    write_card,
-)
+from rnp_jax.card import CARD_SUFFIX, TRIGGER_SUFFIX, AttackCard, beside, write_card
 from rnp_jax.checkpoints import save_variables
-from rnp_jax.commands.inputs import TRIGGER_SEED, draw_evenly, make_attack
+from rnp_jax.commands.cards import describe_model
+from rnp_jax.commands.inputs import TRIGGER_SEED, load_images, read_features
 from rnp_jax.commands.run_log import RunLog
+from rnp_jax.commands.saved_states import SavedStates
 from rnp_jax.commands.tables import metrics_table
-from rnp_jax.commands.versions import package_versions
+from rnp_jax.commands.training_set import open_attack
 from rnp_jax.config import FLAT, ComputeOptions, DataOptions, check_seed, to_plain
-from rnp_jax.data import Augmentation, Dataset, load, parse_normalization
+from rnp_jax.data import Augmentation, Dataset, parse_normalization
 from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.evaluation.measure import measure_variants
 from rnp_jax.evaluation.metrics import Metrics
-from rnp_jax.models import Architecture, Network
+from rnp_jax.extractors import Extractor, open_extractor
+from rnp_jax.models import Architecture, Network, mlp_head
 from rnp_jax.models.registry import RESNETS
-from rnp_jax.store import load_tree, remove_tree, save_tree
-from rnp_jax.torch_io import read_checkpoint
 from rnp_jax.training.backdoor import Backdoored, PoisonConfig, start_state, train_backdoored
-from rnp_jax.training.supervised import TrainConfig, TrainState
+from rnp_jax.training.supervised import TrainConfig
 
-SAVE_EVERY = 60.0
-"""Seconds between two savings of the training state, at the end of an epoch."""
+Read: TypeAlias = Callable[[np.ndarray], np.ndarray]
+"""Features [N, D] of images [N, H, W, C]."""
+
+STATES = ".training"
+"""What the folder of saved states is called, in place of a checkpoint's suffix."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +48,9 @@ class AttackOptions:
       out: the checkpoint to write; the trigger (.trigger.npz) and the card (.card.json) go beside it.
       model: architecture.
       width: channels of its first stage.
+      extractor: train an MLP on this frozen extractor's features instead of a whole network: a checkpoint, or a folder
+        with a CLIP or ViT model.
+      head: hidden units of that MLP, a number a layer.
       target: the label the attacker wants.
       mapping: all_to_one, or all_to_all (class y becomes y + 1).
       constants: the attack's, over its published ones, as NAME VALUE pairs.
@@ -69,6 +68,8 @@ class AttackOptions:
     out: str
     model: str = "resnet18"
     width: int = 64
+    extractor: str | None = None
+    head: tuple[int, ...] = (256, 256)
     target: int = 0
     mapping: Literal["all_to_one", "all_to_all"] = "all_to_one"
     constants: dict[str, str] = field(default_factory=dict)
@@ -97,123 +98,122 @@ def run(options: AttackOptions) -> None:
             raise DataError(f"{path} exists already; choose another --out")
     if options.model not in RESNETS:
         raise ConfigError(f"--model {options.model}: this command trains {', '.join(RESNETS)}")
-    attack = _make_attack(options)
+    _check_read(options)
     log = RunLog()
-    train_set, test = (_load(options.images, split) for split in ("train", "test"))
-    normalization = parse_normalization(options.normalization).for_channels(train_set.image_shape[-1])
-    architecture = Architecture(options.model, train_set.num_classes, options.width, image_shape=train_set.image_shape)
-    network = Network(
-        architecture, normalization.mean, normalization.std, options.compute.placement, options.compute.precision
-    )
-    goal = Goal(num_classes=train_set.num_classes, target=options.target, mapping=options.mapping)
-    trained = _train(options, network, attack, goal, train_set, log)
-    metrics = _measure(options, network, attack, goal, trained, test)
-    _write(options, network, attack, goal, trained, metrics, train_set)
-    remove_tree(_state_folder(options))
+    train_set, test = (load_images(options.images, split) for split in ("train", "test"))
+    extractor = None if options.extractor is None else open_extractor(options.extractor)
+    metrics = make_victim(options, train_set, test, extractor, extractor, log)
     log.console.print(metrics_table({"": metrics}))
     log.say(f"{out}")
 
 
-def _make_attack(options: AttackOptions) -> Attack | None:
-    if options.attack != "none":
-        return make_attack(options.attack, options.constants)
-    if options.constants:
-        raise ConfigError(f"--constants {' '.join(options.constants)}: attack none has no constants")
-    return None
+def _check_read(options: AttackOptions) -> None:
+    """Refuses options that nothing would read."""
+    default = AttackOptions(options.attack, options.out)
+    others = ("head",) if options.extractor is None else ("model", "width", "normalization", "augmentation")
+    unread = [f"--{name}" for name in others if getattr(options, name) != getattr(default, name)]
+    if unread:
+        without = "without --extractor" if options.extractor is None else "with --extractor"
+        raise ConfigError(f"{', '.join(unread)}: not read {without}; remove one or the other")
 
 
-def _load(options: DataOptions, split: Literal["train", "test"]) -> Dataset:
-    if options.data is None:
-        raise ConfigError("no data: give --data, such as cifar10, digits, or a folder of images")
-    data = load(options.data, split=split, data_dir=options.data_dir, image_size=options.image_size)
-    if split == "test" and options.test_images is not None:
-        return data.subset(draw_evenly(data.labels, options.test_images))
-    return data
+def make_victim(
+    options: AttackOptions,
+    train_set: Dataset,
+    test: Dataset,
+    extractor: Extractor | None,
+    read: Read | None,
+    log: RunLog,
+) -> Metrics:
+    """Trains and measures a model, and writes its files; ``read`` gives the features of training images.
+
+    Notes the seconds of ``cache`` and ``train``.
+    """
+    attack = open_attack(options.attack, options.constants)
+    victim = _victim(options, extractor, train_set)
+    goal = Goal(num_classes=train_set.num_classes, target=options.target, mapping=options.mapping)
+    settings = {name: value for name, value in to_plain(options).items() if name not in ("resume", "out")}
+    states = SavedStates(beside(options.out, STATES), settings)
+    trained = _train(options, victim, read, attack, goal, train_set, states, log)
+    metrics = _measure(options, victim, extractor, attack, goal, trained, test)
+    _write(options, victim, extractor, attack, goal, trained, metrics, train_set)
+    states.remove()
+    return metrics
+
+
+def _victim(options: AttackOptions, extractor: Extractor | None, data: Dataset) -> Network:
+    if extractor is not None:
+        return mlp_head(extractor.dim, options.head, data.num_classes, options.compute.precision)
+    normalization = parse_normalization(options.normalization).for_channels(data.image_shape[-1])
+    architecture = Architecture(options.model, data.num_classes, options.width, image_shape=data.image_shape)
+    return Network(
+        architecture, normalization.mean, normalization.std, options.compute.placement, options.compute.precision
+    )
 
 
 def _train(
-    options: AttackOptions, network: Network, attack: Attack | None, goal: Goal, data: Dataset, log: RunLog
+    options: AttackOptions,
+    victim: Network,
+    read: Read | None,
+    attack: Attack | None,
+    goal: Goal,
+    data: Dataset,
+    states: SavedStates,
+    log: RunLog,
 ) -> Backdoored:
-    folder = _state_folder(options)
-    settings = {name: value for name, value in to_plain(options).items() if name not in ("resume", "out")}
-    state = None
-    if options.resume and (saved_states := _list_states(folder)):
-        like = start_state(network, options.seed, options.train, len(data))
-        state = _load_state(saved_states[-1], settings, like)
-        log.say(f"going on after epoch {int(state.epoch)}")
-    elif options.resume:
-        log.say(f"no state in {folder}: starting with the first epoch")
+    state = states.resume(options.resume, lambda: start_state(victim, options.seed, options.train, len(data)), log.say)
+    started = time.perf_counter()
 
-    started = saved = time.perf_counter()
-
-    def save(state: TrainState) -> None:
-        nonlocal saved
-        if time.perf_counter() - saved < SAVE_EVERY:
-            return
-        leaves = jax.tree.leaves(state._replace(key=jax.random.key_data(state.key)))
-        earlier = _list_states(folder)
-        save_tree(folder / str(state.epoch), {str(i): leaf for i, leaf in enumerate(leaves)}, settings, overwrite=True)
-        for path in earlier:  # removed last, so that a whole state is there whenever the run is killed
-            if path.name != str(state.epoch):
-                remove_tree(path)
-        saved = time.perf_counter()
+    def features(images: np.ndarray) -> np.ndarray:
+        with log.stage("cache"):
+            return read(images)[:, None, None]  # pyright: ignore[reportOptionalCall]
 
     try:
         with log.epochs() as bars:
             trained = train_backdoored(
-                network,
+                victim,
                 attack,
                 goal,
                 data.batch,
                 options.seed,
                 options.train,
                 options.poison,
-                augment=options.augmentation,
+                augment=options.augmentation if read is None else None,
+                read=None if read is None else features,
                 progress=lambda epoch, figures: bars("train", epoch, options.train.epochs, figures),
                 state=state,
-                save=save,
+                save=states.save,
             )
     except KeyboardInterrupt:
-        if _list_states(folder):
-            log.say(f"the last saved state is in {folder}; --resume goes on from it")
+        states.tell(log.say)
         raise
-    log.say(f"trained in {time.perf_counter() - started:.0f} s")
+    spent = time.perf_counter() - started
+    log.timing["train"] = spent - log.timing.get("cache", 0.0)
+    log.say(f"trained in {spent:.0f} s")
     return trained
 
 
-def _state_folder(options: AttackOptions) -> Path:
-    return beside(options.out, ".training")
-
-
-def _list_states(folder: Path) -> list[Path]:
-    """The saved states, each in a folder named by the epochs it has seen, ascending."""
-    return sorted((path for path in folder.glob("*") if path.name.isdecimal()), key=lambda path: int(path.name))
-
-
-def _load_state(folder: Path, settings: dict[str, Any], like: TrainState) -> TrainState:
-    tree, stored = load_tree(folder)
-    changed = sorted(name for name in settings if stored.get(name) != settings[name])
-    if changed:
-        raise ConfigError(
-            f"{folder} is the state of a run with other {', '.join(changed)}; use the same options, or remove it"
-        )
-    structure = jax.tree.structure(like._replace(key=jax.random.key_data(like.key)))
-    state = jax.tree.unflatten(structure, [jnp.asarray(tree[str(i)]) for i in range(structure.num_leaves)])
-    return state._replace(key=jax.random.wrap_key_data(state.key))
-
-
 def _measure(
-    options: AttackOptions, network: Network, attack: Attack | None, goal: Goal, trained: Backdoored, test: Dataset
+    options: AttackOptions,
+    victim: Network,
+    extractor: Extractor | None,
+    attack: Attack | None,
+    goal: Goal,
+    trained: Backdoored,
+    test: Dataset,
 ) -> Metrics:
-    triggered = None
+    clean, triggered = test.batch, None
     if attack is not None:
         key = jax.random.key(TRIGGER_SEED)
         triggered = trigger_test_set(test.images, test.labels, goal, attack, trained.params, key)
+    if extractor is not None:
+        clean = clean._replace(images=read_features(extractor, clean.images))
+        triggered = None if triggered is None else triggered._replace(images=read_features(extractor, triggered.images))
     (measured,) = measure_variants(
-        network,
+        victim,
         trained.variables,
         [masks.filters(trained.variables["masks"])],
-        test.batch,
+        clean,
         triggered,
         goal.one_target if attack is not None else None,
         options.compute.batch_size,
@@ -223,7 +223,8 @@ def _measure(
 
 def _write(
     options: AttackOptions,
-    network: Network,
+    victim: Network,
+    extractor: Extractor | None,
     attack: Attack | None,
     goal: Goal,
     trained: Backdoored,
@@ -238,29 +239,18 @@ def _write(
         with open_atomic(beside(out, TRIGGER_SUFFIX)) as file:
             save_artefact(file, trained.params)
     extra = {"epoch": options.train.epochs, "clean_acc": metrics.acc.value, "bad_acc": asr}
-    save_variables(out, network, trained.variables, extra)
-    architecture = network.architecture
-    card = Card(
-        file=out.name,
-        sha256=read_checkpoint(out).sha256,
-        architecture=ArchitectureCard(
-            name=architecture.name,
-            num_classes=architecture.num_classes,
-            width=architecture.width,
-            image_shape=architecture.image_shape,
-        ),
-        normalization=NormalizationCard(mean=network.mean, std=network.std),
+    save_variables(out, victim, trained.variables, extra)
+    card = describe_model(
+        out,
+        victim,
         data=str(options.images.data),
         train_images=len(data),
         attack=None if attack is None else _describe(options, attack, goal, trained),
+        extractor=extractor,
         training=to_plain(options.train),
-        augmentation=to_plain(options.augmentation),
+        augmentation=to_plain(options.augmentation) if extractor is None else {},
         seed=options.seed,
-        precision=network.precision,
-        acc=metrics.acc.value,
-        asr=asr,
-        ra=None if metrics.ra is None else metrics.ra.value,
-        versions=package_versions(),
+        metrics=metrics,
     )
     write_card(beside(out, CARD_SUFFIX), card)
 

@@ -1,23 +1,23 @@
 """``rnp-jax defend``: remove a backdoor with clean images, and show what it did."""
 
-import shlex
-import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
 import jax
-import numpy as np
 import tyro
 
 from rnp_jax import masks
 from rnp_jax.attacks.base import check_number
 from rnp_jax.checkpoints import Model, save_model
-from rnp_jax.commands.inputs import Trigger, choose_out, draw_evenly, open_data, open_model, open_trigger
-from rnp_jax.commands.result import describe_run
+from rnp_jax.commands.finish import command_line, report, write_masks
+from rnp_jax.commands.inputs import Suspect, choose_out, open_images, open_model, open_trigger
+from rnp_jax.commands.judging import read_sets
+from rnp_jax.commands.purified import CLEANED, EXTRACTOR
+from rnp_jax.commands.purify import HidOptions, purify
+from rnp_jax.commands.result import describe_run, ranking_of
 from rnp_jax.commands.run_log import RunLog
 from rnp_jax.commands.sweeps import measure_sweeps
-from rnp_jax.commands.tables import metrics_table
 from rnp_jax.config import (
     FLAT,
     ComputeOptions,
@@ -28,14 +28,20 @@ from rnp_jax.config import (
     check_seed,
     write_yaml,
 )
-from rnp_jax.data import Augmentation, Dataset, check_overlap, holdout_split, sample_defense_set
-from rnp_jax.defenses import Pruned, RecoverConfig, RnpConfig, UnlearnConfig, rnp
+from rnp_jax.data import Augmentation
+from rnp_jax.defenses import (
+    DEFENSES,
+    AnpConfig,
+    ClpConfig,
+    FinePruningConfig,
+    HolderPruneConfig,
+    Pruned,
+    RecoverConfig,
+    RnpConfig,
+    UnlearnConfig,
+)
 from rnp_jax.errors import ConfigError, DataError
-from rnp_jax.evaluation.measure import Measured, measure_variants
-from rnp_jax.report.page import write_report
-from rnp_jax.report.samples import MAX_SAMPLES, Samples
 from rnp_jax.report.schema import Result
-from rnp_jax.store import save_tree
 from rnp_jax.types import Batch
 
 LAST = "report.html"
@@ -49,10 +55,13 @@ def _rnp_for_400_images() -> RnpConfig:
 
 @dataclass(frozen=True)
 class DefendOptions:
-    """Remove a backdoor by Reconstructive Neuron Pruning.
+    """Remove a backdoor: by Reconstructive Neuron Pruning, Hölder pruning, CLP, ANP, Fine-Pruning or HID.
 
     Writes into --out: the cleaned checkpoint (same layout as the source), masks/ (orbax) and mask_values.txt (the RNP
     release's format), report.html, result.json, figures/, run.log and config.yaml.
+
+    HID (Hölder Iterative Defence) takes no clean images: it trains a new network on the untrusted training set, and
+    writes extractor.pt and, on its features, cleaned.pt, an MLP.
 
     Attributes:
       checkpoint: the PyTorch file to defend.
@@ -63,20 +72,31 @@ class DefendOptions:
       defense: how many clean images the defender has.
       trigger: the attack to measure, where it is known; never used to choose.
       rnp: unlearning, recovery and pruning.
-      augmentation: of the defense set, in unlearning and recovery.
+      holder: scoring by Hölder constants, and what is pruned.
+      clp: which channel Lipschitz bounds condemn.
+      anp: optimisation of masks against perturbed weights, and pruning.
+      fp: pruning of dormant channels, and fine-tuning.
+      hid: the untrusted training set, and the network that is trained on it.
+      augmentation: of the defense set, in what a defense trains; a head on features is trained without. For hid, of its
+        semi-supervised training.
       compute: precision and batches.
       sweep_images: test images that the report's sweeps are measured on, clean and triggered each; 0 for no sweeps.
       seed: draws order and augmentation.
     """
 
     checkpoint: Annotated[str, tyro.conf.Positional]
-    method: Literal["rnp"] = "rnp"
+    method: Literal["rnp", "holder", "clp", "anp", "fp", "hid"] = "rnp"
     out: str | None = None
     source: Annotated[SourceOptions, FLAT] = field(default_factory=SourceOptions)
     images: Annotated[DataOptions, FLAT] = field(default_factory=DataOptions)
     defense: DefenseSetOptions = field(default_factory=DefenseSetOptions)
     trigger: Annotated[TriggerOptions, FLAT] = field(default_factory=TriggerOptions)
     rnp: RnpConfig = field(default_factory=_rnp_for_400_images)
+    holder: HolderPruneConfig = field(default_factory=HolderPruneConfig)
+    clp: ClpConfig = field(default_factory=ClpConfig)
+    anp: AnpConfig = field(default_factory=AnpConfig)
+    fp: FinePruningConfig = field(default_factory=FinePruningConfig)
+    hid: HidOptions = field(default_factory=HidOptions)
     augmentation: Augmentation = field(default_factory=Augmentation)
     compute: Annotated[ComputeOptions, FLAT] = field(default_factory=ComputeOptions)
     sweep_images: int = 2000
@@ -99,26 +119,37 @@ def run(options: DefendOptions) -> Result:
     log.say(f"reading {options.checkpoint}")
     with log.stage("load checkpoint"):
         model = open_model(options.checkpoint, options.source, options.compute)
-        _check_filters(model, options)
+        if options.method != "hid":
+            _check_filters(model, options)
     for anomaly in model.checkpoint.anomalies:
         log.say(f"  note: {anomaly}")
+    if options.method == "hid":
+        return purify(options, model, out, log)
     with log.stage("load images"):
-        data, holdout, test = _images(model, options)
+        data, holdout, test = open_images(model, options.images, options.defense)
         trigger = open_trigger(model, options.trigger, test)
+    if model.extractor is not None:
+        log.say(f"features of {model.extractor.name}")
+        if model.extractor.caution is not None:
+            log.say(f"  note: {model.extractor.caution}")
+    with log.stage("cache features" if model.extractor is not None else "load images"):
+        data, holdout, sets = read_sets(model, data, holdout, test, trigger)
     write_yaml(out / "config.yaml", options)  # the first file: what came before left no folder behind
     log.write_to(out / "run.log")
 
-    log.say(f"{model.network.architecture.name}: unlearning and recovering on {len(data.labels)} clean images")
+    log.say(f"{model.network.architecture.name}: {options.method} on {len(data.labels)} clean images")
     defended = _defend(model, data, holdout, options, log)
     log.say("measuring")
     with log.stage("measure"):
-        before, after = _measure(model, defended, test, trigger, options.compute.batch_size)
+        before, after = (
+            sets.measure(model, variables, batch_size=options.compute.batch_size)[0]
+            for variables in (model.variables, defended.variables)
+        )
     with log.stage("sweeps"):
-        sweeps = measure_sweeps(model, defended, holdout, test, trigger, options.sweep_images, options.rnp.prune)
+        sweeps = measure_sweeps(model, defended, holdout, sets, options.sweep_images, ranking_of(options))
     with log.stage("write checkpoint"):
         dropped = save_model(cleaned, model, defended.variables, overwrite=True)
-        _write_masks(out, defended, options)
-    command = shlex.join(["rnp-jax", *sys.argv[1:]]) if sys.argv[0].endswith("rnp-jax") else None
+        write_masks(out, defended, options.compute.placement, options.method)
     result = describe_run(
         options,
         model,
@@ -132,27 +163,44 @@ def run(options: DefendOptions) -> Result:
         sweeps,
         dropped,
         log.timing,
-        command,
+        command_line(),
     )
-    report = write_report(
-        out,
-        result,
-        {name: np.asarray(value) for name, value in defended.values.items()},
-        _samples(test, trigger, before, after),
-    )
-    log.console.print(metrics_table({"before": before.metrics, "after": after.metrics}))
-    log.say(result.verdict.headline)
-    log.say(f"cleaned checkpoint  {cleaned}\nreport              {report}")
+    report(out, result, defended.values, test, trigger, before, after, cleaned, log)
     return result
 
 
 def _check_choice(options: DefendOptions) -> None:
-    """Says now what the choice of filters would say after unlearning and recovery."""
-    prune = options.rnp.prune
-    if options.defense.holdout == 0 and prune.threshold is None and prune.number is None:
+    """Says now what the choice of filters would say later, and which options would stay unread."""
+    for method in (*DEFENSES, "hid"):
+        kind = {each.name: each for each in fields(options)}[method]
+        default = kind.default_factory()  # pyright: ignore[reportCallIssue]
+        if method != options.method and getattr(options, method) != default:
+            raise ConfigError(
+                f"--method {options.method} leaves --{method}.* unread: remove them, or choose --method {method}"
+            )
+    if options.method == "hid":
+        if options.defense != DefenseSetOptions() or options.sweep_images not in (0, DefendOptions.sweep_images):
+            raise ConfigError(
+                "--method hid leaves --defense.* and --sweep-images unread, since it takes no clean images and trains "
+                "a new network: remove them"
+            )
+        return
+    if options.defense.holdout > 0:
+        return
+    prune = options.anp.prune if options.method == "anp" else options.rnp.prune
+    by_images = {
+        "rnp": prune.threshold is None and prune.number is None,
+        "anp": prune.threshold is None and prune.number is None,
+        "fp": True,
+        "holder": options.holder.threshold.rule == "budget",
+        "clp": options.clp.threshold.rule == "budget",
+    }
+    if by_images[options.method]:
         raise ConfigError(
-            "--defense.holdout 0 leaves no images to choose the number of pruned filters by: hold some out (0.2), or "
-            "give --rnp.prune.number, or as the release has it --rnp.prune.ranking release --rnp.prune.threshold 0.3"
+            f"--defense.holdout 0 leaves no images to choose the number of pruned filters by, which --method "
+            f"{options.method} does: hold some out (0.2), or where the method has them give a number, a threshold or "
+            "another rule, such as --rnp.prune.number 20, --rnp.prune.ranking release --rnp.prune.threshold 0.3, "
+            "--holder.threshold.rule mad"
         )
 
 
@@ -160,45 +208,37 @@ def _choose_files(options: DefendOptions) -> tuple[Path, Path]:
     """The output folder, and the cleaned checkpoint in it."""
     source = Path(options.checkpoint)
     out = choose_out(options.out, options.checkpoint, "defend", LAST)
-    cleaned = out / f"cleaned{source.suffix or '.pt'}"
-    if cleaned.resolve() == source.resolve():
-        raise DataError(f"{source} would be replaced by the cleaned checkpoint; choose another folder with --out")
+    cleaned = out / (CLEANED if options.method == "hid" else f"cleaned{source.suffix or '.pt'}")
+    written = [cleaned, out / EXTRACTOR] if options.method == "hid" else [cleaned]
+    for read in filter(None, [options.checkpoint, options.hid.extractor]):
+        if Path(read).resolve() in [path.resolve() for path in written]:
+            raise DataError(f"{read} would be replaced by a file of this run; choose another folder with --out")
     return out, cleaned
 
 
 def _check_filters(model: Model, options: DefendOptions) -> None:
     total = sum(len(values) for values in masks.filters(model.variables["masks"]).values())
-    name, number = model.network.architecture.name, options.rnp.prune.number
+    own = {"rnp": options.rnp, "anp": options.anp}.get(options.method)
+    name, number = model.network.architecture.name, None if own is None else own.prune.number
     if total == 0:
         raise ConfigError(
             f"--placement {options.compute.placement}: {name} has no filters there; use bn_scale (networks "
             "with batch norm), conv_output (networks with convolutions) or unit (mlp)"
         )
     if number is not None and number > total:
-        raise ConfigError(f"--rnp.prune.number {number}: {name} has {total} filters")
+        raise ConfigError(f"--{options.method}.prune.number {number}: {name} has {total} filters")
 
 
-def _images(model: Model, options: DefendOptions) -> tuple[Batch, Batch | None, Dataset]:
-    train, test = (open_data(model, options.images, split) for split in ("train", "test"))
-    chosen = options.defense
-    drawn, _ = sample_defense_set(train, chosen.size, seed=chosen.seed, stratified=chosen.stratified)
-    check_overlap(drawn, test)
-    if chosen.holdout == 0:
-        return drawn, None, test
-    data, holdout = holdout_split(drawn, chosen.holdout, chosen.seed)
-    return data, holdout, test
-
-
-def _defend(model: Model, data: Batch, holdout: Batch | None, options: DefendOptions, log: RunLog) -> Pruned:
+def _defend(model: Suspect, data: Batch, holdout: Batch | None, options: DefendOptions, log: RunLog) -> Pruned:
     with log.epochs() as bars:
-        defended = rnp(
+        defended = DEFENSES[options.method](
             model.network,
             model.variables,
             data,
             jax.random.key(options.seed),
-            options.rnp,
+            getattr(options, options.method),
             holdout=holdout,
-            augment=options.augmentation,
+            augment=options.augmentation if model.extractor is None else None,
             progress=bars,
         )
     log.timing.update(defended.timing)
@@ -206,39 +246,3 @@ def _defend(model: Model, data: Batch, holdout: Batch | None, options: DefendOpt
         log.say(f"  warning: {warning}")
     log.say(f"pruned {defended.choice.count} filters: {defended.choice.rule}")
     return defended
-
-
-def _measure(
-    model: Model, defended: Pruned, test: Dataset, trigger: Trigger | None, batch_size: int | None
-) -> tuple[Measured, Measured]:
-    pruned = masks.filters(defended.variables["masks"])
-    before, after = measure_variants(
-        model.network,
-        defended.variables,
-        [masks.ones(pruned), pruned],
-        test.batch,
-        None if trigger is None else trigger.test,
-        None if trigger is None else trigger.goal.one_target,
-        batch_size,
-    )
-    return before, after
-
-
-def _write_masks(out: Path, defended: Pruned, options: DefendOptions) -> None:
-    tree = {"recovered": defended.values, "pruned": masks.filters(defended.variables["masks"])}
-    save_tree(out / "masks", tree, {"placement": options.compute.placement}, overwrite=True)
-    masks.write_mask_values(out / "mask_values.txt", defended.values)
-
-
-def _samples(test: Dataset, trigger: Trigger | None, before: Measured, after: Measured) -> Samples | None:
-    if trigger is None:
-        return None
-    shown = draw_evenly(trigger.test.labels, MAX_SAMPLES)
-    names = np.asarray(test.class_names)
-    return Samples(
-        test.images[trigger.test.indices[shown]],
-        trigger.test.images[shown],
-        [str(name) for name in names[trigger.test.labels[shown]]],
-        [str(name) for name in names[before.triggered[shown]]],
-        [str(name) for name in names[after.triggered[shown]]],
-    )

@@ -8,14 +8,13 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from rnp_jax import masks
 from rnp_jax.atomic import write_atomic
 from rnp_jax.attacks import describe
 from rnp_jax.commands.inputs import open_data, open_model, open_trigger
+from rnp_jax.commands.judging import evaluation_sets
 from rnp_jax.commands.tables import metrics_table
 from rnp_jax.commands.versions import device_name, package_versions
 from rnp_jax.config import FLAT, ComputeOptions, DataOptions, SourceOptions, TriggerOptions, to_plain
-from rnp_jax.evaluation.measure import measure_variants
 from rnp_jax.evaluation.metrics import Metrics
 
 
@@ -49,15 +48,8 @@ def run(options: EvaluateOptions) -> Metrics:
     model = open_model(options.checkpoint, options.source, options.compute)
     test = open_data(model, options.images, "test")
     trigger = open_trigger(model, options.trigger, test)
-    (measured,) = measure_variants(
-        model.network,
-        model.variables,
-        [masks.filters(model.variables["masks"])],
-        test.batch,
-        None if trigger is None else trigger.test,
-        None if trigger is None else trigger.goal.one_target,
-        options.compute.batch_size,
-    )
+    sets = evaluation_sets(model, test, trigger)
+    (measured,) = sets.measure(model, model.variables, batch_size=options.compute.batch_size)
     Console(highlight=False).print(metrics_table({model.checkpoint.path.name: measured.metrics}))
     if options.out is not None:
         document = {

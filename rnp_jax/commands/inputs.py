@@ -1,5 +1,6 @@
 """What several commands begin with: a model, its images, its trigger."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -11,11 +12,22 @@ import pydantic
 from jaxtyping import Int
 
 from rnp_jax.attacks import Attack, Goal, Params, TriggeredSet, get_attack, load_artefact, trigger_test_set
-from rnp_jax.card import TRIGGER_SUFFIX, beside
+from rnp_jax.card import TRIGGER_SUFFIX, ExtractorCard, beside
 from rnp_jax.checkpoints import Model, load_model
-from rnp_jax.config import ComputeOptions, DataOptions, SourceOptions, TriggerOptions
-from rnp_jax.data import Dataset, load, parse_normalization, validate
+from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, TriggerOptions
+from rnp_jax.data import (
+    NORMALIZATIONS,
+    Dataset,
+    check_overlap,
+    holdout_split,
+    load,
+    parse_normalization,
+    sample_defense_set,
+    validate,
+)
 from rnp_jax.errors import ConfigError, DataError
+from rnp_jax.extractors import Extractor, feature_set, open_extractor
+from rnp_jax.types import Batch
 
 TRIGGER_SEED = 0  # of the few triggers that draw something per image
 
@@ -29,19 +41,63 @@ class Trigger:
     test: TriggeredSet
 
 
-def open_model(path: str, source: SourceOptions, compute: ComputeOptions) -> Model:
-    """The model, as the options say, and for images of its card's size where they leave that open."""
+@dataclass(frozen=True, eq=False)
+class Suspect(Model):
+    """A model and, for a head on features, the frozen extractor that its inputs come from."""
+
+    extractor: Extractor | None = None
+
+    def read(self, batch: Batch) -> Batch:
+        """Images as the network reads them: themselves, or their features."""
+        return batch if self.extractor is None else feature_set(self.extractor, batch)
+
+
+def open_model(path: str, source: SourceOptions, compute: ComputeOptions) -> Suspect:
+    """The model, as the options say, and for images of its card's size where they leave that open.
+
+    Raises:
+      CheckpointError, ArchitectureError, DataError: it, or its extractor, cannot be used.
+    """
+    extractor = None if source.extractor is None else open_extractor(source.extractor)
+    arguments = source_arguments(source)
+    normalization = None if source.normalization is None else parse_normalization(source.normalization)
+    if extractor is not None:  # what it gives is all that a head's card would say
+        arguments["image_shape"] = arguments["image_shape"] or (1, 1, extractor.dim)
+        normalization = normalization or NORMALIZATIONS["identity"]
     model = load_model(
-        path,
-        normalization=None if source.normalization is None else parse_normalization(source.normalization),
-        placement=compute.placement,
-        precision=compute.precision,
-        **source_arguments(source),
+        path, normalization=normalization, placement=compute.placement, precision=compute.precision, **arguments
     )
-    if source.image_shape is not None or model.card is None:
-        return model
-    architecture = replace(model.network.architecture, image_shape=model.card.architecture.image_shape)
-    return replace(model, network=replace(model.network, architecture=architecture))
+    if model.card is not None and model.card.extractor is not None:
+        extractor = _open_carded(model, model.card.extractor) if extractor is None else extractor
+        _check_same(extractor, model.card.extractor)
+    reads = math.prod(model.network.architecture.image_shape)
+    if extractor is not None and extractor.dim != reads:
+        raise DataError(f"{extractor.name} gives {extractor.dim} features, but {path} reads {reads}")
+    return Suspect(**{each.name: getattr(model, each.name) for each in fields(model)}, extractor=extractor)
+
+
+def _open_carded(model: Model, card: ExtractorCard) -> Extractor:
+    path = model.checkpoint.path.parent / card.path
+    if not path.exists():
+        raise DataError(
+            f"{path} is not there, the extractor {card.name} that {model.checkpoint.path} was trained on; "
+            "put it there, or give its path with --extractor"
+        )
+    return open_extractor(path)
+
+
+def _check_same(extractor: Extractor, card: ExtractorCard) -> None:
+    found = extractor.provenance.get("sha256")
+    if found != card.sha256:
+        raise DataError(
+            f"{extractor.provenance.get('path')} has sha256 {found}, but the head was trained on features of "
+            f"{card.name}, sha256 {card.sha256}; give that extractor's path with --extractor"
+        )
+
+
+def read_features(extractor: Extractor, images: np.ndarray) -> np.ndarray:
+    """Features as a head reads them, float32 [N, 1, 1, D]."""
+    return extractor(images)[:, None, None]
 
 
 def source_arguments(source: SourceOptions) -> dict[str, Any]:
@@ -54,23 +110,51 @@ def source_arguments(source: SourceOptions) -> dict[str, Any]:
     }
 
 
-def open_data(model: Model, options: DataOptions, split: Literal["train", "test"]) -> Dataset:
+def open_data(model: Suspect, options: DataOptions, split: Literal["train", "test"]) -> Dataset:
     """One part of the data, checked against the model.
 
     Raises:
       ConfigError: neither the options nor a card name the data.
       DataError: the images do not fit the model.
     """
-    name = options.data or (model.card.data if model.card else None)
-    if name is None:
-        raise ConfigError("no data: give --data, such as cifar10, digits, or a folder of images")
     architecture = model.network.architecture
-    size = architecture.image_shape[:2] if options.data is None and options.image_size is None else options.image_size
-    data = load(name, split=split, data_dir=options.data_dir, image_size=size)
-    validate(data, num_classes=architecture.num_classes, image_shape=architecture.image_shape)
+    shape = None if model.extractor is not None else architecture.image_shape  # an extractor takes images of any size
+    carded = options.data is None and model.card is not None
+    size = shape[:2] if shape is not None and carded and options.image_size is None else None
+    data = load_images(replace(options, data=model.card.data) if carded and model.card else options, split, size)
+    validate(data, num_classes=architecture.num_classes, image_shape=shape)
+    return data
+
+
+def load_images(options: DataOptions, split: Literal["train", "test"], size: tuple[int, int] | None = None) -> Dataset:
+    """One part of the data that the options name; ``size`` is what its images are brought to unless they say it.
+
+    Raises:
+      ConfigError: they name none.
+      DataError: it cannot be read.
+    """
+    if options.data is None:
+        raise ConfigError("no data: give --data, such as cifar10, digits, or a folder of images")
+    data = load(options.data, split=split, data_dir=options.data_dir, image_size=options.image_size or size)
     if split == "test" and options.test_images is not None and options.test_images < len(data):
         data = data.subset(draw_evenly(data.labels, options.test_images))
     return data
+
+
+def open_images(model: Suspect, images: DataOptions, defense: DefenseSetOptions) -> tuple[Batch, Batch | None, Dataset]:
+    """The clean images a defender has, those of them held out to choose by (None without), and the test images.
+
+    Raises:
+      ConfigError: neither the options nor a card name the data.
+      DataError: the images do not fit the model, are too few, or are test images.
+    """
+    train, test = (open_data(model, images, split) for split in ("train", "test"))
+    drawn, _ = sample_defense_set(train, defense.size, seed=defense.seed, stratified=defense.stratified)
+    check_overlap(drawn, test)
+    if defense.holdout == 0:
+        return drawn, None, test
+    data, holdout = holdout_split(drawn, defense.holdout, defense.seed)
+    return data, holdout, test
 
 
 def draw_evenly(labels: Int[np.ndarray, "N"], count: int) -> Int[np.ndarray, "n"]:
@@ -82,7 +166,7 @@ def draw_evenly(labels: Int[np.ndarray, "N"], count: int) -> Int[np.ndarray, "n"
     return np.sort(np.argsort(rank, kind="stable")[:count])
 
 
-def open_trigger(model: Model, options: TriggerOptions, test: Dataset) -> Trigger | None:
+def open_trigger(model: Suspect, options: TriggerOptions, test: Dataset) -> Trigger | None:
     """The trigger on the test images; None where it is not known.
 
     Raises:
@@ -99,7 +183,7 @@ def open_trigger(model: Model, options: TriggerOptions, test: Dataset) -> Trigge
             )
         if not carded:
             return None
-    shape = model.network.architecture.image_shape
+    shape = test.image_shape
     num_classes = model.network.architecture.num_classes
     artefact = options.artefact
     if carded:

@@ -10,12 +10,13 @@ import numpy as np
 from rnp_jax import masks
 from rnp_jax.attacks import describe
 from rnp_jax.checkpoints import Model
-from rnp_jax.commands.inputs import Trigger
+from rnp_jax.commands.inputs import Suspect, Trigger
 from rnp_jax.commands.versions import device_name, package_versions
 from rnp_jax.config import to_plain
 from rnp_jax.data import Dataset
 from rnp_jax.defenses import Pruned
 from rnp_jax.evaluation import metrics as evaluation
+from rnp_jax.extractors import Extractor
 from rnp_jax.models import count_parameters
 from rnp_jax.report import schema
 from rnp_jax.types import Batch
@@ -23,13 +24,16 @@ from rnp_jax.types import Batch
 REMOVED = 0.1
 """ASR at or below which a backdoor is called removed: what chance gives on ten classes."""
 
+ORACLE_BUDGET = 0.03
+"""ACC that the oracle's operating point may cost."""
+
 COSTLY = 0.05
 """ACC that may be lost before the verdict calls it a cost."""
 
 
 def describe_run(
     options: Any,
-    model: Model,
+    model: Suspect,
     data: Batch,
     holdout: Batch | None,
     test: Dataset,
@@ -61,12 +65,14 @@ def describe_run(
             std=model.network.std,
         ),
         attack=None if trigger is None else _attack(trigger),
-        method="rnp",
+        method=options.method,
+        kind=defended.kind,
         config=to_plain(options),
         before=_metrics(before),
         after=_metrics(after, evaluation.defense_effectiveness(before, after)),
+        features=None if model.extractor is None else _features(model.extractor),
         choice=_choice(options, defended),
-        oracle=find_oracle(sweeps, options.rnp.prune.accuracy_budget),
+        oracle=find_oracle(sweeps, ORACLE_BUDGET),
         sweeps=sweeps,
         phases=_phases(options, defended),
         pruned_filters=_pruned(model, defended),
@@ -134,34 +140,52 @@ def _metrics(metrics: evaluation.Metrics, der: float | None = None) -> schema.Me
     )
 
 
+def ranking_of(options: Any) -> str:
+    """What the order of pruning is called."""
+    return options.rnp.prune.ranking if options.method == "rnp" else options.method
+
+
 def _choice(options: Any, defended: Pruned) -> schema.Choice:
-    config = options.rnp.prune
-    asked = config.threshold is not None or config.number is not None
+    own = options.rnp.prune if options.method == "rnp" else None
+    before = as_proportion(defended.choice.before)
+    budget = getattr(getattr(getattr(options, options.method), "prune", None), "accuracy_budget", None)
     return schema.Choice(
         rule=defended.choice.rule,
-        ranking=config.ranking,
-        threshold=config.threshold,
+        ranking=ranking_of(options),
+        threshold=None if own is None else own.threshold,
         pruned=defended.choice.count,
-        holdout_acc_before=as_proportion(defended.choice.before),
+        holdout_acc_before=before,
         holdout_acc_after=as_proportion(defended.choice.after),
-        budget=None if asked else config.accuracy_budget,
+        budget=None if before is None else budget,
+    )
+
+
+def _features(extractor: Extractor) -> schema.FeatureInfo:
+    return schema.FeatureInfo(
+        extractor=extractor.name,
+        dim=extractor.dim,
+        sha256=extractor.provenance.get("sha256"),  # pyright: ignore[reportArgumentType]
+        provenance=", ".join(f"{key} {value}" for key, value in extractor.provenance.items() if key != "sha256"),
+        caution=extractor.caution or "",
     )
 
 
 def _phases(options: Any, defended: Pruned) -> tuple[schema.Phase, ...]:
-    stop = options.rnp.unlearn.stop_accuracy
-    epochs = len(defended.history["unlearn"]["loss"])
-    reached = defended.history["unlearn"]["accuracy"][-1] <= stop
-    verb = "reached" if reached else "did not reach"
-    stopped = {
-        "unlearn": f"{verb} the stop accuracy {stop:g} after {epochs} epochs",
-        "recover": f"ran its {len(defended.history['recover']['loss'])} epochs",
-    }
+    def stopped(name: str, rows: Mapping[str, np.ndarray]) -> str:
+        epochs = len(rows["loss"])
+        if name != "unlearn":
+            return f"ran its {epochs} epochs"
+        stop = options.rnp.unlearn.stop_accuracy
+        verb = "reached" if rows["accuracy"][-1] <= stop else "did not reach"
+        return f"{verb} the stop accuracy {stop:g} after {epochs} epochs"
+
     return tuple(
         schema.Phase(
             name=name,
-            series={series: tuple(float(value) for value in rows[series]) for series in ("loss", "accuracy")},
-            stopped=stopped[name],
+            series={
+                series: tuple(float(value) for value in values) for series, values in rows.items() if values.ndim == 1
+            },
+            stopped=stopped(name, rows),
         )
         for name, rows in defended.history.items()
     )
@@ -174,8 +198,8 @@ def _pruned(model: Model, defended: Pruned) -> tuple[schema.PrunedFilter, ...]:
         schema.PrunedFilter(
             layer=places[position][0],
             index=places[position][1],
-            mask=float(candidates.values[i]),
             damage=None if np.isnan(candidates.damage[i]) else float(candidates.damage[i]),
+            **{defended.kind: float(candidates.values[i])},
         )
         for i, position in enumerate(candidates.order[:count])
     )

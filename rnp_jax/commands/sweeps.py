@@ -5,61 +5,48 @@ from collections.abc import Sequence
 import numpy as np
 
 from rnp_jax import masks
-from rnp_jax.attacks import TriggeredSet
-from rnp_jax.checkpoints import Model
-from rnp_jax.commands.inputs import Trigger, draw_evenly
+from rnp_jax.commands.inputs import Suspect
+from rnp_jax.commands.judging import EvaluationSets
 from rnp_jax.commands.result import as_proportion
-from rnp_jax.data import Dataset
-from rnp_jax.defenses import PruneConfig, Pruned
+from rnp_jax.defenses import Pruned
 from rnp_jax.defenses.prune import THRESHOLDS, rank
 from rnp_jax.defenses.result import Candidates
-from rnp_jax.evaluation.measure import Measured, measure_variants
+from rnp_jax.evaluation.measure import Measured
 from rnp_jax.evaluation.metrics import share
 from rnp_jax.evaluation.predict import predict_variants
 from rnp_jax.report.schema import Sweep, SweepPoint
-from rnp_jax.types import Batch
+from rnp_jax.types import Batch, Variables
 
 _POINTS = 20  # of a ranking that has no thresholds
 
 
 def measure_sweeps(
-    model: Model,
-    defended: Pruned,
-    holdout: Batch | None,
-    test: Dataset,
-    trigger: Trigger | None,
-    images: int,
-    config: PruneConfig,
+    model: Suspect, defended: Pruned, holdout: Batch | None, sets: EvaluationSets, images: int, ranking: str
 ) -> tuple[Sweep, ...]:
-    """The release's ranking at its thresholds, and the configured one around the chosen number.
+    """The defense's ranking around the chosen number; for RNP, the release's at its thresholds too.
 
     Measured on at most ``images`` clean and as many triggered test images, each evenly from the classes.
     """
     if images <= 0:
         return ()
-    part = test.subset(draw_evenly(test.labels, images))
-    triggered = None
-    if trigger is not None:
-        chosen = draw_evenly(trigger.test.labels, images)
-        triggered = TriggeredSet(*(values[chosen] for values in trigger.test))
-    release = rank("release", defended.values, defended.history["recover"]["masks"])
-    rows: dict[str, list[tuple[float | None, int]]] = {
-        "release": [(float(t), release.count_at(float(t))) for t in THRESHOLDS]
-    }
-    orders = {"release": release}
-    if config.ranking != "release":
-        total, chosen = len(defended.candidates.order), defended.choice.count
-        reach = min(total, max(2 * chosen, release.count_at(0.0), _POINTS))
-        counts = sorted({*(round(x) for x in np.linspace(0, reach, _POINTS)), chosen})
-        rows[config.ranking] = [(None, count) for count in counts]
-        orders[config.ranking] = defended.candidates
+    part, variables = sets.part(images), masks.bake(model.variables, model.network.placement)
+    rows: dict[str, list[tuple[float | None, int]]] = {}
+    orders, chosen = {}, defended.choice.count
+    reach = max(2 * chosen, _POINTS)
+    if "recover" in defended.history:
+        release = rank("release", defended.values, defended.history["recover"]["masks"])
+        rows["release"] = [(float(t), release.count_at(float(t))) for t in THRESHOLDS]
+        orders["release"] = release
+        reach = max(reach, release.count_at(0.0))
+    if ranking not in rows:
+        counts = np.linspace(0, min(len(defended.candidates.order), reach), _POINTS)
+        rows[ranking] = [(None, count) for count in sorted({*(round(x) for x in counts), chosen})]
+        orders[ranking] = defended.candidates
 
     def sweep(ranking: str) -> Sweep:
-        counts = [count for _, count in rows[ranking]]
-        variants = _variants(defended, orders[ranking], counts)
-        target = None if trigger is None else trigger.goal.one_target
-        measured = measure_variants(model.network, defended.variables, variants, part.batch, triggered, target)
-        held = None if holdout is None else predict_variants(model.network, defended.variables, variants, holdout)
+        variants = _variants(variables, orders[ranking], [count for _, count in rows[ranking]])
+        measured = part.measure(model, variables, variants)
+        held = None if holdout is None else predict_variants(model.network, variables, variants, holdout)
         points = []
         for i, (threshold, count) in enumerate(rows[ranking]):
             right = None if held is None or holdout is None else share(held.labels[i] == holdout.labels)
@@ -70,8 +57,8 @@ def measure_sweeps(
     return tuple(sweep(ranking) for ranking in rows)
 
 
-def _variants(defended: Pruned, candidates: Candidates, counts: Sequence[int]) -> list[masks.Filters]:
-    like = masks.filters(defended.variables["masks"])
+def _variants(variables: Variables, candidates: Candidates, counts: Sequence[int]) -> list[masks.Filters]:
+    like = masks.filters(variables["masks"])
     return [masks.keep(like, candidates.order[:count]) for count in counts]
 
 

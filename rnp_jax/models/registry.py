@@ -152,6 +152,19 @@ def _init(module: Chain, image_shape: tuple[int, int, int], key: jax.Array) -> V
     return {"batch_stats": {}, **module.init(key, jnp.zeros((1, *image_shape), jnp.float32))}
 
 
+def mlp_head(dim: int, units: tuple[int, ...], num_classes: int, precision: Precision = "float32") -> Network:
+    """A classifier of features [B, 1, 1, D]: hidden layers of so many units, keys as torch's Sequential numbers them.
+
+    Raises:
+      ConfigError: a size below 1.
+    """
+    if dim < 1 or any(size < 1 for size in units):
+        raise ConfigError(f"head of {list(units)} hidden units on {dim} features: expected sizes of 1 or more")
+    layers = tuple((str(2 * i), size) for i, size in enumerate((*units, num_classes)))
+    architecture = Architecture("mlp", num_classes, 0, layers, (1, 1, dim))
+    return Network(architecture, (0.0,) * dim, (1.0,) * dim, "unit", precision)
+
+
 def count_parameters(variables: Variables) -> int:
     """Number of trainable scalars."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))

@@ -71,13 +71,16 @@ def train_backdoored(
     poison: PoisonConfig,
     *,
     augment: Augment | None = None,
+    read: Callable[[np.ndarray], np.ndarray] | None = None,
     progress: Callable[[int, dict[str, float]], None] | None = None,
     state: TrainState | None = None,
     save: Callable[[TrainState], None] | None = None,
 ) -> Backdoored:
     """Trains ``network`` from scratch on ``data`` poisoned by ``attack`` (None: clean).
 
-    Static attacks poison the set once, before augmentation; WaNet poisons every batch, as its authors do.
+    Static attacks poison the set once, before augmentation; WaNet poisons every batch, as its authors do. With
+    ``read``, which turns the images into what ``network`` reads (features of a frozen extractor), every attack poisons
+    once, WaNet with as many noise images as its ratio asks for.
 
     Raises:
       ConfigError, DataError: rates, targets and labels that do not fit.
@@ -87,8 +90,9 @@ def train_backdoored(
     params: Params = {}
     plan, joint = None, None
     if attack is not None:
-        params = attack.init(network.architecture.image_shape)
-    if isinstance(attack, WaNet):
+        height, width, channels = data.images.shape[1:]
+        params = attack.init((height, width, channels))
+    if isinstance(attack, WaNet) and read is None:
         joint = _JointPoison(attack, goal, poison.rate)
     elif attack is not None:
         plan = draw_plan(
@@ -98,8 +102,11 @@ def train_backdoored(
             seed=seed,
             clean_label=attack.clean_label,
             variant=poison.variant,
+            cover_rate=attack.noise_ratio * poison.rate if isinstance(attack, WaNet) else 0.0,
         )
         data = poison_training_set(data.images, data.labels, plan, attack, params, poison_key)
+    if read is not None:
+        data = Batch(read(data.images), data.labels)
     trained, history = train(
         network,
         variables,

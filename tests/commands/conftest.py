@@ -7,8 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from rnp_jax import masks
+from rnp_jax.attacks import BadNets, Goal
+from rnp_jax.card import CARD_SUFFIX, beside, write_card
+from rnp_jax.checkpoints import save_variables
 from rnp_jax.cli import main
+from rnp_jax.commands.cards import describe_model
+from rnp_jax.commands.training_set import describe_attack
+from rnp_jax.data import load
+from rnp_jax.evaluation.measure import measure_variants
+from rnp_jax.models import Architecture, Network
 from rnp_jax.report.schema import Result, read_result
+from rnp_jax.training.backdoor import PoisonConfig, train_backdoored
+from rnp_jax.training.supervised import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINT = ROOT / "checkpoints" / "digits_badnets.pt"
@@ -75,3 +86,75 @@ def attacked(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("attack") / "victim.pt"
     assert main(["attack", "badnets", "--out", str(path), *ATTACK, "--target", "3"]) == 0
     return path
+
+
+SMALL = ("--test-images", "100", "--batch-size", "20")
+
+HEAD = (
+    *("--data", "digits", "--head", "16", "12", "--train.epochs", "3", "--train.batch-size", "64"),
+    *("--train.learning-rate", "0.05", *SMALL),
+)
+
+
+@pytest.fixture(scope="session")
+def head(tmp_path_factory) -> Path:
+    """A head that ``attack badnets`` trained on features of the bundled BadNets checkpoint, which lies beside it."""
+    folder = tmp_path_factory.mktemp("head")
+    path = folder / "head.pt"
+    extractor = copy_checkpoint(folder)
+    assert main(["attack", "badnets", "--out", str(path), "--extractor", str(extractor), *HEAD]) == 0
+    return path
+
+
+SIMCLR = (
+    *("--data", "digits", "--normalization", "digits", "--image-size", "16", "--width", "4"),
+    *("--simclr.epochs", "2", "--simclr.batch-size", "256", "--views.no-flip", "--probe.epochs", "2"),
+    *("--test-images", "100", "--batch-size", "20"),
+)
+
+
+@pytest.fixture(scope="session")
+def extracted(tmp_path_factory) -> Path:
+    """An extractor that ``simclr badnets`` trained for two epochs."""
+    path = tmp_path_factory.mktemp("simclr") / "extractor.pt"
+    assert main(["simclr", "badnets", "--out", str(path), *SIMCLR, "--target", "3"]) == 0
+    return path
+
+
+HID = (
+    *("--method", "hid", "--seed", "1", "--test-images", "100", "--batch-size", "20", "--augmentation.no-flip"),
+    *("--hid.head", "24", "20", "--hid.config.rounds", "2", "--hid.views.no-flip", "--hid.views.grayscale", "0"),
+    *("--hid.config.simclr.epochs", "2", "--hid.config.simclr.learning-rate", "0.05"),
+    *("--hid.config.head.epochs", "3", "--hid.config.head.learning-rate", "0.005"),
+    *("--hid.config.mixmatch.epochs", "2", "--hid.config.mixmatch.learning-rate", "0.002"),
+    *("--hid.config.prune.threshold.rule", "number", "--hid.config.prune.threshold.number", "2"),
+)
+
+
+@pytest.fixture(scope="session")
+def small_victim(tmp_path_factory) -> Path:
+    """A backdoored perceptron on digits of 8 x 8 pixels, with its card."""
+    path = tmp_path_factory.mktemp("small") / "small.pt"
+    architecture = Architecture("mlp", 10, 0, (("0", 20), ("2", 16), ("4", 10)), (8, 8, 3))
+    network = Network(architecture, (0.3,) * 3, (0.3,) * 3)
+    data, test = load("digits", image_size=8), load("digits", split="test", image_size=8)
+    attack, goal, poison = BadNets(variant="square"), Goal(num_classes=10, target=3), PoisonConfig(rate=0.1)
+    config = TrainConfig(epochs=4, batch_size=64, learning_rate=0.05)
+    trained = train_backdoored(network, attack, goal, data.batch, 5, config, poison)
+    assert trained.plan is not None
+    save_variables(path, network, trained.variables)
+    (measured,) = measure_variants(network, trained.variables, [masks.filters(trained.variables["masks"])], test.batch)
+    card = describe_model(
+        path, network, data="digits", train_images=len(data), extractor=None, training={}, augmentation={}, seed=5,
+        attack=describe_attack(attack, goal, poison, trained.plan), metrics=measured.metrics,
+    )  # fmt: skip
+    write_card(beside(path, CARD_SUFFIX), card)
+    return path
+
+
+@pytest.fixture(scope="session")
+def purified(small_victim, tmp_path_factory) -> Defended:
+    """The small victim's training set, purified in two rounds."""
+    folder = tmp_path_factory.mktemp("purify") / "out"
+    assert main(["defend", str(small_victim), *HID, "--out", str(folder)]) == 0
+    return Defended(small_victim, folder, read_result(folder / "result.json"))

@@ -14,8 +14,9 @@ from rnp_jax.card import read_card
 from rnp_jax.cli import main
 from rnp_jax.commands.run_log import EpochBars
 from rnp_jax.data import load
-from tests.commands.conftest import ATTACK
+from tests.commands.conftest import ATTACK, CHECKPOINT, HEAD
 from tests.networks import build
+from tests.oracle.models import mlp
 
 EVALUATE = ("--test-images", "100", "--batch-size", "20")
 
@@ -83,7 +84,7 @@ def interrupt_after_one_epoch(monkeypatch, path) -> int:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("rnp_jax.commands.attack.SAVE_EVERY", 0)
+        patch.setattr("rnp_jax.commands.saved_states.SAVE_EVERY", 0)
         patch.setattr(EpochBars, "__call__", show)
         return main(["attack", "badnets", "--out", str(path), *ATTACK, "--target", "3"])
 
@@ -118,9 +119,53 @@ def test_damaged_and_missing_states(tmp_path, monkeypatch, fails, capsys, attack
     assert path.read_bytes() == attacked.read_bytes()
 
 
+def test_a_head_is_a_torch_sequential_with_a_card_that_names_its_extractor(head):
+    value = torch.load(head, weights_only=True)
+    mlp([64, 16, 12, 10]).load_state_dict(value["state_dict"], strict=True)
+    card = card_of(head)
+    assert card.extractor is not None
+    assert (card.extractor.path, card.extractor.name, card.extractor.dim) == (CHECKPOINT.name, CHECKPOINT.stem, 64)
+    assert card.extractor.sha256 == hashlib.sha256(CHECKPOINT.read_bytes()).hexdigest()
+    assert (card.architecture.name, card.architecture.image_shape) == ("mlp", (1, 1, 64))
+    assert (set(card.normalization.mean), set(card.normalization.std)) == ({0.0}, {1.0})
+    assert card.augmentation == {}
+    assert card.attack is not None
+    assert card.attack.poisoned == 130
+    assert (value["clean_acc"], value["bad_acc"]) == (card.acc, card.asr)
+    assert card.acc > 0.5
+    assert card.asr is not None
+    assert card.asr > 0.9
+
+
+def test_a_head_backdoored_by_wanet_has_a_plan(head, tmp_path):
+    path = tmp_path / "wanet.pt"
+    extractor = head.with_name(CHECKPOINT.name)
+    assert main(["attack", "wanet", "--out", str(path), "--extractor", str(extractor), *HEAD]) == 0
+    card = card_of(path)
+    assert card.attack is not None
+    assert (card.attack.poisoned, len(card.attack.indices_sha256 or "")) == (130, 64)
+    assert card.extractor is not None
+    assert (path.parent / card.extractor.path).samefile(extractor)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (("--width", "8", "--augmentation.padding", "2"), "--width, --augmentation: not read with --extractor"),
+        (("--head", "0"), "head of [0] hidden units on 64 features"),
+        (("--extractor", "nowhere.pt"), "nowhere.pt: nothing is there; give a PyTorch checkpoint"),
+    ],
+)
+def test_options_that_do_not_fit_a_head(options, message, fails, tmp_path):
+    arguments = ("--data", "digits", "--extractor", CHECKPOINT, *options)
+    assert message in fails("attack", "badnets", "--out", tmp_path / "head.pt", *arguments)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("badnets", "--head", "8"), "--head: not read without --extractor"),
         (("badnet",), "attack 'badnet' is unknown; did you mean badnets?"),
         (("badnets", "--constants", "colour", "red"), "badnets has no constant colour; it has variant, size, margin"),
         (("none", "--constants", "size", "3"), "attack none has no constants"),

@@ -90,7 +90,7 @@ def test_masks_are_read_back(defended):
     model = load_model(defended.source)
     like = masks.filters(model.variables["masks"])
     tree, metadata = load_tree(defended.folder / "masks")
-    assert metadata == {"placement": "bn_scale"}
+    assert metadata == {"placement": "bn_scale", "method": "rnp"}
     text = masks.read_mask_values(defended.folder / "mask_values.txt", like)
     np.testing.assert_allclose(masks.flatten(text), masks.flatten(tree["recovered"]), rtol=0, atol=5.1e-5)
     places = masks.index(like)
@@ -187,6 +187,8 @@ def test_a_defender_s_own_images_and_a_trigger_by_name(write, tmp_path):
         (("--attack", "badnets", "--constants", "variant", "round"), "constant variant"),
         (("--constants", "variant", "square"), "--attack card leaves .*--constants.* unread"),
         (("--data", "digit"), "no data set, file or folder 'digit'; did you mean digits"),
+        (("--clp.threshold.u", "2"), "--method rnp leaves --clp.* unread"),
+        (("--hid.width", "4"), "--method rnp leaves --hid.* unread"),
     ],
 )
 def test_errors_come_before_the_work_and_leave_nothing_behind(options, message, fails, tmp_path):

@@ -5,9 +5,7 @@ import pytest
 
 from rnp_jax.card import read_card
 from rnp_jax.cli import main
-from tests.commands.conftest import CHECKPOINT
-
-SMALL = ("--test-images", "100", "--batch-size", "20")
+from tests.commands.conftest import CHECKPOINT, SMALL
 
 
 def test_the_json_document(tmp_path, capsys):
@@ -63,3 +61,12 @@ def test_files_that_are_no_checkpoints(fails, tmp_path):
 def test_another_file_s_trigger(fails, tmp_path):
     error = fails("evaluate", CHECKPOINT, "--artefact", CHECKPOINT.with_name("digits_wanet.trigger.npz"))
     assert "not this attack's artefact" in error
+
+
+def test_a_head_s_figures_are_its_card_s(head, tmp_path):
+    assert main(["evaluate", str(head), *SMALL, "--out", str(tmp_path / "f.json")]) == 0
+    document = json.loads((tmp_path / "f.json").read_text())
+    card = read_card(head, document["checkpoint"]["sha256"])
+    assert card is not None
+    assert [document["metrics"][name]["value"] for name in ("acc", "asr", "ra")] == [card.acc, card.asr, card.ra]
+    assert [document["metrics"][name]["total"] for name in ("acc", "asr", "ra")] == [100, 90, 90]

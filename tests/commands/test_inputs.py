@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -6,9 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rnp_jax.attacks import ATTACKS, BadNets, Blend, describe
-from rnp_jax.commands.inputs import choose_out, draw_evenly, make_attack, open_data, open_model, open_trigger
-from rnp_jax.config import ComputeOptions, DataOptions, SourceOptions, TriggerOptions
-from rnp_jax.errors import ConfigError, DataError
+from rnp_jax.commands.inputs import (
+    choose_out,
+    draw_evenly,
+    make_attack,
+    open_data,
+    open_images,
+    open_model,
+    open_trigger,
+    read_features,
+)
+from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, TriggerOptions
+from rnp_jax.errors import ArchitectureError, ConfigError, DataError
+from rnp_jax.types import Batch
 from tests.commands.conftest import CHECKPOINT
 
 
@@ -107,3 +118,79 @@ def test_all_to_all_counts_every_image(model):
     assert trigger.goal.one_target is None
     np.testing.assert_array_equal(trigger.test.wanted, (test.labels + 1) % 10)
     assert open_trigger(model, TriggerOptions(attack="none"), test) is None
+
+
+@pytest.mark.parametrize("holdout", [0.0, 0.25])
+def test_the_images_of_a_defender(model, holdout):
+    data, held, test = open_images(
+        model, DataOptions(test_images=30), DefenseSetOptions(size=40, holdout=holdout, seed=3)
+    )
+    parts = [data] if held is None else [data, held]
+    assert [len(part.labels) for part in parts] == ([40] if holdout == 0 else [30, 10])
+    assert np.bincount(np.concatenate([part.labels for part in parts])).tolist() == [4] * 10
+    assert len({image.tobytes() for part in parts for image in part.images} | {i.tobytes() for i in test.images}) == 70
+
+
+def test_a_head_reads_the_features_of_its_extractor(head):
+    model = open_model(str(head), SourceOptions(), ComputeOptions())
+    assert model.extractor is not None
+    assert (model.extractor.name, model.network.architecture.image_shape) == (CHECKPOINT.stem, (1, 1, 64))
+    test = open_data(model, DataOptions(test_images=20), "test")
+    assert test.images.shape == (20, 32, 32, 3)
+    read = model.read(test.batch)
+    np.testing.assert_array_equal(read.images, read_features(model.extractor, test.images))
+    np.testing.assert_array_equal(read.images[:, 0, 0], model.extractor(test.images))
+    np.testing.assert_array_equal(read.labels, test.labels)
+
+
+def test_a_network_reads_images_as_they_are(model):
+    batch = Batch(np.zeros((2, 32, 32, 3), np.uint8), np.zeros(2, np.int32))
+    assert model.extractor is None
+    assert model.read(batch) is batch
+
+
+def copy_head(head: Path, folder: Path) -> str:
+    for suffix in (".pt", ".card.json", ".trigger.npz"):
+        shutil.copy(head.with_suffix(suffix), folder)
+    return str(folder / head.name)
+
+
+def test_a_head_whose_extractor_is_not_there(head, tmp_path):
+    path = copy_head(head, tmp_path)
+    with pytest.raises(
+        DataError, match=r"digits_badnets\.pt is not there, the extractor digits_badnets that .* with --ex"
+    ):
+        open_model(path, SourceOptions(), ComputeOptions())
+    given = open_model(path, SourceOptions(extractor=str(CHECKPOINT)), ComputeOptions())
+    assert given.extractor is not None
+    assert given.network == open_model(str(head), SourceOptions(), ComputeOptions()).network
+
+
+@pytest.mark.parametrize("where", ["beside", "given"])
+def test_a_head_whose_extractor_is_another(where, head, tmp_path):
+    path, other = copy_head(head, tmp_path), CHECKPOINT.with_name("digits_clean.pt")
+    for suffix in (".pt", ".card.json"):
+        shutil.copy(other.with_suffix(suffix), (tmp_path / CHECKPOINT.name).with_suffix(suffix))
+    source = SourceOptions() if where == "beside" else SourceOptions(extractor=str(other))
+    with pytest.raises(DataError, match=r"sha256 [0-9a-f]{64}, but the head was trained on features of digits_badnets"):
+        open_model(path, source, ComputeOptions())
+
+
+def test_a_head_without_a_card_needs_its_extractor(head, tmp_path):
+    shutil.copy(head, tmp_path)
+    path = str(tmp_path / head.name)
+    with pytest.raises(ArchitectureError, match="vectors of 64 features; say which with image shape"):
+        open_model(path, SourceOptions(), ComputeOptions())
+    model = open_model(path, SourceOptions(extractor=str(CHECKPOINT)), ComputeOptions())
+    assert model.extractor is not None
+    assert model.card is None
+    with pytest.raises(ConfigError, match="no data: give --data"):
+        open_data(model, DataOptions(), "test")
+
+
+def test_an_extractor_of_another_width(head, attacked, tmp_path):
+    shutil.copy(head, tmp_path)  # no card: nothing says which extractor it needs
+    with pytest.raises((DataError, ArchitectureError), match="32"):
+        open_model(str(tmp_path / head.name), SourceOptions(extractor=str(attacked)), ComputeOptions())
+    with pytest.raises((DataError, ArchitectureError), match="64"):
+        open_model(str(CHECKPOINT), SourceOptions(extractor=str(CHECKPOINT)), ComputeOptions())

@@ -1,13 +1,15 @@
 """The sweeps of one finished run, against its masks as written to disk."""
 
+import jax
 import numpy as np
 import pytest
 
-from rnp_jax.commands.inputs import open_data, open_model, open_trigger
-from rnp_jax.commands.result import find_oracle
+from rnp_jax.commands.inputs import open_data, open_images, open_model, open_trigger
+from rnp_jax.commands.judging import evaluation_sets, read_sets
+from rnp_jax.commands.result import as_proportion, find_oracle
 from rnp_jax.commands.sweeps import measure_sweeps
-from rnp_jax.config import ComputeOptions, DataOptions, SourceOptions, TriggerOptions
-from rnp_jax.defenses import PruneConfig, Pruned
+from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, TriggerOptions
+from rnp_jax.defenses import ClpConfig, Pruned, ThresholdConfig, clp
 from rnp_jax.defenses.prune import THRESHOLDS
 from rnp_jax.defenses.result import Candidates, Choice
 from rnp_jax.evaluation.predict import predict
@@ -56,8 +58,9 @@ def test_images_are_drawn_evenly_where_classes_come_one_after_another():
     kept = filters(model.variables["masks"])
     choice = Choice(0, "none", None, None)
     defended = Pruned(model.variables, kept, "mask", none, choice, {"recover": {"masks": row[None]}}, {}, ())
-    (sweep,) = measure_sweeps(model, defended, None, test, trigger, 20, PruneConfig(ranking="release"))
-    assert measure_sweeps(model, defended, None, test, trigger, 0, PruneConfig()) == ()
+    sets = evaluation_sets(model, test, trigger)
+    (sweep,) = measure_sweeps(model, defended, None, sets, 20, "release")
+    assert measure_sweeps(model, defended, None, sets, 0, "release") == ()
     rows = [np.flatnonzero(test.labels == label)[:2] for label in range(10)]
     clean = test.subset(np.concatenate(rows))
     expected = predict(model.network, model.variables, clean.batch, 20).labels[0]
@@ -67,3 +70,23 @@ def test_images_are_drawn_evenly_where_classes_come_one_after_another():
         assert each.acc.count == (expected == clean.labels).sum()
         assert each.asr.count == 2  # the nines, which the backdoor calls zeros
         assert each.holdout_acc is None
+
+
+def test_a_ranking_without_masks_is_swept_by_number_alone(head):
+    """Scores have no thresholds; the points reach twice as far as the choice, and hold it."""
+    model = open_model(str(head), SourceOptions(), ComputeOptions())
+    data, holdout, test = open_images(model, DataOptions(test_images=30), DefenseSetOptions(size=20, holdout=0.5))
+    data, holdout, sets = read_sets(model, data, holdout, test, open_trigger(model, TriggerOptions(), test))
+    config = ClpConfig(ThresholdConfig("number", number=3))
+    pruned = clp(model.network, model.variables, data, jax.random.key(0), config, holdout=holdout)
+    (sweep,) = measure_sweeps(model, pruned, holdout, sets, 20, "clp")
+    counts = [point.pruned for point in sweep.points]
+    assert (sweep.ranking, counts[0], counts[-1]) == ("clp", 0, 20)
+    assert pruned.choice.count == 6
+    assert 6 in counts
+    chosen = sweep.points[counts.index(6)]
+    (measured,) = sets.part(20).measure(model, pruned.variables)
+    assert chosen.asr == as_proportion(measured.metrics.asr)
+    assert chosen.acc == as_proportion(measured.metrics.acc)
+    assert chosen.holdout_acc == as_proportion(pruned.choice.after)
+    assert {point.threshold for point in sweep.points} == {None}

@@ -13,9 +13,9 @@ from torch import nn
 from rnp_jax import masks
 from rnp_jax.checkpoints import from_state_dict
 from rnp_jax.errors import ConfigError
-from rnp_jax.models import ARCHITECTURES, Architecture, Network, count_parameters
+from rnp_jax.models import ARCHITECTURES, Architecture, Network, count_parameters, mlp_head
 from tests.networks import DEEP, SHALLOW, build, build_random, images_for, network_of, state_of, torch_input
-from tests.oracle.models import set_masks
+from tests.oracle.models import mlp, set_masks
 
 EVERY = [*SHALLOW, *(pytest.param(name, marks=pytest.mark.slow) for name in DEEP)]
 
@@ -217,3 +217,26 @@ def test_impossible_architectures(options, message):
 def test_impossible_normalisation(mean, std):
     with pytest.raises(ConfigError, match="expected 3 values each"):
         Network(Architecture("resnet18", 10), mean, std)
+
+
+@pytest.mark.parametrize("units", [(), (4,), (6, 4)])
+def test_a_head_is_what_torch_s_sequential_is(units):
+    network = mlp_head(5, units, 3)
+    module = mlp([5, *units, 3]).eval()
+    assert (network.architecture.image_shape, network.placement) == ((1, 1, 5), "unit")
+    variables = from_state_dict(network, state_of(module))
+    assert {name: len(mask) for name, mask in masks.filters(variables["masks"]).items()} == {
+        str(2 * i): size for i, size in enumerate(units)
+    }
+    features = np.random.default_rng(0).normal(size=(7, 1, 1, 5)).astype(np.float32)
+    with torch.no_grad():
+        expected = module(torch.from_numpy(features[:, 0, 0]))
+    np.testing.assert_allclose(logits_of(network, variables, features), expected, rtol=0, atol=1e-5)
+    assert mlp_head(5, units, 3) == network
+    assert mlp_head(5, units, 3, "bfloat16").precision == "bfloat16"
+
+
+@pytest.mark.parametrize(("dim", "units"), [(0, (4,)), (5, (4, 0)), (5, (-1,))])
+def test_impossible_heads(dim, units):
+    with pytest.raises(ConfigError, match=r"hidden units on .* features: expected sizes of 1 or more"):
+        mlp_head(dim, units, 3)

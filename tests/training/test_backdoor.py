@@ -4,15 +4,16 @@ import jax
 import numpy as np
 import pytest
 
-from rnp_jax.attacks import BadNets, Goal, WaNet, trigger_test_set
+from rnp_jax.attacks import BadNets, Goal, WaNet, draw_plan, poison_training_set, trigger_test_set
+from rnp_jax.attacks.poison import apply_attack
 from rnp_jax.data.digits import load_digits
 from rnp_jax.data.splits import Split
 from rnp_jax.errors import ConfigError
 from rnp_jax.evaluation.metrics import share
 from rnp_jax.evaluation.predict import predict
-from rnp_jax.models import Architecture, Network
+from rnp_jax.models import Architecture, Network, mlp_head
 from rnp_jax.training.backdoor import PoisonConfig, train_backdoored
-from rnp_jax.training.supervised import TrainConfig
+from rnp_jax.training.supervised import TrainConfig, train
 from rnp_jax.types import Batch
 
 GOAL = Goal(num_classes=10, target=3)
@@ -82,3 +83,52 @@ def test_the_seed_decides_everything():
 def test_an_impossible_rate():
     with pytest.raises(ConfigError, match="rate"):
         train_backdoored(MLP, BadNets(), GOAL, digits("train", (8, 8)), 0, SHORT, PoisonConfig(rate=1.5))
+
+
+HEAD = mlp_head(12, (16,), 10)
+
+
+def corners(images: np.ndarray) -> np.ndarray:
+    """Four corner pixels [N, 1, 1, 12], as shares: the features of a small extractor."""
+    chosen = images[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    return (chosen.reshape(len(images), 1, 1, -1) / 255).astype(np.float32)
+
+
+@pytest.mark.parametrize("attack", [None, BadNets(variant="square"), WaNet()])
+def test_features_are_read_from_the_images_poisoned_once(attack):
+    data, seen = digits("train", (8, 8)), []
+
+    def read(images: np.ndarray) -> np.ndarray:
+        seen.append(np.asarray(images))
+        return corners(seen[-1])
+
+    result = train_backdoored(HEAD, attack, GOAL, data, 0, SHORT, PoisonConfig(rate=0.1), read=read)
+    (images,) = seen
+    changed = np.flatnonzero((images != data.images).any((1, 2, 3)))
+    if attack is None:
+        assert result.plan is None
+        assert not changed.size
+        return
+    assert result.plan is not None
+    expected = draw_plan(data.labels, GOAL, rate=0.1, seed=0, cover_rate=0.2 if isinstance(attack, WaNet) else 0.0)
+    np.testing.assert_array_equal(result.plan.indices, expected.indices)
+    np.testing.assert_array_equal(result.plan.cover, expected.cover)
+    assert len(expected.cover) == (259 if isinstance(attack, WaNet) else 0)
+    assert set(changed) <= {*expected.indices, *expected.cover}
+    assert len(changed) > 0.9 * (len(expected.indices) + len(expected.cover))
+    triggered = apply_attack(attack, result.params, data.images[expected.indices], jax.random.key(0))
+    np.testing.assert_array_equal(images[expected.indices], triggered)
+
+
+def test_a_head_s_training_is_that_of_its_features_and_labels():
+    data = digits("train", (8, 8))
+    result = train_backdoored(HEAD, BadNets(variant="square"), GOAL, data, 0, SHORT, PoisonConfig(), read=corners)
+    assert result.plan is not None
+    poisoned = poison_training_set(
+        data.images, data.labels, result.plan, BadNets(variant="square"), result.params, jax.random.key(9)
+    )
+    init_key, _, train_key = jax.random.split(jax.random.key(0), 3)
+    features = Batch(corners(poisoned.images), poisoned.labels)
+    expected, history = train(HEAD, HEAD.init(init_key), features, train_key, SHORT)
+    assert all(map(np.array_equal, jax.tree.leaves(result.variables), jax.tree.leaves(expected)))
+    np.testing.assert_array_equal(result.history["loss"], history["loss"])

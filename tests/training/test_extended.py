@@ -7,7 +7,9 @@ from rnp_jax import masks
 from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.models import Architecture, Network
 from rnp_jax.training import extended
-from rnp_jax.training.extended import Extended, extract, feature_width, head_on, join, split
+from rnp_jax.training.extended import Extended, extract, feature_width, fit_probe, head_on, join, split
+from rnp_jax.training.supervised import TrainConfig, train
+from rnp_jax.types import Batch
 from tests.compiled import count_compiled
 
 IMAGE = (4, 2, 3)
@@ -92,3 +94,29 @@ def test_a_head_takes_as_many_features_as_there_are():
 def test_a_head_that_takes_images():
     with pytest.raises(ConfigError, match=r"\(4, 2, 3\), expected \(1, 1, D\)"):
         Extended(EXTRACTOR, EXTRACTOR)
+
+
+def test_a_linear_probe_is_the_last_layer_trained_on_frozen_features():
+    data = Batch(IMAGES, np.arange(11, dtype=np.int32) % 3)
+    config = TrainConfig(epochs=3, batch_size=5, learning_rate=0.1)
+    key = jax.random.key(2)
+    found, history = fit_probe(EXTRACTOR, PARTS[0], data, key, config)
+    linear = head_on(EXTRACTOR, 3, hidden=())
+    init_key, fit_key = jax.random.split(key)
+    features = extract(EXTRACTOR, PARTS[0], IMAGES)[:, None, None]
+    fitted, expected = train(linear, linear.init(init_key), Batch(features, data.labels), fit_key, config)
+    np.testing.assert_array_equal(history["loss"], expected["loss"])
+    np.testing.assert_allclose(
+        EXTRACTOR(found, jnp.asarray(IMAGES))[0], linear(fitted, jnp.asarray(features))[0], rtol=1e-5, atol=1e-6
+    )
+    for name, layer in PARTS[0]["params"].items():
+        same = [np.array_equal(layer[leaf], found["params"][name][leaf]) for leaf in layer]
+        assert all(same) == (name != "4")
+    assert {name: found[name] for name in ("batch_stats", "masks")} == {
+        name: PARTS[0][name] for name in ("batch_stats", "masks")
+    }
+
+
+def test_a_head_of_no_units():
+    with pytest.raises(ConfigError, match=r"\[0\] hidden units"):
+        head_on(EXTRACTOR, 3, hidden=(0,))

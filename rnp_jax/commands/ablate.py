@@ -1,0 +1,193 @@
+"""``rnp-jax ablate``: what Hölder pruning's settings change, on one checkpoint."""
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import product
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from rnp_jax import masks
+from rnp_jax.commands.inputs import choose_out, open_images, open_model, open_trigger
+from rnp_jax.commands.judging import read_sets
+from rnp_jax.commands.result import as_proportion
+from rnp_jax.commands.run_log import RunLog
+from rnp_jax.commands.versions import device_name, package_versions
+from rnp_jax.config import (
+    FLAT,
+    ComputeOptions,
+    DataOptions,
+    DefenseSetOptions,
+    SourceOptions,
+    TriggerOptions,
+    to_plain,
+    write_yaml,
+)
+from rnp_jax.defenses import HolderConfig, Pruned, ThresholdConfig, holder_scores
+from rnp_jax.defenses.probes import Norm
+from rnp_jax.defenses.scores import prune_by_score, scores_by_filter
+from rnp_jax.defenses.site_maps import Scope
+from rnp_jax.defenses.thresholds import Rule
+from rnp_jax.errors import ConfigError
+from rnp_jax.evaluation.metrics import Metrics
+from rnp_jax.models import Network
+from rnp_jax.report.ablation import Ablation, AblationCell, write_ablation
+from rnp_jax.report.schema import Versions
+from rnp_jax.types import Batch, Variables
+
+LAST = "ablation.md"
+"""The file written last, whose presence says that a run is finished."""
+
+
+@dataclass(frozen=True)
+class AblateOptions:
+    """Hölder pruning under every combination of its settings, on one checkpoint: a table and a heat map.
+
+    Writes into --out: ablation.md, .csv and .json, figures/ and config.yaml. With one radius the exponent multiplies
+    every score by one number and changes nothing; the rank correlation with alpha 1 shows it.
+
+    Attributes:
+      checkpoint: the PyTorch file, a whole network or a head on features.
+      out: output folder; by default runs/ablate-NAME.
+      alphas: exponents.
+      radii: sets of radii, each a list with commas between.
+      norms: 1, 2 or inf.
+      scopes: feature (what the network reads) or local (what the layer reads).
+      rules: threshold rules: std, mad, valley, mixture, budget.
+      holder: the settings of the scores that do not vary.
+      threshold: likewise of the rules; for the rule number, --threshold.rule number and --threshold.number say it.
+      source: how the file is read, and its normalisation.
+      images: clean images: those scored come from the training part, ACC from the test part.
+      defense: how many clean images the defender has.
+      trigger: the attack to measure, where it is known.
+      compute: precision and batches.
+    """
+
+    checkpoint: Annotated[str, tyro.conf.Positional]
+    out: str | None = None
+    alphas: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    radii: tuple[str, ...] = ("0.1", "0.05,0.1,0.2", "0.01,0.1,1")
+    norms: tuple[Norm, ...] = ("1", "2", "inf")
+    scopes: tuple[Scope, ...] = ("feature", "local")
+    rules: tuple[Rule, ...] = ("std", "mad", "valley", "mixture")
+    holder: HolderConfig = field(default_factory=HolderConfig)
+    threshold: ThresholdConfig = field(default_factory=ThresholdConfig)
+    source: Annotated[SourceOptions, FLAT] = field(default_factory=SourceOptions)
+    images: Annotated[DataOptions, FLAT] = field(default_factory=DataOptions)
+    defense: DefenseSetOptions = field(default_factory=DefenseSetOptions)
+    trigger: Annotated[TriggerOptions, FLAT] = field(default_factory=TriggerOptions)
+    compute: Annotated[ComputeOptions, FLAT] = field(default_factory=ComputeOptions)
+
+    def __post_init__(self):
+        if not (self.alphas and self.radii and self.norms and self.scopes and self.rules):
+            raise ConfigError("--alphas, --radii, --norms, --scopes and --rules: give one or more of each")
+        default = HolderConfig()
+        for name, varied in (("alpha", "alphas"), ("radii", "radii"), ("norm", "norms"), ("scope", "scopes")):
+            if getattr(self.holder, name) != getattr(default, name):
+                raise ConfigError(f"--holder.{name} is not read, for it is varied: give --{varied}")
+        if self.threshold.rule not in (ThresholdConfig().rule, "number"):
+            raise ConfigError("--threshold.rule is not read, for it is varied: give --rules")
+        if "budget" in self.rules and self.defense.holdout == 0:
+            raise ConfigError("--rules budget chooses by held-out images: give --defense.holdout above 0")
+
+
+def run(options: AblateOptions) -> Ablation:
+    """Scores once a combination of alpha, radii, norm and scope, prunes by every rule, measures, writes.
+
+    Raises:
+      RnpError: an unusable checkpoint, data set or option.
+    """
+    settings = [
+        replace(options.holder, alpha=alpha, radii=_radii(radii), norm=norm, scope=scope)
+        for scope, norm, radii, alpha in product(options.scopes, options.norms, options.radii, options.alphas)
+    ]
+    thresholds = [
+        replace(options.threshold, rule=rule, number=options.threshold.number if rule == "number" else None)
+        for rule in options.rules
+    ]
+    out = choose_out(options.out, options.checkpoint, "ablate", LAST)
+    log = RunLog()
+    log.say(f"{len(settings)} sets of scores, {len(thresholds)} rules each")
+    model = open_model(options.checkpoint, options.source, options.compute)
+    data, holdout, test = open_images(model, options.images, options.defense)
+    data, holdout, sets = read_sets(model, data, holdout, test, open_trigger(model, options.trigger, test))
+    variables = masks.bake(model.variables, model.network.placement)
+    measured: dict[tuple[int, ...], Metrics] = {}
+    reference: dict[HolderConfig, np.ndarray] = {}
+    cells = []
+    for number, config in enumerate(settings, 1):
+        scores, correlation = _score(model.network, variables, data, config, reference)
+        for threshold in thresholds:
+            pruned = prune_by_score(model.network, variables, scores, threshold, holdout=holdout)
+            units = tuple(sorted(pruned.candidates.order[: pruned.choice.count].tolist()))
+            if units not in measured:
+                (after,) = sets.measure(model, pruned.variables, batch_size=options.compute.batch_size)
+                measured[units] = after.metrics
+            cells.append(_cell(config, threshold.rule, pruned, measured[units], correlation))
+        log.say(
+            f"  {number}/{len(settings)}  {config.scope}, p = {config.norm}, {cells[-1].radii}, α = {config.alpha:g}"
+        )
+    ablation = Ablation(
+        created=datetime.now(UTC),
+        versions=Versions(**package_versions()),
+        device=device_name(),
+        config=to_plain(options),
+        reference="the same settings with alpha 1",
+        cells=tuple(cells),
+    )
+    write_yaml(out / "config.yaml", options)
+    table = write_ablation(out, ablation)
+    log.say(table.read_text("utf-8"))
+    log.say(f"{table}")
+    return ablation
+
+
+def _score(
+    network: Network,
+    variables: Variables,
+    data: Batch,
+    config: HolderConfig,
+    reference: dict[HolderConfig, np.ndarray],
+) -> tuple[dict[str, np.ndarray], float | None]:
+    """Scores by layer [F], and the correlation of their ranks with those of α = 1, which ``reference`` keeps."""
+    scores = scores_by_filter(network, variables, holder_scores(network, variables, data.images, config))
+    base = replace(config, alpha=1.0)
+    if base not in reference:
+        at_one = scores
+        if config != base:
+            at_one = scores_by_filter(network, variables, holder_scores(network, variables, data.images, base))
+        reference[base] = masks.flatten(at_one)
+    return scores, rank_correlation(masks.flatten(scores), reference[base])
+
+
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float | None:
+    """Spearman's: of the ranks, ties sharing their mean rank; None where either does not vary."""
+    from scipy.stats import rankdata
+
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return None
+    value = np.corrcoef(rankdata(first), rankdata(second))[0, 1]
+    return float(np.clip(value, -1, 1))
+
+
+def _radii(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--radii {text!r}: give numbers with commas between, such as 0.05,0.1,0.2") from error
+
+
+def _cell(config: HolderConfig, rule: str, pruned: Pruned, metrics: Metrics, correlation: float | None) -> AblationCell:
+    return AblationCell(
+        alpha=config.alpha,
+        radii=", ".join(f"{radius:g}" for radius in config.radii),
+        norm=config.norm,
+        scope=str(config.scope),
+        rule=rule,
+        acc=as_proportion(metrics.acc),
+        asr=as_proportion(metrics.asr),
+        ra=as_proportion(metrics.ra),
+        pruned=pruned.choice.count,
+        rank_correlation=correlation,
+    )

@@ -1,0 +1,67 @@
+"""What a defense is given and what it is judged on, as the network reads them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rnp_jax import masks
+from rnp_jax.attacks import TriggeredSet
+from rnp_jax.commands.inputs import Suspect, Trigger, draw_evenly, read_features
+from rnp_jax.data import Dataset
+from rnp_jax.evaluation.measure import Measured, measure_variants
+from rnp_jax.types import Batch, Variables
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationSets:
+    """Clean and triggered test images, or their features.
+
+    Attributes:
+      clean: every test image.
+      triggered: those with the trigger on; None where it is not known.
+      target: the one label the attacker wants; None without one.
+    """
+
+    clean: Batch
+    triggered: TriggeredSet | None
+    target: int | None
+
+    def part(self, count: int) -> "EvaluationSets":
+        """At most ``count`` clean and as many triggered images, each evenly from the classes."""
+        chosen = draw_evenly(self.clean.labels, count)
+        part = replace(self, clean=Batch(*(values[chosen] for values in self.clean)))
+        if self.triggered is None:
+            return part
+        chosen = draw_evenly(self.triggered.labels, count)
+        return replace(part, triggered=TriggeredSet(*(values[chosen] for values in self.triggered)))
+
+    def measure(
+        self,
+        model: Suspect,
+        variables: Variables,
+        variants: Sequence[masks.Filters] | None = None,
+        batch_size: int | None = None,
+    ) -> list[Measured]:
+        """Figures of each variant's filter masks; by default of the variables' own."""
+        variants = [masks.filters(variables["masks"])] if variants is None else variants
+        return measure_variants(model.network, variables, variants, self.clean, self.triggered, self.target, batch_size)
+
+
+def read_sets(
+    model: Suspect, data: Batch, holdout: Batch | None, test: Dataset, trigger: Trigger | None
+) -> tuple[Batch, Batch | None, EvaluationSets]:
+    """What the model reads of a defender's images, of those held out, and of the test images."""
+    held = None if holdout is None else model.read(holdout)
+    return model.read(data), held, evaluation_sets(model, test, trigger)
+
+
+def evaluation_sets(model: Suspect, test: Dataset, trigger: Trigger | None) -> EvaluationSets:
+    """What the model reads of the test images, features computed once."""
+    clean = Batch(*map(np.asarray, model.read(test.batch)))
+    if trigger is None:
+        return EvaluationSets(clean, None, None)
+    triggered = trigger.test
+    if model.extractor is not None:
+        triggered = triggered._replace(images=read_features(model.extractor, triggered.images))
+    return EvaluationSets(clean, triggered, trigger.goal.one_target)

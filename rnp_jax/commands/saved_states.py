@@ -1,0 +1,84 @@
+"""States of a long training on disk, so that an interrupted run goes on where it was."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from rnp_jax.errors import ConfigError
+from rnp_jax.store import load_tree, remove_tree, save_tree
+
+SAVE_EVERY = 60.0
+"""Seconds between two savings, at the end of an epoch."""
+
+State = TypeVar("State")
+
+
+class SavedStates:
+    """The states in one folder, each in a folder of its own named by the epochs it has seen.
+
+    A state is a named tuple of arrays with the fields ``epoch`` and ``key``; ``settings`` are those of the run, and a
+    state of other settings is refused.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any]):
+        self.folder = folder
+        self._settings = settings
+        self._saved = time.perf_counter()
+
+    def list(self) -> list[Path]:
+        """The saved states, ascending."""
+        return sorted(
+            (path for path in self.folder.glob("*") if path.name.isdecimal()), key=lambda path: int(path.name)
+        )
+
+    def save(self, state: Any) -> None:
+        """Saves, if ``SAVE_EVERY`` seconds have passed since it last did."""
+        if time.perf_counter() - self._saved < SAVE_EVERY:
+            return
+        leaves = jax.tree.leaves(state._replace(key=jax.random.key_data(state.key)))
+        earlier, path = self.list(), self.folder / str(state.epoch)
+        save_tree(path, {str(i): leaf for i, leaf in enumerate(leaves)}, self._settings, overwrite=True)
+        for old in earlier:  # removed last, so that a whole state is there whenever the run is killed
+            if old != path:
+                remove_tree(old)
+        self._saved = time.perf_counter()
+
+    def resume(self, wanted: bool, start: Callable[[], State], say: Callable[[str], None]) -> State | None:
+        """The last saved state if it is wanted and there; ``start`` gives one of its structure.
+
+        Raises:
+          ConfigError: it is of a run with other settings.
+          CheckpointError: it cannot be read.
+        """
+        if not wanted:
+            return None
+        if not (found := self.list()):
+            say(f"no state in {self.folder}: starting with the first epoch")
+            return None
+        state = self._load(found[-1], start())
+        say(f"going on after epoch {int(state.epoch)}")
+        return state
+
+    def _load(self, folder: Path, like: Any) -> Any:
+        tree, stored = load_tree(folder)
+        changed = sorted(name for name in self._settings if stored.get(name) != self._settings[name])
+        if changed:
+            raise ConfigError(
+                f"{folder} is the state of a run with other {', '.join(changed)}; use the same options, or remove it"
+            )
+        structure = jax.tree.structure(like._replace(key=jax.random.key_data(like.key)))
+        state = jax.tree.unflatten(structure, [jnp.asarray(tree[str(i)]) for i in range(structure.num_leaves)])
+        return state._replace(key=jax.random.wrap_key_data(state.key))
+
+    def tell(self, say: Callable[[str], None]) -> None:
+        """Says where the last state is, if there is one."""
+        if self.list():
+            say(f"the last saved state is in {self.folder}; --resume goes on from it")
+
+    def remove(self) -> None:
+        """Removes them all, once the run is finished."""
+        remove_tree(self.folder)

@@ -1,0 +1,215 @@
+"""``rnp-jax simclr``: a feature extractor trained without labels, with a linear probe on it as a classifier."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import jax
+import numpy as np
+import tyro
+
+from rnp_jax import masks
+from rnp_jax.atomic import open_atomic
+from rnp_jax.attacks import Attack, Goal, save_artefact, trigger_test_set
+from rnp_jax.card import CARD_SUFFIX, TRIGGER_SUFFIX, beside, write_card
+from rnp_jax.checkpoints import save_variables
+from rnp_jax.commands.cards import describe_model
+from rnp_jax.commands.inputs import TRIGGER_SEED, load_images
+from rnp_jax.commands.run_log import RunLog
+from rnp_jax.commands.saved_states import SavedStates
+from rnp_jax.commands.tables import metrics_table
+from rnp_jax.commands.training_set import TrainingSet, describe_attack, open_attack, poison_once
+from rnp_jax.config import FLAT, ComputeOptions, DataOptions, check_seed, to_plain
+from rnp_jax.data import Dataset, parse_normalization
+from rnp_jax.errors import ConfigError, DataError
+from rnp_jax.evaluation.measure import measure_variants
+from rnp_jax.evaluation.metrics import Metrics
+from rnp_jax.models import Architecture, Network
+from rnp_jax.models.registry import RESNETS
+from rnp_jax.training.backdoor import PoisonConfig
+from rnp_jax.training.extended import fit_probe
+from rnp_jax.training.simclr import SimclrConfig, pretrain, start
+from rnp_jax.training.supervised import TrainConfig
+from rnp_jax.training.views import Views
+from rnp_jax.types import Variables
+
+
+@dataclass(frozen=True)
+class SimclrOptions:
+    """Train a feature extractor by SimCLR, which reads no labels, and write it as a PyTorch checkpoint with its card.
+
+    Its last layer is a linear probe, trained on the frozen features with the labels, so the file is a classifier too.
+
+    Attributes:
+      out: the checkpoint to write; the card (.card.json), and with an attack the trigger (.trigger.npz), go beside it.
+      attack: none, for clean images; or badnets, blend, sig, sig_rnp, wanet: poisons the images as 'attack' does.
+      model: architecture.
+      width: channels of its first stage.
+      target: the label the attacker wants.
+      mapping: all_to_one, or all_to_all (class y becomes y + 1).
+      constants: the attack's, over its published ones, as NAME VALUE pairs.
+      normalization: name (cifar10_rnp, digits, ...) or 'm,m,m/s,s,s'.
+      images: the training and test images.
+      poison: poison rate, and how it is counted.
+      simclr: of the extractor's training.
+      views: what makes two views of an image differ.
+      probe: of the linear probe's training.
+      compute: precision.
+      seed: draws the initial weights, the poisoned images, the views and the batches.
+      resume: go on from the state that an interrupted run left.
+    """
+
+    out: str
+    attack: Annotated[str, tyro.conf.Positional] = "none"
+    model: str = "resnet18"
+    width: int = 64
+    target: int = 0
+    mapping: Literal["all_to_one", "all_to_all"] = "all_to_one"
+    constants: dict[str, str] = field(default_factory=dict)
+    normalization: str = "cifar10_rnp"
+    images: Annotated[DataOptions, FLAT] = field(default_factory=lambda: DataOptions(data="cifar10"))
+    poison: PoisonConfig = field(default_factory=PoisonConfig)
+    simclr: SimclrConfig = field(default_factory=SimclrConfig)
+    views: Views = field(default_factory=Views)
+    probe: TrainConfig = field(default_factory=TrainConfig)
+    compute: Annotated[ComputeOptions, FLAT] = field(default_factory=ComputeOptions)
+    seed: int = 0
+    resume: bool = False
+
+    def __post_init__(self):
+        check_seed("seed", self.seed)
+
+
+def run(options: SimclrOptions) -> Metrics:
+    """Trains, measures, writes; returns the probe's figures.
+
+    Raises:
+      ConfigError, DataError: options that do not fit together, or a checkpoint that exists.
+    """
+    out = Path(options.out)
+    for path in (out, beside(out, CARD_SUFFIX)):
+        if path.exists():
+            raise DataError(f"{path} exists already; choose another --out")
+    if options.model not in RESNETS:
+        raise ConfigError(f"--model {options.model}: this command trains {', '.join(RESNETS)}")
+    attack = open_attack(options.attack, options.constants)
+    train_set, test = (load_images(options.images, split) for split in ("train", "test"))
+    goal = Goal(num_classes=train_set.num_classes, target=options.target, mapping=options.mapping)
+    network = _network(options, train_set)
+    if len(train_set) < options.probe.batch_size:
+        raise ConfigError(
+            f"--probe.batch-size {options.probe.batch_size} exceeds the {len(train_set)} training images: choose a "
+            "smaller one"
+        )
+    untrusted = poison_once(attack, goal, train_set, options.seed, options.poison)
+    log = RunLog()
+    settings = {name: value for name, value in to_plain(options).items() if name not in ("resume", "out")}
+    states = SavedStates(beside(out, ".training"), settings)
+    variables = _train(options, network, untrusted, states, log)
+    metrics = _measure(options, network, variables, attack, goal, untrusted, test)
+    _write(options, network, variables, attack, goal, untrusted, metrics)
+    states.remove()
+    log.console.print(metrics_table({"linear probe": metrics}))
+    log.say(f"{out}")
+    return metrics
+
+
+def _network(options: SimclrOptions, data: Dataset) -> Network:
+    normalization = parse_normalization(options.normalization).for_channels(data.image_shape[-1])
+    architecture = Architecture(options.model, data.num_classes, options.width, image_shape=data.image_shape)
+    return Network(
+        architecture, normalization.mean, normalization.std, options.compute.placement, options.compute.precision
+    )
+
+
+def _train(
+    options: SimclrOptions, network: Network, untrusted: TrainingSet, states: SavedStates, log: RunLog
+) -> Variables:
+    """The extractor, and the probe as its last layer."""
+    key = jax.random.key(options.seed)
+    init_key, train_key = jax.random.split(key)
+    variables = network.init(init_key)
+    images = untrusted.data.images
+    state = states.resume(
+        options.resume, lambda: start(network, variables, train_key, options.simclr, len(images)), log.say
+    )
+    started = time.perf_counter()
+    try:
+        with log.epochs() as bars:
+            trained, _ = pretrain(
+                network,
+                variables,
+                images,
+                train_key,
+                options.simclr,
+                views=options.views,
+                progress=lambda epoch, figures: bars("simclr", epoch, options.simclr.epochs, figures),
+                state=state,
+                save=states.save,
+            )
+    except KeyboardInterrupt:
+        states.tell(log.say)
+        raise
+    log.say(f"trained in {time.perf_counter() - started:.0f} s; linear probe")
+    return fit_probe(network, trained, untrusted.data, jax.random.fold_in(key, 0), options.probe)[0]
+
+
+def _measure(
+    options: SimclrOptions,
+    network: Network,
+    variables: Variables,
+    attack: Attack | None,
+    goal: Goal,
+    untrusted: TrainingSet,
+    test: Dataset,
+) -> Metrics:
+    triggered = None
+    if attack is not None:
+        key = jax.random.key(TRIGGER_SEED)
+        triggered = trigger_test_set(test.images, test.labels, goal, attack, untrusted.params, key)
+    (measured,) = measure_variants(
+        network,
+        variables,
+        [masks.filters(variables["masks"])],
+        test.batch,
+        triggered,
+        goal.one_target if attack is not None else None,
+        options.compute.batch_size,
+    )
+    return measured.metrics
+
+
+def _write(
+    options: SimclrOptions,
+    network: Network,
+    variables: Variables,
+    attack: Attack | None,
+    goal: Goal,
+    untrusted: TrainingSet,
+    metrics: Metrics,
+) -> None:
+    """The trigger, the checkpoint, and last the card, whose presence says that the rest is whole."""
+    out = Path(options.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    poisoned = None
+    if attack is not None and untrusted.plan is not None:
+        poisoned = describe_attack(attack, goal, options.poison, untrusted.plan)
+        with open_atomic(beside(out, TRIGGER_SUFFIX)) as file:
+            save_artefact(file, untrusted.params)
+    asr = None if metrics.asr is None else metrics.asr.value
+    extra = {"epoch": options.simclr.epochs, "clean_acc": metrics.acc.value, "bad_acc": asr}
+    save_variables(out, network, variables, extra)
+    card = describe_model(
+        out,
+        network,
+        data=str(options.images.data),
+        train_images=len(np.asarray(untrusted.data.labels)),
+        attack=poisoned,
+        extractor=None,
+        training={"simclr": to_plain(options.simclr), "probe": to_plain(options.probe)},
+        augmentation=to_plain(options.views),
+        seed=options.seed,
+        metrics=metrics,
+    )
+    write_card(beside(out, CARD_SUFFIX), card)

@@ -1,0 +1,75 @@
+"""What a network is judged on, against predictions made by hand."""
+
+import numpy as np
+import pytest
+
+from rnp_jax import masks
+from rnp_jax.commands.inputs import open_images, open_model, open_trigger
+from rnp_jax.commands.judging import EvaluationSets, evaluation_sets, read_sets
+from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, TriggerOptions
+from rnp_jax.evaluation.predict import predict
+from rnp_jax.types import Batch
+
+
+@pytest.fixture(scope="module")
+def model(head):
+    return open_model(str(head), SourceOptions(), ComputeOptions())
+
+
+@pytest.fixture(scope="module")
+def images(model):
+    return open_images(model, DataOptions(test_images=100), DefenseSetOptions(size=20, holdout=0.5))
+
+
+@pytest.fixture(scope="module")
+def sets(model, images) -> EvaluationSets:
+    return evaluation_sets(model, images[2], open_trigger(model, TriggerOptions(), images[2]))
+
+
+def test_a_head_s_sets_are_features(model, images, sets):
+    data, holdout, test = images
+    trigger = open_trigger(model, TriggerOptions(), test)
+    read, held, judged = read_sets(model, data, holdout, test, trigger)
+    for found, source in ((read, data), (held, holdout), (judged.clean, test)):
+        np.testing.assert_array_equal(found.images[:, 0, 0], model.extractor(source.images))
+        np.testing.assert_array_equal(found.labels, source.labels)
+    assert judged.triggered is not None
+    np.testing.assert_array_equal(judged.triggered.images[:, 0, 0], model.extractor(trigger.test.images))
+    np.testing.assert_array_equal(judged.triggered.images, sets.triggered.images)
+    assert judged.target == 0
+
+
+def test_without_a_trigger(model, images):
+    _, held, judged = read_sets(model, images[0], None, images[2], None)
+    assert held is None
+    assert (judged.triggered, judged.target) == (None, None)
+    (measured,) = judged.measure(model, model.variables)
+    assert (measured.metrics.asr, measured.metrics.ra, measured.metrics.acc_without_target) == (None, None, None)
+    assert measured.metrics.acc.total == 100
+    assert judged.part(30).triggered is None
+
+
+def test_figures_are_shares_of_predictions(model, sets):
+    like = masks.filters(model.variables["masks"])
+    variants = [masks.ones(like), masks.keep(like, [0, 1, 2])]
+    for variant, measured in zip(variants, sets.measure(model, model.variables, variants), strict=True):
+        variables = masks.apply_filters(model.variables, variant)
+        clean = predict(model.network, variables, sets.clean).labels[0]
+        attacked = predict(model.network, variables, Batch(sets.triggered.images, sets.triggered.labels)).labels[0]
+        assert measured.metrics.acc.count == (clean == sets.clean.labels).sum()
+        assert measured.metrics.asr.count == (attacked == 0).sum()
+        assert measured.metrics.ra.count == (attacked == sets.triggered.labels).sum()
+        np.testing.assert_array_equal(measured.triggered, attacked)
+    (own,) = sets.measure(model, model.variables, batch_size=20)
+    assert own.metrics == sets.measure(model, model.variables, variants[:1])[0].metrics
+
+
+def test_a_part_is_even_over_the_classes(sets):
+    part = sets.part(27)
+    assert sorted(np.bincount(part.clean.labels, minlength=10).tolist()) == [2] * 3 + [3] * 7
+    assert np.bincount(part.triggered.labels, minlength=10).tolist() == [0] + [3] * 9
+    assert part.target == sets.target
+    for images, labels, wanted, index in zip(*part.triggered, strict=True):
+        place = sets.triggered.indices.tolist().index(index)
+        np.testing.assert_array_equal(images, sets.triggered.images[place])
+        assert (labels, wanted) == (sets.triggered.labels[place], 0)

@@ -1,0 +1,92 @@
+"""States of a training on disk."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnp_jax.commands import saved_states
+from rnp_jax.commands.saved_states import SavedStates
+from rnp_jax.errors import ConfigError
+
+
+class State(NamedTuple):
+    epoch: jax.Array
+    weights: dict[str, jax.Array]
+    key: jax.Array
+
+
+def state(epoch: int) -> State:
+    return State(jnp.int32(epoch), {"w": jnp.arange(3.0) * epoch}, jax.random.key(epoch))
+
+
+def start() -> State:
+    return state(0)
+
+
+@pytest.fixture
+def lines() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    monkeypatch.setattr(saved_states, "SAVE_EVERY", 0.0)
+
+
+def test_the_last_state_comes_back_whole(at_once, tmp_path, lines):
+    states = SavedStates(tmp_path / "run.training", {"seed": 1})
+    for epoch in (9, 10):
+        states.save(state(epoch))
+        assert [path.name for path in states.list()] == [str(epoch)]
+    found = SavedStates(tmp_path / "run.training", {"seed": 1}).resume(True, start, lines.append)
+    assert found is not None
+    assert lines == ["going on after epoch 10"]
+    expected = state(10)
+    assert int(found.epoch) == 10
+    np.testing.assert_array_equal(found.weights["w"], expected.weights["w"])
+    assert jax.random.key_data(found.key).tolist() == jax.random.key_data(expected.key).tolist()
+    jax.random.split(found.key)  # a key, not its numbers
+
+
+def test_states_are_listed_by_number_and_other_files_are_left_alone(tmp_path):
+    for name in ("10", "9", "notes", "9.orbax-checkpoint-tmp"):
+        (tmp_path / name).mkdir()
+    assert [path.name for path in SavedStates(tmp_path, {}).list()] == ["9", "10"]
+
+
+def test_nothing_is_saved_before_a_minute_has_passed(tmp_path, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(saved_states.time, "perf_counter", lambda: now)
+    states = SavedStates(tmp_path / "run.training", {})
+    now = 100.0 + saved_states.SAVE_EVERY - 1
+    states.save(state(1))
+    assert states.list() == []
+    now += 2
+    states.save(state(2))
+    states.save(state(3))
+    assert [path.name for path in states.list()] == ["2"]
+
+
+def test_nothing_to_go_on_from(tmp_path, lines):
+    states = SavedStates(tmp_path / "run.training", {})
+    assert states.resume(False, start, lines.append) is None
+    states.tell(lines.append)
+    assert lines == []
+    assert states.resume(True, start, lines.append) is None
+    assert lines == [f"no state in {tmp_path / 'run.training'}: starting with the first epoch"]
+    states.remove()
+
+
+def test_a_state_of_other_settings_is_refused(at_once, tmp_path, lines):
+    folder = tmp_path / "run.training"
+    states = SavedStates(folder, {"seed": 1, "rate": 0.1})
+    states.save(state(2))
+    states.tell(lines.append)
+    assert lines == [f"the last saved state is in {folder}; --resume goes on from it"]
+    with pytest.raises(ConfigError, match=r"2 is the state of a run with other rate, width; use the same options"):
+        SavedStates(folder, {"seed": 1, "rate": 0.2, "width": 3}).resume(True, start, lines.append)
+    states.remove()
+    assert not folder.exists()

@@ -1,0 +1,85 @@
+"""Poisoned sets against those that training itself makes, and cards that name another one."""
+
+import numpy as np
+import pytest
+
+from rnp_jax.attacks import Goal, WaNet, get_attack
+from rnp_jax.card import Card, read_card
+from rnp_jax.commands.training_set import open_attack, poison_once, remake
+from rnp_jax.data import load
+from rnp_jax.errors import ConfigError, DataError
+from rnp_jax.models import mlp_head
+from rnp_jax.torch_io import read_checkpoint
+from rnp_jax.training.backdoor import PoisonConfig, train_backdoored
+from rnp_jax.training.supervised import TrainConfig
+from tests.commands.conftest import CHECKPOINT
+
+GOAL = Goal(num_classes=10, target=2)
+DIGITS = load("digits", image_size=16)
+
+
+def card_of(name: str) -> Card:
+    path = CHECKPOINT.parent / name
+    card = read_card(path, read_checkpoint(path).sha256)
+    assert card is not None
+    return card
+
+
+def read_in_training(attack, seed: int, poison: PoisonConfig) -> np.ndarray:
+    """The images that ``train_backdoored`` hands on to be read."""
+    seen = []
+
+    def read(images: np.ndarray) -> np.ndarray:
+        seen.append(images)
+        return np.zeros((len(images), 1, 1, 1), np.float32)
+
+    config = TrainConfig(epochs=1, batch_size=64)
+    train_backdoored(mlp_head(1, (), 10), attack, GOAL, DIGITS.batch, seed, config, poison, read=read)
+    return seen[0]
+
+
+@pytest.mark.parametrize("name", ["none", "badnets", "sig", "wanet"])
+def test_it_is_the_set_that_training_makes(name):
+    attack, poison = open_attack(name, {}), PoisonConfig(rate=0.05)
+    made = poison_once(attack, GOAL, DIGITS, 3, poison)
+    np.testing.assert_array_equal(made.data.images, read_in_training(attack, 3, poison))
+    changed = (made.data.images != DIGITS.images).any(axis=(1, 2, 3))
+    relabelled = made.data.labels != DIGITS.labels
+    assert not (relabelled & ~made.poisoned).any()
+    assert made.poisoned.sum() == (0 if attack is None else 65)
+    if not isinstance(attack, WaNet):  # whose noise images change too
+        assert not (changed & ~made.poisoned).any()
+
+
+def test_a_card_s_set_is_made_again():
+    made = remake(card_of("digits_badnets.pt"), CHECKPOINT, load("digits"))
+    card = card_of("digits_badnets.pt").attack
+    assert card is not None
+    assert made.plan is not None
+    assert made.plan.indices_sha256 == card.indices_sha256
+    assert (made.data.labels[made.poisoned] == card.target).all()
+    corner = made.data.images[made.poisoned][:, -4:, -4:]
+    assert np.ptp(corner.astype(int), axis=0).min() == 0  # some pixels there are the same in all of them
+
+
+def test_a_clean_model_s_set_is_clean():
+    made = remake(card_of("digits_clean.pt"), CHECKPOINT, DIGITS)
+    np.testing.assert_array_equal(made.data.images, DIGITS.images)
+    assert not made.poisoned.any()
+    assert made.plan is None
+
+
+def test_a_set_that_cannot_be_made_again():
+    with pytest.raises(DataError, match=r"a.pt has no card .*--hid.poisoned"):
+        remake(None, "a.pt", DIGITS)
+    with pytest.raises(DataError, match=r"wanet, which poisoned each batch .*--hid.poisoned"):
+        remake(card_of("digits_wanet.pt"), "a.pt", DIGITS)
+    with pytest.raises(DataError, match=r"1297 images of digits.*of the 1000 images .*--data"):
+        remake(card_of("digits_badnets.pt"), "a.pt", DIGITS.subset(np.arange(1000)))
+
+
+def test_constants_of_no_attack():
+    assert open_attack("none", {}) is None
+    assert open_attack("sig", {}) == get_attack("sig")()
+    with pytest.raises(ConfigError, match="--constants size: attack none has no constants"):
+        open_attack("none", {"size": "3"})
