@@ -25,7 +25,7 @@ from rnp_jax.data import (
     sample_defense_set,
     validate,
 )
-from rnp_jax.errors import ConfigError, DataError
+from rnp_jax.errors import ArchitectureError, ConfigError, DataError
 from rnp_jax.extractors import Extractor, feature_set, open_extractor
 from rnp_jax.types import Batch
 
@@ -64,9 +64,16 @@ def open_model(path: str, source: SourceOptions, compute: ComputeOptions) -> Sus
     if extractor is not None:  # what it gives is all that a head's card would say
         arguments["image_shape"] = arguments["image_shape"] or (1, 1, extractor.dim)
         normalization = normalization or NORMALIZATIONS["identity"]
-    model = load_model(
-        path, normalization=normalization, placement=compute.placement, precision=compute.precision, **arguments
-    )
+    try:
+        model = load_model(
+            path, normalization=normalization, placement=compute.placement, precision=compute.precision, **arguments
+        )
+    except ArchitectureError as error:
+        if extractor is None:
+            raise
+        raise ArchitectureError(
+            f"{path} is no head on the {extractor.dim} features of {extractor.name}: {error}"
+        ) from error
     if model.card is not None and model.card.extractor is not None:
         extractor = _open_carded(model, model.card.extractor) if extractor is None else extractor
         _check_same(extractor, model.card.extractor)

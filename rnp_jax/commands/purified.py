@@ -152,7 +152,7 @@ def describe_purified(
     last = done.rounds[-1]
     detail = (
         f"A new network was trained on the {len(data.labels):,} untrusted images: {last.count} of its head's {units} "
-        f"hidden units were pruned, and the labels of {len(last.kept):,} images trusted in the end, all without a "
+        f"hidden units were pruned, and the labels of {len(last.kept):,} images were trusted in the end, without a "
         "clean image and without knowledge of the trigger. The checkpoint's own weights were not used."
     )
     return result.model_copy(

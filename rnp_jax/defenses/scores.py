@@ -89,7 +89,7 @@ def prune_by_score(
         choice = _measure(network, variables, candidates, Choice(count, _describe(config)), holdout)
     notes = [f"Layer {name} would have lost every filter: its lowest score was kept." for name in spared]
     allowed = config.accuracy_budget if isinstance(config, ThresholdConfig) else 1.0
-    if choice.before and choice.after and choice.before.value - choice.after.value > allowed:
+    if choice.before and choice.after and choice.before.value - choice.after.value > allowed + 1e-9:
         notes.append(
             f"Pruning took the accuracy on held-out images from {choice.before.value:.1%} to {choice.after.value:.1%}, "
             f"more than the budget of {allowed:.1%}: the scores condemn filters that the network needs."

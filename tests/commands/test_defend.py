@@ -14,8 +14,8 @@ from PIL import Image
 from rnp_jax import masks
 from rnp_jax.checkpoints import load_model
 from rnp_jax.cli import main, parse
-from rnp_jax.commands.inputs import draw_evenly, open_data
-from rnp_jax.config import DataOptions
+from rnp_jax.commands.inputs import draw_evenly, open_data, open_model
+from rnp_jax.config import ComputeOptions, DataOptions, SourceOptions
 from rnp_jax.data import NORMALIZATIONS, load
 from rnp_jax.data.splits import Split
 from rnp_jax.evaluation.predict import predict
@@ -222,7 +222,7 @@ def test_a_file_in_the_place_of_the_folder(fails, tmp_path):
 
 def test_the_cleaned_file_never_replaces_the_source(fails, tmp_path):
     source = copy_checkpoint(tmp_path).rename(tmp_path / "cleaned.pt")
-    assert "would be replaced by the cleaned checkpoint" in fails("defend", source, "--out", tmp_path)
+    assert "cleaned.pt would be replaced by a file of this run" in fails("defend", source, "--out", tmp_path)
     assert source.read_bytes() == CHECKPOINT.read_bytes()
 
 
@@ -235,7 +235,7 @@ def test_masks_that_the_file_came_with_stay_in_every_figure(tmp_path):
     options = (*DEFENSE, "--normalization", "digits", "--data", "digits", "--attack", "none", "--rnp.prune.number", "0")
     assert main(["defend", str(masked), *options, "--out", str(tmp_path / "out")]) == 0
     result = read_result(tmp_path / "out" / "result.json")
-    model = load_model(masked, normalization=NORMALIZATIONS["digits"])
+    model = open_model(str(masked), SourceOptions(normalization="digits"), ComputeOptions())
     test = open_data(model, DataOptions(data="digits", test_images=100), "test")
     found = (predict(model.network, model.variables, test.batch, 20).labels[0] == test.labels).sum()
     assert result.before.acc is not None

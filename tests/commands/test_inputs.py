@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -188,9 +189,12 @@ def test_a_head_without_a_card_needs_its_extractor(head, tmp_path):
         open_data(model, DataOptions(), "test")
 
 
-def test_an_extractor_of_another_width(head, attacked, tmp_path):
+def test_an_extractor_of_another_width(head, tmp_path):
     shutil.copy(head, tmp_path)  # no card: nothing says which extractor it needs
-    with pytest.raises((DataError, ArchitectureError), match="32"):
-        open_model(str(tmp_path / head.name), SourceOptions(extractor=str(attacked)), ComputeOptions())
-    with pytest.raises((DataError, ArchitectureError), match="64"):
+    wide = SourceOptions(extractor=str(CHECKPOINT.with_name("cifar10_badnets.pt")))
+    with pytest.raises(ArchitectureError, match=r"head\.pt is no head on the 128 features of cifar10_badnets: .*64"):
+        open_model(str(tmp_path / head.name), wide, ComputeOptions())
+    with pytest.raises(ArchitectureError, match=r"is no head on the 64 features of digits_badnets: .*resnet18"):
         open_model(str(CHECKPOINT), SourceOptions(extractor=str(CHECKPOINT)), ComputeOptions())
+    with pytest.raises(DataError, match=r"cifar10_badnets gives 128 features, but .*head\.pt reads 64"):
+        open_model(str(tmp_path / head.name), replace(wide, image_shape=(8, 8, 1)), ComputeOptions())

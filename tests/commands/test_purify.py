@@ -192,6 +192,8 @@ def test_a_head_on_features_is_replaced_by_a_network_like_its_extractor(purified
     assert load_model(out / "extractor.pt").network == load_model(purified.folder / "extractor.pt").network
     assert result.before.acc is not None
     assert result.before.acc.value == card_of(victim).acc
+    for name in ("cleaned", "extractor"):  # the trigger goes along, so that ASR can be measured again
+        assert (out / f"{name}.trigger.npz").read_bytes() == (tmp_path / "head.trigger.npz").read_bytes()
     assert len(result.covariates) == 4  # the head's card tells its poisoned images too
 
 

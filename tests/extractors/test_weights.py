@@ -19,7 +19,7 @@ LIMITS = Limits()
 
 def entry(key: str, *shape: int) -> Entry:
     """Some parameter of a tower under another key and shape."""
-    some = next(iter(entries(vit.shape_of("vit"))))
+    some = next(iter(entries(vit.shape_of("vit"), "")))
     return some._replace(key=key, shape=shape)
 
 
