@@ -3,7 +3,29 @@
 from rnp_jax.checkpoints import Model, load_model, save_model
 from rnp_jax.data import NORMALIZATIONS, Augmentation, Normalization, holdout_split, sample_defense_set
 from rnp_jax.data import load as load_data
-from rnp_jax.defenses import PruneConfig, Pruned, RecoverConfig, RnpConfig, UnlearnConfig, rnp
+from rnp_jax.defenses import (
+    DEFENSES,
+    AnpConfig,
+    ClpConfig,
+    FinePruningConfig,
+    HidConfig,
+    HolderConfig,
+    HolderPruneConfig,
+    PruneConfig,
+    Pruned,
+    RecoverConfig,
+    RnpConfig,
+    ThresholdConfig,
+    UnlearnConfig,
+    anp,
+    clp,
+    fine_pruning,
+    hid,
+    holder,
+    holder_scores,
+    pair_scores,
+    rnp,
+)
 from rnp_jax.errors import (
     ArchitectureError,
     CheckpointError,
@@ -13,17 +35,26 @@ from rnp_jax.errors import (
     ResultError,
     RnpError,
 )
-from rnp_jax.models import Architecture, Network
+from rnp_jax.extractors import Extractor, feature_set, from_function, open_extractor
+from rnp_jax.models import Architecture, Network, mlp_head
 
 __all__ = [
+    "DEFENSES",
     "NORMALIZATIONS",
+    "AnpConfig",
     "Architecture",
     "ArchitectureError",
     "Augmentation",
     "CheckpointError",
+    "ClpConfig",
     "ConfigError",
     "DataError",
     "DefenseError",
+    "Extractor",
+    "FinePruningConfig",
+    "HidConfig",
+    "HolderConfig",
+    "HolderPruneConfig",
     "Model",
     "Network",
     "Normalization",
@@ -33,10 +64,22 @@ __all__ = [
     "ResultError",
     "RnpConfig",
     "RnpError",
+    "ThresholdConfig",
     "UnlearnConfig",
+    "anp",
+    "clp",
+    "feature_set",
+    "fine_pruning",
+    "from_function",
+    "hid",
+    "holder",
+    "holder_scores",
     "holdout_split",
     "load_data",
     "load_model",
+    "mlp_head",
+    "open_extractor",
+    "pair_scores",
     "rnp",
     "sample_defense_set",
     "save_model",

@@ -114,7 +114,7 @@ def run(options: AblateOptions) -> Ablation:
     data, holdout, sets = read_sets(model, data, holdout, test, open_trigger(model, options.trigger, test))
     variables = masks.bake(model.variables, model.network.placement)
     measured: dict[tuple[int, ...], Metrics] = {}
-    reference: dict[HolderConfig, np.ndarray] = {}
+    reference: dict[HolderConfig, dict[str, np.ndarray]] = {}
     cells = []
     for number, config in enumerate(settings, 1):
         scores, correlation = _score(model.network, variables, data, config, reference)
@@ -148,17 +148,22 @@ def _score(
     variables: Variables,
     data: Batch,
     config: HolderConfig,
-    reference: dict[HolderConfig, np.ndarray],
+    reference: dict[HolderConfig, dict[str, np.ndarray]],
 ) -> tuple[dict[str, np.ndarray], float | None]:
-    """Scores by layer [F], and the correlation of their ranks with those of α = 1, which ``reference`` keeps."""
+    """Scores by layer [F], and the correlation of their ranks with those of α = 1, which ``reference`` keeps.
+
+    The correlation is the mean over layers, which is what the rules see: relative radii differ between layers.
+    """
     scores = scores_by_filter(network, variables, holder_scores(network, variables, data.images, config))
     base = replace(config, alpha=1.0)
     if base not in reference:
         at_one = scores
         if config != base:
             at_one = scores_by_filter(network, variables, holder_scores(network, variables, data.images, base))
-        reference[base] = masks.flatten(at_one)
-    return scores, rank_correlation(masks.flatten(scores), reference[base])
+        reference[base] = at_one
+    found = [rank_correlation(row, reference[base][layer]) for layer, row in scores.items()]
+    known = [each for each in found if each is not None]
+    return scores, float(np.mean(known)) if known else None
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float | None:

@@ -12,15 +12,15 @@ import tyro
 
 from rnp_jax import masks
 from rnp_jax.atomic import open_atomic
-from rnp_jax.attacks import Attack, Goal, describe, save_artefact, trigger_test_set
-from rnp_jax.card import CARD_SUFFIX, TRIGGER_SUFFIX, AttackCard, beside, write_card
+from rnp_jax.attacks import Attack, Goal, save_artefact, trigger_test_set
+from rnp_jax.card import CARD_SUFFIX, TRIGGER_SUFFIX, beside, write_card
 from rnp_jax.checkpoints import save_variables
 from rnp_jax.commands.cards import describe_model
 from rnp_jax.commands.inputs import TRIGGER_SEED, load_images, read_features
 from rnp_jax.commands.run_log import RunLog
 from rnp_jax.commands.saved_states import SavedStates
 from rnp_jax.commands.tables import metrics_table
-from rnp_jax.commands.training_set import open_attack
+from rnp_jax.commands.training_set import describe_attack, open_attack
 from rnp_jax.config import FLAT, ComputeOptions, DataOptions, check_seed, to_plain
 from rnp_jax.data import Augmentation, Dataset, parse_normalization
 from rnp_jax.errors import ConfigError, DataError
@@ -245,7 +245,7 @@ def _write(
         victim,
         data=str(options.images.data),
         train_images=len(data),
-        attack=None if attack is None else _describe(options, attack, goal, trained),
+        attack=None if attack is None else describe_attack(attack, goal, options.poison, trained.plan),
         extractor=extractor,
         training=to_plain(options.train),
         augmentation=to_plain(options.augmentation) if extractor is None else {},
@@ -253,16 +253,3 @@ def _write(
         metrics=metrics,
     )
     write_card(beside(out, CARD_SUFFIX), card)
-
-
-def _describe(options: AttackOptions, attack: Attack, goal: Goal, trained: Backdoored) -> AttackCard:
-    plan = trained.plan
-    return AttackCard(
-        **describe(attack),
-        target=goal.one_target,
-        mapping=goal.mapping,
-        rate=options.poison.rate,
-        variant=options.poison.variant,
-        poisoned=None if plan is None else len(plan.indices),
-        indices_sha256=None if plan is None else plan.indices_sha256,
-    )

@@ -19,7 +19,7 @@ from rnp_jax.commands.inputs import TRIGGER_SEED, load_images
 from rnp_jax.commands.run_log import RunLog
 from rnp_jax.commands.saved_states import SavedStates
 from rnp_jax.commands.tables import metrics_table
-from rnp_jax.commands.training_set import TrainingSet, describe_attack, open_attack, poison_once
+from rnp_jax.commands.training_set import describe_attack, open_attack
 from rnp_jax.config import FLAT, ComputeOptions, DataOptions, check_seed, to_plain
 from rnp_jax.data import Dataset, parse_normalization
 from rnp_jax.errors import ConfigError, DataError
@@ -27,7 +27,7 @@ from rnp_jax.evaluation.measure import measure_variants
 from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.models import Architecture, Network
 from rnp_jax.models.registry import RESNETS
-from rnp_jax.training.backdoor import PoisonConfig
+from rnp_jax.training.backdoor import PoisonConfig, TrainingSet, poison_once
 from rnp_jax.training.extended import fit_probe
 from rnp_jax.training.simclr import SimclrConfig, pretrain, start
 from rnp_jax.training.supervised import TrainConfig
@@ -102,7 +102,7 @@ def run(options: SimclrOptions) -> Metrics:
             f"--probe.batch-size {options.probe.batch_size} exceeds the {len(train_set)} training images: choose a "
             "smaller one"
         )
-    untrusted = poison_once(attack, goal, train_set, options.seed, options.poison)
+    untrusted = poison_once(attack, goal, train_set.batch, options.seed, options.poison)
     log = RunLog()
     settings = {name: value for name, value in to_plain(options).items() if name not in ("resume", "out")}
     states = SavedStates(beside(out, ".training"), settings)

@@ -6,6 +6,7 @@ from typing import Literal
 
 import jax
 import numpy as np
+from jaxtyping import Bool
 
 from rnp_jax.attacks.base import Attack, Params
 from rnp_jax.attacks.goal import Goal
@@ -47,6 +48,29 @@ class Backdoored:
     history: dict[str, np.ndarray]
 
 
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """Images and labels to train on, some of them poisoned.
+
+    Attributes:
+      data: uint8 [N, H, W, C] and int32 [N].
+      params: the trigger's artefact; empty for a clean set.
+      plan: which images are poisoned; None for a clean set.
+    """
+
+    data: Batch
+    params: Params
+    plan: PoisonPlan | None
+
+    @property
+    def poisoned(self) -> Bool[np.ndarray, "N"]:
+        """Which images are poisoned: triggered, and labelled as the attacker wants."""
+        marks = np.zeros(len(self.data.labels), bool)
+        if self.plan is not None:
+            marks[self.plan.indices] = True
+        return marks
+
+
 @dataclass(frozen=True)
 class _JointPoison:
     """WaNet's protocol as a hashable function of a batch: each batch is poisoned inside the step."""
@@ -85,26 +109,14 @@ def train_backdoored(
     Raises:
       ConfigError, DataError: rates, targets and labels that do not fit.
     """
-    init_key, poison_key, train_key = _keys(seed)
-    variables = network.init(init_key)
-    params: Params = {}
-    plan, joint = None, None
-    if attack is not None:
-        height, width, channels = data.images.shape[1:]
-        params = attack.init((height, width, channels))
+    init_key, _, train_key = _keys(seed)
+    variables, joint = network.init(init_key), None
     if isinstance(attack, WaNet) and read is None:
         joint = _JointPoison(attack, goal, poison.rate)
-    elif attack is not None:
-        plan = draw_plan(
-            data.labels,
-            goal,
-            rate=poison.rate,
-            seed=seed,
-            clean_label=attack.clean_label,
-            variant=poison.variant,
-            cover_rate=attack.noise_ratio * poison.rate if isinstance(attack, WaNet) else 0.0,
-        )
-        data = poison_training_set(data.images, data.labels, plan, attack, params, poison_key)
+        made = TrainingSet(data, attack.init(_image_shape(data)), None)
+    else:
+        made = poison_once(attack, goal, data, seed, poison)
+    data = made.data
     if read is not None:
         data = Batch(read(data.images), data.labels)
     trained, history = train(
@@ -119,7 +131,36 @@ def train_backdoored(
         state=state,
         save=save,
     )
-    return Backdoored(trained, params, plan, history)
+    return Backdoored(trained, made.params, made.plan, history)
+
+
+def poison_once(attack: Attack | None, goal: Goal, data: Batch, seed: int, poison: PoisonConfig) -> TrainingSet:
+    """The set with its triggers on before any training: the one that ``train_backdoored`` with this seed trains on.
+
+    WaNet gets as many noise images as its ratio asks for.
+
+    Raises:
+      ConfigError, DataError: rates, targets and labels that do not fit.
+    """
+    if attack is None:
+        return TrainingSet(data, {}, None)
+    params = attack.init(_image_shape(data))
+    plan = draw_plan(
+        data.labels,
+        goal,
+        rate=poison.rate,
+        seed=seed,
+        clean_label=attack.clean_label,
+        variant=poison.variant,
+        cover_rate=attack.noise_ratio * poison.rate if isinstance(attack, WaNet) else 0.0,
+    )
+    _, key, _ = _keys(seed)
+    return TrainingSet(poison_training_set(data.images, data.labels, plan, attack, params, key), params, plan)
+
+
+def _image_shape(data: Batch) -> tuple[int, int, int]:
+    height, width, channels = data.images.shape[1:]
+    return height, width, channels
 
 
 def start_state(network: Network, seed: int, config: TrainConfig, count: int) -> TrainState:

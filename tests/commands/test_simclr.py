@@ -14,10 +14,10 @@ from rnp_jax.card import read_card
 from rnp_jax.checkpoints import load_model
 from rnp_jax.cli import main
 from rnp_jax.commands.run_log import EpochBars
-from rnp_jax.commands.training_set import open_attack, poison_once
+from rnp_jax.commands.training_set import open_attack
 from rnp_jax.data import NORMALIZATIONS, load
 from rnp_jax.extractors import open_extractor
-from rnp_jax.training.backdoor import PoisonConfig
+from rnp_jax.training.backdoor import PoisonConfig, poison_once
 from rnp_jax.training.simclr import SimclrConfig, pretrain
 from rnp_jax.training.views import Views
 from tests.commands.conftest import SIMCLR
@@ -63,7 +63,7 @@ def test_the_library_gives_the_same_extractor(extracted):
     network = load_model(extracted).network
     assert network.mean == NORMALIZATIONS["digits"].mean
     data = load("digits", image_size=16)
-    made = poison_once(open_attack("badnets", {}), Goal(num_classes=10, target=3), data, 0, PoisonConfig())
+    made = poison_once(open_attack("badnets", {}), Goal(num_classes=10, target=3), data.batch, 0, PoisonConfig())
     init_key, train_key = jax.random.split(jax.random.key(0))
     config, views = SimclrConfig(epochs=2, batch_size=256), Views(flip=False)
     trained, _ = pretrain(network, network.init(init_key), made.data.images, train_key, config, views=views)

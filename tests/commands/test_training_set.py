@@ -5,12 +5,12 @@ import pytest
 
 from rnp_jax.attacks import Goal, WaNet, get_attack
 from rnp_jax.card import Card, read_card
-from rnp_jax.commands.training_set import open_attack, poison_once, remake
+from rnp_jax.commands.training_set import open_attack, remake
 from rnp_jax.data import load
 from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.models import mlp_head
 from rnp_jax.torch_io import read_checkpoint
-from rnp_jax.training.backdoor import PoisonConfig, train_backdoored
+from rnp_jax.training.backdoor import PoisonConfig, poison_once, train_backdoored
 from rnp_jax.training.supervised import TrainConfig
 from tests.commands.conftest import CHECKPOINT
 
@@ -41,7 +41,7 @@ def read_in_training(attack, seed: int, poison: PoisonConfig) -> np.ndarray:
 @pytest.mark.parametrize("name", ["none", "badnets", "sig", "wanet"])
 def test_it_is_the_set_that_training_makes(name):
     attack, poison = open_attack(name, {}), PoisonConfig(rate=0.05)
-    made = poison_once(attack, GOAL, DIGITS, 3, poison)
+    made = poison_once(attack, GOAL, DIGITS.batch, 3, poison)
     np.testing.assert_array_equal(made.data.images, read_in_training(attack, 3, poison))
     changed = (made.data.images != DIGITS.images).any(axis=(1, 2, 3))
     relabelled = made.data.labels != DIGITS.labels
