@@ -105,7 +105,7 @@ def anp(
     warnings = ()
     if choice.count == 0:
         why = "no mask fell to 0.90" if len(candidates.order) == 0 else "every choice costs more than the budget"
-        warnings = (f"Nothing was pruned: {why}. The model is returned as it was.",)
+        warnings = (f"Nothing was pruned: {why}.",)
     cleaned = prune(variables, candidates, choice.count)
     return Pruned(cleaned, filters, "mask", candidates, choice, {"anp": history}, timing, warnings)
 

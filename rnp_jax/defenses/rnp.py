@@ -90,7 +90,7 @@ def rnp(
     timing["choose"] = time.perf_counter() - started
     if choice.count == 0:
         why = "no mask fell to 0.90" if len(candidates.order) == 0 else "every choice costs more than the budget"
-        warnings.append(f"Nothing was pruned: {why}. The model is returned as it was.")
+        warnings.append(f"Nothing was pruned: {why}.")
     return Pruned(
         prune(variables, candidates, choice.count),
         recovered.filters,

@@ -95,7 +95,7 @@ def prune_by_score(
             f"more than the budget of {allowed:.1%}: the scores condemn filters that the network needs."
         )
     if choice.count == 0:
-        notes.append("Nothing was pruned: no filter met the rule. The model is returned as it was.")
+        notes.append("Nothing was pruned: no filter met the rule.")
     return Pruned(
         prune(variables, candidates, choice.count),
         scores,

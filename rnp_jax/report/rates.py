@@ -78,7 +78,7 @@ def plot_rates(rows: Iterable[ComparisonRow]) -> Figure:
     rates = sorted({row.poison_rate for row in rows if row.poison_rate is not None})
     for ax, panel in zip(grid.flat, ordered, strict=False):
         _draw_curves(ax, panels[panel], rates)
-        ax.set_title(label_method(*panel), fontsize=9)
+        ax.set_title(label_method(*panel).replace(" (", "\n("), fontsize=9)
         ax.tick_params(labelbottom=True, labelsize=7.5)
     for ax in grid.flat[len(ordered) :]:
         ax.set_axis_off()

@@ -168,7 +168,7 @@ def test_masks_that_stay_at_one_prune_nothing(features):
         holdout=features.holdout,
     )
     assert result.choice.count == 0
-    assert result.warnings == ("Nothing was pruned: no mask fell to 0.90. The model is returned as it was.",)
+    assert result.warnings == ("Nothing was pruned: no mask fell to 0.90.",)
 
 
 def test_a_loss_that_diverges(features):

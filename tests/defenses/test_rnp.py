@@ -88,7 +88,7 @@ def test_a_stop_accuracy_never_reached_is_a_warning(features):
 def test_nothing_exposed_is_a_warning_and_changes_nothing(features):
     config = replace(CONFIG, recover=replace(CONFIG.recover, learning_rate=1e-9))
     result = defend(features, config)
-    assert result.warnings[-1] == "Nothing was pruned: no mask fell to 0.90. The model is returned as it was."
+    assert result.warnings[-1] == "Nothing was pruned: no mask fell to 0.90."
     assert result.choice.count == 0
     assert len(result.candidates.order) == 0
     assert_equal_trees(result.variables, features.variables)

@@ -116,7 +116,7 @@ def test_no_layer_is_lost(features):
 def test_nothing_to_prune(features):
     result = run(features, MAD, {name: np.ones(len(row)) for name, row in SCORES.items()})
     assert (pruned_rows(result), result.choice.count) == ([], 0)
-    assert result.warnings == ("Nothing was pruned: no filter met the rule. The model is returned as it was.",)
+    assert result.warnings == ("Nothing was pruned: no filter met the rule.",)
 
 
 def test_the_cost_is_measured_and_told(features):

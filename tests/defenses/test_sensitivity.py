@@ -132,7 +132,7 @@ def convolutional():
 @pytest.mark.parametrize(("response", "norm"), [("mean", "2"), ("max", "inf")])
 def test_channels_against_torch(convolutional, response, norm):
     """``layer1.0.bn1`` is rectified, ``layer1.0.bn2`` added to the residual stream first."""
-    sample, config = convolutional, HolderConfig(norm=norm, response=response)
+    sample, config = convolutional, HolderConfig(scope="feature", norm=norm, response=response)
     layers = {"layer1.0.bn1": torch.relu}
     if response == "mean":
         layers |= {"bn1": torch.relu, "layer1.0.bn2": lambda z: z}
