@@ -36,9 +36,13 @@ class Steps(NamedTuple):
 
 
 def steepest(gradient: Float[Array, "... D"], norm: Norm) -> Float[Array, "... D"]:
-    """The δ with ‖δ‖_p = 1 that maximises gradient · δ (to the gradient's dual norm); 0 where the gradient is 0."""
+    """The δ with ‖δ‖_p = 1 that maximises gradient · δ (to the gradient's dual norm); 0 where the gradient is 0.
+
+    For p = ∞ what rounding leaves in place of 0 (outside a channel's receptive field) counts as 0: δ would be its sign.
+    """
     if norm == "inf":
-        return jnp.sign(gradient)
+        rounding = 8 * jnp.finfo(gradient.dtype).eps * jnp.abs(gradient).max(-1, keepdims=True)
+        return jnp.where(jnp.abs(gradient) > rounding, jnp.sign(gradient), 0)
     if norm == "1":
         place = jnp.abs(gradient).argmax(-1, keepdims=True)
         there = jnp.arange(gradient.shape[-1]).reshape((1,) * (gradient.ndim - 1) + (-1,)) == place

@@ -18,6 +18,8 @@ from rnp_jax.defenses.scores import prune_by_score, scores_by_filter
 from rnp_jax.report.ablation import read_ablation
 from tests.commands.conftest import CHECKPOINT, SMALL
 
+pytestmark = pytest.mark.slow
+
 ABLATE = (
     *("--alphas", "0.5", "1", "--radii", "0.2", "0.01,1", "--norms", "2", "--scopes", "feature", "local"),
     *("--rules", "std", "number", "--threshold.rule", "number", "--threshold.number", "3", "--threshold.u", "1.5"),

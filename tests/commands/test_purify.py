@@ -22,6 +22,8 @@ from rnp_jax.report.schema import read_result
 from rnp_jax.torch_io import read_checkpoint, write_state_dict
 from tests.commands.conftest import CHECKPOINT, HID
 
+pytestmark = pytest.mark.slow
+
 FILES = (
     *("cleaned.card.json", "cleaned.pt", "config.yaml", "extractor.card.json", "extractor.pt"),
     *("figures", "masks", "report.html", "result.json", "run.log"),

@@ -23,6 +23,8 @@ from rnp_jax.training.views import Views
 from tests.commands.conftest import SIMCLR
 from tests.networks import build
 
+pytestmark = pytest.mark.slow
+
 FILES = ["extractor.card.json", "extractor.pt", "extractor.trigger.npz"]
 
 

@@ -89,6 +89,7 @@ def test_a_budget_of_accuracy_needs_and_uses_held_out_images(features):
     assert share_of(features.network, result.variables, features.holdout) == pytest.approx(result.choice.after.value)
 
 
+@pytest.mark.slow
 def test_whole_networks_are_pruned_where_their_masks_live():
     """The mask of ``layer1.0.conv1`` answers for the batch norm behind it, that of the stem for all on its stream."""
     network = network_of("preactresnet18", "conv_output")

@@ -38,7 +38,10 @@ def test_a_bare_chain_is_no_architecture():
         Chain().apply({}, jnp.zeros((1, 2, 2, 3)))
 
 
-@pytest.mark.parametrize("name", SHALLOW)
+@pytest.mark.parametrize(
+    "name",
+    ["resnet18", "preactresnet18", "mlp", *(pytest.param(n, marks=pytest.mark.slow) for n in ("resnet34", "resnet50"))],
+)
 def test_sites_are_the_maskable_layers_and_name_what_feeds_them(name):
     """Each site's input is what its producers give, added up (where no identity shortcut adds to it)."""
     network, images = network_of(name), images_for(name)
