@@ -1,0 +1,50 @@
+"""What a sweep knows of one checkpoint under one method: one row, whatever became of it."""
+
+from typing import Literal
+
+from rnp_jax.report.comparison import ComparisonRow
+from rnp_jax.report.document import Count, Sha256, Text
+from rnp_jax.report.schema import Proportion
+
+Status = Literal["ok", "rejected", "failed", "skipped"]
+
+STATUSES: tuple[Status, ...] = ("ok", "rejected", "failed", "skipped")
+
+
+class SweepRow(ComparisonRow):
+    """One item of a sweep.
+
+    ``checkpoint`` is the path as the sweep was given it; figures are those after the method, ``acc_before``,
+    ``asr_before`` and ``ra_before`` those of the checkpoint itself.
+
+    ``status``: ok; rejected, the file cannot be used (``reason`` says why); failed, the method or the machine could not
+    finish; skipped, never tried. ``attack`` is ``none`` where no trigger is known, and ``unknown`` where the file was not
+    read that far.
+    """
+
+    key: Sha256
+    status: Status
+    reason: Text = ""
+    sha256: Sha256 | None = None
+    architecture: Text | None = None
+    attack: Text = "unknown"
+    poison_rate: float | None = None
+    seed: int = 0
+    acc_before: Proportion | None = None
+    asr_before: Proportion | None = None
+    ra_before: Proportion | None = None
+    precision: Text | None = None
+    batch_size: Count | None = None
+    attempt: Count = 1
+    device: Text | None = None
+    worker: Text | None = None
+    report: Text | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """Of all stages together; None where none was timed."""
+        return sum(stage.seconds for stage in self.timing) if self.timing else None
+
+
+RUN_FIELDS = ("timing", "attempt", "device", "worker")
+"""What may differ between two runs of the same item; everything else is equal."""
