@@ -31,6 +31,30 @@ def open_atomic(path: str | PathLike[str]) -> Iterator[BinaryIO]:
     _sync_folder(target.parent)
 
 
+def create_atomic(path: str | PathLike[str], content: bytes) -> bool:
+    """``path`` with ``content``, whole, unless it is there already; of several that try, one succeeds.
+
+    Returns:
+      Whether this call made it.
+
+    Raises:
+      OSError: as ``open_atomic``.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        with open_atomic(draft) as file:
+            file.write(content)
+        os.link(draft, target)
+    except FileExistsError:
+        return False
+    finally:
+        draft.unlink(missing_ok=True)
+    _sync_folder(target.parent)
+    return True
+
+
 def write_atomic(path: str | PathLike[str], content: bytes) -> None:
     """Replaces ``path`` by ``content`` in one step, making its folder where there is none.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import tyro
 
+from rnp_jax.compilation import enable_cache
 from rnp_jax.config import read_yaml, resolve
 from rnp_jax.errors import ConfigError, RnpError
 
@@ -21,9 +22,14 @@ COMMANDS = {
     "compare": ("CompareOptions", "several defenses on several checkpoints: one table, one page"),
     "study": ("StudyOptions", "train backdoored heads on an extractor's features, compare defenses on them"),
     "ablate": ("AblateOptions", "Hölder pruning under every combination of its settings"),
+    "sweep": ("SweepOptions", "defenses on thousands of checkpoints, resumable: one table, one page"),
     "simclr": ("SimclrOptions", "train a feature extractor without labels, for heads and for --method hid"),
     "convert": ("ConvertOptions", "PyTorch, safetensors and orbax, one into the other"),
+    "cache": ("CacheOptions", "the compiled programs that are kept for later runs: where, how many, how large"),
 }
+
+COMPILE_NOTHING = ("inspect", "convert", "cache")
+"""Commands to which the cache of compiled programs is of no use."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,13 +41,15 @@ def main(arguments: list[str] | None = None) -> int:
     Raises:
       SystemExit: 2 for unusable arguments, 0 where help was asked for.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments, cached = _take_no_cache(sys.argv[1:] if arguments is None else arguments)
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
             sys.stdout.write(usage())
             return 0 if arguments else 2
         name, *rest = arguments
         run, options = parse(name, rest)
+        if cached and name not in COMPILE_NOTHING:
+            enable_cache()
         run(options)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
@@ -63,6 +71,8 @@ def usage() -> str:
         "usage: rnp-jax COMMAND [options]   (rnp-jax COMMAND --help lists them)\n\n"
         f"{lines}\n\n"
         "Each command takes --config FILE.yaml: a preset, over which the options on the command line go.\n"
+        "Compiled programs are kept for later runs in ~/.cache/rnp_jax/programs, or in the folder that the variable\n"
+        "RNP_JAX_CACHE_DIR of the environment names; --no-cache, or RNP_JAX_CACHE=off, goes without.\n"
     )
 
 
@@ -84,6 +94,10 @@ def parse(name: str, arguments: list[str]) -> tuple[Any, Any]:
     about = (inspect.getdoc(schema) or "").partition("Attributes:")[0].strip()
     description = f"{about}\n\n--config FILE.yaml takes a preset, over which the options given here go."
     return module.run, tyro.cli(schema, prog=f"rnp-jax {name}", description=description, args=rest, default=default)
+
+
+def _take_no_cache(arguments: list[str]) -> tuple[list[str], bool]:
+    return [each for each in arguments if each != "--no-cache"], "--no-cache" not in arguments
 
 
 def _take_preset(arguments: list[str]) -> tuple[str | None, list[str]]:

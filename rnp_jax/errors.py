@@ -39,3 +39,7 @@ class DefenseError(RnpError):
 
 class ResultError(RnpError):
     """A result or report that cannot be read, written or drawn."""
+
+
+class SweepError(RnpError):
+    """A sweep that could not be run to its end, or some of whose items failed."""

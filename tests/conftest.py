@@ -1,5 +1,6 @@
 """Strictness shared by every test: implicit rank promotion and dtype promotion are errors."""
 
+import os
 from pathlib import Path
 
 import jax
@@ -7,6 +8,7 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+os.environ["RNP_JAX_CACHE"] = "off"  # here and in the processes that tests start: the user's cache is none of ours
 
 SHARED = Path(__file__).parents[2] / "shared"
 

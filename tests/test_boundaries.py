@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "types": set(),
     "errors": set(),
     "atomic": set(),
+    "compilation": FOUNDATION,
     "masks": FOUNDATION,
     "torch_io": FOUNDATION,
     "models": FOUNDATION | {"masks"},
@@ -32,8 +33,12 @@ MAY_IMPORT = {
     "checkpoints": FOUNDATION | LIBRARY | {"torch_io", "card"},
     "extractors": FOUNDATION | LIBRARY | {"torch_io", "checkpoints"},
     "config": FOUNDATION | LIBRARY,
-    "commands": FOUNDATION | LIBRARY | {"torch_io", "report", "checkpoints", "extractors", "card", "store", "config"},
-    "cli": FOUNDATION | {"config", "commands"},
+    "commands": FOUNDATION
+    | LIBRARY
+    | {"torch_io", "report", "checkpoints", "extractors", "card", "store", "config"}
+    | {"compilation", "sweep"},
+    "sweep": FOUNDATION | {"report", "torch_io", "checkpoints", "card", "config", "models", "data", "attacks", "masks"},
+    "cli": FOUNDATION | {"config", "commands", "compilation"},
     "__init__": FOUNDATION | LIBRARY | {"torch_io", "report", "checkpoints", "extractors", "card", "store", "config"},
 }
 """What each part of the package may import besides itself. A new part needs a place here."""

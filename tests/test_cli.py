@@ -11,7 +11,7 @@ from typing import Annotated, get_args, get_origin, get_type_hints
 import pytest
 import tyro
 
-from rnp_jax.cli import COMMANDS, main, parse, usage
+from rnp_jax.cli import COMMANDS, COMPILE_NOTHING, main, parse, usage
 from rnp_jax.commands.convert import ConvertOptions
 from rnp_jax.commands.defend import DefendOptions
 from rnp_jax.config import DataOptions
@@ -54,7 +54,7 @@ def test_help_lists_every_option_and_the_preset(name, capsys, monkeypatch):
     assert "Attributes:" not in shown
     module = importlib.import_module(f"rnp_jax.commands.{name}")
     leaves = list(leaves_of(getattr(module, COMMANDS[name][0])))
-    assert len(leaves) >= 5
+    assert len(leaves) >= (1 if name == "cache" else 5)
     for leaf in leaves:
         assert re.search(rf"--([a-z-]+\.)*(no-)?{leaf.replace('_', '-')}\b", shown), leaf
 
@@ -120,6 +120,30 @@ def test_presets_that_cannot_be_used(arguments, message, tmp_path):
     (tmp_path / "odd.yaml").write_text("images: {dta: digits}\n")
     with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
         parse("defend", [each.format(tmp_path) for each in arguments])
+
+
+@pytest.fixture
+def refused_cache(tmp_path, monkeypatch):
+    """A cache folder that no command may use."""
+    (tmp_path / "link").symlink_to(tmp_path)
+    monkeypatch.setenv("RNP_JAX_CACHE_DIR", str(tmp_path / "link"))
+    monkeypatch.setenv("RNP_JAX_CACHE", "on")
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in COMPILE_NOTHING])
+def test_commands_that_compile_open_the_cache_of_compiled_programs(name, refused_cache, capsys):
+    assert main([name, "none.pt", "--out", "none"]) == 1
+    assert "is a link" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["inspect", "none.pt"], ["evaluate", "none.pt", "--no-cache"], ["--no-cache", "evaluate", "none.pt"]]
+)
+def test_without_the_cache(arguments, refused_cache, capsys):
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert "none.pt" in error
+    assert "is a link" not in error
 
 
 def test_a_name_that_would_steer_the_terminal_is_spelled_out(capsys):

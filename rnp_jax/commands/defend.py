@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import tyro
@@ -11,8 +11,8 @@ from rnp_jax import masks
 from rnp_jax.attacks.base import check_number
 from rnp_jax.checkpoints import Model, save_model
 from rnp_jax.commands.finish import command_line, report, write_masks
-from rnp_jax.commands.inputs import Suspect, choose_out, open_images, open_model, open_trigger
-from rnp_jax.commands.judging import read_sets
+from rnp_jax.commands.inputs import Suspect, Trigger, choose_out, open_images, open_model, open_trigger
+from rnp_jax.commands.judging import EvaluationSets, measure_within_memory, read_sets
 from rnp_jax.commands.purified import CLEANED, EXTRACTOR
 from rnp_jax.commands.purify import HidOptions, purify
 from rnp_jax.commands.result import describe_run, ranking_of
@@ -28,7 +28,7 @@ from rnp_jax.config import (
     check_seed,
     write_yaml,
 )
-from rnp_jax.data import Augmentation
+from rnp_jax.data import Augmentation, Dataset
 from rnp_jax.defenses import (
     DEFENSES,
     AnpConfig,
@@ -41,6 +41,8 @@ from rnp_jax.defenses import (
     UnlearnConfig,
 )
 from rnp_jax.errors import ConfigError, DataError
+from rnp_jax.evaluation.measure import Measured
+from rnp_jax.evaluation.predict import default_batch_size
 from rnp_jax.report.schema import Result
 from rnp_jax.types import Batch
 
@@ -48,7 +50,7 @@ LAST = "report.html"
 """The file written last, whose presence says that a run is finished."""
 
 
-def _rnp_for_400_images() -> RnpConfig:
+def rnp_for_400_images() -> RnpConfig:
     """The release's settings, but for batches of 100: 128 would leave a batch of 16, too few for batch norm."""
     return RnpConfig(UnlearnConfig(batch_size=100), RecoverConfig(batch_size=100))
 
@@ -91,7 +93,7 @@ class DefendOptions:
     images: Annotated[DataOptions, FLAT] = field(default_factory=DataOptions)
     defense: DefenseSetOptions = field(default_factory=DefenseSetOptions)
     trigger: Annotated[TriggerOptions, FLAT] = field(default_factory=TriggerOptions)
-    rnp: RnpConfig = field(default_factory=_rnp_for_400_images)
+    rnp: RnpConfig = field(default_factory=rnp_for_400_images)
     holder: HolderPruneConfig = field(default_factory=HolderPruneConfig)
     clp: ClpConfig = field(default_factory=ClpConfig)
     anp: AnpConfig = field(default_factory=AnpConfig)
@@ -113,18 +115,51 @@ def run(options: DefendOptions) -> Result:
     Raises:
       RnpError: an unusable checkpoint, data set or option; nothing is written to the source.
     """
-    _check_choice(options)
+    check_choice(options)
     out, cleaned = _choose_files(options)
     log = RunLog()
     log.say(f"reading {options.checkpoint}")
     with log.stage("load checkpoint"):
         model = open_model(options.checkpoint, options.source, options.compute)
         if options.method != "hid":
-            _check_filters(model, options)
+            check_filters(model, options)
     for anomaly in model.checkpoint.anomalies:
         log.say(f"  note: {anomaly}")
     if options.method == "hid":
         return purify(options, model, out, log)
+    case = open_case(model, options, log)
+    write_yaml(out / "config.yaml", options)  # the first file: what came before left no folder behind
+    log.write_to(out / "run.log")
+    return conclude(case, out, cleaned, judge(case, options, log), options, log)
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A model, the clean images a defender has, and what both are judged on, as the model reads them."""
+
+    model: Suspect
+    data: Batch
+    holdout: Batch | None
+    test: Dataset
+    trigger: Trigger | None
+    sets: EvaluationSets
+
+
+class Judged(NamedTuple):
+    """A defense's outcome, the figures before and after it, and how many images a batch of theirs had."""
+
+    defended: Pruned
+    before: Measured
+    after: Measured
+    batch_size: int
+
+
+def open_case(model: Suspect, options: DefendOptions, log: RunLog) -> Case:
+    """The images and the trigger that the options or the model's card name.
+
+    Raises:
+      ConfigError, DataError: they name none, or what they name does not fit the model.
+    """
     with log.stage("load images"):
         data, holdout, test = open_images(model, options.images, options.defense)
         trigger = open_trigger(model, options.trigger, test)
@@ -134,29 +169,42 @@ def run(options: DefendOptions) -> Result:
             log.say(f"  note: {model.extractor.caution}")
     with log.stage("cache features" if model.extractor is not None else "load images"):
         data, holdout, sets = read_sets(model, data, holdout, test, trigger)
-    write_yaml(out / "config.yaml", options)  # the first file: what came before left no folder behind
-    log.write_to(out / "run.log")
+    return Case(model, data, holdout, test, trigger, sets)
 
-    log.say(f"{model.network.architecture.name}: {options.method} on {len(data.labels)} clean images")
-    defended = _defend(model, data, holdout, options, log)
+
+def judge(case: Case, options: DefendOptions, log: RunLog, before: Measured | None = None) -> Judged:
+    """Runs the defense and measures the model after it, and before it where that is not known.
+
+    Raises:
+      ConfigError, DefenseError: settings that do not fit the model; a defense that cannot do its work.
+    """
+    model = case.model
+    log.say(f"{model.network.architecture.name}: {options.method} on {len(case.data.labels)} clean images")
+    defended = _defend(model, case.data, case.holdout, options, log)
     log.say("measuring")
+    size = options.compute.batch_size or default_batch_size()
     with log.stage("measure"):
-        before, after = (
-            sets.measure(model, variables, batch_size=options.compute.batch_size)[0]
-            for variables in (model.variables, defended.variables)
-        )
+        if before is None:
+            before, size = measure_within_memory(case.sets, model, model.variables, size)
+        after, size = measure_within_memory(case.sets, model, defended.variables, size)
+    return Judged(defended, before, after, size)
+
+
+def conclude(case: Case, out: Path, cleaned: Path, judged: Judged, options: DefendOptions, log: RunLog) -> Result:
+    """Writes the cleaned checkpoint, the masks, the result and the report."""
+    model, (defended, before, after, _) = case.model, judged
     with log.stage("sweeps"):
-        sweeps = measure_sweeps(model, defended, holdout, sets, options.sweep_images, ranking_of(options))
+        sweeps = measure_sweeps(model, defended, case.holdout, case.sets, options.sweep_images, ranking_of(options))
     with log.stage("write checkpoint"):
         dropped = save_model(cleaned, model, defended.variables, overwrite=True)
         write_masks(out, defended, options.compute.placement, options.method)
     result = describe_run(
         options,
         model,
-        data,
-        holdout,
-        test,
-        trigger,
+        case.data,
+        case.holdout,
+        case.test,
+        case.trigger,
         defended,
         before.metrics,
         after.metrics,
@@ -165,12 +213,16 @@ def run(options: DefendOptions) -> Result:
         log.timing,
         command_line(),
     )
-    report(out, result, defended.values, test, trigger, before, after, cleaned, log)
+    report(out, result, defended.values, case.test, case.trigger, before, after, cleaned, log)
     return result
 
 
-def _check_choice(options: DefendOptions) -> None:
-    """Says now what the choice of filters would say later, and which options would stay unread."""
+def check_choice(options: DefendOptions) -> None:
+    """Says now what the choice of filters would say later, and which options would stay unread.
+
+    Raises:
+      ConfigError: one of these.
+    """
     for method in (*DEFENSES, "hid"):
         kind = {each.name: each for each in fields(options)}[method]
         default = kind.default_factory()  # pyright: ignore[reportCallIssue]
@@ -216,7 +268,12 @@ def _choose_files(options: DefendOptions) -> tuple[Path, Path]:
     return out, cleaned
 
 
-def _check_filters(model: Model, options: DefendOptions) -> None:
+def check_filters(model: Model, options: DefendOptions) -> None:
+    """The model has filters at the placement, and as many as are to be pruned.
+
+    Raises:
+      ConfigError: it has not.
+    """
     total = sum(len(values) for values in masks.filters(model.variables["masks"]).values())
     own = {"rnp": options.rnp, "anp": options.anp}.get(options.method)
     name, number = model.network.architecture.name, None if own is None else own.prune.number

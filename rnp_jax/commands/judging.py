@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import jax
 import numpy as np
 
 from rnp_jax import masks
 from rnp_jax.attacks import TriggeredSet
 from rnp_jax.commands.inputs import Suspect, Trigger, draw_evenly, read_features
 from rnp_jax.data import Dataset
+from rnp_jax.errors import DefenseError
 from rnp_jax.evaluation.measure import Measured, measure_variants
 from rnp_jax.types import Batch, Variables
 
@@ -46,6 +48,25 @@ class EvaluationSets:
         """Figures of each variant's filter masks; by default of the variables' own."""
         variants = [masks.filters(variables["masks"])] if variants is None else variants
         return measure_variants(model.network, variables, variants, self.clean, self.triggered, self.target, batch_size)
+
+
+def measure_within_memory(
+    sets: EvaluationSets, model: Suspect, variables: Variables, batch_size: int
+) -> tuple[Measured, int]:
+    """The figures, with half the images a batch as often as memory runs out; and how many they were in the end.
+
+    Raises:
+      DefenseError: one image at a time is too much.
+    """
+    while True:
+        try:
+            return sets.measure(model, variables, batch_size=batch_size)[0], batch_size
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            if batch_size == 1:
+                raise DefenseError("out of memory with one image a batch: use a larger device") from error
+            batch_size //= 2
 
 
 def read_sets(

@@ -11,10 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 
 class RunLog:
-    """Lines to the screen (standard error) and to a file, and the seconds of each stage."""
+    """Lines to the screen (standard error), unless it is ``quiet``, and to a file; the seconds of each stage."""
 
-    def __init__(self):
-        self.console = Console(stderr=True, highlight=False)
+    def __init__(self, quiet: bool = False):
+        self.console = Console(stderr=True, highlight=False, quiet=quiet)
         self.timing: dict[str, float] = {}
         self._path: Path | None = None
         self._waiting: list[str] = []
@@ -46,6 +46,14 @@ class RunLog:
         started = time.perf_counter()
         yield
         self.timing[name] = self.timing.get(name, 0.0) + time.perf_counter() - started
+
+    @contextlib.contextmanager
+    def bar(self, name: str, total: int) -> Iterator[Callable[[], None]]:
+        """A bar of ``total`` steps, on a terminal; call what it gives for each."""
+        columns = (TextColumn("{task.description:9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as bars:
+            task = bars.add_task(name, total=total)
+            yield lambda: bars.advance(task)
 
     @contextlib.contextmanager
     def epochs(self) -> Iterator["EpochBars"]:

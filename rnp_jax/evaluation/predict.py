@@ -50,7 +50,7 @@ def predict_variants(
 ) -> Predictions:
     """Predictions of each variant's filter masks, in the order given; weights are shared.
 
-    ``batch_size`` is by default what a cache holds on a CPU, where batches also run side by side, and 1000 elsewhere.
+    ``batch_size`` is by default ``default_batch_size``; on a CPU batches also run side by side.
 
     Raises:
       DataError: no images, or no variants.
@@ -68,9 +68,8 @@ def predict_variants(
                 loaded[i] = jax.device_put(network.segments[i].select(full))
         per_variant.append(list(loaded))
 
-    on_cpu = jax.default_backend() == "cpu"
     count = len(batch.labels)
-    size = min(batch_size or (_CPU_BATCH if on_cpu else _BATCH), count)
+    size = min(batch_size or default_batch_size(), count)
 
     def run(begin: int) -> list[tuple[np.ndarray, np.ndarray]]:
         images, labels = (_padded(np.asarray(part[begin : begin + size]), size) for part in batch)
@@ -84,6 +83,7 @@ def predict_variants(
 
     begins = range(0, count, size)
     chunks = [run(begins[0])]  # compiles, alone
+    on_cpu = jax.default_backend() == "cpu"
     with ThreadPoolExecutor(min(os.cpu_count() or 1, _WORKERS) if on_cpu else 1) as workers:
         chunks += workers.map(run, begins[1:])
     predicted, loss = (
@@ -91,6 +91,11 @@ def predict_variants(
         for part in (0, 1)
     )
     return Predictions(predicted, loss)
+
+
+def default_batch_size() -> int:
+    """Images a batch: on a CPU what its cache holds, 1000 elsewhere."""
+    return _CPU_BATCH if jax.default_backend() == "cpu" else _BATCH
 
 
 class _Step(NamedTuple):

@@ -18,8 +18,8 @@ class SweepRow(ComparisonRow):
     ``asr_before`` and ``ra_before`` those of the checkpoint itself.
 
     ``status``: ok; rejected, the file cannot be used (``reason`` says why); failed, the method or the machine could not
-    finish; skipped, never tried. ``attack`` is ``none`` where no trigger is known, and ``unknown`` where the file was not
-    read that far.
+    finish; skipped, never tried. ``attack`` is ``none`` where no trigger is known, and ``unknown`` where the file was
+    not read that far.
     """
 
     key: Sha256

@@ -1,0 +1,33 @@
+"""``rnp-jax cache``: the compiled programs that are kept for later runs."""
+
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from rnp_jax.compilation import CacheState, clear_cache, describe_cache, is_switched_on
+
+
+@dataclass(frozen=True)
+class CacheOptions:
+    """Say where compiled programs are kept, how many there are and how much room they take.
+
+    Attributes:
+      clear: remove them all.
+    """
+
+    clear: bool = False
+
+
+def run(options: CacheOptions) -> CacheState:
+    """Prints the state, and with ``clear`` removes what it speaks of.
+
+    Raises:
+      ConfigError: the folder is not the user's own.
+      OSError: a program cannot be removed.
+    """
+    state = clear_cache() if options.clear else describe_cache()
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"folder    {state.folder}{'' if is_switched_on() else ' (off: RNP_JAX_CACHE=off)'}", markup=False)
+    console.print(f"programs  {state.programs:,}{' removed' if options.clear else ''}")
+    console.print(f"size      {state.size / 2**20:,.1f} MiB")
+    return state

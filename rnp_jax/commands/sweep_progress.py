@@ -1,0 +1,88 @@
+"""What a sweep shows while it runs: done, failed, rate and time left, a line a group."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.live import Live
+from rich.table import Table
+
+from rnp_jax.commands.run_log import RunLog
+from rnp_jax.sweep.items import Item
+from rnp_jax.sweep.ledger import Ledger
+
+_REFRESH = 0.5
+_LINE_EVERY = 10.0  # seconds between two lines where there is no terminal to draw on
+
+
+class SweepProgress:
+    """Told what is done, it keeps the table on the screen; without a terminal, lines now and then."""
+
+    def __init__(self, ledger: Ledger, items: Sequence[Item], log: RunLog):
+        self._ledger, self._log = ledger, log
+        self._group = {item.key: item.group for item in items}
+        self._total = Counter(self._group.values())
+        self._seen: dict[str, str] = {}
+        self._started = self._drawn = time.monotonic()
+        self._look()
+        self._before = Counter(self._group[key] for key in self._seen)
+        self._live = Live(self.table(), console=log.console, auto_refresh=False, transient=False)
+
+    def __enter__(self) -> "SweepProgress":
+        if self._log.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._look()
+        if self._log.console.is_terminal:
+            self._live.update(self.table(), refresh=True)
+            self._live.stop()
+
+    def watch(self) -> None:
+        """Takes a look, not more often than anyone could see."""
+        now = time.monotonic()
+        terminal = self._log.console.is_terminal
+        if now - self._drawn < (_REFRESH if terminal else _LINE_EVERY):
+            return
+        self._drawn = now
+        self._look()
+        if terminal:
+            self._live.update(self.table(), refresh=True)
+        else:
+            rate = (len(self._seen) - sum(self._before.values())) / max(now - self._started, 1e-9)
+            left = len(self._group) - len(self._seen)
+            eta = f", {left / rate:.0f} s left" if rate else ""
+            self._log.say(f"{len(self._seen)} of {len(self._group)} done, {60 * rate:.3g} a minute{eta}")
+
+    def _look(self) -> None:
+        for key in self._ledger.done() & set(self._group) - set(self._seen):
+            row = self._ledger.row(key)
+            self._seen[key] = "gone" if row is None else row.status
+
+    def table(self) -> Table:
+        """A line a group."""
+        table = Table("group", "done", "failed", "a minute", "left")
+        spent = time.monotonic() - self._started
+        done = Counter(self._group[key] for key in self._seen)
+        failed = Counter(self._group[key] for key, status in self._seen.items() if status == "failed")
+        for group, total in self._total.items():
+            fresh = done[group] - self._before[group]
+            rate = fresh / spent if spent else 0.0
+            left = f"{(total - done[group]) / rate:.0f} s" if rate and total > done[group] else ""
+            pace = f"{60 * rate:.3g}" if fresh else ""
+            table.add_row(_name(group), f"{done[group]} of {total}", str(failed[group]), pace, left)
+        return table
+
+
+def _name(group: str) -> str:
+    """A group as a person names it: architecture, width, classes."""
+    try:
+        told = json.loads(group)
+    except ValueError:
+        return group
+    return f"{told['name']} width {told['width']}, {told['num_classes']} classes, {told['data'] or 'data as given'}"

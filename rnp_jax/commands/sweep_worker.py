@@ -1,0 +1,48 @@
+"""A worker of a sweep, as a process of its own: ``python -m rnp_jax.commands.sweep_worker FOLDER [SUPERVISOR]``."""
+
+import signal
+import sys
+from pathlib import Path
+
+from rnp_jax.commands.sweep_job import SweepJob
+from rnp_jax.commands.sweep_options import OPTIONS, SweepOptions
+from rnp_jax.compilation import enable_cache
+from rnp_jax.config import read_yaml, resolve
+from rnp_jax.errors import RnpError
+from rnp_jax.sweep.items import read_plan
+from rnp_jax.sweep.ledger import Ledger
+from rnp_jax.sweep.local import STOPPED
+from rnp_jax.sweep.worker import work
+
+
+def serve(out: Path, supervisor: str = "") -> int:
+    """Works on the sweep in this folder until nothing is left to claim, or its supervisor is gone.
+
+    Returns:
+      How many rows were committed.
+
+    Raises:
+      SweepError: no sweep there, or no room for its rows.
+    """
+    options = resolve(SweepOptions, read_yaml(out / OPTIONS), str(out / OPTIONS))
+    ledger, job = Ledger(out), SweepJob(options, out)
+    with ledger.join(supervisor) as member:
+        return work(
+            ledger, read_plan(out), job, member, may_go_on=lambda: not supervisor or ledger.is_alive(supervisor)
+        )
+
+
+def main(out: str, supervisor: str = "") -> int:
+    """Returns the exit status: 0 well, ``local.STOPPED`` where no item is at fault."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        enable_cache()
+        serve(Path(out), supervisor)
+    except RnpError as error:
+        sys.stderr.write(f"{error}\n")
+        return STOPPED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,111 @@
+"""A sweep in a few numbers: what became of its items, and the attack x defense matrix of its means."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
+
+from rnp_jax.report import methods
+from rnp_jax.report.comparison import Estimate, Summary
+from rnp_jax.report.comparison_text import by_attack, name_attack, name_method
+from rnp_jax.report.sweep_row import STATUSES, Status, SweepRow
+
+Metric = Literal["acc", "asr", "ra", "der"]
+
+METRICS: tuple[Metric, ...] = ("acc", "asr", "ra", "der")
+
+MAX_ATTACKS = 40
+"""More attacks than these are in the table of rows but not in the matrix."""
+
+MEANINGS: dict[Status, str] = {
+    "ok": "The method ran, and its result was measured.",
+    "rejected": "The file cannot be used.",
+    "failed": "The method or the machine could not finish.",
+    "skipped": "Never tried.",
+}
+MATRIX_WORDS = (
+    "Means over the checkpoints of an attack with 95 % t-intervals, cut to 0-100 %; of a single one, its share with "
+    "its Wilson interval. No defense: the same checkpoints as they came."
+)
+
+
+class Matrix(NamedTuple):
+    """Attacks as rows, defenses as columns.
+
+    Attributes:
+      methods: names of the columns.
+      lines: name of the attack, and a summary a column; None where the sweep has no such item with a result.
+      further: attacks beyond `MAX_ATTACKS`.
+    """
+
+    methods: tuple[str, ...]
+    lines: tuple[tuple[str, tuple[Summary | None, ...]], ...]
+    further: int
+
+
+def sort_rows(rows: Iterable[SweepRow]) -> list[SweepRow]:
+    """By path, method and then whatever else tells items apart: the order of every table."""
+    return sorted(rows, key=lambda row: (row.checkpoint, row.method, row.mode, row.seed, row.key))
+
+
+def count_statuses(rows: Iterable[SweepRow]) -> dict[Status, int]:
+    """Items of each status; they add up to the rows."""
+    counts = Counter(row.status for row in rows)
+    return {status: counts[status] for status in STATUSES}
+
+
+def say_verdict(counts: dict[Status, int]) -> str:
+    """What the sweep's exit code says, in a sentence."""
+    total, failed = sum(counts.values()), counts["failed"]
+    if not total:
+        return "The sweep has no items."
+    if failed:
+        return f"{failed:,} of {_items(total)} failed, so the sweep's exit code is not zero."
+    return f"None of {_items(total)} failed: the sweep's exit code is zero."
+
+
+def metric_table(matrix: Matrix, metric: Metric) -> tuple[list[str], list[tuple[str, list[Estimate | None]]]]:
+    """Names of the columns that know the metric, and each attack's name with its estimates in those columns."""
+    found = [[None if each is None else getattr(each, metric) for each in line] for _, line in matrix.lines]
+    known = [i for i in range(len(matrix.methods)) if any(line[i] is not None for line in found)]
+    lines = [(name, [line[i] for i in known]) for (name, _), line in zip(matrix.lines, found, strict=True)]
+    return [matrix.methods[i] for i in known], lines
+
+
+def _items(count: int) -> str:
+    return f"{count:,} item" + "s" * (count != 1)
+
+
+def make_matrix(rows: Sequence[SweepRow]) -> Matrix:
+    """Means over rows that are ok. Checkpoints that the sweep did not also evaluate undefended get a row of their own.
+
+    Attacks come in the order of their first row, defenses as in a comparison's tables, heads after networks.
+    """
+    done = [row for row in rows if row.status == "ok"]
+    tables = by_attack([*done, *_undefended(done)])
+    columns = {
+        (each.keys["mode"] == "head", methods.order(str(each.keys["method"]))): name_method(each.keys)
+        for summaries in tables.values()
+        for each in summaries
+    }
+    names = tuple(columns[place] for place in sorted(columns))
+    lines = []
+    for (attack, rate), summaries in list(tables.items())[:MAX_ATTACKS]:
+        found = {name_method(each.keys): each for each in summaries}
+        lines.append((_name(attack, rate), tuple(found.get(name) for name in names)))
+    return Matrix(names, tuple(lines), max(0, len(tables) - MAX_ATTACKS))
+
+
+def _undefended(done: Sequence[SweepRow]) -> list[SweepRow]:
+    """One row a checkpoint that has no ``none`` row, with the figures from before any defense."""
+    known = {(row.checkpoint, row.mode) for row in done if row.method == "none"}
+    found: dict[tuple, SweepRow] = {}
+    for row in done:
+        if row.acc_before is not None and (row.checkpoint, row.mode) not in known:
+            before = {"acc": row.acc_before, "asr": row.asr_before, "ra": row.ra_before}
+            rest = {"acc_without_target": None, "der": None, "pruned": None, "timing": (), "covariates": {}}
+            found.setdefault((row.checkpoint, row.mode), row.model_copy(update={"method": "none", **before, **rest}))
+    return list(found.values())
+
+
+def _name(attack: str, rate: float | None) -> str:
+    return "no known trigger" if attack == "none" and not rate else name_attack(attack, rate)

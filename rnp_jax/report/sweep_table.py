@@ -1,0 +1,186 @@
+"""The rows of a sweep as tables: JSON lines, CSV, Parquet and Markdown.
+
+CSV and Parquet have the same columns: a row's own fields, shares as ``acc``, ``acc_low``, ``acc_high``, ``acc_count``
+and ``acc_total``, ``seconds`` in all, then ``seconds: STAGE`` and ``covariate: NAME`` for each that occurs.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from rnp_jax.atomic import open_atomic
+from rnp_jax.errors import ResultError
+from rnp_jax.report.comparison import SHARES
+from rnp_jax.report.comparison_text import csv_text, escape_markdown, markdown_table, show_rating, show_share
+from rnp_jax.report.document import SCHEMA_VERSION, write_text
+from rnp_jax.report.leaderboard_matrix import (
+    MATRIX_WORDS,
+    MEANINGS,
+    METRICS,
+    count_statuses,
+    make_matrix,
+    metric_table,
+    say_verdict,
+    sort_rows,
+)
+from rnp_jax.report.methods import title
+from rnp_jax.report.sweep_row import SweepRow
+
+Kind = Literal["text", "category", "integer", "float"]
+
+MAX_REASONS = 500
+"""More items without a result than these are in the other tables but not in the Markdown."""
+
+_BEFORE: dict[str, Kind] = {
+    "key": "text",
+    "checkpoint": "text",
+    "sha256": "text",
+    "status": "category",
+    "reason": "text",
+    "architecture": "category",
+    "attack": "category",
+    "poison_rate": "float",
+    "seed": "integer",
+    "mode": "category",
+    "method": "category",
+}
+_AFTER: dict[str, Kind] = {
+    "der": "float",
+    "pruned": "integer",
+    "units": "integer",
+    "precision": "category",
+    "batch_size": "integer",
+    "attempt": "integer",
+    "device": "category",
+    "worker": "text",
+    "report": "text",
+    "note": "text",
+    "seconds": "float",
+}
+_PARTS: dict[str, Kind] = {"value": "float", "low": "float", "high": "float", "count": "integer", "total": "integer"}
+
+
+def write_tables(out: Path, rows: Sequence[SweepRow]) -> None:
+    """Write ``rows.jsonl``, ``rows.csv``, ``rows.parquet`` and ``leaderboard.md``, each whole or not at all.
+
+    Rows are ordered by path and method, so equal rows give equal files.
+
+    Raises:
+      ResultError: the folder cannot be written.
+    """
+    rows, out = sort_rows(rows), Path(out)
+    columns = list(_columns(rows))
+    write_text(out / "rows.jsonl", "".join(f"{_to_line(row)}\n" for row in rows))
+    names = [name for name, _, _ in columns]
+    write_text(out / "rows.csv", csv_text([names, *zip(*(values for _, _, values in columns), strict=True)]))
+    _write_parquet(out / "rows.parquet", columns)
+    write_text(out / "leaderboard.md", to_markdown(rows))
+
+
+def read_rows(path: str | Path) -> tuple[SweepRow, ...]:
+    """Read the ``rows.jsonl`` that `write_tables` wrote.
+
+    Raises:
+      ResultError: not readable, a line is not JSON or no row of this version, or two rows are of the same item.
+    """
+    try:
+        lines = Path(path).read_bytes().removesuffix(b"\n").split(b"\n")
+    except OSError as error:
+        raise ResultError(f"{path} cannot be read: {error.strerror}.") from error
+    rows: dict[str, SweepRow] = {}
+    for number, line in enumerate(lines if lines != [b""] else [], 1):
+        row = _from_line(line, f"line {number} of {path}")
+        if row.key in rows:
+            raise ResultError(
+                f"line {number} of {path} is a second row of item {row.key}; expected one row an item. "
+                "Run the sweep again to rewrite its tables."
+            )
+        rows[row.key] = row
+    return tuple(rows.values())
+
+
+def _to_line(row: SweepRow) -> str:
+    return json.dumps(row.model_dump(mode="json"), sort_keys=True, allow_nan=False, ensure_ascii=False)
+
+
+def _from_line(line: bytes, where: str) -> SweepRow:
+    try:
+        return SweepRow.model_validate(json.loads(line))
+    except ValidationError as error:  # a ValueError too, so it comes first
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
+        raise ResultError(
+            f"{where} is no row of a sweep: {problems}. Run the sweep again to rewrite its tables."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ResultError(f"{where} is not JSON ({error}). Run the sweep again to rewrite its tables.") from error
+
+
+def _columns(rows: Sequence[SweepRow]) -> Iterator[tuple[str, Kind, list]]:
+    """Name, kind and values of every column."""
+    for name, kind in _BEFORE.items():
+        yield name, kind, [getattr(row, name) for row in rows]
+    for field in [*SHARES, "acc_before", "asr_before", "ra_before"]:
+        shares = [getattr(row, field) for row in rows]
+        for part, kind in _PARTS.items():
+            name = field if part == "value" else f"{field}_{part}"
+            yield name, kind, [None if share is None else getattr(share, part) for share in shares]
+    for name, kind in _AFTER.items():
+        yield name, kind, [getattr(row, name) for row in rows]
+    for stage in dict.fromkeys(stage.stage for row in rows for stage in row.timing):
+        yield f"seconds: {stage}", "float", [_seconds(row, stage) for row in rows]
+    for name in dict.fromkeys(name for row in rows for name in row.covariates):
+        yield f"covariate: {name}", "float", [row.covariates.get(name) for row in rows]
+
+
+def _seconds(row: SweepRow, stage: str) -> float | None:
+    spent = [each.seconds for each in row.timing if each.stage == stage]
+    return sum(spent) if spent else None
+
+
+def _write_parquet(path: Path, columns: Sequence[tuple[str, Kind, list]]) -> None:
+    import pyarrow as pa  # a sweep's end alone needs it
+    import pyarrow.parquet as pq
+
+    types: dict[Kind, Any] = {
+        "text": pa.string(),
+        "category": pa.dictionary(pa.int32(), pa.string()),
+        "integer": pa.int64(),
+        "float": pa.float64(),
+    }
+    arrays = [pa.array(values, types[kind]) for _, kind, values in columns]
+    fields = [pa.field(name, types[kind]) for name, kind, _ in columns]
+    schema = pa.schema(fields, metadata={"rnp_jax.schema_version": str(SCHEMA_VERSION)})
+    try:
+        with open_atomic(path) as file:
+            pq.write_table(pa.Table.from_arrays(arrays, schema=schema), file)
+    except OSError as error:
+        raise ResultError(f"{path} cannot be written: {error.strerror}. Choose another output folder.") from error
+
+
+def to_markdown(rows: Sequence[SweepRow]) -> str:
+    """Counts by status, the attack x defense matrix of each metric, and what has no result with the reason."""
+    counts = count_statuses(rows)
+    lines = [[status, f"{count:,}", MEANINGS[status]] for status, count in counts.items()]
+    total = ["all", f"{len(rows):,}", ""]
+    parts = ["# Leaderboard", say_verdict(counts), markdown_table(["Status", "Items", "Meaning"], [*lines, total])]
+    matrix = make_matrix(rows)
+    if matrix.lines:
+        parts.append(MATRIX_WORDS)
+    for metric in METRICS:
+        names, found = metric_table(matrix, metric)
+        show = show_rating if metric == "der" else show_share
+        cells = [[attack, *("" if each is None else show(each) for each in estimates)] for attack, estimates in found]
+        if names:
+            parts += [f"## {metric.upper()}", markdown_table(["Attack", *names], cells)]
+    if matrix.further:
+        parts.append(f"{matrix.further:,} further attacks are in rows.csv.")
+    lost = [row for row in rows if row.status != "ok"]
+    if lost:
+        said = [[row.status, row.checkpoint, title(row.method), row.reason] for row in lost[:MAX_REASONS]]
+        parts += ["## Without a result", markdown_table(["Status", "Checkpoint", "Method", "Reason"], said)]
+    if len(lost) > MAX_REASONS:
+        parts.append(escape_markdown(f"{len(lost) - MAX_REASONS:,} further items are in rows.csv."))
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,1 @@
+"""Many checkpoints: which, in what order, read apart, run once each and never lost."""

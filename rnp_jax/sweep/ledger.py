@@ -1,0 +1,180 @@
+"""Who works on what, and what is done: files in one folder that any number of processes and machines share.
+
+An item is claimed by creating ``claims/KEY``, and done once ``rows/KEY.json`` is there; both are created, never
+replaced, so of several that try one succeeds. A process holds a lock on ``members/NAME`` while it lives, and touches
+that file: on its own machine it is dead when the lock is free, for others when it has been silent for the lease.
+
+A supervisor that sees its worker die turns the worker's claims into ``crashes/KEY.N``. Claims of a worker whose
+supervisor is gone too (the machine went down, somebody killed everything) are void, and no crash.
+"""
+
+import fcntl
+import json
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from rnp_jax.atomic import create_atomic
+from rnp_jax.errors import SweepError
+from rnp_jax.report.sweep_row import SweepRow
+
+MOST_CRASHES = 2
+"""After so many an item is quarantined."""
+
+
+class Member(NamedTuple):
+    """A process that takes part: its own name, and that of the supervisor that watches it, if any."""
+
+    name: str
+    supervisor: str = ""
+
+
+class Ledger:
+    """The shared folder of a sweep; ``lease`` is how many seconds another machine may be silent."""
+
+    def __init__(self, out: Path, lease: float = 60.0):
+        self.out, self.lease = out, lease
+        self.rows_folder, self._claims = out / "rows", out / "claims"
+        self._crashes, self._members = out / "crashes", out / "members"
+        for folder in (self.rows_folder, self._claims, self._crashes, self._members):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def join(self, supervisor: str = "") -> Iterator[Member]:
+        """Takes part, alive to the others until the block ends or the process does."""
+        member = Member(f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}", supervisor)
+        path, ended = self._members / member.name, threading.Event()
+        with path.open("x") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+
+            def beat() -> None:
+                while not ended.wait(self.lease / 4):
+                    os.utime(file.fileno())
+
+            thread = threading.Thread(target=beat, daemon=True)
+            thread.start()
+            try:
+                yield member
+            finally:
+                ended.set()
+                thread.join()
+                path.unlink(missing_ok=True)
+
+    def is_alive(self, name: str) -> bool:
+        """Whether a member still works, as far as can be seen from here."""
+        path = self._members / name
+        try:
+            with path.open() as file:
+                if name.split(":")[0] != socket.gethostname():
+                    return self._now() - os.fstat(file.fileno()).st_mtime < self.lease
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return True
+                return False
+        except FileNotFoundError:
+            return False
+
+    def _now(self) -> float:
+        """The file server's clock."""
+        probe = self._members / f".{secrets.token_hex(8)}"
+        probe.touch()
+        try:
+            return probe.stat().st_mtime
+        finally:
+            probe.unlink()
+
+    def claim(self, key: str, member: Member) -> bool:
+        """Whether the item is this member's now: neither done nor another living member's."""
+        while not self.is_done(key):
+            if create_atomic(self._claims / key, json.dumps(member).encode()):
+                if not self.is_done(key):
+                    return True
+                self.release(key)  # its row came between the look and the claim
+                return False
+            if self.is_held(key):
+                return False
+            self._void(key)
+        return False
+
+    def is_held(self, key: str) -> bool:
+        """Whether a member that lives, or whose supervisor does, has claimed the item."""
+        holder = self._holder(key)
+        return holder is not None and any(self.is_alive(name) for name in holder if name)
+
+    def _holder(self, key: str) -> Member | None:
+        try:
+            return Member(*json.loads((self._claims / key).read_bytes()))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise SweepError(f"{self._claims / key}: no claim of a sweep: {error}; remove it") from error
+
+    def _void(self, key: str) -> None:
+        """Takes a dead member's claim away; one that was made in between goes back."""
+        aside = self._claims / f".{secrets.token_hex(8)}"
+        try:
+            (self._claims / key).rename(aside)
+        except FileNotFoundError:
+            return
+        if any(self.is_alive(name) for name in Member(*json.loads(aside.read_bytes())) if name):
+            create_atomic(self._claims / key, aside.read_bytes())
+        aside.unlink()
+
+    def release(self, key: str) -> None:
+        """Gives a claim back."""
+        (self._claims / key).unlink(missing_ok=True)
+
+    def is_done(self, key: str) -> bool:
+        """Whether the item has its row."""
+        return (self.rows_folder / f"{key}.json").exists()
+
+    def done(self) -> set[str]:
+        """The keys that have a row."""
+        return {path.stem for path in self.rows_folder.iterdir() if path.suffix == ".json"}
+
+    def commit(self, row: SweepRow) -> bool:
+        """Makes the row visible and gives the claim back; False where another row was there first, which stays.
+
+        Raises:
+          OSError: it cannot be written; then nothing is visible.
+        """
+        content = (row.model_dump_json() + "\n").encode()
+        made = create_atomic(self.rows_folder / f"{row.key}.json", content)
+        self.release(row.key)
+        return made
+
+    def row(self, key: str) -> SweepRow | None:
+        """The visible row of an item.
+
+        Raises:
+          SweepError: it cannot be read.
+        """
+        path = self.rows_folder / f"{key}.json"
+        try:
+            return SweepRow.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError) as error:
+            raise SweepError(f"{path}: no readable row: {error}; remove it, and the item is run again") from error
+
+    def crashes(self, key: str) -> int:
+        """How often an item was in the hands of a worker that died under its supervisor's eyes."""
+        return sum((self._crashes / f"{key}.{number}").exists() for number in range(1, MOST_CRASHES + 1))
+
+    def record_crashes(self, supervisor: Member, process: int) -> list[str]:
+        """Turns the claims of a supervisor's worker that died into crashes; returns the items."""
+        prefix, found = f"{socket.gethostname()}:{process}:", []
+        for claim in self._claims.iterdir():
+            holder = None if claim.name.startswith(".") else self._holder(claim.name)
+            if holder is not None and holder.supervisor == supervisor.name and holder.name.startswith(prefix):
+                claim.replace(self._crashes / f"{claim.name}.{min(self.crashes(claim.name) + 1, MOST_CRASHES)}")
+                found.append(claim.name)
+        return found

@@ -1,0 +1,419 @@
+"""Checkpoints read in a process apart: what a hostile file costs or breaks is that process, and not the sweep.
+
+The child (``python -m rnp_jax.sweep.parsing``) reads one file after another for a ``Parser``. It starts in the folder
+``/``, with its two pipes as the only open descriptors, an environment of a few harmless names, no accelerator, and
+limits that it cannot take back: no file it writes to, no core dump, so much memory. It executes nothing of a file
+either; this is the second wall. Its answers are lines of JSON of bounded length, checked before they are believed.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import pydantic
+from pydantic import Field, StringConstraints
+
+from rnp_jax.attacks.base import check_number
+from rnp_jax.card import Card, read_card
+from rnp_jax.checkpoints import recognise
+from rnp_jax.errors import ArchitectureError, CheckpointError, DataError, RnpError, SweepError
+from rnp_jax.models import Architecture
+from rnp_jax.models.inference import entries
+from rnp_jax.sweep.manifest import Entry
+from rnp_jax.torch_io import StateDict, find_state_dict, read_checkpoint
+from rnp_jax.torch_io.source_file import Container
+
+GIB = 2**30
+START_SECONDS = 120.0
+"""How long the child may take until it is ready, which it usually is after two seconds."""
+
+_MOST_TEXT = 4000  # characters of a reason, a name or an anomaly
+_MOST_ANOMALIES = 100
+_MOST_ANSWER = 2**20  # bytes
+_KEPT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PYTHONHOME", "TMPDIR")
+_SET = {
+    "JAX_PLATFORMS": "cpu",
+    "CUDA_VISIBLE_DEVICES": "",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "PYTHONUNBUFFERED": "1",
+}
+_STATM = Path("/proc/self/statm")
+
+Line: TypeAlias = Annotated[str, StringConstraints(max_length=_MOST_TEXT)]
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What a file says about itself.
+
+    Attributes:
+      sha256: of the whole file.
+      container: the kind of file.
+      key: where in it the state dict is, as ``SourceOptions.key``.
+      architecture: the fields of ``Architecture``, as JSON values.
+      parameters: trainable scalars.
+      bytes: size of the file.
+      anomalies: one sentence for each thing that is unusual or was left unread.
+      normalization: the card's, as 'm,m,m/s,s,s'; None without a card, and so below.
+      extractor: SHA-256 of the card's.
+      data: the card's.
+    """
+
+    sha256: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+    container: Container
+    key: Line
+    architecture: dict[str, Any]
+    parameters: Annotated[int, Field(ge=0)]
+    bytes: Annotated[int, Field(ge=0)]
+    anomalies: Annotated[tuple[Line, ...], Field(max_length=_MOST_ANOMALIES)] = ()
+    normalization: Line | None = None
+    extractor: Line | None = None
+    data: Line | None = None
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """``ready`` once, then one a file: ``parsed``, the name of an error with its reason, ``memory`` or ``crash``."""
+
+    kind: Literal["ready", "parsed", "CheckpointError", "ArchitectureError", "DataError", "memory", "crash"]
+    reason: Line = ""
+    parsed: Parsed | None = None
+
+
+_ANSWER = pydantic.TypeAdapter(_Answer)
+_ARCHITECTURE = pydantic.TypeAdapter(Architecture)
+
+
+class _ChildLostError(Exception):
+    """The child cannot be asked again; the message says why, as the end of a sentence about the file."""
+
+
+class _TimeSpentError(_ChildLostError):
+    """The file took too long, which no file before it can have caused."""
+
+
+@dataclass(frozen=True)
+class ParserLimits:
+    """What reading one file may cost.
+
+    Attributes:
+      memory_bytes: address space beyond what the child has when it is ready. The file is held once and its tensors
+        once more: about two and a half times the file's size, above 2 GiB three times.
+      cpu_seconds: processor time.
+      wall_seconds: time altogether, waiting for a slow disk included.
+
+    Raises:
+      ConfigError: a limit below 1.
+    """
+
+    memory_bytes: int = 8 * GIB
+    cpu_seconds: int = 120
+    wall_seconds: float = 600.0
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            check_number(field.name, getattr(self, field.name), 1)
+
+
+class Parser:
+    """Reads untrusted files in a child process; a context manager, for one thread at a time.
+
+    The child starts with the first file and reads many. One that dies is replaced, and a file that was not its first
+    is tried once more in the new one: what becomes of a file never depends on those before it.
+    """
+
+    def __init__(self, limits: ParserLimits | None = None, *, check_crc: bool = True):
+        self._limits = limits or ParserLimits()
+        self._check_crc = check_crc
+        self._child: _Child | None = None
+
+    def __enter__(self) -> "Parser":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the child, and waits for its end."""
+        if self._child is not None:
+            self._child.end()
+            self._child = None
+
+    def parse(self, entry: Entry) -> Parsed:
+        """What the entry's file is.
+
+        Raises:
+          CheckpointError: it cannot be read, is hostile or damaged, or reading it cost too much or broke the child.
+          ArchitectureError: its tensors are of no supported architecture, or of several.
+          DataError: the card beside it cannot be read, or is another file's.
+          SweepError: the child does not start.
+        """
+        request = _request(entry, check_crc=self._check_crc, cpu_seconds=self._limits.cpu_seconds)
+        while True:
+            if self._child is None:
+                self._child = _Child(self._limits)
+            is_first = self._child.asked == 0
+            try:
+                return _believe(self._child.ask(request), entry.path)
+            except _ChildLostError as lost:
+                self.close()
+                if is_first or isinstance(lost, _TimeSpentError):
+                    raise CheckpointError(entry.path, f"reading it apart from the sweep {lost}") from lost
+            except RnpError:
+                raise
+            except BaseException:  # such as an interrupt: an answer may still come, and would be taken for the next
+                self.close()
+                raise
+
+
+def _request(entry: Entry, *, check_crc: bool, cpu_seconds: int) -> dict[str, Any]:
+    return {
+        "path": os.path.abspath(entry.path),
+        "key": entry.key,
+        "architecture": entry.architecture,
+        "image_shape": entry.image_shape,
+        "is_head": entry.extractor is not None,
+        "check_crc": check_crc,
+        "cpu_seconds": cpu_seconds,
+    }
+
+
+def _believe(answer: _Answer, path: str) -> Parsed:
+    """The answer to a request, or the error that it tells.
+
+    Raises:
+      _ChildLostError: it makes no sense, or is the child's last.
+    """
+    reason = _printable(answer.reason.replace(os.path.abspath(path), path))
+    match answer.kind:
+        case "CheckpointError":
+            raise CheckpointError(path, reason)
+        case "ArchitectureError":
+            raise ArchitectureError(reason)
+        case "DataError":
+            raise DataError(reason)
+        case "memory":
+            raise _ChildLostError("took more memory than it is allowed (ParserLimits.memory_bytes)")
+        case "crash":
+            raise _ChildLostError(f"failed: {reason}")
+    if answer.kind != "parsed" or answer.parsed is None:
+        raise _ChildLostError(f"gave the answer {answer.kind!r}, which is none to a file")
+    parsed = answer.parsed
+    try:
+        architecture = _ARCHITECTURE.validate_python(parsed.architecture)
+    except (pydantic.ValidationError, RnpError) as error:
+        raise _ChildLostError("gave an answer with an impossible architecture") from error
+    texts = {name: text and _printable(text) for name in ("normalization", "extractor", "data")
+             for text in [getattr(parsed, name)]}  # fmt: skip
+    anomalies = tuple(map(_printable, parsed.anomalies))
+    plain = json.loads(json.dumps(asdict(architecture)))
+    return dataclasses.replace(parsed, architecture=plain, anomalies=anomalies, **texts)
+
+
+def _printable(text: str) -> str:
+    """The text with everything but printable characters and line ends spelled out."""
+    return "".join(c if c == "\n" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class _Child:
+    """The process and its two pipes."""
+
+    def __init__(self, limits: ParserLimits):
+        self._limits, self.asked = limits, 0
+        command = [sys.executable, "-P", "-s", "-m", "rnp_jax.sweep.parsing", str(limits.memory_bytes)]
+        kept = {name: value for name in _KEPT if (value := os.environ.get(name)) is not None}
+        path = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
+        self._process = subprocess.Popen(  # noqa: S603 (this interpreter, this module)
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            cwd="/",
+            env={**kept, **_SET, "PYTHONPATH": path},
+            start_new_session=True,  # an interrupt of the terminal is the sweep's own
+        )
+        self._requests = self._process.stdin.fileno()  # pyright: ignore[reportOptionalMemberAccess]
+        self._answers = self._process.stdout.fileno()  # pyright: ignore[reportOptionalMemberAccess]
+        try:
+            answer = self._receive(START_SECONDS)
+            if answer.kind != "ready":
+                raise _ChildLostError(f"answered {answer.kind}")
+        except _ChildLostError as lost:
+            self.end()
+            raise SweepError(
+                f"the process that reads checkpoints does not start: it {lost}; its own messages are shown by "
+                f"{sys.executable} -m rnp_jax.sweep.parsing {limits.memory_bytes}"
+            ) from lost
+        except BaseException:
+            self.end()
+            raise
+
+    def ask(self, request: dict[str, Any]) -> _Answer:
+        """The child's answer.
+
+        Raises:
+          _ChildLostError: it died, took too long, or answered what is no answer.
+        """
+        self.asked += 1
+        try:
+            os.write(self._requests, json.dumps(request).encode() + b"\n")
+        except BrokenPipeError:
+            raise self._find_end() from None
+        return self._receive(self._limits.wall_seconds)
+
+    def _receive(self, seconds: float) -> _Answer:
+        end, line = time.monotonic() + seconds, b""
+        while not line.endswith(b"\n"):
+            if not select.select([self._answers], [], [], max(0.0, end - time.monotonic()))[0]:
+                raise _TimeSpentError(f"took more than {seconds:g} seconds (ParserLimits.wall_seconds)")
+            part = os.read(self._answers, 65536)
+            if not part:
+                raise self._find_end()
+            line += part
+            if len(line) > _MOST_ANSWER:
+                raise _ChildLostError(f"gave an answer of more than {_MOST_ANSWER} bytes")
+        try:
+            return _ANSWER.validate_json(line)
+        except pydantic.ValidationError as error:
+            raise _ChildLostError("gave an answer that is none") from error
+
+    def _find_end(self) -> _ChildLostError:
+        """Why the child, which closed its pipe, is no more."""
+        try:
+            status = self._process.wait(2)
+        except subprocess.TimeoutExpired:
+            return _ChildLostError("ended without an answer")
+        if status == -signal.SIGXCPU:
+            seconds = f"{self._limits.cpu_seconds} seconds of processor time"
+            return _TimeSpentError(f"took more than {seconds} (ParserLimits.cpu_seconds)")
+        if status == -signal.SIGKILL:
+            return _ChildLostError("was killed (SIGKILL), as when the machine's memory runs out")
+        if status < 0:
+            return _ChildLostError(f"crashed ({signal.Signals(-status).name})")
+        return _ChildLostError(f"ended without an answer (exit status {status})")
+
+    def end(self) -> None:
+        """Kills the child if it lives, and buries it."""
+        with self._process:  # closes the pipes and waits
+            self._process.kill()
+
+
+def _serve(memory_bytes: int) -> None:
+    """The child's life: ready, then one answer a request, until there is none more or it can no longer be sure."""
+    answers = os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whatever a library prints is no answer
+    _warm_up()
+    _confine(memory_bytes)
+    answer = _Answer("ready")
+    lines = iter(sys.stdin.buffer)
+    while True:
+        os.write(answers, _encode(answer))
+        if answer.kind in ("memory", "crash") or (line := next(lines, None)) is None:
+            return
+        answer = _answer(json.loads(line))
+
+
+def _encode(answer: _Answer) -> bytes:
+    line = json.dumps(asdict(answer)).encode() + b"\n"
+    if len(line) <= _MOST_ANSWER:
+        return line
+    return _encode(_Answer("ArchitectureError", f"what there is to say about it takes more than {_MOST_ANSWER} bytes"))
+
+
+def _warm_up() -> None:
+    """Everything that reading needs is imported, and the compiler's threads run, before the limits are set."""
+    entries(Architecture("mlp", 2, 0, (("0", 2),), (1, 1, 1)))
+    sys.dont_write_bytecode = True
+
+
+def _confine(memory_bytes: int) -> None:
+    own = int(_STATM.read_text().split()[0]) * resource.getpagesize() if _STATM.exists() else 0
+    for kind, most in (
+        (resource.RLIMIT_AS, own + memory_bytes),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+    ):
+        hard = resource.getrlimit(kind)[1]
+        allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(kind, (allowed, allowed))
+
+
+def _allow_cpu(seconds: int) -> None:
+    """So many seconds from now on, rounded up; then SIGXCPU ends the process."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    soft = int(used.ru_utime + used.ru_stime) + 1 + seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
+
+
+def _answer(request: dict[str, Any]) -> _Answer:
+    _allow_cpu(request["cpu_seconds"])
+    try:
+        return _Answer("parsed", parsed=_read(request))
+    except CheckpointError as error:
+        return _Answer("CheckpointError", error.reason[:_MOST_TEXT])
+    except DataError as error:
+        return _Answer("DataError", str(error)[:_MOST_TEXT])
+    except RnpError as error:
+        return _Answer("ArchitectureError", str(error)[:_MOST_TEXT])
+    except MemoryError:
+        return _Answer("memory")
+    except Exception as error:  # a file that finds a fault of this package must not end the sweep
+        return _Answer("crash", f"{type(error).__name__}: {error}"[:_MOST_TEXT])
+
+
+def _read(request: dict[str, Any]) -> Parsed:
+    path = request["path"]
+    checkpoint = read_checkpoint(path, check_crc=request["check_crc"])
+    state_dict = find_state_dict(checkpoint, request["key"])
+    card = read_card(path, checkpoint.sha256)
+    shape = _image_shape(request, state_dict, card)
+    architecture = recognise(checkpoint, state_dict, request["architecture"], shape)
+    weights = (entry.shape for entry in entries(architecture) if entry.path[0] == "params")
+    return Parsed(
+        sha256=checkpoint.sha256,
+        container=checkpoint.container,
+        key="/".join(map(str, state_dict.location))[:_MOST_TEXT] or "/",
+        architecture=asdict(architecture),
+        parameters=sum(map(math.prod, weights)),
+        bytes=os.stat(path).st_size,
+        anomalies=tuple(text[:_MOST_TEXT] for text in checkpoint.anomalies[:_MOST_ANOMALIES]),
+        **_from_card(card),
+    )
+
+
+def _image_shape(request: dict[str, Any], state_dict: StateDict, card: Card | None) -> tuple[int, int, int] | None:
+    """The shape of the input, where the entry or the card says it, or the file is a head on features."""
+    if request["image_shape"] is not None:
+        return tuple(request["image_shape"])
+    if request["is_head"]:
+        widths = [value.shape[1] for value in state_dict.tensors.values() if value.ndim == 2]
+        return (1, 1, widths[0]) if widths else None
+    return None if card is None else card.architecture.image_shape
+
+
+def _from_card(card: Card | None) -> dict[str, str | None]:
+    if card is None:
+        return {}
+    mean, std = (",".join(map(str, values)) for values in (card.normalization.mean, card.normalization.std))
+    return {
+        "normalization": f"{mean}/{std}"[:_MOST_TEXT],
+        "extractor": None if card.extractor is None else card.extractor.sha256[:_MOST_TEXT],
+        "data": card.data[:_MOST_TEXT],
+    }
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))

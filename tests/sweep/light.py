@@ -1,0 +1,71 @@
+"""A job without a model: a row from the item's name, so that a sweep's machinery can be tested by itself.
+
+As a module it is a worker: ``python tests/sweep/light.py FOLDER SUPERVISOR``.
+"""
+
+import hashlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from rnp_jax.errors import CheckpointError, DefenseError, SweepError
+from rnp_jax.report.sweep_row import SweepRow
+from rnp_jax.sweep.items import Item, make_key, read_plan
+from rnp_jax.sweep.ledger import Ledger
+from rnp_jax.sweep.local import STOPPED
+from rnp_jax.sweep.worker import work
+
+COMMAND = (sys.executable, str(Path(__file__).resolve()))
+POISON, WILD, BAD, HARD = "poison", "wild", "bad", "hard"
+
+
+def items_of(*names: str) -> tuple[Item, ...]:
+    return tuple(Item(make_key(name=name), name, "0" * 64, "none") for name in names)
+
+
+def expected(item: Item) -> SweepRow:
+    digest = int(hashlib.sha256(item.path.encode()).hexdigest(), 16)
+    return SweepRow(key=item.key, checkpoint=item.path, sha256=item.sha256, method=item.method, status="ok",
+                    attack="badnets", der=digest % 1000 / 1000)  # fmt: skip
+
+
+class LightJob:
+    """Sleeps ``seconds``; names that begin with one of the words above go wrong in that way."""
+
+    def __init__(self, seconds: float = 0.0):
+        self.seconds = seconds
+        self.loaded: list[str] = []
+
+    def load(self, item: Item) -> Item:
+        self.loaded.append(item.path)
+        if item.path.startswith(BAD):
+            raise CheckpointError(item.path, "no checkpoint")
+        return item
+
+    def run(self, item: Item, loaded: Item, attempt: int) -> SweepRow:
+        assert loaded is item
+        time.sleep(self.seconds)
+        if item.path.startswith(POISON):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if item.path.startswith(WILD):
+            raise ValueError("something else")
+        if item.path.startswith(HARD):
+            raise DefenseError("nothing to prune")
+        return expected(item).model_copy(update={"attempt": attempt})
+
+
+def serve(out: Path, supervisor: str = "") -> int:
+    ledger = Ledger(out)
+    job = LightJob(float(os.environ.get("LIGHT_SECONDS", "0.01")))
+    with ledger.join(supervisor) as member:
+        return work(ledger, read_plan(out), job, member, lambda: not supervisor or ledger.is_alive(supervisor))
+
+
+if __name__ == "__main__":
+    try:
+        serve(Path(sys.argv[1]), sys.argv[2])
+    except SweepError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(STOPPED)

@@ -1,0 +1,135 @@
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack
+
+import pytest
+
+from rnp_jax.errors import SweepError
+from rnp_jax.sweep.ledger import MOST_CRASHES, Ledger, Member
+from tests.sweep.light import expected, items_of
+
+ITEM = items_of("a")[0]
+KEY = ITEM.key
+
+
+def dead_member(ledger: Ledger, supervisor: str = "") -> tuple[Member, int]:
+    """A process that claims the item and is killed."""
+    code = (
+        "import sys, pathlib\nfrom rnp_jax.sweep.ledger import Ledger\nledger = Ledger(pathlib.Path(sys.argv[1]))\n"
+        "with ledger.join(sys.argv[3]) as member:\n"
+        "    assert ledger.claim(sys.argv[2], member)\n    print(member.name, flush=True)\n    sys.stdin.read()\n"
+    )
+    arguments = [sys.executable, "-c", code, str(ledger.out), KEY, supervisor]
+    process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    name = process.stdout.readline().strip()
+    with ledger.join() as other:
+        assert not ledger.claim(KEY, other), "it lives"
+    process.kill()
+    process.communicate()
+    return Member(name, supervisor), process.pid
+
+
+def test_one_of_many_gets_an_item(tmp_path):
+    ledger, got = Ledger(tmp_path), []
+    with ExitStack() as stack:
+        members = [stack.enter_context(ledger.join()) for _ in range(8)]
+        threads = [threading.Thread(target=lambda m=m: got.append(ledger.claim(KEY, m))) for m in members]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+    assert sorted(got) == [False] * 7 + [True]
+
+
+def test_a_row_is_made_once_and_ends_the_claim(tmp_path):
+    ledger = Ledger(tmp_path)
+    with ledger.join() as member:
+        assert ledger.claim(KEY, member)
+        assert ledger.row(KEY) is None
+        assert ledger.commit(expected(ITEM))
+        assert not ledger.commit(expected(ITEM).model_copy(update={"attempt": 7}))
+        assert ledger.row(KEY) == expected(ITEM)
+        assert ledger.done() == {KEY}
+        assert not ledger.claim(KEY, member)
+    assert not [*(tmp_path / "claims").iterdir()]
+
+
+def test_a_released_item_is_free_again(tmp_path):
+    ledger = Ledger(tmp_path)
+    with ledger.join() as one, ledger.join() as other:
+        assert ledger.claim(KEY, one)
+        assert not ledger.claim(KEY, other)
+        ledger.release(KEY)
+        assert ledger.claim(KEY, other)
+
+
+def test_what_a_killed_process_held_is_free_and_no_crash(tmp_path):
+    ledger = Ledger(tmp_path)
+    dead, _ = dead_member(ledger)
+    assert not ledger.is_alive(dead.name)
+    with ledger.join() as member:
+        assert ledger.claim(KEY, member)
+    assert ledger.crashes(KEY) == 0
+
+
+def test_what_a_supervised_worker_held_stays_until_its_supervisor_says_so(tmp_path):
+    ledger = Ledger(tmp_path)
+    with ledger.join() as supervisor, ledger.join() as other:
+        for count in range(1, MOST_CRASHES + 2):
+            _, process = dead_member(ledger, supervisor.name)
+            assert not ledger.claim(KEY, other), "its supervisor will tell"
+            assert ledger.record_crashes(other, process) == []
+            assert ledger.record_crashes(supervisor, process) == [KEY]
+            assert ledger.crashes(KEY) == min(count, MOST_CRASHES)
+        assert ledger.claim(KEY, other)
+
+
+def test_a_machine_that_is_silent_for_the_lease_is_dead(tmp_path):
+    ledger = Ledger(tmp_path, lease=5.0)
+    name = "elsewhere:1:00"
+    (tmp_path / "members" / name).touch()
+    assert ledger.is_alive(name)
+    os.utime(tmp_path / "members" / name, (time.time() - 6, time.time() - 6))
+    assert not ledger.is_alive(name)
+    assert not ledger.is_alive("elsewhere:2:00")
+
+
+def test_a_member_gives_signs_of_life(tmp_path):
+    ledger = Ledger(tmp_path, lease=0.2)
+    with ledger.join() as member:
+        path = tmp_path / "members" / member.name
+        first = path.stat().st_mtime_ns
+        deadline = time.monotonic() + 20
+        while path.stat().st_mtime_ns == first:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert not path.exists()
+
+
+def test_damaged_files_are_named(tmp_path):
+    ledger = Ledger(tmp_path)
+    (tmp_path / "rows" / f"{KEY}.json").write_text("{")
+    with pytest.raises(SweepError, match="remove it"):
+        ledger.row(KEY)
+    (tmp_path / "claims" / "other").write_text("x")
+    with ledger.join() as member, pytest.raises(SweepError, match="remove it"):
+        ledger.claim("other", member)
+
+
+def _claim_all(out, queue):
+    ledger = Ledger(out)
+    with ledger.join() as member:
+        queue.put([item.path for item in items_of(*map(str, range(60))) if ledger.claim(item.key, member)])
+        time.sleep(1)
+
+
+def test_processes_share_the_items_without_overlap(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    processes = [context.Process(target=_claim_all, args=(tmp_path, queue)) for _ in range(3)]
+    [process.start() for process in processes]
+    got = [queue.get(timeout=60) for _ in processes]
+    [process.join() for process in processes]
+    assert sorted(path for paths in got for path in paths) == sorted(map(str, range(60)))

@@ -1,0 +1,101 @@
+"""Real processes, real kills."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rnp_jax.errors import SweepError
+from rnp_jax.sweep.items import write_plan
+from rnp_jax.sweep.ledger import Ledger
+from rnp_jax.sweep.local import device_environment, find_devices, run_local
+from tests.sweep.light import COMMAND, expected, items_of
+
+SUPERVISE = """
+import sys, pathlib
+from rnp_jax.sweep.items import read_plan
+from rnp_jax.sweep.ledger import Ledger
+from rnp_jax.sweep.local import run_local
+from tests.sweep.light import COMMAND
+out = pathlib.Path(sys.argv[1])
+run_local(Ledger(out), read_plan(out), COMMAND, 2, lambda: None, {"LIGHT_SECONDS": "0.02", "JAX_PLATFORMS": "cpu"})
+"""
+
+
+def planned(out, *names):
+    items = items_of(*names)
+    write_plan(out, items)
+    return items
+
+
+def run(out, items, workers=2, seconds="0.01", watch=lambda: None):
+    ledger = Ledger(out)
+    run_local(ledger, items, COMMAND, workers, watch, {"LIGHT_SECONDS": seconds})
+    return [ledger.row(item.key) for item in items]
+
+
+def test_every_item_has_its_row_and_nothing_is_left_behind(tmp_path):
+    items, looks = planned(tmp_path, *map(str, range(12)), "bad"), []
+    rows = run(tmp_path, items, watch=lambda: looks.append(1))
+    assert rows[:-1] == [expected(item) for item in items[:-1]]
+    assert rows[-1].status == "rejected"
+    assert looks
+    assert not [*(tmp_path / "claims").iterdir()]
+    assert not [*(tmp_path / "members").iterdir()]
+
+
+def test_a_poison_item_kills_two_workers_and_is_quarantined(tmp_path):
+    items = planned(tmp_path, "a", "poison", "b", "c")
+    rows = run(tmp_path, items, workers=1)
+    assert [row.status for row in rows] == ["ok", "failed", "ok", "ok"]
+    assert "quarantined" in rows[1].reason
+    assert len([*(tmp_path / "crashes").glob(f"{items[1].key}.*")]) == 2
+
+
+def test_workers_that_cannot_start_end_the_sweep(tmp_path):
+    items, ledger = planned(tmp_path, "a"), Ledger(tmp_path)
+    with pytest.raises(SweepError, match="die before they do anything: oh no"):
+        run_local(ledger, items, (sys.executable, "-c", "raise SystemExit('oh no')"), 1, lambda: None, {})
+
+
+def test_no_room_for_rows_ends_the_sweep_which_goes_on_later(tmp_path):
+    """A limit on the size of files, as a quota: rows do not fit, claims do."""
+    items = planned(tmp_path, *map(str, range(6)))
+    limited = ("bash", "-c", 'ulimit -f 0; exec "$@"', "_", *COMMAND)
+    with pytest.raises(SweepError):
+        run_local(Ledger(tmp_path), items, limited, 1, lambda: None, {})
+    assert not Ledger(tmp_path).done()
+    assert run(tmp_path, items) == [expected(item) for item in items]
+
+
+def test_one_device_of_several():
+    assert find_devices()[0] == "cpu"
+    assert device_environment("cpu", 3) == {}
+    assert device_environment("gpu", 1)["CUDA_VISIBLE_DEVICES"] == "1"
+    assert device_environment("tpu", 2)["TPU_VISIBLE_CHIPS"] == "2"
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_ends_with_the_same_rows(tmp_path):
+    """Everything is killed at random instants, two dozen times; no row is lost, changed or doubled."""
+    items, draw, kills = planned(tmp_path, *map(str, range(300))), random.Random(0), 0
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    while len(Ledger(tmp_path).done()) < len(items):
+        process = subprocess.Popen(
+            [sys.executable, "-c", SUPERVISE, str(tmp_path)], env=environment, start_new_session=True
+        )
+        if kills < 24:
+            done = len(Ledger(tmp_path).done())
+            while len(Ledger(tmp_path).done()) < done + 2 and process.poll() is None:
+                time.sleep(0.01)
+            time.sleep(draw.uniform(0, 0.15))
+            os.killpg(process.pid, signal.SIGKILL)
+            kills += 1
+        assert process.wait() == (0 if kills == 24 and process.returncode == 0 else -signal.SIGKILL)
+    assert kills >= 20
+    assert [Ledger(tmp_path).row(item.key) for item in items] == [expected(item) for item in items]
+    assert len([*(tmp_path / "rows").glob("[!.]*")]) == len(items)

@@ -1,0 +1,371 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from rnp_jax.checkpoints import open_checkpoint
+from rnp_jax.errors import ArchitectureError, CheckpointError, ConfigError, DataError, SweepError
+from rnp_jax.sweep.manifest import Entry
+from rnp_jax.sweep.parsing import Parser, ParserLimits
+from tests.torch_io import hostile as h
+from tests.torch_io.test_bad_inputs import container_cases, pickle_cases, tensor_cases
+
+CHECKPOINTS = Path(__file__).parents[2] / "checkpoints"
+DIGITS = CHECKPOINTS / "digits_badnets.pt"
+MIB = 2**20
+
+
+def children() -> set[int]:
+    """The parsing processes that are children of this one, dead and unburied ones too."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+            command = (folder / "cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(parent) == os.getpid() and (state == "Z" or b"rnp_jax.sweep.parsing" in command):
+            found.add(int(folder.name))
+    return found
+
+
+@pytest.fixture
+def known():
+    """The children there were before; none is added."""
+    before = children()
+    yield before
+    assert children() == before
+
+
+@pytest.fixture(scope="module")
+def parser():
+    """One for the tests that do it no harm."""
+    with Parser() as shared:
+        shared.parse(Entry(str(DIGITS)))
+        yield shared
+    assert children() == set()
+
+
+def linear(path: Path, **shapes: tuple[int, ...]) -> Path:
+    save_file({name.replace("_", "."): np.zeros(shape, np.float32) for name, shape in shapes.items()}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def endless(tmp_path_factory) -> Path:
+    """A small file of thousands of layers: a real network, and minutes to recognise."""
+    layers = 8000
+    tensors = {}
+    for i in range(layers):
+        tensors[f"{i}.weight"] = h.tensor(shape=(2, 2), strides=(2, 1))
+        tensors[f"{i}.bias"] = h.tensor(shape=(2,), strides=(1,))
+    path = tmp_path_factory.mktemp("endless") / "deep.pt"
+    path.write_bytes(h.torch_zip(h.dict_(state_dict=h.ordered(**tensors))))
+    return path
+
+
+@pytest.mark.parametrize("name", ["digits_badnets", "cifar10_clean"])
+def test_what_is_told_is_what_reading_it_here_finds(parser, name):
+    path = CHECKPOINTS / f"{name}.pt"
+    checkpoint, state_dict, architecture = open_checkpoint(path)
+    card = json.loads(path.with_suffix(".card.json").read_text())
+    parsed = parser.parse(Entry(str(path)))
+    trainable = [v.size for key, v in state_dict.tensors.items() if key.endswith((".weight", ".bias"))]
+    assert parsed.sha256 == checkpoint.sha256 == card["sha256"]
+    assert parsed.container == checkpoint.container
+    assert (parsed.key,) == state_dict.location
+    assert parsed.architecture == json.loads(json.dumps(asdict(architecture)))
+    assert parsed.parameters == sum(trainable)
+    assert parsed.bytes == path.stat().st_size
+    assert parsed.anomalies == checkpoint.anomalies
+    assert parsed.data == card["data"]
+    assert parsed.normalization == "/".join(",".join(map(str, card["normalization"][k])) for k in ("mean", "std"))
+
+
+def test_one_child_reads_many_files(parser):
+    pids = children()
+    for path in CHECKPOINTS.glob("digits_*.pt"):
+        parser.parse(Entry(str(path)))
+    assert children() == pids
+    assert len(pids) == 1
+
+
+def test_an_entry_says_what_the_file_leaves_open(parser, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    linear(Path("head.safetensors"), fc_weight=(10, 64), fc_bias=(10,))
+    with pytest.raises(ArchitectureError, match="8, 8, 1"):
+        parser.parse(Entry("head.safetensors"))
+    image = parser.parse(Entry("head.safetensors", image_shape=(8, 8, 1)))
+    head = parser.parse(Entry("head.safetensors", extractor="clip"))
+    assert image.architecture["image_shape"] == [8, 8, 1]
+    assert head.architecture["image_shape"] == [1, 1, 64]
+    assert image.key == "/"
+    assert (image.normalization, image.data, image.extractor) == (None, None, None)
+    with pytest.raises(CheckpointError, match='no key "net"'):
+        parser.parse(Entry("head.safetensors", key="net"))
+
+
+def test_a_card_of_another_file_is_an_error_about_data(parser, tmp_path):
+    shutil.copy(CHECKPOINTS / "digits_clean.pt", tmp_path / "m.pt")
+    shutil.copy(DIGITS.with_suffix(".card.json"), tmp_path / "m.card.json")
+    with pytest.raises(DataError, match="describes a file"):
+        parser.parse(Entry(str(tmp_path / "m.pt")))
+
+
+def test_wrong_checksums_are_accepted_only_where_that_is_asked_for(parser, known, tmp_path):
+    bias = h.tensor(shape=(2,), strides=(1,))
+    members = h.torch_members(h.dict_(state_dict=h.ordered(**{"0.weight": h.tensor(), "0.bias": bias})))
+    members[-1].crc = 1
+    path = tmp_path / "m.pt"
+    path.write_bytes(h.archive(*members))
+    with Parser(check_crc=False) as lenient:
+        parsed = lenient.parse(Entry(str(path)))
+    assert "checksum" in parsed.anomalies[0]
+    assert parsed.parameters == 6
+    with pytest.raises(CheckpointError, match="checksum"):
+        parser.parse(Entry(str(path)))
+
+
+BAD = [c for c in (*pickle_cases(), *tensor_cases(), *container_cases()) if c[0] != 40]  # 40: bad values, no network
+
+
+@pytest.mark.parametrize(("content", "word"), [pytest.param(c[2], c[3], id=f"{c[0]:02}-{c[1]}") for c in BAD])
+def test_a_hostile_file_is_refused_for_the_same_reason_and_the_child_lives(parser, known, tmp_path, content, word):
+    path = tmp_path / "model.pt"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError) as caught:
+        parser.parse(Entry(str(path)))
+    assert word in caught.value.reason
+    assert caught.value.path == str(path)
+
+
+def test_a_file_that_is_not_there_is_named_as_it_was_given(parser, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=r"^none\.pt: cannot be read: No such file"):
+        parser.parse(Entry("none.pt"))
+
+
+def test_a_network_that_is_none_is_refused(parser, tmp_path):
+    with pytest.raises(ArchitectureError, match="no supported architecture"):
+        parser.parse(Entry(str(linear(tmp_path / "m.safetensors", conv_weight=(4, 3, 3, 3)))))
+    with pytest.raises(ArchitectureError, match="2 classes or more"):
+        parser.parse(Entry(str(linear(tmp_path / "m.safetensors", fc_weight=(1, 7), fc_bias=(1,)))))
+
+
+def test_keys_from_a_file_cannot_write_to_a_terminal(parser, tmp_path):
+    key = "\x1b[2J\u202e" + "x" * 100_000
+    save_file({key: np.zeros((2, 2, 2), np.float32)}, tmp_path / "m.safetensors")
+    with pytest.raises(ArchitectureError) as caught:
+        parser.parse(Entry(str(tmp_path / "m.safetensors")))
+    text = str(caught.value)
+    assert "\\x1b[2J\\u202e" in text
+    assert text.replace("\n", "").isprintable()
+    assert len(text) < 10_000
+
+
+def test_the_child_is_confined(known, monkeypatch):
+    monkeypatch.setenv("SECRET_TOKEN", "s3cret")
+    with open(os.devnull) as file, Parser(ParserLimits(memory_bytes=1024 * MIB)) as own:
+        os.set_inheritable(file.fileno(), True)
+        own.parse(Entry(str(DIGITS)))
+        (pid,) = children() - known
+        proc = Path(f"/proc/{pid}")
+        limits = {line[:25].strip(): line[25:].split()[:2] for line in (proc / "limits").read_text().splitlines()[1:]}
+        assert limits["Max file size"] == limits["Max core file size"] == ["0", "0"]
+        soft, hard = map(int, limits["Max address space"])
+        assert 1024 * MIB < soft == hard < 1024 * MIB + 8 * 2**30
+        assert 120 <= int(limits["Max cpu time"][0]) <= 180
+        assert os.readlink(proc / "cwd") == "/"
+        assert b"s3cret" not in (proc / "environ").read_bytes()
+        opened = [os.readlink(each) for each in (proc / "fd").iterdir()]
+        assert {link.partition(":")[0] for link in opened} == {"pipe", "/dev/null"}
+        assert len({link for link in opened if link.startswith("pipe")}) == 2
+        assert os.getsid(pid) != os.getsid(0)
+
+
+def test_too_much_memory_is_the_files_own_fault(parser, known, tmp_path):
+    big = tmp_path / "big.pt"
+    with big.open("wb") as file:
+        file.write(DIGITS.read_bytes()[:1000])
+        file.truncate(512 * MIB)  # takes no room on the disk
+    with Parser(ParserLimits(memory_bytes=256 * MIB)) as own:
+        own.parse(Entry(str(DIGITS)))
+        with pytest.raises(CheckpointError, match="more memory than it is allowed"):
+            own.parse(Entry(str(big)))
+        assert own.parse(Entry(str(DIGITS))).data == "digits"
+    with pytest.raises(CheckpointError, match="truncated"):
+        parser.parse(Entry(str(big)))
+
+
+def test_processor_time_is_limited_for_each_file(known, endless):
+    with Parser(ParserLimits(cpu_seconds=1)) as own:
+        with pytest.raises(CheckpointError, match="more than 1 seconds of processor time"):
+            own.parse(Entry(str(endless)))
+        own.parse(Entry(str(DIGITS)))
+        (pid,) = children() - known
+        first = cpu_limit(pid)
+        for _ in range(2000):
+            if cpu_limit(pid) >= first + 2:  # together they took more than one may
+                break
+            own.parse(Entry(str(DIGITS)))
+        assert cpu_limit(pid) >= first + 2
+        assert children() - known == {pid}
+
+
+def test_time_is_limited_even_where_none_is_spent(known):
+    with Parser(ParserLimits(wall_seconds=4.0)) as own:
+        own.parse(Entry(str(DIGITS)))
+        (pid,) = children() - known
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(CheckpointError, match=r"more than 4 seconds \(ParserLimits\.wall_seconds\)"):
+            own.parse(Entry(str(DIGITS)))
+        assert children() == known
+        own.parse(Entry(str(DIGITS)))
+
+
+def kill_when(found: Callable[[], set[int]]) -> threading.Thread:
+    def run() -> None:
+        while not (pids := found()):
+            time.sleep(0.02)
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def cpu_limit(pid: int) -> float:
+    """Seconds of processor time that a process may take in all; infinite until it has a file in hand."""
+    line = next(line for line in Path(f"/proc/{pid}/limits").read_text().splitlines() if "cpu time" in line)
+    return float(line.split()[3].replace("unlimited", "inf"))
+
+
+def at_work(known: set[int]) -> set[int]:
+    """New children that have a file in hand."""
+    return {pid for pid in children() - known if cpu_limit(pid) < float("inf")}
+
+
+def test_a_child_killed_over_its_first_file_is_that_files_end(known, endless):
+    with Parser() as own:
+        killer = kill_when(lambda: at_work(known))
+        with pytest.raises(CheckpointError, match=r"deep\.pt: .* was killed \(SIGKILL\)"):
+            own.parse(Entry(str(endless)))
+        killer.join()
+        assert children() == known
+        assert own.parse(Entry(str(DIGITS))).data == "digits"
+
+
+def test_a_child_killed_later_is_replaced_and_the_file_read_again(known):
+    with Parser() as own:
+        first = own.parse(Entry(str(DIGITS)))
+        (pid,) = children() - known
+        os.kill(pid, signal.SIGSTOP)
+        killer = threading.Timer(0.3, os.kill, (pid, signal.SIGKILL))
+        killer.start()
+        assert own.parse(Entry(str(DIGITS))) == first
+        killer.join()
+        assert len(children() - known) == 1
+        assert pid not in children()
+
+
+ABANDONED = """
+import os, signal, sys
+from pathlib import Path
+from rnp_jax.sweep.manifest import Entry
+from rnp_jax.sweep.parsing import Parser
+Parser().parse(Entry(sys.argv[1]))
+print(Path(f"/proc/self/task/{os.getpid()}/children").read_text(), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_child_does_not_outlive_a_killed_sweep():
+    path = {"PYTHONPATH": str(CHECKPOINTS.parent)}
+    command = [sys.executable, "-c", ABANDONED, str(DIGITS)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ | path)
+    assert done.returncode == -signal.SIGKILL
+    (pid,) = map(int, done.stdout.split())
+    end = time.monotonic() + 20
+    while (status := Path(f"/proc/{pid}/status")).exists() and "zombie" not in status.read_text():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def impostor(folder: Path, monkeypatch, *lines: str, ready: str = '{"kind": "ready"}') -> Parser:
+    """A parser whose child runs other code: what a child may do once it is taken over."""
+    program = folder / "python"
+    text = "".join(f"{line}\n" for line in lines)
+    program.write_text(f"#!/bin/sh\necho '{ready}'\nread request\n{text}")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    return Parser(ParserLimits(wall_seconds=20))
+
+
+FALSE = {"sha256": "0" * 64, "container": "zip", "key": "/", "parameters": 1, "bytes": 1,
+         "architecture": {"name": "resnet18", "num_classes": 10}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("echo rubbish", "an answer that is none"),
+        ("echo", "an answer that is none"),
+        ("head -c 500000 /dev/zero | tr '\\0' '['; echo", "an answer that is none"),
+        ("yes | head -c 3000000 | tr -d '\\n'; sleep 60", "more than 1048576 bytes"),
+        ('echo \'{"kind": "ready"}\'', "'ready', which is none to a file"),
+        ('echo \'{"kind": "parsed"}\'', "'parsed', which is none to a file"),
+        (
+            f"echo '{json.dumps({'kind': 'parsed', 'parsed': {**FALSE, 'sha256': '../../x'}})}'",
+            "an answer that is none",
+        ),
+        (f"echo '{json.dumps({'kind': 'parsed', 'parsed': {**FALSE, 'bytes': -1}})}'", "an answer that is none"),
+        (
+            f"echo '{json.dumps({'kind': 'parsed', 'parsed': {**FALSE, 'architecture': {'name': 'x'}}})}'",
+            "an impossible architecture",
+        ),
+        ("exit 3", "ended without an answer (exit status 3)"),
+        ("kill -SEGV $$", "crashed (SIGSEGV)"),
+        ("exec >&-; sleep 60", "ended without an answer"),
+    ],
+)
+def test_a_child_that_answers_rubbish_is_not_believed(known, tmp_path, monkeypatch, line, reason):
+    with impostor(tmp_path, monkeypatch, line) as own, pytest.raises(CheckpointError) as caught:
+        own.parse(Entry("m.pt"))
+    assert reason in caught.value.reason
+
+
+def test_texts_of_a_child_are_made_printable(tmp_path, monkeypatch):
+    answer = {"kind": "parsed", "parsed": {**FALSE, "anomalies": ["\x1b[2J\n"], "data": "\u202e"}}
+    (tmp_path / "answer").write_text(json.dumps(answer) + "\n")
+    with impostor(tmp_path, monkeypatch, f"cat '{tmp_path}/answer'") as own:
+        parsed = own.parse(Entry("m.pt"))
+    assert parsed.anomalies == ("\\x1b[2J\n",)
+    assert parsed.data == "\\u202e"
+    defaults = {"width": 64, "layers": [], "image_shape": [32, 32, 3]}
+    assert parsed.architecture == {**FALSE["architecture"], **defaults}
+
+
+@pytest.mark.parametrize("ready", ["", '{"kind": "memory"}'])
+def test_a_child_that_does_not_start_is_no_files_fault(known, tmp_path, monkeypatch, ready):
+    with (
+        impostor(tmp_path, monkeypatch, "exit 1", ready=ready) as own,
+        pytest.raises(SweepError, match="does not start"),
+    ):
+        own.parse(Entry(str(DIGITS)))
+
+
+def test_limits_below_one_are_refused():
+    with pytest.raises(ConfigError, match="cpu_seconds"):
+        ParserLimits(cpu_seconds=0)

@@ -1,0 +1,102 @@
+import errno
+
+import pytest
+
+from rnp_jax.errors import SweepError
+from rnp_jax.sweep.ledger import MOST_CRASHES, Ledger
+from rnp_jax.sweep.worker import work
+from tests.sweep.light import LightJob, expected, items_of
+
+
+def run(tmp_path, items, job=None, **options):
+    ledger = Ledger(tmp_path)
+    with ledger.join() as member:
+        count = work(ledger, items, job or LightJob(), member, **options)
+    return ledger, count
+
+
+def test_every_item_has_its_row(tmp_path):
+    items = items_of(*map(str, range(20)))
+    ledger, count = run(tmp_path, items)
+    assert count == 20
+    assert [ledger.row(item.key) for item in items] == [expected(item) for item in items]
+    assert run(tmp_path, items)[1] == 0, "nothing is left"
+    assert not [*(tmp_path / "claims").iterdir()]
+
+
+def test_what_goes_wrong_with_an_item_is_its_row_and_the_others_go_on(tmp_path):
+    items = items_of("a", "bad", "wild", "hard", "b")
+    ledger, count = run(tmp_path, items)
+    rows = [ledger.row(item.key) for item in items]
+    assert count == 5
+    assert [row.status for row in rows] == ["ok", "rejected", "failed", "failed", "ok"]
+    assert [row.reason for row in rows] == [
+        "",
+        "bad: no checkpoint",
+        "ValueError: something else",
+        "nothing to prune",
+        "",
+    ]
+
+
+def test_the_next_item_is_read_while_one_is_computed(tmp_path):
+    order = []
+
+    class Watching(LightJob):
+        def run(self, item, loaded, attempt):
+            order.append((item.path, tuple(self.loaded)))
+            return super().run(item, loaded, attempt)
+
+        def load(self, item):
+            return super().load(item)
+
+    run(tmp_path, items_of("a", "b", "c"), Watching(0.3))
+    assert [path for path, _ in order] == ["a", "b", "c"]
+    assert [len(loaded) for _, loaded in order][1:] == [2, 3] or [len(loaded) for _, loaded in order][1:] == [3, 3]
+
+
+def test_an_item_that_crashed_is_alone_and_after_two_crashes_in_quarantine(tmp_path):
+    items = items_of("a", "once", "b", "twice", "c")
+    ledger = Ledger(tmp_path)
+    for item, crashes in ((items[1], 1), (items[3], MOST_CRASHES)):
+        for number in range(1, crashes + 1):
+            (tmp_path / "crashes" / f"{item.key}.{number}").touch()
+    seen = {}
+
+    class Watching(LightJob):
+        def run(self, item, loaded, attempt):
+            claims = [path.name for path in (tmp_path / "claims").iterdir()]
+            seen[item.path] = (attempt, claims)
+            return super().run(item, loaded, attempt)
+
+    run(tmp_path, items, Watching())
+    assert seen["once"] == (2, [items[1].key])
+    assert "twice" not in seen
+    row = ledger.row(items[3].key)
+    assert (row.status, "quarantined" in row.reason) == ("failed", True)
+    assert {ledger.row(item.key).status for item in items if item.path != "twice"} == {"ok"}
+
+
+def test_told_to_stop_it_ends_what_it_has(tmp_path):
+    items = items_of(*map(str, range(10)))
+    ledger = Ledger(tmp_path)
+    _, count = run(tmp_path, items, may_go_on=lambda: len(ledger.done()) < 3)
+    assert 3 <= count <= 4
+    assert len(ledger.done()) == count
+    assert not [*(tmp_path / "claims").iterdir()]
+
+
+def test_a_full_disk_ends_it_without_a_part_of_a_row(tmp_path):
+    class Full(LightJob):
+        def run(self, item, loaded, attempt):
+            if item.path == "c":
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().run(item, loaded, attempt)
+
+    items = items_of("a", "b", "c", "d")
+    with pytest.raises(SweepError, match="make room"):
+        run(tmp_path, items, Full())
+    ledger = Ledger(tmp_path)
+    assert ledger.done() == {items[0].key, items[1].key}
+    assert not [*(tmp_path / "claims").iterdir()]
+    assert run(tmp_path, items)[1] == 2
