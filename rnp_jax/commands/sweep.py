@@ -104,7 +104,7 @@ def _plan(entries: Sequence[Entry], options: SweepOptions, ledger: Ledger, log: 
                 for method in options.method:
                     key = make_key(path=path, state=_state(path), method=method, overrides=overrides)
                     item = Item(key, path, "", method, "unreadable", overrides)
-                    ledger.commit(failed_row(item, "rejected", str(error)))
+                    ledger.commit(failed_row(item, "rejected", getattr(error, "reason", str(error))))
                     items.append(item)
                 continue
             for method in options.method:
@@ -135,6 +135,7 @@ def _execute(ledger: Ledger, items: Sequence[Item], options: SweepOptions, log: 
     log.say(f"{len(items)} items, {len(items) - left} of them done")
     if not left:
         return
-    environment = {} if jax.config.read("jax_compilation_cache_dir") else {"RNP_JAX_CACHE": "off"}
+    cached = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    environment = {} if cached else {"RNP_JAX_CACHE": "off"}
     with SweepProgress(ledger, items, log) as progress:
         run_local(ledger, items, WORKER, options.workers, progress.watch, environment)

@@ -46,7 +46,6 @@ _SET = {
     "CUDA_VISIBLE_DEVICES": "",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
-    "PYTHONUNBUFFERED": "1",
 }
 _STATM = Path("/proc/self/statm")
 
@@ -214,11 +213,15 @@ def _believe(answer: _Answer, path: str) -> Parsed:
         architecture = _ARCHITECTURE.validate_python(parsed.architecture)
     except (pydantic.ValidationError, RnpError) as error:
         raise _ChildLostError("gave an answer with an impossible architecture") from error
-    texts = {name: text and _printable(text) for name in ("normalization", "extractor", "data")
-             for text in [getattr(parsed, name)]}  # fmt: skip
-    anomalies = tuple(map(_printable, parsed.anomalies))
-    plain = json.loads(json.dumps(asdict(architecture)))
-    return dataclasses.replace(parsed, architecture=plain, anomalies=anomalies, **texts)
+    return dataclasses.replace(
+        parsed,
+        key=_printable(parsed.key),
+        architecture=json.loads(json.dumps(asdict(architecture))),
+        anomalies=tuple(map(_printable, parsed.anomalies)),
+        normalization=parsed.normalization and _printable(parsed.normalization),
+        extractor=parsed.extractor and _printable(parsed.extractor),
+        data=parsed.data and _printable(parsed.data),
+    )
 
 
 def _printable(text: str) -> str:
@@ -246,6 +249,8 @@ class _Child:
         )
         self._requests = self._process.stdin.fileno()  # pyright: ignore[reportOptionalMemberAccess]
         self._answers = self._process.stdout.fileno()  # pyright: ignore[reportOptionalMemberAccess]
+        self._poll = select.poll()  # unlike select, for descriptors of any number
+        self._poll.register(self._answers, select.POLLIN)
         try:
             answer = self._receive(START_SECONDS)
             if answer.kind != "ready":
@@ -276,7 +281,7 @@ class _Child:
     def _receive(self, seconds: float) -> _Answer:
         end, line = time.monotonic() + seconds, b""
         while not line.endswith(b"\n"):
-            if not select.select([self._answers], [], [], max(0.0, end - time.monotonic()))[0]:
+            if not self._poll.poll(max(0.0, end - time.monotonic()) * 1000):
                 raise _TimeSpentError(f"took more than {seconds:g} seconds (ParserLimits.wall_seconds)")
             part = os.read(self._answers, 65536)
             if not part:
@@ -363,15 +368,15 @@ def _answer(request: dict[str, Any]) -> _Answer:
     try:
         return _Answer("parsed", parsed=_read(request))
     except CheckpointError as error:
-        return _Answer("CheckpointError", error.reason[:_MOST_TEXT])
+        return _Answer("CheckpointError", _cut(error.reason))
     except DataError as error:
-        return _Answer("DataError", str(error)[:_MOST_TEXT])
+        return _Answer("DataError", _cut(str(error)))
     except RnpError as error:
-        return _Answer("ArchitectureError", str(error)[:_MOST_TEXT])
+        return _Answer("ArchitectureError", _cut(str(error)))
     except MemoryError:
         return _Answer("memory")
     except Exception as error:  # a file that finds a fault of this package must not end the sweep
-        return _Answer("crash", f"{type(error).__name__}: {error}"[:_MOST_TEXT])
+        return _Answer("crash", _cut(f"{type(error).__name__}: {error}"))
 
 
 def _read(request: dict[str, Any]) -> Parsed:
@@ -385,13 +390,18 @@ def _read(request: dict[str, Any]) -> Parsed:
     return Parsed(
         sha256=checkpoint.sha256,
         container=checkpoint.container,
-        key="/".join(map(str, state_dict.location))[:_MOST_TEXT] or "/",
+        key=_cut("/".join(map(str, state_dict.location))) or "/",
         architecture=asdict(architecture),
         parameters=sum(map(math.prod, weights)),
         bytes=os.stat(path).st_size,
-        anomalies=tuple(text[:_MOST_TEXT] for text in checkpoint.anomalies[:_MOST_ANOMALIES]),
+        anomalies=tuple(map(_cut, checkpoint.anomalies[:_MOST_ANOMALIES])),
         **_from_card(card),
     )
+
+
+def _cut(text: str) -> str:
+    """The text as an answer may have it: not too long, and UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()[:_MOST_TEXT]
 
 
 def _image_shape(request: dict[str, Any], state_dict: StateDict, card: Card | None) -> tuple[int, int, int] | None:
@@ -409,9 +419,9 @@ def _from_card(card: Card | None) -> dict[str, str | None]:
         return {}
     mean, std = (",".join(map(str, values)) for values in (card.normalization.mean, card.normalization.std))
     return {
-        "normalization": f"{mean}/{std}"[:_MOST_TEXT],
-        "extractor": None if card.extractor is None else card.extractor.sha256[:_MOST_TEXT],
-        "data": card.data[:_MOST_TEXT],
+        "normalization": _cut(f"{mean}/{std}"),
+        "extractor": None if card.extractor is None else _cut(card.extractor.sha256),
+        "data": _cut(card.data),
     }
 
 

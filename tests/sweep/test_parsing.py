@@ -116,11 +116,15 @@ def test_an_entry_says_what_the_file_leaves_open(parser, tmp_path, monkeypatch):
         parser.parse(Entry("head.safetensors", key="net"))
 
 
-def test_a_card_of_another_file_is_an_error_about_data(parser, tmp_path):
-    shutil.copy(CHECKPOINTS / "digits_clean.pt", tmp_path / "m.pt")
-    shutil.copy(DIGITS.with_suffix(".card.json"), tmp_path / "m.card.json")
-    with pytest.raises(DataError, match="describes a file"):
-        parser.parse(Entry(str(tmp_path / "m.pt")))
+@pytest.mark.parametrize("name", [b"folder", b"\xff\x1b"])
+def test_a_card_of_another_file_is_an_error_about_data(parser, known, tmp_path, name):
+    folder = tmp_path / os.fsdecode(name)
+    folder.mkdir()
+    shutil.copy(CHECKPOINTS / "digits_clean.pt", folder / "m.pt")
+    shutil.copy(DIGITS.with_suffix(".card.json"), folder / "m.card.json")
+    with pytest.raises(DataError, match="describes a file") as caught:
+        parser.parse(Entry(str(folder / "m.pt")))
+    assert str(caught.value).isprintable()
 
 
 def test_wrong_checksums_are_accepted_only_where_that_is_asked_for(parser, known, tmp_path):

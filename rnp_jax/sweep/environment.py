@@ -1,0 +1,20 @@
+"""Variables of this process's environment, for a while."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+
+@contextmanager
+def set_variables(values: Mapping[str, str], replace: bool = False) -> Iterator[None]:
+    """The environment with these variables; those that are set already stay as they are, or are replaced meanwhile."""
+    before = {name: os.environ.get(name) for name in values if replace or name not in os.environ}
+    os.environ.update({name: values[name] for name in before})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

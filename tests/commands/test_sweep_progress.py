@@ -1,0 +1,47 @@
+import json
+
+from rich.console import Console
+
+from rnp_jax.commands import sweep_progress
+from rnp_jax.commands.run_log import RunLog
+from rnp_jax.commands.sweep_progress import SweepProgress
+from rnp_jax.sweep.items import Item
+from rnp_jax.sweep.ledger import Ledger
+from rnp_jax.sweep.worker import failed_row
+from tests.sweep.light import expected
+
+GROUP = json.dumps({"name": "resnet18", "width": 8, "num_classes": 10, "data": "digits"})
+
+
+def shown(progress):
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(progress.table())
+    return captured.get()
+
+
+def test_done_and_failed_by_group(tmp_path):
+    ledger = Ledger(tmp_path)
+    items = [Item(f"{i}" * 64, f"{i}.pt", "0" * 64, "rnp", GROUP if i < 3 else "unreadable") for i in range(4)]
+    ledger.commit(expected(items[0]))
+    with SweepProgress(ledger, items, RunLog(quiet=True)) as progress:
+        assert "1 of 3" in shown(progress)
+        ledger.commit(failed_row(items[1], "failed", "x"))
+        ledger.commit(failed_row(items[3], "rejected", "x"))
+    text = shown(progress)
+    assert "resnet18 width 8, 10 classes, digits" in text
+    assert "2 of 3" in text
+    assert "1 of 1" in text
+    line = next(line for line in text.splitlines() if "resnet18" in line)
+    assert line.split("│")[3].strip() == "1"
+
+
+def test_without_a_terminal_a_line_now_and_then(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sweep_progress, "_LINE_EVERY", 0.0)
+    items = [Item("0" * 64, "a.pt", "0" * 64, "rnp", GROUP)]
+    with SweepProgress(Ledger(tmp_path), items, RunLog()) as progress:
+        progress.watch()
+        Ledger(tmp_path).commit(expected(items[0]))
+        progress.watch()
+    assert "0 of 1 done" in (error := capsys.readouterr().err)
+    assert "1 of 1 done" in error
