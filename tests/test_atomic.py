@@ -1,9 +1,12 @@
+import errno
 import os
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from rnp_jax.atomic import open_atomic, write_atomic
+from rnp_jax.atomic import create_atomic, open_atomic, write_atomic
 
 
 def test_content_and_folder_appear(tmp_path):
@@ -59,3 +62,41 @@ def test_permissions_follow_the_umask(tmp_path):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+
+
+def test_what_is_made_once_stays_and_its_folders_are_made(tmp_path):
+    path = tmp_path / "new" / "folder" / "row.json"
+    assert create_atomic(path, b"first") is True
+    assert create_atomic(path, b"second") is False
+    assert path.read_bytes() == b"first"
+    assert os.listdir(path.parent) == ["row.json"]
+
+
+def test_of_many_that_try_at_once_one_makes_it_whole(tmp_path):
+    threads, size = 16, 200_000
+    start = threading.Barrier(threads)
+
+    def make(i: int, round_: int) -> bool:
+        start.wait(60)
+        return create_atomic(tmp_path / f"folder{round_}" / "row.json", bytes([i]) * size)
+
+    with ThreadPoolExecutor(threads) as pool:
+        for round_ in range(5):
+            made = list(pool.map(make, range(threads), [round_] * threads))
+            assert made.count(True) == 1
+            folder = tmp_path / f"folder{round_}"
+            assert (folder / "row.json").read_bytes() == bytes([made.index(True)]) * size
+            assert os.listdir(folder) == ["row.json"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "link"])
+def test_nothing_is_left_over_when_the_disk_refuses(tmp_path, monkeypatch, step):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(os, step, refuse)
+        with pytest.raises(OSError, match="No space left"):
+            create_atomic(tmp_path / "row.json", b"content")
+    assert os.listdir(tmp_path) == []
+    assert create_atomic(tmp_path / "row.json", b"content") is True

@@ -47,6 +47,11 @@ ONLY_IN = {
     "flax": "models/",
     "orbax": "store.py",
     "tensorflow_datasets": "data/tfds.py",
+    "pyarrow": ("report/sweep_table.py", "sweep/manifest.py"),
+    "ray": "sweep/ray_engine.py",
+    "submitit": "sweep/slurm_engine.py",
+    "mlflow": "sweep/trackers.py",
+    "tensorboardX": "sweep/trackers.py",
     "torch": None,
     "tensorflow": None,
 }

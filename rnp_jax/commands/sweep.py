@@ -13,6 +13,7 @@ import jax
 from rnp_jax.commands.run_log import RunLog
 from rnp_jax.commands.sweep_options import OPTIONS, SweepOptions, item_key
 from rnp_jax.commands.sweep_progress import SweepProgress
+from rnp_jax.commands.sweep_worker import serve
 from rnp_jax.commands.versions import package_versions
 from rnp_jax.config import read_yaml, resolve, to_plain, write_yaml
 from rnp_jax.errors import ConfigError, DataError, RnpError, SweepError
@@ -26,6 +27,9 @@ from rnp_jax.sweep.local import run_local
 from rnp_jax.sweep.manifest import Entry, read_entries
 from rnp_jax.sweep.parsing import Parser
 from rnp_jax.sweep.plan import group_of, order_items
+from rnp_jax.sweep.ray_engine import run_ray
+from rnp_jax.sweep.slurm_engine import run_slurm
+from rnp_jax.sweep.trackers import open_tracker
 from rnp_jax.sweep.worker import failed_row
 
 WORKER = (sys.executable, "-m", "rnp_jax.commands.sweep_worker")
@@ -84,7 +88,7 @@ def _check_folder(out: Path, options: SweepOptions) -> None:
         raise DataError(f"{out} holds files that are of no sweep; choose another folder with --out")
     if (out / OPTIONS).exists():
         resolve(SweepOptions, read_yaml(out / OPTIONS), str(out / OPTIONS))  # of another command it does not resolve
-    if options.engine == "local" and options.address is not None:
+    if options.engine != "ray" and options.address is not None:
         raise ConfigError("--address is for --engine ray; remove it")
     if options.engine != "slurm" and options.partition is not None:
         raise ConfigError("--partition is for --engine slurm; remove it")
@@ -137,5 +141,14 @@ def _execute(ledger: Ledger, items: Sequence[Item], options: SweepOptions, log: 
         return
     cached = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
     environment = {} if cached else {"RNP_JAX_CACHE": "off"}
-    with SweepProgress(ledger, items, log) as progress:
-        run_local(ledger, items, WORKER, options.workers, progress.watch, environment)
+    workers = options.workers
+    with (
+        open_tracker(options.tracker, ledger.out) as tracker,
+        SweepProgress(ledger, items, log, tracker.log) as progress,
+    ):
+        if options.engine == "ray":
+            run_ray(ledger, items, serve, workers, options.address, progress.watch, environment)
+        elif options.engine == "slurm":
+            run_slurm(ledger, items, WORKER, workers, options.partition, progress.watch, environment)
+        else:
+            run_local(ledger, items, WORKER, workers, progress.watch, environment)

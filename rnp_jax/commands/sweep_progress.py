@@ -3,13 +3,14 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from rich.live import Live
 from rich.table import Table
 
 from rnp_jax.commands.run_log import RunLog
+from rnp_jax.report.sweep_row import SweepRow
 from rnp_jax.sweep.items import Item
 from rnp_jax.sweep.ledger import Ledger
 
@@ -18,15 +19,21 @@ _LINE_EVERY = 10.0  # seconds between two lines where there is no terminal to dr
 
 
 class SweepProgress:
-    """Told what is done, it keeps the table on the screen; without a terminal, lines now and then."""
+    """Told what is done, it keeps the table on the screen; without a terminal, lines now and then.
 
-    def __init__(self, ledger: Ledger, items: Sequence[Item], log: RunLog):
-        self._ledger, self._log = ledger, log
+    ``finished`` is called once with each row that was not there before.
+    """
+
+    def __init__(
+        self, ledger: Ledger, items: Sequence[Item], log: RunLog, finished: Callable[[SweepRow], None] | None = None
+    ):
+        self._ledger, self._log, self._finished = ledger, log, None
         self._group = {item.key: item.group for item in items}
         self._total = Counter(self._group.values())
         self._seen: dict[str, str] = {}
         self._started = self._drawn = time.monotonic()
         self._look()
+        self._finished = finished
         self._before = Counter(self._group[key] for key in self._seen)
         self._live = Live(self.table(), console=log.console, auto_refresh=False, transient=False)
 
@@ -62,7 +69,10 @@ class SweepProgress:
     def _look(self) -> None:
         for key in self._ledger.done() & set(self._group) - set(self._seen):
             row = self._ledger.row(key)
-            self._seen[key] = "gone" if row is None else row.status
+            if row is not None:
+                self._seen[key] = row.status
+                if self._finished is not None:
+                    self._finished(row)
 
     def table(self) -> Table:
         """A line a group."""

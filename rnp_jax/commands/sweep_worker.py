@@ -24,6 +24,7 @@ def serve(out: Path, supervisor: str = "") -> int:
     Raises:
       SweepError: no sweep there, or no room for its rows.
     """
+    enable_cache()
     options = resolve(SweepOptions, read_yaml(out / OPTIONS), str(out / OPTIONS))
     ledger, job = Ledger(out), SweepJob(options, out)
     with ledger.join(supervisor) as member:
@@ -36,7 +37,6 @@ def main(out: str, supervisor: str = "") -> int:
     """Returns the exit status: 0 well, ``local.STOPPED`` where no item is at fault."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
-        enable_cache()
         serve(Path(out), supervisor)
     except RnpError as error:
         sys.stderr.write(f"{error}\n")

@@ -117,13 +117,14 @@ def _show_attack(name: str, summaries: list[Summary]) -> Markup:
     rows = []
     for each in summaries:
         oracle = element("small", methods.ORACLE_NOTE) if each.keys["method"] == "oracle" else None
-        cells = [_cell(share) for share in (each.acc, each.asr, each.ra)]
+        cells = [share_cell(share) for share in (each.acc, each.asr, each.ra)]
         rest = [show_rating(each.der), show_pruned(each), show_seconds(each.total)]
         rows.append([join(name_method(each.keys), oracle), f"{each.n:,}", *cells, *rest])
     return section(name, table(head, rows, class_="compared"))
 
 
-def _cell(share: Estimate | None) -> Markup:
+def share_cell(share: Estimate | None) -> Markup:
+    """``93.21%`` and, in small type, its interval where there is one."""
     if share is None:
         return join(UNKNOWN)
     if share.low is None or share.high is None:

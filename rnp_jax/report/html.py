@@ -28,8 +28,12 @@ def escape(text: Child) -> Markup:
         return text
     if text is None:
         return Markup()
-    visible = "".join(_spell(c) if unicodedata.category(c) in _HIDDEN else c for c in str(text))
-    return Markup(html.escape(visible, quote=True))
+    return Markup(html.escape(spell_hidden(str(text)), quote=True))
+
+
+def spell_hidden(text: str) -> str:
+    """``text`` with its hidden characters, line feeds aside, as their escapes: ``\\u202e``."""
+    return "".join(_spell(c) if unicodedata.category(c) in _HIDDEN else c for c in text)
 
 
 def _spell(character: str) -> str:

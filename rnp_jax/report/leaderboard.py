@@ -4,16 +4,14 @@ The page asks nothing of a network. Its Content-Security-Policy allows embedded 
 and its own script; the script sorts, filters and pages the table of items, and the page is whole without it.
 """
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import resources
 from pathlib import Path
 
 from rnp_jax.report import wording
 from rnp_jax.report.appendix import show_pairs, show_tree
 from rnp_jax.report.comparison import Estimate
+from rnp_jax.report.comparison_page import share_cell
 from rnp_jax.report.comparison_text import name_method, show_rating, show_seconds
 from rnp_jax.report.document import write_text
 from rnp_jax.report.figures import render_svg
@@ -31,6 +29,7 @@ from rnp_jax.report.leaderboard_matrix import (
 )
 from rnp_jax.report.leaderboard_plots import MAX_PANELS, plot_items
 from rnp_jax.report.leaderboard_table import LEVELS, link, show_items
+from rnp_jax.report.page import render_document
 from rnp_jax.report.schema import Versions
 from rnp_jax.report.sections import LEVELS as BADGES
 from rnp_jax.report.sections import embed_figure, section
@@ -92,7 +91,8 @@ def render_leaderboard(
         section("Settings and versions", show_pairs(list(versions)), show_tree("Resolved configuration", dict(config))),
         element("footer", "Every item with its counts is beside this page: rows.jsonl, rows.csv, rows.parquet."),
     ]
-    return _document(f"{title} \N{MIDDLE DOT} rnp_jax report", *content)
+    heading = f"{title} \N{MIDDLE DOT} rnp_jax report"
+    return render_document(heading, *content, styles=("leaderboard.css",), script="leaderboard.js")
 
 
 def _show_header(rows: Sequence[SweepRow], counts: Mapping[Status, int], created: datetime, title: str) -> Markup:
@@ -164,10 +164,7 @@ def _estimate(estimate: Estimate | None, metric: Metric) -> Markup:
     n = element("small", f"n = {estimate.n:,}")
     if metric == "der":
         return join(show_rating(estimate), n)
-    bounds = None
-    if estimate.low is not None and estimate.high is not None:
-        bounds = element("small", f"{100 * estimate.low:.1f}\N{EN DASH}{estimate.high:.1%}")
-    return join(f"{estimate.value:.2%}", bounds, n)
+    return join(share_cell(estimate), n)
 
 
 def _show_figure(rows: Sequence[SweepRow]) -> Markup | None:
@@ -207,31 +204,3 @@ def _show_slowest(rows: Sequence[SweepRow]) -> Markup | None:
         lines.append([link(rows[i]), name_method(dict(rows[i])), seconds(spent), stages, rows[i].device or UNKNOWN])
     head = ["Checkpoint", "Method", "Time", "Stages", "Device"]
     return section("Slowest items", table(head, lines, class_="listed"))
-
-
-def _document(title: str, *content: Markup | None) -> str:
-    """A whole page with its style sheet, its script and its policy in it."""
-    style, script = "".join(map(_read, ("page.css", "leaderboard.css"))), _read("leaderboard.js")
-    policy = (
-        f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; "
-        "form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
-    )
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=policy),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="referrer", content="no-referrer"),
-        element("title", title),
-        element("style", Markup(style)),
-    )
-    body = element("body", element("main", *content), element("script", Markup(script)))
-    return f'<!doctype html>\n<html lang="en">{head}{body}</html>\n'
-
-
-def _read(name: str) -> str:
-    return resources.files("rnp_jax.report").joinpath(name).read_text("utf-8")
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

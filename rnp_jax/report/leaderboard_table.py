@@ -4,7 +4,6 @@ Every string of the data is text that the script sets as text; characters that h
 `rnp_jax.report.html` does.
 """
 
-import html
 import json
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -12,7 +11,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from rnp_jax.report.comparison_text import name_method, show_seconds
-from rnp_jax.report.html import Markup, element, escape, join, table
+from rnp_jax.report.html import Markup, element, escape, join, spell_hidden, table
 from rnp_jax.report.schema import Proportion
 from rnp_jax.report.sweep_row import SweepRow
 from rnp_jax.report.wording import UNKNOWN, percent
@@ -46,9 +45,7 @@ def show_items(rows: Sequence[SweepRow]) -> Markup:
         "numbers": [COLUMNS.index(name) for name in NUMBERS],
         "levels": LEVELS,
         "status": COLUMNS.index("Status"),
-        "rows": [
-            [[_visible(cell.text), cell.value, _visible(cell.small), cell.href] for cell in line] for line in cells
-        ],
+        "rows": [[_data(cell) for cell in line] for line in cells],
     }
     return join(
         _controls(cells),
@@ -105,6 +102,10 @@ def _show(cell: Cell, column: str) -> Markup:
     return join(text, element("small", cell.small) if cell.small else None)
 
 
+def _data(cell: Cell) -> list[str | float | None]:
+    return [spell_hidden(cell.text), cell.value, spell_hidden(cell.small), cell.href]
+
+
 def _controls(cells: Sequence[Sequence[Cell]]) -> Markup:
     search = element(
         "label", "Search", Markup('<input type="search" id="search" autocomplete="off" spellcheck="false">')
@@ -126,16 +127,11 @@ def _controls(cells: Sequence[Sequence[Cell]]) -> Markup:
 
 def _choice(cells: Sequence[Sequence[Cell]], name: str) -> Markup:
     column = COLUMNS.index(name)
-    values = sorted({_visible(line[column].text) for line in cells})
+    values = sorted({spell_hidden(line[column].text) for line in cells})
     options = [element("option", value, value=value) for value in values]
     return element(
         "label", name, element("select", element("option", "all", value=""), *options, data_column=column)
     )  # fmt: skip
-
-
-def _visible(text: str) -> str:
-    """As `escape` spells it, for a script that sets it as text."""
-    return html.unescape(escape(text))
 
 
 def _json(data: dict) -> Markup:

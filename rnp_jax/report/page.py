@@ -1,19 +1,20 @@
 """The report: one HTML file that asks nothing of a network, opens offline and runs no script.
 
-Its Content-Security-Policy allows embedded images and the page's own style sheet, by hash, and nothing else; every
-string that is not this package's own is escaped by `rnp_jax.report.html`.
+Its Content-Security-Policy allows embedded images and, by hash, the page's own style sheet, and nothing else; a page
+that has a script of its own allows that one too. Every string that is not this package's own is escaped by
+`rnp_jax.report.html`.
 """
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
 from rnp_jax.report.appendix import show_file, show_pruned_filters, show_settings, show_timing
 from rnp_jax.report.document import write_text
 from rnp_jax.report.figures import plot_figures, save_figures
-from rnp_jax.report.html import Markup, element, join
+from rnp_jax.report.html import Markup, element
 from rnp_jax.report.samples import Samples
 from rnp_jax.report.schema import Result, write_result
 from rnp_jax.report.sections import (
@@ -67,22 +68,39 @@ def render_page(result: Result, svg: Mapping[str, bytes], samples: Samples | Non
     )
 
 
-def render_document(title: str, *content: Markup | None) -> str:
-    """A whole page, its style sheet and its policy in it."""
-    body = element("body", element("main", *content))
-    return f'<!doctype html>\n<html lang="en">{_head(title)}{body}</html>\n'
+def render_document(title: str, *content: Markup | None, styles: Sequence[str] = (), script: str | None = None) -> str:
+    """A whole page, its style sheets, its script and its policy in it.
 
-
-def _head(title: str) -> Markup:
-    style = resources.files("rnp_jax.report").joinpath("page.css").read_text("utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    return element(
+    Args:
+      styles: files of this package that follow ``page.css``.
+      script: the file of this package that runs after the content; by default none does.
+    """
+    style = "".join(map(_read, ("page.css", *styles)))
+    code = None if script is None else _read(script)
+    body = element("body", element("main", *content), None if code is None else element("script", Markup(code)))
+    head = element(
         "head",
         element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=policy),
+        element("meta", http_equiv="Content-Security-Policy", content=_policy(style, code)),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="referrer", content="no-referrer"),
         element("title", title),
-        element("style", join(Markup(style))),
+        element("style", Markup(style)),
     )
+    return f'<!doctype html>\n<html lang="en">{head}{body}</html>\n'
+
+
+def _policy(style: str, script: str | None) -> str:
+    parts = ["default-src 'none'", "img-src data:", "base-uri 'none'", "form-action 'none'"]
+    parts.append(f"style-src {_hash(style)}")
+    if script is not None:
+        parts += [f"script-src {_hash(script)}", "require-trusted-types-for 'script'", "trusted-types 'none'"]
+    return "; ".join(parts)
+
+
+def _read(name: str) -> str:
+    return resources.files("rnp_jax.report").joinpath(name).read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

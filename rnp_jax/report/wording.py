@@ -51,10 +51,11 @@ def number(value: Known, none: str = UNKNOWN) -> str:
 
 
 def seconds(value: float) -> str:
-    """``0.04 s``, ``12.3 s``, ``4 min 05 s``."""
+    """``0.04 s``, ``12.3 s``, ``4 min 05 s``, ``24 h 16 min``."""
     if value < 120:
         return f"{value:.3g} s" if value < 100 else f"{value:.0f} s"
-    return f"{int(value) // 60} min {int(value) % 60:02d} s"
+    minutes, rest = divmod(int(value), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def flatten(settings: JsonValue, prefix: str = "") -> list[tuple[str, str]]:

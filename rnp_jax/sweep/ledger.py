@@ -169,9 +169,15 @@ class Ledger:
         """How often an item was in the hands of a worker that died under its supervisor's eyes."""
         return sum((self._crashes / f"{key}.{number}").exists() for number in range(1, MOST_CRASHES + 1))
 
-    def record_crashes(self, supervisor: Member, process: int) -> list[str]:
-        """Turns the claims of a supervisor's worker that died into crashes; returns the items."""
-        prefix, found = f"{socket.gethostname()}:{process}:", []
+    def record_crashes(self, supervisor: Member, process: int | None = None) -> list[str]:
+        """Turns the claims of a worker that died into crashes; returns the items.
+
+        Args:
+          supervisor: the worker's.
+          process: the worker's, on this machine; by default every worker of that supervisor is meant.
+        """
+        prefix = "" if process is None else f"{socket.gethostname()}:{process}:"
+        found = []
         for claim in self._claims.iterdir():
             holder = None if claim.name.startswith(".") else self._holder(claim.name)
             if holder is not None and holder.supervisor == supervisor.name and holder.name.startswith(prefix):

@@ -112,7 +112,7 @@ def run_local(
 def _start(
     ledger: Ledger, member: Member, slot: int, command: Sequence[str], environment: Mapping[str, str]
 ) -> _Worker:
-    log = ledger.out / "logs" / f"worker-{slot}.log"
+    log = ledger.out / "logs" / f"{member.name.replace(':', '-')}-{slot}.log"
     log.parent.mkdir(exist_ok=True)
     with log.open("ab") as file:
         process = subprocess.Popen(  # noqa: S603

@@ -1,45 +1,42 @@
 """Checkpoints read in a process apart: what a hostile file costs or breaks is that process, and not the sweep.
 
-The child (``python -m rnp_jax.sweep.parsing``) reads one file after another for a ``Parser``. It starts in the folder
-``/``, with its two pipes as the only open descriptors, an environment of a few harmless names, no accelerator, and
-limits that it cannot take back: no file it writes to, no core dump, so much memory. It executes nothing of a file
-either; this is the second wall. Its answers are lines of JSON of bounded length, checked before they are believed.
+The child (`rnp_jax.sweep.parsing_child`) reads one file after another for a ``Parser``. It starts in the folder ``/``,
+with its two pipes as the only open descriptors, an environment of a few harmless names, no accelerator, and limits
+that it cannot take back. It executes nothing of a file either; this is the second wall. Its answers are lines of JSON
+of bounded length, checked before they are believed.
 """
 
 import dataclasses
 import json
-import math
 import os
-import resource
 import select
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import pydantic
 from pydantic import Field, StringConstraints
 
 from rnp_jax.attacks.base import check_number
-from rnp_jax.card import Card, read_card
-from rnp_jax.checkpoints import recognise
 from rnp_jax.errors import ArchitectureError, CheckpointError, DataError, RnpError, SweepError
 from rnp_jax.models import Architecture
-from rnp_jax.models.inference import entries
 from rnp_jax.sweep.manifest import Entry
-from rnp_jax.torch_io import StateDict, find_state_dict, read_checkpoint
 from rnp_jax.torch_io.source_file import Container
 
 GIB = 2**30
 START_SECONDS = 120.0
 """How long the child may take until it is ready, which it usually is after two seconds."""
 
-_MOST_TEXT = 4000  # characters of a reason, a name or an anomaly
-_MOST_ANOMALIES = 100
-_MOST_ANSWER = 2**20  # bytes
+MOST_TEXT = 4000
+"""Characters of a reason, a name or an anomaly."""
+
+MOST_ANOMALIES = 100
+MOST_ANSWER = 2**20
+"""Bytes of an answer, its line end included."""
+
 _KEPT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PYTHONHOME", "TMPDIR")
 _SET = {
     "JAX_PLATFORMS": "cpu",
@@ -47,9 +44,8 @@ _SET = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
-_STATM = Path("/proc/self/statm")
 
-Line: TypeAlias = Annotated[str, StringConstraints(max_length=_MOST_TEXT)]
+Line: TypeAlias = Annotated[str, StringConstraints(max_length=MOST_TEXT)]
 
 
 @dataclass(frozen=True)
@@ -75,14 +71,14 @@ class Parsed:
     architecture: dict[str, Any]
     parameters: Annotated[int, Field(ge=0)]
     bytes: Annotated[int, Field(ge=0)]
-    anomalies: Annotated[tuple[Line, ...], Field(max_length=_MOST_ANOMALIES)] = ()
+    anomalies: Annotated[tuple[Line, ...], Field(max_length=MOST_ANOMALIES)] = ()
     normalization: Line | None = None
     extractor: Line | None = None
     data: Line | None = None
 
 
 @dataclass(frozen=True)
-class _Answer:
+class Answer:
     """``ready`` once, then one a file: ``parsed``, the name of an error with its reason, ``memory`` or ``crash``."""
 
     kind: Literal["ready", "parsed", "CheckpointError", "ArchitectureError", "DataError", "memory", "crash"]
@@ -90,7 +86,7 @@ class _Answer:
     parsed: Parsed | None = None
 
 
-_ANSWER = pydantic.TypeAdapter(_Answer)
+_ANSWER = pydantic.TypeAdapter(Answer)
 _ARCHITECTURE = pydantic.TypeAdapter(Architecture)
 
 
@@ -188,7 +184,7 @@ def _request(entry: Entry, *, check_crc: bool, cpu_seconds: int) -> dict[str, An
     }
 
 
-def _believe(answer: _Answer, path: str) -> Parsed:
+def _believe(answer: Answer, path: str) -> Parsed:
     """The answer to a request, or the error that it tells.
 
     Raises:
@@ -234,7 +230,7 @@ class _Child:
 
     def __init__(self, limits: ParserLimits):
         self._limits, self.asked = limits, 0
-        command = [sys.executable, "-P", "-s", "-m", "rnp_jax.sweep.parsing", str(limits.memory_bytes)]
+        command = [sys.executable, "-P", "-s", "-m", "rnp_jax.sweep.parsing_child", str(limits.memory_bytes)]
         kept = {name: value for name in _KEPT if (value := os.environ.get(name)) is not None}
         path = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
         self._process = subprocess.Popen(  # noqa: S603 (this interpreter, this module)
@@ -259,13 +255,13 @@ class _Child:
             self.end()
             raise SweepError(
                 f"the process that reads checkpoints does not start: it {lost}; its own messages are shown by "
-                f"{sys.executable} -m rnp_jax.sweep.parsing {limits.memory_bytes}"
+                f"{sys.executable} -m rnp_jax.sweep.parsing_child {limits.memory_bytes}"
             ) from lost
         except BaseException:
             self.end()
             raise
 
-    def ask(self, request: dict[str, Any]) -> _Answer:
+    def ask(self, request: dict[str, Any]) -> Answer:
         """The child's answer.
 
         Raises:
@@ -278,7 +274,7 @@ class _Child:
             raise self._find_end() from None
         return self._receive(self._limits.wall_seconds)
 
-    def _receive(self, seconds: float) -> _Answer:
+    def _receive(self, seconds: float) -> Answer:
         end, line = time.monotonic() + seconds, b""
         while not line.endswith(b"\n"):
             if not self._poll.poll(max(0.0, end - time.monotonic()) * 1000):
@@ -287,8 +283,8 @@ class _Child:
             if not part:
                 raise self._find_end()
             line += part
-            if len(line) > _MOST_ANSWER:
-                raise _ChildLostError(f"gave an answer of more than {_MOST_ANSWER} bytes")
+            if len(line) > MOST_ANSWER:
+                raise _ChildLostError(f"gave an answer of more than {MOST_ANSWER} bytes")
         try:
             return _ANSWER.validate_json(line)
         except pydantic.ValidationError as error:
@@ -313,117 +309,3 @@ class _Child:
         """Kills the child if it lives, and buries it."""
         with self._process:  # closes the pipes and waits
             self._process.kill()
-
-
-def _serve(memory_bytes: int) -> None:
-    """The child's life: ready, then one answer a request, until there is none more or it can no longer be sure."""
-    answers = os.dup(1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whatever a library prints is no answer
-    _warm_up()
-    _confine(memory_bytes)
-    answer = _Answer("ready")
-    lines = iter(sys.stdin.buffer)
-    while True:
-        os.write(answers, _encode(answer))
-        if answer.kind in ("memory", "crash") or (line := next(lines, None)) is None:
-            return
-        answer = _answer(json.loads(line))
-
-
-def _encode(answer: _Answer) -> bytes:
-    line = json.dumps(asdict(answer)).encode() + b"\n"
-    if len(line) <= _MOST_ANSWER:
-        return line
-    return _encode(_Answer("ArchitectureError", f"what there is to say about it takes more than {_MOST_ANSWER} bytes"))
-
-
-def _warm_up() -> None:
-    """Everything that reading needs is imported, and the compiler's threads run, before the limits are set."""
-    entries(Architecture("mlp", 2, 0, (("0", 2),), (1, 1, 1)))
-    sys.dont_write_bytecode = True
-
-
-def _confine(memory_bytes: int) -> None:
-    own = int(_STATM.read_text().split()[0]) * resource.getpagesize() if _STATM.exists() else 0
-    for kind, most in (
-        (resource.RLIMIT_AS, own + memory_bytes),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 0),
-    ):
-        hard = resource.getrlimit(kind)[1]
-        allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(kind, (allowed, allowed))
-
-
-def _allow_cpu(seconds: int) -> None:
-    """So many seconds from now on, rounded up; then SIGXCPU ends the process."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    soft = int(used.ru_utime + used.ru_stime) + 1 + seconds
-    resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
-
-
-def _answer(request: dict[str, Any]) -> _Answer:
-    _allow_cpu(request["cpu_seconds"])
-    try:
-        return _Answer("parsed", parsed=_read(request))
-    except CheckpointError as error:
-        return _Answer("CheckpointError", _cut(error.reason))
-    except DataError as error:
-        return _Answer("DataError", _cut(str(error)))
-    except RnpError as error:
-        return _Answer("ArchitectureError", _cut(str(error)))
-    except MemoryError:
-        return _Answer("memory")
-    except Exception as error:  # a file that finds a fault of this package must not end the sweep
-        return _Answer("crash", _cut(f"{type(error).__name__}: {error}"))
-
-
-def _read(request: dict[str, Any]) -> Parsed:
-    path = request["path"]
-    checkpoint = read_checkpoint(path, check_crc=request["check_crc"])
-    state_dict = find_state_dict(checkpoint, request["key"])
-    card = read_card(path, checkpoint.sha256)
-    shape = _image_shape(request, state_dict, card)
-    architecture = recognise(checkpoint, state_dict, request["architecture"], shape)
-    weights = (entry.shape for entry in entries(architecture) if entry.path[0] == "params")
-    return Parsed(
-        sha256=checkpoint.sha256,
-        container=checkpoint.container,
-        key=_cut("/".join(map(str, state_dict.location))) or "/",
-        architecture=asdict(architecture),
-        parameters=sum(map(math.prod, weights)),
-        bytes=os.stat(path).st_size,
-        anomalies=tuple(map(_cut, checkpoint.anomalies[:_MOST_ANOMALIES])),
-        **_from_card(card),
-    )
-
-
-def _cut(text: str) -> str:
-    """The text as an answer may have it: not too long, and UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode()[:_MOST_TEXT]
-
-
-def _image_shape(request: dict[str, Any], state_dict: StateDict, card: Card | None) -> tuple[int, int, int] | None:
-    """The shape of the input, where the entry or the card says it, or the file is a head on features."""
-    if request["image_shape"] is not None:
-        return tuple(request["image_shape"])
-    if request["is_head"]:
-        widths = [value.shape[1] for value in state_dict.tensors.values() if value.ndim == 2]
-        return (1, 1, widths[0]) if widths else None
-    return None if card is None else card.architecture.image_shape
-
-
-def _from_card(card: Card | None) -> dict[str, str | None]:
-    if card is None:
-        return {}
-    mean, std = (",".join(map(str, values)) for values in (card.normalization.mean, card.normalization.std))
-    return {
-        "normalization": _cut(f"{mean}/{std}"),
-        "extractor": None if card.extractor is None else _cut(card.extractor.sha256),
-        "data": _cut(card.data),
-    }
-
-
-if __name__ == "__main__":
-    _serve(int(sys.argv[1]))

@@ -4,7 +4,6 @@ Ray (Moritz et al., OSDI 2018) places the processes and says which died; claims 
 and nothing through its object store. Needs the extra ``ray``.
 """
 
-import json
 import logging
 import os
 import socket
@@ -19,7 +18,7 @@ import rnp_jax
 from rnp_jax.errors import SweepError
 from rnp_jax.sweep.environment import set_variables
 from rnp_jax.sweep.items import PLAN, Item, code_version
-from rnp_jax.sweep.ledger import MOST_CRASHES, Ledger, Member
+from rnp_jax.sweep.ledger import Ledger, Member
 
 Serve = Callable[[Path, str], int]
 
@@ -181,6 +180,7 @@ class _Crew:
         try:
             answer = self._ray.get(worker.call)
         except errors.ActorUnavailableError:  # perhaps for now, perhaps for ever: the next answer tells
+            time.sleep(_POLL)
             self._ask(worker)
         except errors.RayActorError as error:
             self._bury(worker, error)
@@ -207,7 +207,7 @@ class _Crew:
     def _bury(self, worker: _Worker, error: Any) -> None:
         """Blames the items that were in a dead actor's hands, unless it died with its machine."""
         if not error.preempted and (not worker.node or self._outlives(worker.node)):
-            if _record_crashes(self._ledger, worker.member):
+            if self._ledger.record_crashes(worker.member):
                 self._idle_deaths = 0
             else:
                 self._count_death(str(error).strip().splitlines()[-1])
@@ -272,20 +272,3 @@ class _Crew:
         finally:
             for worker in list(self._workers):
                 self._dismiss(worker)
-
-
-def _record_crashes(ledger: Ledger, supervisor: Member) -> list[str]:
-    """Turns the claims of a supervisor's only worker, on whichever machine, into crashes; returns the items."""
-    found = []
-    for claim in (ledger.out / "claims").iterdir():
-        if claim.name.startswith("."):
-            continue
-        try:
-            holder = Member(*json.loads(claim.read_bytes()))
-        except FileNotFoundError:
-            continue
-        if holder.supervisor == supervisor.name:
-            number = min(ledger.crashes(claim.name) + 1, MOST_CRASHES)
-            claim.replace(ledger.out / "crashes" / f"{claim.name}.{number}")
-            found.append(claim.name)
-    return found

@@ -1,12 +1,16 @@
 """What a network is judged on, against predictions made by hand."""
 
+from dataclasses import dataclass, fields
+
+import jax
 import numpy as np
 import pytest
 
 from rnp_jax import masks
 from rnp_jax.commands.inputs import open_images, open_model, open_trigger
-from rnp_jax.commands.judging import EvaluationSets, evaluation_sets, read_sets
+from rnp_jax.commands.judging import EvaluationSets, evaluation_sets, measure_within_memory, read_sets
 from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, TriggerOptions
+from rnp_jax.errors import DefenseError
 from rnp_jax.evaluation.predict import predict
 from rnp_jax.types import Batch
 
@@ -73,3 +77,46 @@ def test_a_part_is_even_over_the_classes(sets):
         place = sets.triggered.indices.tolist().index(index)
         np.testing.assert_array_equal(images, sets.triggered.images[place])
         assert (labels, wanted) == (sets.triggered.labels[place], 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Failing(EvaluationSets):
+    """Sets on a device that fails above ``room`` images a batch."""
+
+    room: int
+    message: str
+    tried: list[int]
+
+    def measure(self, model, variables, variants=None, batch_size=None):
+        self.tried.append(batch_size)
+        if batch_size > self.room:
+            raise jax.errors.JaxRuntimeError(self.message)
+        return super().measure(model, variables, variants, batch_size)
+
+
+def failing(sets: EvaluationSets, room: int, message: str = "RESOURCE_EXHAUSTED: out of memory") -> Failing:
+    return Failing(*(getattr(sets, field.name) for field in fields(sets)), room, message, [])
+
+
+def test_batches_are_halved_until_they_fit(model, sets):
+    short = failing(sets, 5)
+    found, size = measure_within_memory(short, model, model.variables, 64)
+    assert (size, short.tried) == (4, [64, 32, 16, 8, 4])
+    (expected,) = sets.measure(model, model.variables)
+    assert found.metrics == expected.metrics
+    np.testing.assert_array_equal(found.triggered, expected.triggered)
+    assert measure_within_memory(failing(sets, 64), model, model.variables, 64)[1] == 64
+
+
+def test_one_image_a_batch_that_does_not_fit_is_the_end(model, sets):
+    short = failing(sets, 0)
+    with pytest.raises(DefenseError, match="one image a batch: use a larger device"):
+        measure_within_memory(short, model, model.variables, 5)
+    assert short.tried == [5, 2, 1]
+
+
+def test_another_error_of_the_device_passes(model, sets):
+    broken = failing(sets, 5, "INTERNAL: the device is lost")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        measure_within_memory(broken, model, model.variables, 64)
+    assert broken.tried == [64]

@@ -1,5 +1,8 @@
+import io
 import re
 import time
+
+from rich.console import Console
 
 from rnp_jax.commands.run_log import RunLog
 
@@ -46,3 +49,34 @@ def test_epochs_of_several_phases(tmp_path, capsys):
     ]
     assert capsys.readouterr().err.splitlines() == expected
     assert [line.split("Z ")[1] for line in (tmp_path / "run.log").read_text().splitlines()] == expected
+
+
+def test_a_quiet_log_is_silent_on_the_screen_and_whole_in_the_file(tmp_path, capsys):
+    log = RunLog(quiet=True)
+    log.say("before the file")
+    log.write_to(tmp_path / "run.log")
+    log.say("after it")
+    with log.epochs() as bars:
+        bars("unlearn", 1, 1, {"loss": 1.0, "accuracy": 0.5})
+    with log.bar("items", 1) as advance:
+        advance()
+    assert capsys.readouterr() == ("", "")
+    said = [line.split("Z ")[1] for line in (tmp_path / "run.log").read_text().splitlines()]
+    assert said == ["before the file", "after it", "unlearn epoch 1/1  loss 1  accuracy 0.500"]
+
+
+def test_a_bar_counts_its_steps_on_a_terminal():
+    log = RunLog()
+    screen = io.StringIO()
+    log.console = Console(file=screen, force_terminal=True, width=80)
+    with log.bar("items", 3) as advance:
+        for _ in range(2):
+            advance()
+    assert re.search(r"items .*2/3", screen.getvalue())
+    assert "3/3" not in screen.getvalue()
+
+
+def test_a_bar_is_nothing_where_there_is_no_terminal(capsys):
+    with RunLog().bar("items", 2) as advance:
+        advance()
+    assert capsys.readouterr() == ("", "")

@@ -8,7 +8,9 @@ from rnp_jax.defenses import ClpConfig, ThresholdConfig
 from rnp_jax.errors import ConfigError
 from rnp_jax.sweep.items import Item
 
-OPTIONS = SweepOptions(inputs=("a.pt",), clp=ClpConfig(ThresholdConfig("std", u=2.0)), images=DataOptions(data="digits"))
+OPTIONS = SweepOptions(
+    inputs=("a.pt",), clp=ClpConfig(ThresholdConfig("std", u=2.0)), images=DataOptions(data="digits")
+)
 FILE = "0" * 64
 
 

@@ -13,7 +13,7 @@ from rnp_jax import masks
 from rnp_jax.checkpoints import from_state_dict
 from rnp_jax.errors import DataError
 from rnp_jax.evaluation import predict as module
-from rnp_jax.evaluation.predict import predict, predict_variants
+from rnp_jax.evaluation.predict import default_batch_size, predict, predict_variants
 from rnp_jax.types import Batch
 from tests.compiled import count_compiled
 from tests.networks import build_random, images_for, network_of, state_of
@@ -131,3 +131,15 @@ def test_device_arrays_are_taken_too(problem):
     network, variables, batch = problem
     found = predict(network, variables, Batch(*map(jnp.asarray, batch)), SIZE)
     np.testing.assert_array_equal(found.labels, predict(network, variables, batch, SIZE).labels)
+
+
+def test_a_cpu_is_given_small_batches(problem, monkeypatch):
+    assert jax.default_backend() == "cpu"
+    assert default_batch_size() == 64
+    network, variables, batch = problem
+    sizes = []
+    run_segment = module._run_segment
+    monkeypatch.setattr(module, "_run_segment", lambda run, own, x: sizes.append(len(x)) or run_segment(run, own, x))
+    many = Batch(*(np.resize(part, (70, *part.shape[1:])) for part in batch))
+    assert predict(network, variables, many).labels.shape == (1, 70)
+    assert set(sizes) == {64}

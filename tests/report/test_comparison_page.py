@@ -2,8 +2,8 @@ import re
 
 import pytest
 
-from rnp_jax.report.comparison import Comparison, read_comparison, summarise
-from rnp_jax.report.comparison_page import plot_comparison, render_comparison, write_comparison
+from rnp_jax.report.comparison import Comparison, Estimate, read_comparison, summarise
+from rnp_jax.report.comparison_page import plot_comparison, render_comparison, share_cell, write_comparison
 from tests.report.browsing import assert_sound, show
 from tests.report.examples import make_comparison, make_rows
 
@@ -68,6 +68,13 @@ def test_runs_without_attack_figures_or_times_have_their_page(comparison: Compar
     assert "<h2>Figures</h2>" not in page
     assert "<h2>Covariates</h2>" not in page
     assert "<td>unknown</td>" in page
+
+
+def test_a_share_has_its_interval_in_small_type():
+    shown = share_cell(Estimate(0.93214, 0.9204, 0.94021, 5))
+    assert shown == "93.21%<small>92.0\N{EN DASH}94.0%</small>"
+    assert share_cell(Estimate(0.93214, None, None, 1)) == "93.21%"
+    assert share_cell(None) == "unknown"
 
 
 @pytest.mark.parametrize("extra", [0, 3])

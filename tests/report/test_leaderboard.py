@@ -11,6 +11,7 @@ from rnp_jax.errors import ResultError
 from rnp_jax.report.leaderboard import render_leaderboard, write_leaderboard
 from rnp_jax.report.schema import Stage, Versions
 from rnp_jax.report.sweep_row import STATUSES, SweepRow
+from rnp_jax.report.wording import seconds
 from tests.report.browsing import assert_sound, show
 from tests.report.examples import share
 
@@ -178,7 +179,7 @@ def test_columns_are_sorted_with_the_keyboard_and_the_unknown_comes_last(browser
     assert column(browser, 10)[:4] == ["0 s", "1 s", "2 s", "4 s"]
     press(browser, "Time")
     assert sorts(browser) == {"Time": "descending"}
-    assert column(browser, 10)[0] == f"{int(known[-1]) // 60} min {int(known[-1]) % 60:02d} s"
+    assert column(browser, 10)[0] == seconds(known[-1])
     browser.execute_script("for (let i = 0; i < 24; i++) document.getElementById('next').click()")
     assert not browser.find_element(By.ID, "next").is_enabled()
     assert set(column(browser, 10)) == {""}

@@ -1,3 +1,5 @@
+import base64
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -6,13 +8,16 @@ import numpy as np
 import pytest
 from selenium.webdriver.common.by import By
 
+from rnp_jax import report
 from rnp_jax.errors import ResultError
 from rnp_jax.report.figures import FIGURES
-from rnp_jax.report.page import render_page, write_report
+from rnp_jax.report.html import element
+from rnp_jax.report.page import render_document, render_page, write_report
 from rnp_jax.report.samples import Samples
 from rnp_jax.report.schema import Phase, PrunedFilter, Result, read_result
 from tests.report.browsing import assert_sound, show
 
+PACKAGE = Path(report.__file__).parent
 HOSTILE = (
     "</title></style><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">&'\u202e"
 )
@@ -86,6 +91,21 @@ def test_policy_allows_embedded_images_and_this_style_sheet_only(result: Result)
     parts = dict(part.strip().split(" ", 1) for part in policy.replace("&#x27;", "'").split(";"))
     assert parts.pop("style-src").startswith("'sha256-")
     assert parts == {"default-src": "'none'", "img-src": "data:", "base-uri": "'none'", "form-action": "'none'"}
+
+
+@pytest.mark.parametrize("script", [None, "leaderboard.js"])
+def test_policy_has_the_hash_of_each_thing_that_it_allows(script: str | None):
+    page = render_document("title", element("p", "<text>"), styles=("leaderboard.css",), script=script)
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
+    parts = dict(part.strip().split(" ", 1) for part in policy.replace("&#x27;", "'").split(";"))
+    sources = {"style-src": ("page.css", "leaderboard.css")} | ({"script-src": (script,)} if script else {})
+    for directive, files in sources.items():
+        content = "".join((PACKAGE / name).read_text("utf-8") for name in files)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert parts[directive] == f"'sha256-{digest}'"
+        assert f">{content}</{directive.removesuffix('-src')}>" in page
+    assert ("script-src" in parts) == ("trusted-types" in parts) == ("<script" in page) == (script is not None)
+    assert "<main><p>&lt;text&gt;</p></main>" in page
 
 
 def test_inconsistent_input_writes_nothing(result: Result, tmp_path: Path):

@@ -27,7 +27,20 @@ def test_unknown_numbers_say_so():
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0, "0 s"), (0.0412, "0.0412 s"), (11.26, "11.3 s"), (119.6, "120 s"), (245.9, "4 min 05 s")]
+    ("value", "text"),
+    [
+        (0, "0 s"),
+        (0.0412, "0.0412 s"),
+        (11.26, "11.3 s"),
+        (119.6, "120 s"),
+        (120, "2 min 00 s"),
+        (245.9, "4 min 05 s"),
+        (3599.9, "59 min 59 s"),
+        (3600, "1 h 00 min"),
+        (3659.9, "1 h 00 min"),
+        (87360, "24 h 16 min"),
+        (360000, "100 h 00 min"),
+    ],
 )
 def test_seconds(value: float, text: str):
     assert seconds(value) == text

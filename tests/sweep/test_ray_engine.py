@@ -184,7 +184,7 @@ class TestLocal:
         assert process.returncode == 0
         assert [row.status for row in rows_of(ledger, items)] == ["ok", "failed", "ok"]
 
-    def test_an_interrupt_stops_the_workers_and_the_next_run_goes_on(self, sweep):
+    def test_an_interrupt_stops_the_workers_and_lets_their_items_go(self, sweep):
         ledger, items = sweep(*(f"m{i}.pt" for i in range(8)))
         process = drive(ledger, 1, 0.5)
         end = time.monotonic() + 40

@@ -1,0 +1,177 @@
+"""The child asked through its pipes, as its parent does."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import rnp_jax
+from rnp_jax.checkpoints import open_checkpoint
+from rnp_jax.sweep import parsing_child
+from rnp_jax.sweep.parsing import MOST_ANOMALIES, MOST_ANSWER, MOST_TEXT, Answer, Parsed
+from tests.torch_io.test_bad_inputs import container_cases, pickle_cases, tensor_cases
+
+ROOT = Path(rnp_jax.__file__).parents[1]
+CHECKPOINTS = ROOT / "checkpoints"
+DIGITS = CHECKPOINTS / "digits_badnets.pt"
+MIB = 2**20
+
+
+class Child:
+    """One process, with a gigabyte beyond what it has when it is ready."""
+
+    def __init__(self, memory_bytes: int = 1024 * MIB):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "rnp_jax.sweep.parsing_child", str(memory_bytes)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        )
+        assert self.answer() == {"kind": "ready", "reason": "", "parsed": None}
+
+    def __enter__(self) -> "Child":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with self.process:
+            self.process.kill()
+
+    def answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline(MOST_ANSWER + 1)
+        assert line.endswith(b"\n")
+        assert len(line) <= MOST_ANSWER
+        return json.loads(line)
+
+    def send(self, content: bytes) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        self.process.stdin.write(content + b"\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+    def ask(self, path: Path, **request: Any) -> dict[str, Any]:
+        known = {"key": None, "architecture": None, "image_shape": None, "is_head": False, "check_crc": True}
+        return self.send(json.dumps({"path": str(path), **known, "cpu_seconds": 60, **request}).encode())
+
+
+@pytest.fixture(scope="module")
+def child() -> Iterator[Child]:
+    """One for the tests that do it no harm: it ends in peace when there is no more to ask."""
+    with Child() as shared:
+        yield shared
+        _, rest = shared.process.communicate(timeout=60)
+        assert not rest
+        assert shared.process.returncode == 0
+
+
+@pytest.mark.parametrize("name", ["digits_badnets", "cifar10_clean"])
+def test_what_is_told_is_what_reading_it_here_finds(child, name):
+    path = CHECKPOINTS / f"{name}.pt"
+    checkpoint, state_dict, architecture = open_checkpoint(path)
+    card = json.loads(path.with_suffix(".card.json").read_text())
+    trainable = [v.size for key, v in state_dict.tensors.items() if key.endswith((".weight", ".bias"))]
+    (key,) = state_dict.location
+    assert checkpoint.sha256 == card["sha256"]
+    assert child.ask(path)["parsed"] == {
+        "sha256": checkpoint.sha256,
+        "container": checkpoint.container,
+        "key": key,
+        "architecture": json.loads(json.dumps(asdict(architecture))),
+        "parameters": sum(trainable),
+        "bytes": path.stat().st_size,
+        "anomalies": list(checkpoint.anomalies),
+        "normalization": "/".join(",".join(map(str, card["normalization"][k])) for k in ("mean", "std")),
+        "extractor": None,
+        "data": card["data"],
+    }
+
+
+BAD = [c for c in (*pickle_cases(), *tensor_cases(), *container_cases()) if c[0] != 40]  # 40: bad values, no network
+
+
+@pytest.mark.parametrize(("content", "word"), [pytest.param(c[2], c[3], id=f"{c[0]:02}-{c[1]}") for c in BAD])
+def test_a_hostile_file_is_refused_for_the_same_reason_and_the_child_lives(child, tmp_path, content, word):
+    path = tmp_path / "model.pt"
+    path.write_bytes(content)
+    answer = child.ask(path)
+    assert answer["kind"] == "CheckpointError"
+    assert word in answer["reason"]
+    assert child.ask(DIGITS)["kind"] == "parsed"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "reason"),
+    [
+        ({"conv.weight": np.zeros((4, 3, 3, 3), np.float32)}, "no supported architecture"),
+        ({"fc.weight": np.zeros((1, 7), np.float32), "fc.bias": np.zeros(1, np.float32)}, "2 classes or more"),
+    ],
+)
+def test_a_network_that_is_none_is_refused(child, tmp_path, tensors, reason):
+    save_file(tensors, tmp_path / "m.safetensors")
+    answer = child.ask(tmp_path / "m.safetensors")
+    assert answer["kind"] == "ArchitectureError"
+    assert reason in answer["reason"]
+
+
+def test_texts_are_cut_and_are_utf_8(child, tmp_path):
+    save_file({"\U0001f600" * 100_000: np.zeros((2, 2, 2), np.float32)}, tmp_path / "m.safetensors")
+    answer = child.ask(tmp_path / "m.safetensors")
+    assert answer["kind"] == "ArchitectureError"
+    assert len(answer["reason"]) == MOST_TEXT
+    missing = child.ask(Path(os.fsdecode(b"\xff.pt")))
+    assert missing["kind"] == "CheckpointError"
+    assert missing["reason"].encode().decode() == missing["reason"]
+
+
+def test_an_answer_that_is_too_long_says_so():
+    texts = ("\U0001f600" * MOST_TEXT,) * MOST_ANOMALIES
+    parsed = Parsed("0" * 64, "zip", "/", {}, 1, 1, texts)
+    line = parsing_child._encode(Answer("parsed", parsed=parsed))
+    assert json.loads(line)["kind"] == "ArchitectureError"
+    assert f"more than {MOST_ANSWER} bytes" in json.loads(line)["reason"]
+    short = Answer("parsed", parsed=Parsed("0" * 64, "zip", "/", {}, 1, 1, texts[:10]))
+    assert json.loads(parsing_child._encode(short)) == json.loads(json.dumps(asdict(short)))
+
+
+def test_what_it_cannot_take_back(child):
+    pid = child.process.pid
+    for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
+        assert resource.prlimit(pid, kind) == (0, 0)
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_AS)
+    assert 1024 * MIB < soft == hard < 1024 * MIB + 8 * 2**30
+    assert os.readlink(f"/proc/{pid}/fd/1") == "/dev/null"  # a library that prints answers nothing
+
+
+def test_processor_time_is_allowed_anew_for_each_file(child):
+    for allowed in (50, 5):
+        child.ask(DIGITS, cpu_seconds=allowed)
+        user, system = (int(n) for n in Path(f"/proc/{child.process.pid}/stat").read_text().split()[13:15])
+        used = (user + system) / os.sysconf("SC_CLK_TCK")
+        soft, _ = resource.prlimit(child.process.pid, resource.RLIMIT_CPU)
+        assert 0 < soft - used <= allowed + 2
+
+
+def test_too_much_memory_is_the_last_answer(tmp_path):
+    big = tmp_path / "big.pt"
+    with big.open("wb") as file:
+        file.write(DIGITS.read_bytes()[:1000])
+        file.truncate(512 * MIB)  # takes no room on the disk
+    with Child(256 * MIB) as own:
+        assert own.ask(big)["kind"] == "memory"
+        assert own.process.wait(60) == 0
+
+
+def test_a_fault_of_the_package_is_the_last_answer():
+    with Child() as own:
+        answer = own.send(json.dumps({"path": str(DIGITS), "cpu_seconds": 60}).encode())
+        assert answer == {"kind": "crash", "reason": "KeyError: 'check_crc'", "parsed": None}
+        assert own.process.wait(60) == 0
