@@ -1,4 +1,4 @@
-"""Does ``rnp-jax sweep`` stay as fast and as small at the thousandth item as at the first, and what does it add to each?
+"""Whether ``rnp-jax sweep`` is as fast and as small at the thousandth item as at the first, and what it adds to each.
 
     python -m benchmarks.linear [--items 1000] [--out benchmarks/results/NAME.md]
 
@@ -41,7 +41,7 @@ MANIFEST = {
     "target": "3",
     "constants.variant": "square",
 }
-BARE = 100  # items that are also computed in this process
+BARE, WARM_UP = 100, 10  # items that are also computed in this process, and those before them
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Swept:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.linear", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.linear", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--items", type=int, default=1000, help=f"{2 * BARE} or more")
     parser.add_argument("--out", type=Path, help="also write the table to this Markdown file")
     return parser
@@ -117,21 +117,21 @@ def resident(process: int) -> float:
 
 
 def time_bare(out: Path) -> tuple[float, float]:
-    """Median seconds an item of loading and of computing, programs compiled."""
+    """Mean seconds an item of loading and of computing, once programs are compiled."""
     job = SweepJob(resolve(SweepOptions, read_yaml(out / OPTIONS), str(out / OPTIONS)), out)
     loading, running = [], []
-    for item in read_plan(out)[:BARE]:
+    for item in read_plan(out)[: WARM_UP + BARE]:
         started = time.perf_counter()
         loaded = job.load(item)
         between = time.perf_counter()
         job.run(item, loaded, 1)
         loading.append(between - started)
         running.append(time.perf_counter() - between)
-    return statistics.median(loading), statistics.median(running)
+    return statistics.mean(loading[WARM_UP:]), statistics.mean(running[WARM_UP:])
 
 
 def time_ledger(rows: tuple[SweepRow, ...], folder: Path) -> tuple[float, float]:
-    """Median seconds of a claim and of a commit, on the disk of ``folder``."""
+    """Mean seconds of a claim and of a commit, on the disk of ``folder``."""
     ledger, claiming, committing = Ledger(folder), [], []
     with ledger.join() as member:
         for row in rows[:BARE]:
@@ -141,7 +141,7 @@ def time_ledger(rows: tuple[SweepRow, ...], folder: Path) -> tuple[float, float]
             ledger.commit(row)
             claiming.append(between - started)
             committing.append(time.perf_counter() - between)
-    return statistics.median(claiming), statistics.median(committing)
+    return statistics.mean(claiming), statistics.mean(committing)
 
 
 def table(swept: Swept, folder: Path) -> str:
@@ -163,7 +163,7 @@ def table(swept: Swept, folder: Path) -> str:
         "items": f"{count}",
         "whole sweep, s": f"{swept.ended - swept.started:.1f}",
         "items a minute": f"{60 * count / (swept.ended - swept.started):.0f}",
-        "start and plan, s": f"{planned - swept.started:.1f} ({1000 * (planned - swept.started) / count:.1f} ms an item)",
+        "start and plan, s": f"{planned - swept.started:.1f}",
         f"until item {warm}, worker's start and compilation included, s": f"{times[warm] - planned:.1f}",
         "last row to the end (tables, page), s": f"{swept.ended - times[-1]:.1f}",
         f"an item, first {BARE} of the rest, ms": f"{1000 * first:.1f}",

@@ -4,8 +4,12 @@
 
 The checkpoints are the bundled digits ResNet-18 of width 8, each with weights of its own. Both sides measure ACC and
 ASR of each, run RNP with the settings of configs/rnp_digits.yaml (but --epochs, a fixed order and no augmentation, so
-that they take the same steps), choose by held-out images how many filters are pruned, and measure again. Seconds are of
-whole processes: start, imports, compilation and, for the sweep, its plan, tables and page.
+that they take the same steps), choose by held-out images how many filters are pruned, and measure again. The choices
+differ, and figures after RNP with them: the sweep tries numbers of filters, the loop the release's 19 thresholds.
+
+Seconds are of whole processes: start, imports, compilation and, for the sweep, its plan, tables and page. A further one
+is what a checkpoint costs once that is paid, as the second half of each run has it. Programs are those that the
+workers compiled or found in the cache; twice as many checkpoints must not need more.
 """
 
 import argparse
@@ -44,11 +48,12 @@ FIGURES = ("acc_before", "asr_before", "acc", "asr")
 
 @dataclass(frozen=True)
 class Side:
-    """Seconds that so many checkpoints took, and how many programs were compiled or found; None for PyTorch."""
+    """Seconds of a whole process, and of each checkpoint in its second half; programs compiled or found."""
 
     name: str
     checkpoints: int
     seconds: float
+    further: float
     programs: int | None = None
 
     @property
@@ -58,10 +63,11 @@ class Side:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sweep", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sweep", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--checkpoints", type=int, default=16)
     parser.add_argument("--epochs", type=int, default=5, help="of recovery, and at most of unlearning")
     parser.add_argument("--workers", type=int, default=1, help="of the sweep")
+    parser.add_argument("--nchw", action="store_true", help="PyTorch in its default layout, which is slower on a CPU")
     parser.add_argument("--out", type=Path, help="also write the table to this Markdown file")
     return parser
 
@@ -109,6 +115,13 @@ def count_programs(out: Path) -> int:
     """Programs that the workers of a sweep had compiled, or found in the cache."""
     logs = [path.read_text() for path in sorted((out / "logs").iterdir())]
     return sum(len(re.findall("Finished XLA compilation of", log)) for log in logs)
+
+
+def time_further(out: Path) -> float:
+    """Seconds a checkpoint over the second half of a sweep's rows."""
+    times = sorted(path.stat().st_mtime for path in (out / "rows").glob("*.json"))
+    half = len(times) // 2
+    return 2 * (times[-1] - times[half - 1]) / (len(times) - half)  # two methods a checkpoint
 
 
 def write_images(out: Path, folder: Path) -> None:
@@ -175,30 +188,32 @@ def measure_sweeps(every: list[Path], folder: Path, arguments: argparse.Namespac
     sides = []
     for name, (title, paths, more, environment) in runs.items():
         seconds = run_sweep(paths, folder / name, "--config", str(preset), *more, environment=environment)
-        sides.append(Side(title, len(paths), seconds, count_programs(folder / name)))
+        out = folder / name
+        sides.append(Side(title, len(paths), seconds, time_further(out), count_programs(out)))
     return sides
 
 
-def measure_torch(paths: list[Path], images: Path, epochs: str) -> tuple[list[Side], list[dict]]:
-    """The loop in both memory layouts, and the rows of the last."""
+def measure_torch(paths: list[Path], images: Path, arguments: argparse.Namespace) -> tuple[Side, list[dict]]:
+    """The loop, and its rows."""
+    epochs = str(arguments.epochs)
     given = [*map(str, paths), "--data", str(images), "--unlearn-epochs", epochs, "--recover-epochs", epochs]
-    sides, rows = [], []
-    for name, layout in (("PyTorch", []), ("PyTorch NHWC", ["--channels-last"])):
-        started = time.perf_counter()
-        rows = run("benchmarks.torch_sweep", *given, *layout)["rows"]
-        sides.append(Side(name, len(paths), time.perf_counter() - started))
-        sys.stderr.write(f"{name}: {sides[-1].seconds:.1f} s\n")
-    return sides, rows
+    started = time.perf_counter()
+    rows = run("benchmarks.torch_sweep", *given, *([] if arguments.nchw else ["--channels-last"]))["rows"]
+    seconds = time.perf_counter() - started
+    half = [row["seconds"] for row in rows[len(rows) // 2 :]]
+    return Side("PyTorch", len(paths), seconds, sum(half) / len(half)), rows
 
 
 def table(sides: list[Side]) -> str:
-    """Checkpoints a minute, and how many times those of PyTorch's better layout."""
-    best = max(side.pace for side in sides if side.name.startswith("PyTorch"))
-    lines = ["| side | checkpoints | seconds | a minute | times PyTorch | programs |", "|---|---|---|---|---|---|"]
+    """Checkpoints a minute, and how many times those of PyTorch, the last side."""
+    base = sides[-1].pace
+    lines = ["| side | checkpoints | seconds | a minute | times PyTorch | a further one, s | programs |"]
+    lines.append("|---|---|---|---|---|---|---|")
     for side in sides:
-        ratio, programs = side.pace / best, "" if side.programs is None else side.programs
+        ratio, programs = side.pace / base, "" if side.programs is None else side.programs
         lines.append(
-            f"| {side.name} | {side.checkpoints} | {side.seconds:.1f} | {side.pace:.3g} | {ratio:.2f} | {programs} |"
+            f"| {side.name} | {side.checkpoints} | {side.seconds:.1f} | {side.pace:.3g} | {ratio:.2f} "
+            f"| {side.further:.2f} | {programs} |"
         )
     return "\n".join(lines)
 
@@ -210,9 +225,9 @@ def main() -> None:
         paths = make_checkpoints(folder / "models", 2 * arguments.checkpoints)
         sides = measure_sweeps(paths, folder, arguments)
         write_images(folder / "cold", folder / "images")
-        loops, rows = measure_torch(paths[: arguments.checkpoints], folder / "images", str(arguments.epochs))
+        loop, rows = measure_torch(paths[: arguments.checkpoints], folder / "images", arguments)
         agreement = describe_agreement(gather(read_rows(folder / "cold" / "rows.jsonl")), rows)
-    text = f"{describe_machine()}; {arguments.epochs} epochs\n\n{table([*sides, *loops])}\n\n{agreement}\n"
+    text = f"{describe_machine()}; {arguments.epochs} epochs\n\n{table([*sides, loop])}\n\n{agreement}\n"
     sys.stdout.write(text)
     if arguments.out:
         arguments.out.write_text(text)

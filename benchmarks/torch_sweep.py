@@ -13,6 +13,7 @@ largest of the release's thresholds that costs the held-out images at most ``--a
 import argparse
 import json
 import os
+import time
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +29,9 @@ SETS = ("defense", "holdout", "test", "triggered")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.torch_sweep", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.torch_sweep", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("checkpoints", type=Path, nargs="+")
     parser.add_argument("--data", type=Path, required=True, help="folder of the .npz files")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -99,7 +102,11 @@ def main() -> None:
     args = build_parser().parse_args()
     configure_torch(argparse.Namespace(threads=args.threads, precision="float32"))
     open_sets = cache(lambda name: read_sets(args.data / f"{name}.npz", args))
-    rows = [defend(path, open_sets(path.stem.rpartition("_")[0]), args) for path in args.checkpoints]
+    rows = []
+    for path in args.checkpoints:
+        started = time.perf_counter()
+        row = defend(path, open_sets(path.stem.rpartition("_")[0]), args)
+        rows.append(row | {"seconds": time.perf_counter() - started})
     print(json.dumps({"version": torch.__version__, "rows": rows}))
 
 

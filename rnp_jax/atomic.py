@@ -17,17 +17,10 @@ def open_atomic(path: str | PathLike[str]) -> Iterator[BinaryIO]:
       OSError: the folder cannot be written, or the disk is full; ``path`` is then as it was.
     """
     target = Path(path)
-    draft = target.with_name(f".{secrets.token_hex(8)}.part")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        with open(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+    with _open_draft(target) as (draft, file):
+        yield file
+        _sync(file)
         draft.replace(target)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
     _sync_folder(target.parent)
 
 
@@ -42,15 +35,13 @@ def create_atomic(path: str | PathLike[str], content: bytes) -> bool:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        with open_atomic(draft) as file:
-            file.write(content)
-        os.link(draft, target)
-    except FileExistsError:
-        return False
-    finally:
-        draft.unlink(missing_ok=True)
+    with _open_draft(target) as (draft, file):
+        file.write(content)
+        _sync(file)
+        try:
+            os.link(draft, target)
+        except FileExistsError:
+            return False
     _sync_folder(target.parent)
     return True
 
@@ -64,6 +55,24 @@ def write_atomic(path: str | PathLike[str], content: bytes) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with open_atomic(path) as file:
         file.write(content)
+
+
+@contextlib.contextmanager
+def _open_draft(target: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """A new file beside ``target``, gone at the end unless it took another name."""
+    draft = target.with_name(f".{secrets.token_hex(8)}.part")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        with open(descriptor, "wb") as file:
+            yield draft, file
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _sync(file: BinaryIO) -> None:
+    """Onto the disk."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import pydantic
 import tyro
 
 from rnp_jax.attacks.base import check_number
@@ -26,6 +27,14 @@ from rnp_jax.sweep.items import Item, make_key
 
 OPTIONS = "config.yaml"
 """The resolved options, in the sweep's folder: workers read them there."""
+
+
+Method = Literal["none", "rnp", "holder", "clp", "anp", "fp"]
+
+
+def _as_several(value: Any) -> Any:
+    """A single method, as a preset of ``rnp-jax defend`` has it, as the sweep does."""
+    return (value,) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,7 @@ class SweepOptions:
     """
 
     inputs: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    method: tuple[Literal["none", "rnp", "holder", "clp", "anp", "fp"], ...] = ("rnp",)
+    method: Annotated[tuple[Method, ...], pydantic.BeforeValidator(_as_several)] = ("rnp",)
     out: str = "runs/sweep"
     write: Literal["row", "cleaned", "report"] = "cleaned"
     engine: Literal["local", "ray", "slurm"] = "local"

@@ -59,6 +59,10 @@ def test_resolved_options_are_options_again():
     assert resolve(SweepOptions, to_plain(OPTIONS)) == OPTIONS
 
 
+def test_a_preset_of_a_single_run_is_one_of_a_sweep():
+    assert resolve(SweepOptions, {"method": "clp"}).method == ("clp",)
+
+
 @pytest.mark.parametrize("values", [{"workers": 0}, {"seed": -1}, {"sweep_images": -1}, {"method": ["hid"]}])
 def test_impossible_values(values):
     with pytest.raises(ConfigError):
