@@ -36,7 +36,8 @@ class NormalizationCard(_Model):
 class AttackCard(_Model):
     """The backdoor: its trigger, and how the training set was poisoned.
 
-    ``poisoned`` images of the training set were relabelled; None where each batch was poisoned in the training step.
+    ``poisoned`` images of the training set carry it; None where each batch was poisoned in the training step.
+    ``appended``: they, and the cover images, were added to the set.
     """
 
     name: str
@@ -45,6 +46,7 @@ class AttackCard(_Model):
     mapping: Literal["all_to_one", "all_to_all"]
     rate: float
     variant: Literal["bb", "rnp"]
+    appended: bool = False
     poisoned: int | None
     indices_sha256: str | None
 

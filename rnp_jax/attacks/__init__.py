@@ -5,11 +5,13 @@ from rnp_jax.attacks.badnets import BadNets
 from rnp_jax.attacks.base import Attack, ImageShape, Params
 from rnp_jax.attacks.blend import Blend
 from rnp_jax.attacks.goal import Goal, LabelMapping
+from rnp_jax.attacks.means import Means
 from rnp_jax.attacks.poison import (
     PoisonPlan,
     TriggeredSet,
     apply_attack,
     draw_plan,
+    poison_batch,
     poison_training_set,
     trigger_test_set,
 )
@@ -25,6 +27,7 @@ __all__ = [
     "Goal",
     "ImageShape",
     "LabelMapping",
+    "Means",
     "Params",
     "PoisonPlan",
     "Sig",
@@ -37,6 +40,7 @@ __all__ = [
     "from_description",
     "get_attack",
     "load_artefact",
+    "poison_batch",
     "poison_training_set",
     "save_artefact",
     "trigger_test_set",

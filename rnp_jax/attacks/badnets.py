@@ -24,6 +24,8 @@ class BadNets(Attack):
       ConfigError: an unknown variant, or a size or margin that is impossible.
     """
 
+    paper = "Gu et al., 2017"
+
     variant: Literal["grid", "square"] = "grid"
     """`grid`: black and white 3x3 checker, of which four cells are white. `square`: all white."""
     size: int = 3

@@ -1,9 +1,9 @@
-"""What every attack is: published constants, an artefact drawn from them, and a pure trigger."""
+"""What every attack is: published constants, an artefact drawn or learned from them, and a pure trigger."""
 
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,9 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from rnp_jax.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from rnp_jax.attacks.means import Means
 
 ImageShape: TypeAlias = tuple[int, int, int]
 """Height, width and channels of one image."""
@@ -29,16 +32,43 @@ class Attack(ABC):
     Equal attacks hash equal, so an attack may be a static argument of a jitted function.
     """
 
+    paper: ClassVar[str]
+    """Authors and year of the publication."""
     clean_label: ClassVar[bool] = False
     """Whether the published protocol poisons images of the target class only and keeps their labels."""
+    in_step: ClassVar[bool] = False
+    """Whether it poisons every batch inside the victim's training step."""
+    expected_asr: ClassVar[float] = 0.9
+    """Below this share of triggered images, a model trained under the published protocol counts as weakly attacked."""
+    deviation: ClassVar[str] = ""
+    """Where exactness is impossible: what differs from the publication."""
+
+    @property
+    def cover_ratio(self) -> float:
+        """Images altered by ``cover``, with their true labels, for each poisoned one."""
+        return 0.0
 
     @abstractmethod
     def init(self, image_shape: ImageShape) -> Params:
         """Draw the trigger artefact for images of this shape. The same constants give the same arrays.
 
+        What an attack learns has its names, shapes and dtypes here, and its values from ``fit``.
+
         Raises:
           ConfigError: the constants cannot make a trigger of this shape.
         """
+
+    def fit(self, params: Params, means: "Means") -> Params:
+        """Learn the artefact, where it is not drawn."""
+        del means
+        return params
+
+    def craft(
+        self, params: Params, images: UInt8[np.ndarray, "P H W C"], means: "Means"
+    ) -> UInt8[np.ndarray, "P H W C"]:
+        """What is done to each image to be poisoned on its own, before ``implant``: nothing, unless overridden."""
+        del params, means
+        return images
 
     @abstractmethod
     def trigger(self, params: Params, images: UInt8[Array, "B H W C"], key: jax.Array) -> UInt8[Array, "B H W C"]:
@@ -48,9 +78,18 @@ class Attack(ABC):
           DataError: the images are not uint8, or not of the shape the artefact was drawn for.
         """
 
-    def cover(self, params: Params, images: UInt8[Array, "B H W C"], key: jax.Array) -> UInt8[Array, "B H W C"]:
-        """What training images look like that are altered and keep their true label: triggered, unless overridden."""
+    def implant(self, params: Params, images: UInt8[Array, "B H W C"], key: jax.Array) -> UInt8[Array, "B H W C"]:
+        """What poisoned training images look like: triggered, unless overridden. Pure and jittable."""
         return self.trigger(params, images, key)
+
+    def cover(self, params: Params, images: UInt8[Array, "B H W C"], key: jax.Array) -> UInt8[Array, "B H W C"]:
+        """What training images look like that are altered and keep their true label: implanted, unless overridden."""
+        return self.implant(params, images, key)
+
+    @classmethod
+    def learns(cls) -> bool:
+        """Whether its artefact, or its poisoned images, need more than its constants."""
+        return cls.fit is not Attack.fit or cls.craft is not Attack.craft
 
 
 def quantise(values: Float[Array, "*shape"]) -> UInt8[Array, "*shape"]:

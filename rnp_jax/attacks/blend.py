@@ -24,6 +24,8 @@ class Blend(Attack):
       ConfigError: alpha outside [0, 1] or a negative seed.
     """
 
+    paper = "Chen et al., 2017"
+
     alpha: float = 0.2
     """Weight of the pattern, 0 to 1."""
     seed: int = 0

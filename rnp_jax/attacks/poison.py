@@ -6,6 +6,8 @@ Counting follows a published benchmark, chosen by ``variant``. P is the number o
   that many images of the target class, so rate 0.1 takes all 5,000 of a CIFAR-10 class.
 - ``rnp`` (the RNP release): ⌊rate·N⌋ images uniform over all N. Clean label: of those, only the ones that happen to be
   of the target class are poisoned, so rate 0.1 poisons about 1 % of CIFAR-10. Dirty label: all of them.
+
+Poisoned images replace their originals, or are appended to the set, whose size they then add to.
 """
 
 import hashlib
@@ -14,11 +16,13 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int, Int32, UInt8
+from jaxtyping import Array, Int, Int32, UInt8
 
 from rnp_jax.attacks.base import Attack, Params, check_choice, check_images, check_number
 from rnp_jax.attacks.goal import Goal
+from rnp_jax.attacks.means import Means
 from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.types import Batch
 
@@ -38,6 +42,8 @@ class PoisonPlan:
     """Their labels in the poisoned set."""
     cover: Int32[np.ndarray, "Q"]
     """Images altered by the attack's ``cover`` that keep their labels, ascending; disjoint from ``indices``."""
+    appended: bool = False
+    """Whether poisoned and cover images come behind the N clean ones, in this order, instead of in their places."""
 
     @property
     def rate(self) -> float:
@@ -68,6 +74,7 @@ def draw_plan(
     cover_rate: float = 0.0,
     clean_label: bool = False,
     variant: Literal["bb", "rnp"] = "bb",
+    append: bool = False,
 ) -> PoisonPlan:
     """Choose the images to poison (module docstring) and ``cover_rate``·N further ones, uniform over those left.
 
@@ -99,7 +106,7 @@ def draw_plan(
         )
     chosen = np.sort(chosen)
     new_labels = labels[chosen] if clean_label else np.array(goal.wanted(labels[chosen]))
-    return PoisonPlan(len(labels), chosen, new_labels, np.sort(left[:cover_count]))
+    return PoisonPlan(len(labels), chosen, new_labels, np.sort(left[:cover_count]), append)
 
 
 def poison_training_set(
@@ -109,8 +116,18 @@ def poison_training_set(
     attack: Attack,
     params: Params,
     key: jax.Array,
+    means: Means | None = None,
 ) -> Batch:
     """The poisoned training set, a copy: planned images triggered and relabelled, cover images altered.
+
+    Args:
+      images: uint8 [N, H, W, C].
+      labels: [N].
+      plan: for these labels.
+      attack: whose images are crafted with ``means``, where it does that, and then implanted.
+      params: its artefact.
+      key: for triggers that vary by image.
+      means: what crafting needs.
 
     Raises:
       DataError: images, labels and plan that do not belong together.
@@ -123,10 +140,50 @@ def poison_training_set(
         )
     key_poison, key_cover = jax.random.split(key)
     poisoned, new_labels = np.array(images), np.array(labels, np.int32)
-    poisoned[plan.indices] = apply_attack(attack, params, poisoned[plan.indices], key_poison)
-    poisoned[plan.cover] = apply_attack(attack, params, poisoned[plan.cover], key_cover, cover=True)
+    chosen = poisoned[plan.indices] if means is None else attack.craft(params, poisoned[plan.indices], means)
+    implanted = apply_attack(attack, params, chosen, key_poison, role="implant")
+    covers = apply_attack(attack, params, poisoned[plan.cover], key_cover, role="cover")
+    if plan.appended:
+        added = np.concatenate([plan.labels, new_labels[plan.cover]])
+        return Batch(np.concatenate([poisoned, implanted, covers]), np.concatenate([new_labels, added]))
+    poisoned[plan.indices], poisoned[plan.cover] = implanted, covers
     new_labels[plan.indices] = plan.labels
     return Batch(poisoned, new_labels)
+
+
+def poison_batch(
+    attack: Attack,
+    params: Params,
+    images: UInt8[Array, "B H W C"],
+    labels: Int[Array, "B"],
+    key: jax.Array,
+    *,
+    goal: Goal,
+    rate: float = 0.1,
+) -> Batch:
+    """Poison a shuffled training batch inside the victim's step, for attacks whose authors do that.
+
+    The first ⌊rate·B⌋ images are implanted and get the labels the attacker wants, ``cover_ratio`` times as many become
+    cover with their own labels, and the rest stays. Augment after this. Pure and jittable.
+
+    Raises:
+      ConfigError: the rate is no rate, or leaves no room for the cover images.
+    """
+    check_number("rate", rate, 0, 1)
+    poisoned = int(rate * images.shape[0])
+    end = poisoned + int(attack.cover_ratio * poisoned)
+    if end > images.shape[0]:
+        raise ConfigError(
+            f"rate {rate} with {attack.cover_ratio} cover images for each poisoned one asks for {end} of "
+            f"{images.shape[0]} images; lower rate to at most {1 / (1 + attack.cover_ratio):.3g}"
+        )
+    parts = [
+        attack.implant(params, images[:poisoned], key),
+        attack.cover(params, images[poisoned:end], key),
+        images[end:],
+    ]
+    labels = jnp.asarray(labels, jnp.int32)
+    return Batch(jnp.concatenate(parts), labels.at[:poisoned].set(goal.wanted(labels[:poisoned])))
 
 
 def trigger_test_set(
@@ -157,21 +214,26 @@ def trigger_test_set(
 
 
 def apply_attack(
-    attack: Attack, params: Params, images: UInt8[np.ndarray, "N H W C"], key: jax.Array, *, cover: bool = False
+    attack: Attack,
+    params: Params,
+    images: UInt8[np.ndarray, "N H W C"],
+    key: jax.Array,
+    *,
+    role: Literal["trigger", "implant", "cover"] = "trigger",
 ) -> UInt8[np.ndarray, "N H W C"]:
-    """Trigger (or cover) any number of host images, ``CHUNK`` at a time on the device."""
+    """Trigger, implant or cover any number of host images, ``CHUNK`` at a time on the device."""
     result = np.empty_like(images)
     for start in range(0, len(images), CHUNK):
         chunk = images[start : start + CHUNK]
         padded = np.pad(chunk, ((0, CHUNK - len(chunk)), (0, 0), (0, 0), (0, 0)))
-        altered = _apply(attack, params, padded, jax.random.fold_in(key, start), cover=cover)
+        altered = _apply(attack, params, padded, jax.random.fold_in(key, start), role=role)
         result[start : start + CHUNK] = np.asarray(altered)[: len(chunk)]
     return result
 
 
-@partial(jax.jit, static_argnames=("attack", "cover"))
-def _apply(attack: Attack, params: Params, images: jax.Array, key: jax.Array, *, cover: bool) -> jax.Array:
-    return (attack.cover if cover else attack.trigger)(params, images, key)
+@partial(jax.jit, static_argnames=("attack", "role"))
+def _apply(attack: Attack, params: Params, images: jax.Array, key: jax.Array, *, role: str) -> jax.Array:
+    return getattr(attack, role)(params, images, key)
 
 
 def check_labels(labels: Int[np.ndarray, "N"], goal: Goal) -> Int32[np.ndarray, "N"]:

@@ -1,7 +1,6 @@
 """SIG (Barni et al., 2019): a sinusoid along the columns, on images of the target class whose labels stay."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +22,8 @@ class Sig(Attack):
       ConfigError: delta outside [0, 255] or a frequency below 1.
     """
 
-    clean_label: ClassVar[bool] = True
+    paper = "Barni et al., 2019"
+    clean_label = True
 
     delta: float = 40.0
     """Amplitude Δ of the signal in grey levels (of 255)."""
@@ -63,7 +63,8 @@ class SigRnp(Attack):
       ConfigError: alpha outside [0, 1], amplitude outside [0, 127] or a frequency that is not positive.
     """
 
-    clean_label: ClassVar[bool] = True
+    paper = "Barni et al., 2019"
+    clean_label = True
 
     alpha: float = 0.2
     """Weight α of the mask, 0 to 1."""

@@ -5,13 +5,10 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images, check_number
-from rnp_jax.attacks.goal import Goal
 from rnp_jax.attacks.resample import bicubic_matrix, grid_sample
-from rnp_jax.errors import ConfigError
-from rnp_jax.types import Batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +24,9 @@ class WaNet(Attack):
     Raises:
       ConfigError: a constant out of its range.
     """
+
+    paper = "Nguyen & Tran, 2021"
+    in_step = True
 
     grid_size: int = 4
     """Side k of the coarse warping field."""
@@ -45,6 +45,11 @@ class WaNet(Attack):
         check_number("rescale", self.rescale, 0)
         check_number("noise_ratio", self.noise_ratio, 0)
         check_number("seed", self.seed, 0, integer=True)
+
+    @property
+    def cover_ratio(self) -> float:
+        """Noise images for each poisoned one."""
+        return self.noise_ratio
 
     def init(self, image_shape: ImageShape) -> Params:
         """``grid`` float32 [H, W, 2]: where each pixel is read from, as (x, y) in [−1, 1]."""
@@ -68,40 +73,6 @@ class WaNet(Attack):
         jitter = jax.random.uniform(key, (images.shape[0], *grid.shape), minval=-1, maxval=1)
         jitter /= jnp.asarray([width, height], jnp.float32)[None, None, None]
         return _warp(images, jnp.clip(grid[None] + jitter, -1, 1))
-
-    def batch_poison(
-        self,
-        params: Params,
-        images: UInt8[Array, "B H W C"],
-        labels: Int[Array, "B"],
-        key: jax.Array,
-        *,
-        goal: Goal,
-        rate: float = 0.1,
-    ) -> Batch:
-        """Poison a shuffled training batch inside the victim's step, as the attack's authors do.
-
-        The first ⌊rate·B⌋ images are triggered and get the labels the attacker wants, ``noise_ratio`` times as many
-        take noise mode with their own labels, and the rest stays. Augment after this. Pure and jittable.
-
-        Raises:
-          ConfigError: the rate is no rate, or leaves no room for the noise images.
-        """
-        check_number("rate", rate, 0, 1)
-        poisoned = int(rate * images.shape[0])
-        end = poisoned + int(self.noise_ratio * poisoned)
-        if end > images.shape[0]:
-            raise ConfigError(
-                f"rate {rate} with noise_ratio {self.noise_ratio} asks for {end} of {images.shape[0]} images; "
-                f"lower rate to at most {1 / (1 + self.noise_ratio):.3g}"
-            )
-        parts = [
-            self.trigger(params, images[:poisoned], key),
-            self.cover(params, images[poisoned:end], key),
-            images[end:],
-        ]
-        labels = jnp.asarray(labels, jnp.int32)
-        return Batch(jnp.concatenate(parts), labels.at[:poisoned].set(goal.wanted(labels[:poisoned])))
 
 
 def _warp(

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -161,7 +162,9 @@ def _train(
     states: SavedStates,
     log: RunLog,
 ) -> Backdoored:
-    state = states.resume(options.resume, lambda: start_state(victim, options.seed, options.train, len(data)), log.say)
+    augment = options.augmentation if read is None else None
+    like = partial(start_state, victim, attack, goal, options.seed, options.train, options.poison, augment, len(data))
+    state = states.resume(options.resume, like, log.say)
     started = time.perf_counter()
 
     def features(images: np.ndarray) -> np.ndarray:
@@ -178,9 +181,9 @@ def _train(
                 options.seed,
                 options.train,
                 options.poison,
-                augment=options.augmentation if read is None else None,
+                augment=augment,
                 read=None if read is None else features,
-                progress=lambda epoch, figures: bars("train", epoch, options.train.epochs, figures),
+                progress=bars,
                 state=state,
                 save=states.save,
             )

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import Any
 
-from rnp_jax.attacks import Attack, Goal, describe
+from rnp_jax.attacks import Attack, Goal, describe, load_artefact
 from rnp_jax.attacks.poison import PoisonPlan
-from rnp_jax.card import AttackCard, Card
+from rnp_jax.card import TRIGGER_SUFFIX, AttackCard, Card, beside
 from rnp_jax.commands.inputs import make_attack
 from rnp_jax.data import Dataset
 from rnp_jax.errors import ConfigError, DataError
@@ -44,7 +44,11 @@ def remake(card: Card | None, checkpoint: str | PathLike[str], data: Dataset) ->
         )
     goal = Goal(num_classes=data.num_classes, target=card.attack.target or 0, mapping=card.attack.mapping)
     attack = make_attack(card.attack.name, card.attack.constants)
-    made = poison_once(attack, goal, data.batch, card.seed, PoisonConfig(card.attack.rate, card.attack.variant))
+    params = None
+    if attack.learns():
+        params = load_artefact(beside(checkpoint, TRIGGER_SUFFIX), attack, data.image_shape)
+    poison = PoisonConfig(card.attack.rate, card.attack.variant, card.attack.appended)
+    made = poison_once(attack, goal, data.batch, card.seed, poison, params=params)
     found = None if made.plan is None else made.plan.indices_sha256
     if found != card.attack.indices_sha256:
         raise DataError(
@@ -63,6 +67,7 @@ def describe_attack(attack: Attack, goal: Goal, poison: PoisonConfig, plan: Pois
         mapping=goal.mapping,
         rate=poison.rate,
         variant=poison.variant,
+        appended=poison.append,
         poisoned=None if plan is None else len(plan.indices),
         indices_sha256=None if plan is None else plan.indices_sha256,
     )

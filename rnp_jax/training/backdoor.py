@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -10,12 +10,17 @@ from jaxtyping import Bool
 
 from rnp_jax.attacks.base import Attack, Params
 from rnp_jax.attacks.goal import Goal
-from rnp_jax.attacks.poison import PoisonPlan, draw_plan, poison_training_set
-from rnp_jax.attacks.wanet import WaNet
+from rnp_jax.attacks.means import Means, Progress
+from rnp_jax.attacks.poison import PoisonPlan, draw_plan, poison_batch, poison_training_set
+from rnp_jax.errors import ConfigError
 from rnp_jax.models import Network
 from rnp_jax.training.epoch import Augment
+from rnp_jax.training.joint import Joint, Setting, train_jointly
 from rnp_jax.training.supervised import TrainConfig, TrainState, start, train
-from rnp_jax.types import Batch, Variables
+from rnp_jax.types import Apply, Batch, Variables
+
+JOINT: dict[type[Attack], Joint] = {}
+"""How the attacks that train with their victim do that."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +30,12 @@ class PoisonConfig:
     Attributes:
       rate: poison rate, the share of the training set; what it counts is ``variant``'s convention.
       variant: ``bb`` (BackdoorBench) or ``rnp`` (the release); they differ for clean-label attacks.
+      append: poisoned images are added to the training set instead of replacing their originals.
     """
 
     rate: float = 0.1
     variant: Literal["bb", "rnp"] = "bb"
+    append: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +46,7 @@ class Backdoored:
       variables: the trained network's.
       params: the trigger artefact; empty for a clean model.
       plan: which images were poisoned; None for a clean model and where every batch is poisoned in the training step.
-      history: loss and accuracy [E] in training mode.
+      history: loss and accuracy [E] in training mode; an attack that trains with its victim has figures of its own.
     """
 
     variables: Variables
@@ -67,22 +74,23 @@ class TrainingSet:
         """Which images are poisoned: triggered, and labelled as the attacker wants."""
         marks = np.zeros(len(self.data.labels), bool)
         if self.plan is not None:
-            marks[self.plan.indices] = True
+            at = self.plan.size + np.arange(len(self.plan.indices)) if self.plan.appended else self.plan.indices
+            marks[at] = True
         return marks
 
 
 @dataclass(frozen=True)
-class _JointPoison:
-    """WaNet's protocol as a hashable function of a batch: each batch is poisoned inside the step."""
+class _InStep:
+    """Poisons each batch inside the step: a hashable function of the batch."""
 
-    attack: WaNet
+    attack: Attack
     goal: Goal
     rate: float
 
     def __call__(self, images: jax.Array, labels: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         height, width, channels = images.shape[1:]
         params = self.attack.init((height, width, channels))
-        return self.attack.batch_poison(params, images, labels, key, goal=self.goal, rate=self.rate)
+        return poison_batch(self.attack, params, images, labels, key, goal=self.goal, rate=self.rate)
 
 
 def train_backdoored(
@@ -96,55 +104,126 @@ def train_backdoored(
     *,
     augment: Augment | None = None,
     read: Callable[[np.ndarray], np.ndarray] | None = None,
-    progress: Callable[[int, dict[str, float]], None] | None = None,
+    progress: Progress | None = None,
     state: TrainState | None = None,
     save: Callable[[TrainState], None] | None = None,
 ) -> Backdoored:
     """Trains ``network`` from scratch on ``data`` poisoned by ``attack`` (None: clean).
 
-    Static attacks poison the set once, before augmentation; WaNet poisons every batch, as its authors do. With
-    ``read``, which turns the images into what ``network`` reads (features of a frozen extractor), every attack poisons
-    once, WaNet with as many noise images as its ratio asks for.
+    Static attacks poison the set once, before augmentation; those of ``Attack.in_step`` poison every batch, and those
+    of ``JOINT`` train with the victim, as their authors do. What an attack learns beforehand it learns from ``data``
+    and from models of the same architecture trained on it. With ``read``, which turns the images into what ``network``
+    reads (features of a frozen extractor), every attack poisons once.
 
     Raises:
-      ConfigError, DataError: rates, targets and labels that do not fit.
+      ConfigError, DataError: rates, targets and labels that do not fit; with ``read``, an attack that needs a network
+        of images.
     """
-    init_key, _, train_key = _keys(seed)
-    variables, joint = network.init(init_key), None
-    if isinstance(attack, WaNet) and read is None:
-        joint = _JointPoison(attack, goal, poison.rate)
+    init_key, poison_key, train_key = _keys(seed)
+    report = progress or _silent
+
+    def tell(epoch: int, figures: dict[str, float]) -> None:
+        report("train", epoch, epochs, figures)
+
+    joint = JOINT.get(type(attack)) if attack is not None else None
+    if read is not None and attack is not None and (joint is not None or attack.learns()):
+        raise ConfigError(
+            f"{type(attack).__name__} needs a network of images, not a head on features; remove --extractor"
+        )
+    if joint is not None and attack is not None:
+        setting = Setting(network, attack, goal, config, poison.rate, augment)
+        epochs = joint.epochs(setting)
+        variables, params, history = train_jointly(
+            joint, setting, data, train_key, progress=tell, state=state, save=save
+        )
+        return Backdoored(variables, params, None, history)
+    epochs = config.epochs
+    in_step = None
+    if attack is not None and attack.in_step and read is None:
+        in_step = _InStep(attack, goal, poison.rate)
         made = TrainingSet(data, attack.init(_image_shape(data)), None)
     else:
-        made = poison_once(attack, goal, data, seed, poison)
+        means = Means(
+            network, data, goal, poison_key, _surrogates(network, data, poison_key, config, augment, report), report
+        )
+        made = poison_once(attack, goal, data, seed, poison, means)
     data = made.data
     if read is not None:
         data = Batch(read(data.images), data.labels)
     trained, history = train(
         network,
-        variables,
+        network.init(init_key),
         data,
         train_key,
         config,
         augment=augment,
-        poison=joint,
-        progress=progress,
+        poison=in_step,
+        progress=tell,
         state=state,
         save=save,
     )
     return Backdoored(trained, made.params, made.plan, history)
 
 
-def poison_once(attack: Attack | None, goal: Goal, data: Batch, seed: int, poison: PoisonConfig) -> TrainingSet:
+def _silent(phase: str, epoch: int, most: int, figures: dict[str, float], /) -> None:
+    del phase, epoch, most, figures
+
+
+def _surrogates(
+    network: Network, data: Batch, key: jax.Array, config: TrainConfig, augment: Augment | None, report: Progress
+) -> Callable[[Apply], Variables]:
+    """Trains the attacker's own models, each ``Apply`` once."""
+    known: dict[Apply, Variables] = {}
+
+    def surrogate(apply: Apply) -> Variables:
+        if apply not in known:
+            init_key, train_key = jax.random.split(jax.random.fold_in(key, 1))
+            known[apply], _ = train(
+                apply,
+                network.init(init_key),
+                data,
+                train_key,
+                config,
+                augment=augment,
+                progress=lambda epoch, figures: report("surrogate", epoch, config.epochs, figures),
+            )
+        return known[apply]
+
+    return surrogate
+
+
+def poison_once(
+    attack: Attack | None,
+    goal: Goal,
+    data: Batch,
+    seed: int,
+    poison: PoisonConfig,
+    means: Means | None = None,
+    params: Params | None = None,
+) -> TrainingSet:
     """The set with its triggers on before any training: the one that ``train_backdoored`` with this seed trains on.
 
-    WaNet gets as many noise images as its ratio asks for.
+    Cover images are as many as the attack's ratio asks for.
+
+    Args:
+      attack: None for a clean set.
+      goal: the attacker's.
+      data: the clean set.
+      seed: of the training.
+      poison: how much, and who counts.
+      means: for an attack that learns.
+      params: its artefact, where it has learned it already.
 
     Raises:
-      ConfigError, DataError: rates, targets and labels that do not fit.
+      ConfigError, DataError: rates, targets and labels that do not fit, or an attack that needs what is not given.
     """
     if attack is None:
         return TrainingSet(data, {}, None)
-    params = attack.init(_image_shape(data))
+    if means is None and attack.learns() and (params is None or type(attack).craft is not Attack.craft):
+        raise ConfigError(f"the training set of {type(attack).__name__} cannot be made without training its surrogates")
+    if params is None:
+        params = attack.init(_image_shape(data))
+        params = params if means is None else attack.fit(params, means)
     plan = draw_plan(
         data.labels,
         goal,
@@ -152,10 +231,12 @@ def poison_once(attack: Attack | None, goal: Goal, data: Batch, seed: int, poiso
         seed=seed,
         clean_label=attack.clean_label,
         variant=poison.variant,
-        cover_rate=attack.noise_ratio * poison.rate if isinstance(attack, WaNet) else 0.0,
+        cover_rate=attack.cover_ratio * poison.rate,
+        append=poison.append,
     )
     _, key, _ = _keys(seed)
-    return TrainingSet(poison_training_set(data.images, data.labels, plan, attack, params, key), params, plan)
+    made = poison_training_set(data.images, data.labels, plan, attack, params, key, means)
+    return TrainingSet(made, params, plan)
 
 
 def _image_shape(data: Batch) -> tuple[int, int, int]:
@@ -163,9 +244,20 @@ def _image_shape(data: Batch) -> tuple[int, int, int]:
     return height, width, channels
 
 
-def start_state(network: Network, seed: int, config: TrainConfig, count: int) -> TrainState:
-    """The state before the first epoch of ``train_backdoored`` with this seed on ``count`` images."""
+def start_state(
+    network: Network,
+    attack: Attack | None,
+    goal: Goal,
+    seed: int,
+    config: TrainConfig,
+    poison: PoisonConfig,
+    augment: Augment | None,
+    count: int,
+) -> Any:
+    """The state before the first epoch of ``train_backdoored`` with these arguments on ``count`` images."""
     init_key, _, train_key = _keys(seed)
+    if attack is not None and (joint := JOINT.get(type(attack))) is not None:
+        return joint.start(Setting(network, attack, goal, config, poison.rate, augment), train_key, count)
     return start(network.init(init_key), train_key, config, count)
 
 

@@ -167,7 +167,7 @@ def test_any_number_of_images_shares_one_trace():
 def test_noise_differs_between_chunks_too(digits):
     attack = WaNet()
     images = np.repeat(digits[0][:1], CHUNK + 1, axis=0)
-    noisy = apply_attack(attack, attack.init(SHAPE), images, KEY, cover=True)
+    noisy = apply_attack(attack, attack.init(SHAPE), images, KEY, role="cover")
     assert (noisy[0] != noisy[CHUNK]).any()
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from rnp_jax.attacks.goal import Goal
+from rnp_jax.attacks.poison import poison_batch
 from rnp_jax.attacks.resample import grid_sample
 from rnp_jax.attacks.wanet import WaNet
 from rnp_jax.errors import ConfigError
@@ -99,11 +100,11 @@ def test_cover_jitters_each_image_anew_within_half_a_pixel():
 
 
 @pytest.mark.parametrize("mapping", ["all_to_one", "all_to_all"])
-def test_batch_poison_triggers_then_jitters_then_leaves(digits, mapping):
+def test_poison_batch_triggers_then_jitters_then_leaves(digits, mapping):
     attack, goal = WaNet(), Goal(num_classes=10, target=7, mapping=mapping)
     images, labels = digits[0][:64], digits[1][:64]
     params = attack.init(SHAPE)
-    batch = attack.batch_poison(params, images, labels, KEY, goal=goal, rate=0.1)
+    batch = poison_batch(attack, params, images, labels, KEY, goal=goal, rate=0.1)
     np.testing.assert_array_equal(batch.images[:6], attack.trigger(params, images[:6], KEY))
     np.testing.assert_array_equal(batch.images[6:18], attack.cover(params, images[6:18], KEY))
     np.testing.assert_array_equal(batch.images[18:], images[18:])
@@ -113,13 +114,13 @@ def test_batch_poison_triggers_then_jitters_then_leaves(digits, mapping):
     assert batch.labels.dtype == jnp.int32
 
 
-def test_batch_poison_traces_once_and_draws_fresh_noise(digits):
+def test_poison_batch_traces_once_and_draws_fresh_noise(digits):
     attack = WaNet()
 
     @jax.jit
     @chex.assert_max_traces(n=1)
     def step(params, images, labels, key):
-        return attack.batch_poison(params, images, labels, key, goal=GOAL)
+        return poison_batch(attack, params, images, labels, key, goal=GOAL)
 
     params, images, labels = attack.init(SHAPE), digits[0][:32], digits[1][:32]
     first, again, other = (step(params, images, labels, jax.random.key(k)) for k in (0, 0, 1))
@@ -127,19 +128,19 @@ def test_batch_poison_traces_once_and_draws_fresh_noise(digits):
     assert (first.images[3:9] != other.images[3:9]).any((1, 2, 3)).all()
 
 
-def test_batch_poison_at_rate_zero_changes_nothing(digits):
+def test_poison_batch_at_rate_zero_changes_nothing(digits):
     attack = WaNet()
-    batch = attack.batch_poison(attack.init(SHAPE), digits[0][:8], digits[1][:8], KEY, goal=GOAL, rate=0.0)
+    batch = poison_batch(attack, attack.init(SHAPE), digits[0][:8], digits[1][:8], KEY, goal=GOAL, rate=0.0)
     np.testing.assert_array_equal(batch.images, digits[0][:8])
     np.testing.assert_array_equal(batch.labels, digits[1][:8])
 
 
-def test_batch_poison_refuses_a_rate_without_room_for_noise(digits):
+def test_poison_batch_refuses_a_rate_without_room_for_noise(digits):
     attack = WaNet()
     with pytest.raises(ConfigError, match=r"asks for 12 of 10 images; lower rate to at most 0\.333"):
-        attack.batch_poison(attack.init(SHAPE), digits[0][:10], digits[1][:10], KEY, goal=GOAL, rate=0.4)
+        poison_batch(attack, attack.init(SHAPE), digits[0][:10], digits[1][:10], KEY, goal=GOAL, rate=0.4)
     with pytest.raises(ConfigError, match=r"rate is 1\.5"):
-        attack.batch_poison(attack.init(SHAPE), digits[0][:10], digits[1][:10], KEY, goal=GOAL, rate=1.5)
+        poison_batch(attack, attack.init(SHAPE), digits[0][:10], digits[1][:10], KEY, goal=GOAL, rate=1.5)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,80 @@
+"""Attacks that train together with their victim: what each has to say, and the loop that they share."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from rnp_jax.attacks.base import Attack, Params
+from rnp_jax.attacks.goal import Goal
+from rnp_jax.models import Network
+from rnp_jax.training.epoch import Augment
+from rnp_jax.training.supervised import TrainConfig
+from rnp_jax.types import Batch, Variables
+
+
+class Setting(NamedTuple):
+    """What does not change while an attack and its victim train; hashable, so a static argument of ``jax.jit``."""
+
+    network: Network
+    attack: Attack
+    goal: Goal
+    config: TrainConfig
+    rate: float  # share of each batch that is poisoned
+    augment: Augment | None
+
+
+class Joint(Protocol):
+    """How one attack and its victim train: phases of epochs, each a compiled program over the whole set.
+
+    A state is a named tuple of arrays with, among others, the fields ``epoch`` (int32 [], epochs done over all phases)
+    and ``key``. The victim trains for ``setting.config.epochs``; the attack's constants give the length of
+    its own phases.
+    """
+
+    def epochs(self, setting: Setting) -> int:
+        """Of all phases."""
+        ...
+
+    def start(self, setting: Setting, key: jax.Array, count: int) -> Any:
+        """The state before the first epoch over ``count`` images."""
+        ...
+
+    def epoch(self, setting: Setting, state: Any, data: Batch) -> tuple[Any, dict[str, jax.Array]]:
+        """Runs one epoch on the clean images: the state after it, and figures (floats [])."""
+        ...
+
+    def finish(self, setting: Setting, state: Any) -> tuple[Variables, Params]:
+        """The victim, and the trigger artefact with the names, shapes and dtypes of the attack's ``init``."""
+        ...
+
+
+def train_jointly(
+    joint: Joint,
+    setting: Setting,
+    data: Batch,
+    key: jax.Array,
+    *,
+    progress: Callable[[int, dict[str, float]], None] | None = None,
+    state: Any = None,
+    save: Callable[[Any], None] | None = None,
+) -> tuple[Variables, Params, dict[str, np.ndarray]]:
+    """Runs all epochs, those that ``state`` has seen left out.
+
+    Returns:
+      The victim's variables, the artefact, and each figure [E] over the epochs run here, NaN where a phase lacks it.
+    """
+    reached = joint.start(setting, key, len(data.labels)) if state is None else state
+    data = Batch(*jax.device_put(tuple(data)))
+    history: list[dict[str, jax.Array]] = []
+    for epoch in range(int(reached.epoch), joint.epochs(setting)):
+        reached, figures = joint.epoch(setting, reached, data)
+        history.append(figures)
+        if progress is not None:
+            progress(epoch + 1, {name: float(value) for name, value in figures.items()})
+        if save is not None:
+            save(reached)
+    variables, params = joint.finish(setting, reached)
+    names = dict.fromkeys(name for row in history for name in row)
+    return variables, params, {name: np.array([float(row.get(name, np.nan)) for row in history]) for name in names}
