@@ -36,8 +36,9 @@ class NormalizationCard(_Model):
 class AttackCard(_Model):
     """The backdoor: its trigger, and how the training set was poisoned.
 
-    ``poisoned`` images of the training set carry it; None where each batch was poisoned in the training step.
-    ``appended``: they, and the cover images, were added to the set.
+    ``poisoned`` images of the training set carry it, ``cover`` images were altered and kept their labels; None where
+    each batch was poisoned in the training step. ``appended``: both were added to the set. ``weak``: its ASR was below
+    ``expected_asr``, so that a defense proves little on it; None in cards of earlier versions.
     """
 
     name: str
@@ -49,6 +50,9 @@ class AttackCard(_Model):
     appended: bool = False
     poisoned: int | None
     indices_sha256: str | None
+    cover: int | None = None
+    expected_asr: float | None = None
+    weak: bool | None = None
 
 
 class ExtractorCard(_Model):
@@ -64,8 +68,8 @@ class Card(_Model):
     """Everything needed to use, judge and reproduce a checkpoint.
 
     ``acc``, ``asr`` and ``ra`` are shares of the test set as measured after training (ASR and RA over triggered images
-    whose class is not the target); ``attack`` is None for a clean model, ``extractor`` for a
-    network that reads images.
+    whose class is not the target), ``intervals`` their 95 % Wilson intervals, ``seconds`` what training took; ``attack``
+    is None for a clean model, ``extractor`` for a network that reads images.
     """
 
     card_version: Literal[1] = 1
@@ -84,6 +88,8 @@ class Card(_Model):
     acc: float
     asr: float | None
     ra: float | None
+    intervals: dict[Literal["acc", "asr", "ra"], tuple[float, float]] = {}
+    seconds: float | None = None
     versions: dict[str, str]
 
 

@@ -151,6 +151,32 @@ def poison_training_set(
     return Batch(poisoned, new_labels)
 
 
+def check_training_set(clean: Batch, made: Batch, plan: PoisonPlan, attack: Attack, goal: Goal) -> None:
+    """Holds a poisoned set against the clean one and the plan: counts, labels, and that nothing else was touched.
+
+    Raises:
+      DataError: a label is not the one that the attack's protocol gives, or an image outside the plan differs.
+    """
+    count, altered = len(clean.labels), np.concatenate([plan.indices, plan.cover])
+    expected, untouched = np.array(clean.labels, np.int32), np.ones(count, np.bool_)
+    wanted = expected[plan.indices] if attack.clean_label else np.asarray(goal.wanted(expected[plan.indices]))
+    relabelled = np.concatenate([wanted, expected[plan.cover]])
+    if plan.appended:
+        expected = np.concatenate([expected, relabelled])
+    else:
+        expected[altered], untouched[altered] = relabelled, False
+    labels = np.asarray(made.labels)
+    if len(labels) != len(expected):
+        raise DataError(f"the poisoned set has {len(labels)} images, expected {len(expected)}")
+    if len(wrong := np.flatnonzero(labels != expected)):
+        raise DataError(
+            f"{len(wrong)} labels of the poisoned set are wrong, the first that of image {wrong[0]}: "
+            f"{labels[wrong[0]]}, expected {expected[wrong[0]]}"
+        )
+    if not np.array_equal(np.asarray(made.images[:count])[untouched], np.asarray(clean.images)[untouched]):
+        raise DataError(f"images outside the {len(altered)} of the plan differ from the clean set")
+
+
 def poison_batch(
     attack: Attack,
     params: Params,

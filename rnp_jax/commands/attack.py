@@ -25,6 +25,7 @@ from rnp_jax.commands.training_set import describe_attack, open_attack
 from rnp_jax.config import FLAT, ComputeOptions, DataOptions, check_seed, to_plain
 from rnp_jax.data import Augmentation, Dataset, parse_normalization
 from rnp_jax.errors import ConfigError, DataError
+from rnp_jax.evaluation.acceptance import find_weakness
 from rnp_jax.evaluation.measure import measure_variants
 from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.extractors import Extractor, open_extractor
@@ -137,8 +138,10 @@ def make_victim(
     states = SavedStates(beside(options.out, STATES), settings)
     trained = _train(options, victim, read, attack, goal, train_set, states, log)
     metrics = _measure(options, victim, extractor, attack, goal, trained, test)
-    _write(options, victim, extractor, attack, goal, trained, metrics, train_set)
+    _write(options, victim, extractor, attack, goal, trained, metrics, train_set, log.timing["train"])
     states.remove()
+    if attack is not None and (weakness := find_weakness(attack, metrics)) is not None:
+        log.say(f"  warning: {weakness}")
     return metrics
 
 
@@ -233,6 +236,7 @@ def _write(
     trained: Backdoored,
     metrics: Metrics,
     data: Dataset,
+    seconds: float,
 ) -> None:
     """The trigger, the checkpoint, and last the card, whose presence says that the rest is whole."""
     out = Path(options.out)
@@ -243,16 +247,18 @@ def _write(
             save_artefact(file, trained.params)
     extra = {"epoch": options.train.epochs, "clean_acc": metrics.acc.value, "bad_acc": asr}
     save_variables(out, victim, trained.variables, extra)
+    hidden = None if attack is None else describe_attack(attack, goal, options.poison, trained.plan, metrics)
     card = describe_model(
         out,
         victim,
         data=str(options.images.data),
         train_images=len(data),
-        attack=None if attack is None else describe_attack(attack, goal, options.poison, trained.plan),
+        attack=hidden,
         extractor=extractor,
         training=to_plain(options.train),
         augmentation=to_plain(options.augmentation) if extractor is None else {},
         seed=options.seed,
         metrics=metrics,
+        seconds=seconds,
     )
     write_card(beside(out, CARD_SUFFIX), card)

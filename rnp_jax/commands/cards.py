@@ -24,9 +24,11 @@ def describe_model(
     augmentation: dict[str, Any],
     seed: int,
     metrics: Metrics,
+    seconds: float | None = None,
 ) -> Card:
     """The card of the checkpoint just written to ``path``."""
     architecture = network.architecture
+    measured = {name: share for name in ("acc", "asr", "ra") if (share := getattr(metrics, name)) is not None}
     return Card(
         file=path.name,
         sha256=read_checkpoint(path).sha256,
@@ -48,6 +50,8 @@ def describe_model(
         acc=metrics.acc.value,
         asr=None if metrics.asr is None else metrics.asr.value,
         ra=None if metrics.ra is None else metrics.ra.value,
+        intervals={name: share.interval for name, share in measured.items()},  # pyright: ignore[reportArgumentType]
+        seconds=seconds,
         versions=package_versions(),
     )
 

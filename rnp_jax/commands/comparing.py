@@ -8,11 +8,11 @@ import jax
 import numpy as np
 
 from rnp_jax import masks
-from rnp_jax.attacks import describe
 from rnp_jax.commands.inputs import Suspect, Trigger, draw_evenly
 from rnp_jax.commands.judging import EvaluationSets
 from rnp_jax.commands.result import as_proportion
 from rnp_jax.commands.run_log import RunLog
+from rnp_jax.commands.training_set import name_attack
 from rnp_jax.config import check_seed
 from rnp_jax.data import Augmentation
 from rnp_jax.defenses import (
@@ -174,7 +174,7 @@ def _describe(model: Suspect, trigger: Trigger | None, options: MethodOptions) -
     card = model.card
     return {
         "checkpoint": model.checkpoint.path.name,
-        "attack": "none" if trigger is None else describe(trigger.attack)["name"],
+        "attack": name_attack(model, trigger),
         "poison_rate": None if card is None or card.attack is None else card.attack.rate,
         "seed": options.seed if card is None else card.seed,
         "mode": "network" if model.extractor is None else "head",

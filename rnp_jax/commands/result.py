@@ -11,6 +11,7 @@ from rnp_jax import masks
 from rnp_jax.attacks import describe
 from rnp_jax.checkpoints import Model
 from rnp_jax.commands.inputs import Suspect, Trigger
+from rnp_jax.commands.training_set import name_attack
 from rnp_jax.commands.versions import device_name, package_versions
 from rnp_jax.config import to_plain
 from rnp_jax.data import Dataset
@@ -64,7 +65,7 @@ def describe_run(
             mean=model.network.mean,
             std=model.network.std,
         ),
-        attack=None if trigger is None else _attack(trigger),
+        attack=None if trigger is None else _attack(model, trigger),
         method=options.method,
         kind=defended.kind,
         config=to_plain(options),
@@ -119,10 +120,10 @@ def _checkpoint(model: Model, dropped: tuple[str, ...]) -> schema.CheckpointInfo
     )
 
 
-def _attack(trigger: Trigger) -> schema.AttackInfo:
+def _attack(model: Suspect, trigger: Trigger) -> schema.AttackInfo:
     described = describe(trigger.attack)
     return schema.AttackInfo(
-        name=described["name"],
+        name=name_attack(model, trigger),
         target=trigger.goal.one_target,
         mapping=trigger.goal.mapping,
         triggered_images=len(trigger.test.labels),

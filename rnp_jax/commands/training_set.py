@@ -7,9 +7,12 @@ from typing import Any
 from rnp_jax.attacks import Attack, Goal, describe, load_artefact
 from rnp_jax.attacks.poison import PoisonPlan
 from rnp_jax.card import TRIGGER_SUFFIX, AttackCard, Card, beside
-from rnp_jax.commands.inputs import make_attack
+from rnp_jax.checkpoints import Model
+from rnp_jax.commands.inputs import Trigger, make_attack
 from rnp_jax.data import Dataset
 from rnp_jax.errors import ConfigError, DataError
+from rnp_jax.evaluation.acceptance import find_weakness
+from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.training.backdoor import PoisonConfig, TrainingSet, poison_once
 
 
@@ -59,7 +62,9 @@ def remake(card: Card | None, checkpoint: str | PathLike[str], data: Dataset) ->
     return made
 
 
-def describe_attack(attack: Attack, goal: Goal, poison: PoisonConfig, plan: PoisonPlan | None) -> AttackCard:
+def describe_attack(
+    attack: Attack, goal: Goal, poison: PoisonConfig, plan: PoisonPlan | None, metrics: Metrics | None = None
+) -> AttackCard:
     """The card's part on the backdoor; without a plan every batch was poisoned in the training step."""
     return AttackCard(
         **describe(attack),
@@ -70,4 +75,16 @@ def describe_attack(attack: Attack, goal: Goal, poison: PoisonConfig, plan: Pois
         appended=poison.append,
         poisoned=None if plan is None else len(plan.indices),
         indices_sha256=None if plan is None else plan.indices_sha256,
+        cover=None if plan is None else len(plan.cover),
+        expected_asr=attack.expected_asr,
+        weak=None if metrics is None else find_weakness(attack, metrics) is not None,
     )
+
+
+def name_attack(model: Model, trigger: Trigger | None) -> str:
+    """What tables call the attack: its name, and whether the card says that it hardly took."""
+    if trigger is None:
+        return "none"
+    name = describe(trigger.attack)["name"]
+    carded = model.card is not None and model.card.attack is not None and model.card.attack.name == name
+    return f"{name} (weak)" if carded and model.card.attack.weak else name  # pyright: ignore[reportOptionalMemberAccess]

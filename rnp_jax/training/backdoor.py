@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from rnp_jax.attacks.base import Attack, Params
 from rnp_jax.attacks.goal import Goal
 from rnp_jax.attacks.means import Means, Progress
-from rnp_jax.attacks.poison import PoisonPlan, draw_plan, poison_batch, poison_training_set
+from rnp_jax.attacks.poison import PoisonPlan, check_training_set, draw_plan, poison_batch, poison_training_set
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Network
 from rnp_jax.training.epoch import Augment
@@ -236,6 +236,7 @@ def poison_once(
     )
     _, key, _ = _keys(seed)
     made = poison_training_set(data.images, data.labels, plan, attack, params, key, means)
+    check_training_set(data, made, plan, attack, goal)
     return TrainingSet(made, params, plan)
 
 

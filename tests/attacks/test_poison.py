@@ -11,9 +11,18 @@ from hypothesis import strategies as st
 from rnp_jax.attacks.badnets import BadNets
 from rnp_jax.attacks.base import Attack
 from rnp_jax.attacks.goal import Goal
-from rnp_jax.attacks.poison import CHUNK, apply_attack, draw_plan, poison_training_set, trigger_test_set
+from rnp_jax.attacks.poison import (
+    CHUNK,
+    apply_attack,
+    check_training_set,
+    draw_plan,
+    poison_training_set,
+    trigger_test_set,
+)
+from rnp_jax.attacks.sig import Sig
 from rnp_jax.attacks.wanet import WaNet
 from rnp_jax.errors import ConfigError, DataError
+from rnp_jax.types import Batch
 
 KEY = jax.random.key(0)
 SHAPE = (32, 32, 3)
@@ -216,3 +225,38 @@ def test_sets_that_do_not_belong_together_are_refused(digits):
         trigger_test_set(images[:10], labels, GOAL, Invert(), {}, KEY)
     with pytest.raises(DataError, match="all 2 test images are of the target class 3"):
         trigger_test_set(images[:2], np.array([3, 3]), GOAL, Invert(), {}, KEY)
+
+
+def test_appended_images_come_behind_the_clean_ones(digits):
+    images, labels = digits
+    plan = draw_plan(labels, GOAL, rate=0.1, cover_rate=0.05, seed=1, append=True)
+    made = poison_training_set(images, labels, plan, Invert(), {}, KEY)
+    np.testing.assert_array_equal(made.images[:300], images)
+    np.testing.assert_array_equal(made.images[300:330], 255 - images[plan.indices])
+    np.testing.assert_array_equal(made.images[330:], images[plan.cover] // 2)
+    np.testing.assert_array_equal(made.labels[:300], labels)
+    np.testing.assert_array_equal(made.labels[300:], [*[3] * 30, *labels[plan.cover]])
+
+
+@pytest.mark.parametrize("append", [False, True])
+@pytest.mark.parametrize("attack", [Invert(), Sig()])
+def test_what_was_poisoned_is_held_against_the_plan(digits, attack, append):
+    clean = Batch(*digits)
+    rate = 0.05 if attack.clean_label else 0.1
+    plan = draw_plan(
+        clean.labels, GOAL, rate=rate, cover_rate=0.1, seed=0, clean_label=attack.clean_label, append=append
+    )
+    made = poison_training_set(clean.images, clean.labels, plan, attack, attack.init(SHAPE), KEY)
+    check_training_set(clean, made, plan, attack, GOAL)
+    free = np.setdiff1d(np.arange(300), [*plan.indices, *plan.cover])[0]
+    labels, images = made.labels.copy(), made.images.copy()
+    labels[plan.cover[0]] += 1
+    images[free, 0, 0, 0] += 1
+    with pytest.raises(
+        DataError, match=f"1 labels of the poisoned set are wrong, the first that of image {plan.cover[0]}"
+    ):
+        check_training_set(clean, made._replace(labels=labels), plan, attack, GOAL)
+    with pytest.raises(DataError, match="outside the"):
+        check_training_set(clean, made._replace(images=images), plan, attack, GOAL)
+    with pytest.raises(DataError, match=f"has {len(labels) - 1} images, expected {len(labels)}"):
+        check_training_set(clean, Batch(images[1:], labels[1:]), plan, attack, GOAL)

@@ -146,7 +146,7 @@ def small_victim(tmp_path_factory) -> Path:
     (measured,) = measure_variants(network, trained.variables, [masks.filters(trained.variables["masks"])], test.batch)
     card = describe_model(
         path, network, data="digits", train_images=len(data), extractor=None, training={}, augmentation={}, seed=5,
-        attack=describe_attack(attack, goal, poison, trained.plan), metrics=measured.metrics,
+        attack=describe_attack(attack, goal, poison, trained.plan, measured.metrics), metrics=measured.metrics,
     )  # fmt: skip
     write_card(beside(path, CARD_SUFFIX), card)
     return path

@@ -61,6 +61,19 @@ def test_the_card_s_figures_are_those_of_an_evaluation(attacked, tmp_path):
     assert (metrics["acc"]["total"], metrics["asr"]["total"]) == (100, 90)
 
 
+def test_the_card_says_what_is_weak(attacked):
+    card = card_of(attacked)
+    assert card.attack is not None
+    assert card.asr is not None
+    assert (card.attack.cover, card.attack.appended, card.attack.expected_asr) == (0, False, 0.9)
+    assert card.attack.weak == (card.asr < 0.9)
+    low, high = card.intervals["asr"]
+    assert low <= card.asr <= high
+    assert sorted(card.intervals) == ["acc", "asr", "ra"]
+    assert card.seconds is not None
+    assert card.seconds > 0
+
+
 def test_a_clean_model(attacked, tmp_path):
     path = tmp_path / "clean.pt"
     assert main(["attack", "none", "--out", str(path), *ATTACK]) == 0
@@ -102,7 +115,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(attacked, tmp_path, monkeypatch,
     assert main(["attack", "badnets", "--out", str(path), *ATTACK, "--target", "3", "--resume"]) == 0
     assert "going on after epoch 1" in capsys.readouterr().err
     assert path.read_bytes() == attacked.read_bytes()
-    assert card_of(path) == card_of(attacked)
+    assert card_of(path) == card_of(attacked).model_copy(update={"seconds": card_of(path).seconds})
     assert sorted(os.listdir(tmp_path)) == ["victim.card.json", "victim.pt", "victim.trigger.npz"]
 
 

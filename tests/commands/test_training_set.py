@@ -1,11 +1,15 @@
 """Poisoned sets against those that training itself makes, and cards that name another one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from rnp_jax.attacks import Goal, WaNet, get_attack
 from rnp_jax.card import Card, read_card
-from rnp_jax.commands.training_set import open_attack, remake
+from rnp_jax.commands.inputs import open_model, open_trigger
+from rnp_jax.commands.training_set import name_attack, open_attack, remake
+from rnp_jax.config import ComputeOptions, SourceOptions, TriggerOptions
 from rnp_jax.data import load
 from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.models import mlp_head
@@ -83,3 +87,17 @@ def test_constants_of_no_attack():
     assert open_attack("sig", {}) == get_attack("sig")()
     with pytest.raises(ConfigError, match="--constants size: attack none has no constants"):
         open_attack("none", {"size": "3"})
+
+
+@pytest.mark.parametrize(("weak", "name"), [(True, "badnets (weak)"), (False, "badnets"), (None, "badnets")])
+def test_tables_name_what_is_weak(weak, name):
+    model = open_model(str(CHECKPOINT), SourceOptions(), ComputeOptions())
+    assert model.card is not None
+    assert model.card.attack is not None
+    model = replace(
+        model, card=model.card.model_copy(update={"attack": model.card.attack.model_copy(update={"weak": weak})})
+    )
+    test = load("digits", split="test")
+    assert name_attack(model, open_trigger(model, TriggerOptions(), test)) == name
+    assert name_attack(model, open_trigger(model, TriggerOptions(attack="sig"), test)) == "sig"
+    assert name_attack(model, None) == "none"

@@ -12,7 +12,7 @@ from rnp_jax.errors import ConfigError
 from rnp_jax.evaluation.metrics import share
 from rnp_jax.evaluation.predict import predict
 from rnp_jax.models import Architecture, Network, mlp_head
-from rnp_jax.training.backdoor import PoisonConfig, train_backdoored
+from rnp_jax.training.backdoor import PoisonConfig, poison_once, train_backdoored
 from rnp_jax.training.supervised import TrainConfig, train
 from rnp_jax.types import Batch
 
@@ -78,6 +78,15 @@ def test_the_seed_decides_everything():
     assert again is not None
     assert other is not None
     assert first.indices_sha256 == again.indices_sha256 != other.indices_sha256
+
+
+def test_appended_images_are_trained_on_too():
+    data = digits("train", (8, 8))
+    made = poison_once(BadNets(variant="square"), GOAL, data, 0, PoisonConfig(append=True))
+    assert np.flatnonzero(made.poisoned).tolist() == list(range(1297, 1427))
+    result = train_backdoored(MLP, BadNets(variant="square"), GOAL, data, 0, SHORT, PoisonConfig(append=True))
+    assert result.plan is not None
+    assert result.plan.appended
 
 
 def test_an_impossible_rate():
