@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from rnp_jax.data.dataset import Dataset
-from rnp_jax.data.images import decode_image, stack_images
+from rnp_jax.data.image_files import read_image_files
 from rnp_jax.data.splits import Split, split_whole
 from rnp_jax.errors import DataError
 
@@ -21,7 +21,7 @@ def load_folder(path: Path, split: Split, size: tuple[int, int] | None = None) -
 
     Raises:
       DataError: if the layout is another one, the two parts name different classes, a class is empty, the images differ
-        in size without ``size``, or files cannot be read (all of them in one error).
+        in size without ``size``, files cannot be read (all of them in one error), or the set would fill the memory.
     """
     inside = {folder.name: folder for folder in _subfolders(path)}
     if not inside:
@@ -45,25 +45,15 @@ def _subfolders(path: Path) -> list[Path]:
 
 
 def _read_classes(root: Path, size: tuple[int, int] | None, name: str) -> Dataset:
-    images, labels, files, unreadable = [], [], [], []
+    files, labels = [], []
     folders = _subfolders(root)
     for label, folder in enumerate(folders):
         members = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
         if not members:
             raise DataError(f"{root}: class folder {folder.name!r} is empty; add images or remove it")
-        for file in members:
-            try:
-                images.append(decode_image(file, size=size))
-            except DataError as error:
-                unreadable.append(f"{file.relative_to(root)}: {error}")
-                continue
-            labels.append(label)
-            files.append(str(file.relative_to(root)))
-    if unreadable:
-        more = f"; and {len(unreadable) - _LISTED} more" if len(unreadable) > _LISTED else ""
-        listed = "; ".join(unreadable[:_LISTED])
-        raise DataError(f"{root}: {len(unreadable)} files are no readable images, remove them: {listed}{more}")
-    if not images:
+        files += members
+        labels += [label] * len(members)
+    if not files:
         raise DataError(f"{root}: no class folders in it; {_LAYOUT}")
     names = tuple(folder.name for folder in folders)
-    return Dataset(stack_images(images, files, str(root)), np.asarray(labels, np.int32), names, name)
+    return Dataset(read_image_files(root, files, size), np.asarray(labels, np.int32), names, name)

@@ -8,15 +8,20 @@ from rnp_jax.data.cifar import find_cifar, load_cifar
 from rnp_jax.data.dataset import Dataset
 from rnp_jax.data.digits import load_digits
 from rnp_jax.data.folder import load_folder
+from rnp_jax.data.gtsrb import find_gtsrb, load_gtsrb
 from rnp_jax.data.images import ImageSize, parse_size
 from rnp_jax.data.npz import load_npz
 from rnp_jax.data.splits import Split, check_split
 from rnp_jax.data.tfds import default_data_dir, explain_preparing, find_prepared, list_known, load_tfds
+from rnp_jax.data.tiny_imagenet import find_tiny_imagenet, load_tiny_imagenet
 from rnp_jax.errors import DataError
 
 BUILT_IN = ("digits",)
 
-_KINDS = "a prepared TensorFlow Datasets name, a cifar-10-batches-py folder, an image folder or a .npz file"
+_KINDS = (
+    "a prepared TensorFlow Datasets name, a folder of CIFAR batches, GTSRB or Tiny-ImageNet, an image folder or a "
+    ".npz file"
+)
 
 
 def load(
@@ -30,8 +35,8 @@ def load(
 
     Args:
       name_or_path: ``digits`` (built in), the name of a prepared TensorFlow Datasets set (``cifar10``,
-        ``name/config``, ``name:1.0.0``), a folder of CIFAR python batches, an image folder, or a ``.npz`` file. A
-        name is looked up before a path.
+        ``name/config``, ``name:1.0.0``), a folder of CIFAR python batches, GTSRB or Tiny-ImageNet as published, an
+        image folder, or a ``.npz`` file. A name is looked up before a path.
       split: 'train' or 'test'. A source without a test part gives four fifths and one fifth of each class.
       data_dir: where prepared sets are; by default TensorFlow Datasets' own choice.
       image_size: resize to this side, or (height, width), in pixels; needed where the images differ in size.
@@ -49,13 +54,23 @@ def load(
     if (folder := find_prepared(prepared_in).get(name)) is not None:
         return load_tfds(folder, name, split, size)
     if path.is_dir():
-        cifar = find_cifar(path)
-        return load_folder(path, split, size) if cifar is None else load_cifar(*cifar, split, size)
+        return _load_directory(path, split, size)
     if path.is_file():
         if path.suffix != ".npz":
             raise DataError(f"{path}: a file of unknown kind; data is {', '.join(BUILT_IN)}, {_KINDS}")
         return load_npz(path, split, size)
     raise DataError(_explain_missing(name, prepared_in))
+
+
+def _load_directory(path: Path, split: Split, size: tuple[int, int] | None) -> Dataset:
+    """A folder in a published layout, else one folder a class."""
+    if (cifar := find_cifar(path)) is not None:
+        return load_cifar(*cifar, split, size)
+    if (gtsrb := find_gtsrb(path)) is not None:
+        return load_gtsrb(gtsrb, split, size)
+    if (tiny := find_tiny_imagenet(path)) is not None:
+        return load_tiny_imagenet(tiny, split, size)
+    return load_folder(path, split, size)
 
 
 def _explain_missing(name: str, data_dir: Path) -> str:

@@ -48,11 +48,14 @@ NORMALIZATIONS = {
     "cifar10_rnp": Normalization((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),  # RNP, and most CIFAR model zoos
     "cifar10_bb": Normalization((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),  # BackdoorBench
     "cifar100": Normalization((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+    "cifar100_bb": Normalization((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),  # BackdoorBench
     "digits": Normalization((0.3048,) * 3, (0.3232,) * 3),  # the built-in digits at 32x32, train part
+    "gtsrb": Normalization((0.0,) * 3, (1.0,) * 3),  # BackdoorBench and WaNet: none
     "half": Normalization((0.5,) * 3, (0.5,) * 3),
     "identity": Normalization((0.0,) * 3, (1.0,) * 3),
     "imagenet": Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # torchvision
     "mnist": Normalization((0.1307,), (0.3081,)),
+    "tiny-imagenet": Normalization((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)),  # BackdoorBench
 }
 """The normalisations in use, by name."""
 

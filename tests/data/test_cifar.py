@@ -64,6 +64,22 @@ def test_cifar100_reads_fine_labels_and_bytes_keys(tmp_path):
     assert (dataset.num_classes, dataset.class_names[99], dataset.labels.tolist()) == (100, "class99", [99] * 10)
 
 
+def test_cifar100_as_published_in_its_own_folder(tmp_path):
+    """As torchvision downloads it: coarse labels are in the file and are not the labels."""
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    names, coarse = [f"fine{i}" for i in range(100)], [f"coarse{i}" for i in range(20)]
+    save(folder / "meta", {"fine_label_names": names, "coarse_label_names": coarse})
+    for file, count in (("train", 200), ("test", 100)):
+        content = batch(count, [i % 100 for i in range(count)], "fine_labels", count)
+        save(folder / file, {**content, "coarse_labels": [i % 20 for i in range(count)]})
+    train, test = load(tmp_path), load(folder, split="test", image_size=8)
+    assert (train.name, test.name, train.images.shape) == ("cifar100 (train)", "cifar100 (test)", (200, 32, 32, 3))
+    assert (test.images.shape, test.labels.tolist(), test.class_names[37]) == (
+        (100, 8, 8, 3), list(range(100)), "fine37",
+    )  # fmt: skip
+
+
 def test_a_hostile_batch_is_refused_and_nothing_is_executed(cifar10, tmp_path):
     save(cifar10 / "data_batch_2", {"data": Command(tmp_path / "executed"), "labels": [0]})
     with pytest.raises(DataError, match=r"data_batch_2: not a CIFAR batch.*'posix system'.*nothing was executed"):

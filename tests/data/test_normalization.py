@@ -45,6 +45,12 @@ def test_equal_channels_fit_any_number_and_others_do_not():
         NORMALIZATIONS["imagenet"].for_channels(1)
 
 
+def test_backdoorbench_leaves_signs_as_they_are_and_has_a_tiny_imagenet_of_its_own():
+    assert NORMALIZATIONS["gtsrb"] == NORMALIZATIONS["identity"]
+    assert NORMALIZATIONS["tiny-imagenet"] == Normalization((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262))
+    assert NORMALIZATIONS["cifar100_bb"] == Normalization((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+
+
 def test_digits_constant_is_that_of_the_training_images():
     pixels = load_digits("train").images / 255
     np.testing.assert_allclose(NORMALIZATIONS["digits"].mean, pixels.mean((0, 1, 2)), atol=5e-5)

@@ -19,12 +19,16 @@ def picture(seed, shape):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def prepare(data_dir, splits, name="toy", version="1.0.0", shape=(6, 5, 3), grow=0, file_format="array_record"):
+def prepare(
+    data_dir, splits, name="toy", version="1.0.0", shape=(6, 5, 3), grow=0, file_format="array_record", coarse=None
+):
     """Write a set as TensorFlow Datasets itself does: record files, features.json and dataset_info.json."""
     folder = data_dir / name / version
     folder.mkdir(parents=True)
     declared = (None, None, shape[2]) if grow else shape
     features = {"image": tfds.features.Image(shape=declared), "label": tfds.features.ClassLabel(names=["cat", "dog"])}
+    if coarse is not None:  # CIFAR-100 has two kinds of labels
+        features["coarse_label"] = tfds.features.ClassLabel(names=coarse)
     tfds.features.FeaturesDict(features).save_config(folder)
     template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
     entries = [
@@ -32,6 +36,8 @@ def prepare(data_dir, splits, name="toy", version="1.0.0", shape=(6, 5, 3), grow
         for split, count in splits.items()
     ]
     info = {"name": name.partition("/")[0], "version": version, "fileFormat": file_format, "splits": entries}
+    if coarse is not None:
+        info["supervisedKeys"] = {"tuple": {"items": [{"featureKey": "image"}, {"featureKey": "label"}]}}
     (folder / "dataset_info.json").write_text(json.dumps(info))
     for split, count in splits.items():
         path = folder / f"{info['name']}-{split}.{file_format}-00000-of-00001"
@@ -43,6 +49,8 @@ def prepare(data_dir, splits, name="toy", version="1.0.0", shape=(6, 5, 3), grow
             example = tf_example_pb2.Example()
             example.features.feature["image"].bytes_list.value.append(buffer.getvalue())
             example.features.feature["label"].int64_list.value.append(index % 2)
+            if coarse is not None:
+                example.features.feature["coarse_label"].int64_list.value.append(0)
             writer.write(example.SerializeToString())
         writer.close()
     return folder
@@ -54,6 +62,18 @@ def test_a_prepared_set_reads_by_name(tmp_path):
     assert (train.images.shape, len(test), train.class_names) == ((6, 6, 5, 3), 4, ("cat", "dog"))
     assert test.labels.tolist() == [0, 1, 0, 1]
     np.testing.assert_array_equal(train.images[5], picture(5, (6, 5, 3)))
+
+
+def test_of_two_kinds_of_labels_the_set_says_which_is_meant(tmp_path):
+    """As CIFAR-100 is prepared: fine labels are ``label``, superclasses are ``coarse_label``."""
+    folder = prepare(tmp_path, {"train": 4, "test": 4}, coarse=["animal"])
+    dataset = load("toy", data_dir=tmp_path, split="test")
+    assert (dataset.labels.tolist(), dataset.class_names) == ([0, 1, 0, 1], ("cat", "dog"))
+    info = json.loads((folder / "dataset_info.json").read_text())
+    del info["supervisedKeys"]
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(DataError, match=r"expected one Image and one ClassLabel in .*coarse_label \(ClassLabel\)"):
+        load("toy", data_dir=tmp_path, split="test")
 
 
 def test_grey_images_stay_grey_and_validation_serves_as_test(tmp_path):
