@@ -70,7 +70,7 @@ class RunLog:
 
 
 class EpochBars:
-    """Receives the progress of phases: ``bars(phase, epoch, most, {'loss', 'accuracy'})``."""
+    """Receives the progress of phases: ``bars(phase, epoch, most, figures)``."""
 
     def __init__(self, bars: Progress, note: Callable[[str], None]):
         self._bars, self._note = bars, note
@@ -78,7 +78,7 @@ class EpochBars:
 
     def __call__(self, phase: str, epoch: int, most: int, figures: dict[str, float]) -> None:
         """Moves the phase's bar to the epoch just ended."""
-        text = f"loss {figures['loss']:.4g}  accuracy {figures['accuracy']:.3f}"
+        text = "  ".join(f"{name.replace('_', ' ')} {_show(name, value)}" for name, value in figures.items())
         if phase not in self._tasks:
             self._tasks[phase] = self._bars.add_task(phase, total=most, figures="")
         self._bars.update(self._tasks[phase], completed=epoch, figures=text)
@@ -86,3 +86,7 @@ class EpochBars:
         if not self._bars.console.is_terminal:  # where a bar would only show once it is full
             self._bars.console.print(line)
         self._note(line)
+
+
+def _show(name: str, value: float) -> str:
+    return f"{value:.3f}" if "accuracy" in name else f"{value:.4g}"
