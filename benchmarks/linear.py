@@ -131,12 +131,14 @@ def time_bare(out: Path) -> tuple[float, float]:
 
 
 def time_ledger(rows: tuple[SweepRow, ...], folder: Path) -> tuple[float, float]:
-    """Mean seconds of a claim and of a commit, on the disk of ``folder``."""
+    """Mean seconds of a claim and of a commit, with what a worker asks beside them, on the disk of ``folder``."""
     ledger, claiming, committing = Ledger(folder), [], []
-    with ledger.join() as member:
-        for row in rows[:BARE]:
+    with ledger.join() as supervisor, ledger.join(supervisor.name) as member:
+        for row in rows:
             started = time.perf_counter()
+            ledger.is_alive(supervisor.name)
             ledger.claim(row.key, member)
+            ledger.crashes(row.key)
             between = time.perf_counter()
             ledger.commit(row)
             claiming.append(between - started)
@@ -153,6 +155,7 @@ def table(swept: Swept, folder: Path) -> str:
     each = (times[-1] - times[warm]) / (count - 1 - warm)
     load, run = time_bare(swept.out)
     claim, commit = time_ledger(read_rows(swept.out / "rows.jsonl"), folder / "ledger")
+    bare = load + run
     early, late = (
         next(sample for sample in swept.samples if sample.rows >= share * count and sample.worker)
         if share < 1
@@ -171,8 +174,9 @@ def table(swept: Swept, folder: Path) -> str:
         "last over first": f"{last / first:.2f}",
         "an item, bare: load + run, ms": f"{1000 * load:.1f} + {1000 * run:.1f}",
         "an item, sweep, ms": f"{1000 * each:.1f}",
-        "sweep over bare, ms": f"{1000 * (each - load - run):.1f}",
-        "a claim, a commit, ms": f"{1000 * claim:.1f}, {1000 * commit:.1f}",
+        "sweep over bare, ms": f"{1000 * (each - bare):.1f}, {(each - bare) / bare:.0%} of bare",
+        "a claim, a commit, with no job, ms": f"{1000 * claim:.2f}, {1000 * commit:.2f}",
+        "both, of bare": f"{(claim + commit) / bare:.1%}",
         f"worker at {early.rows} and {late.rows} rows, MiB": f"{early.worker:.0f}, {late.worker:.0f}",
         f"supervisor at {early.rows} and {late.rows} rows, MiB": f"{early.supervisor:.0f}, {late.supervisor:.0f}",
         "supervisor at most, MiB": f"{max(sample.supervisor for sample in swept.samples):.0f}",

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from os import PathLike
 from typing import Any
 
@@ -144,14 +145,18 @@ def load_model(
     return Model(network, from_state_dict(network, state_dict.tensors), checkpoint, state_dict, card)
 
 
+@lru_cache(maxsize=64)
+def _mask_shapes(network: Network) -> Tree:
+    return jax.eval_shape(network.init, jax.random.key(0))["masks"]
+
+
 def from_state_dict(network: Network, tensors: Mapping[str, np.ndarray]) -> Variables:
     """Variables from torch tensors that fit the network.
 
     Masks are ones, or those a masked release kept. Its masks act on batch norm's scale; in another placement than
     ``bn_scale`` they become part of that scale.
     """
-    shapes = jax.eval_shape(network.init, jax.random.key(0))
-    variables: Variables = {"params": {}, "batch_stats": {}, "masks": jax.tree.map(_ones, shapes["masks"])}
+    variables: Variables = {"params": {}, "batch_stats": {}, "masks": jax.tree.map(_ones, _mask_shapes(network))}
     for entry in entries(network.architecture):
         node: Tree = variables
         for name in entry.path[:-1]:

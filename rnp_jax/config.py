@@ -55,8 +55,8 @@ class DataOptions:
     """Which images are used.
 
     Attributes:
-      data: digits, a prepared TensorFlow Datasets name, a folder of CIFAR batches or of images, or a .npz file;
-        by default what the checkpoint's card says it was trained on.
+      data: digits, a prepared TensorFlow Datasets name, a folder of CIFAR batches, of GTSRB, of Tiny-ImageNet or of
+        images, or a .npz file; by default what the checkpoint's card says it was trained on.
       data_dir: where prepared TensorFlow Datasets sets are.
       image_size: resize to this side, in pixels.
       test_images: use only so many test images, drawn evenly from the classes; by default all.
@@ -99,7 +99,8 @@ class TriggerOptions:
     """The trigger that ASR is measured with, where it is known.
 
     Attributes:
-      attack: badnets, blend, sig, sig_rnp or wanet; 'card' takes the checkpoint's card, 'none' measures ACC only.
+      attack: its name, such as badnets (rnp-jax attack --list shows all); 'card' takes the checkpoint's card, 'none'
+        measures ACC only.
       target: the label the attacker wants.
       mapping: all_to_one, or all_to_all (class y becomes y + 1).
       constants: the attack's, over its published ones, as NAME VALUE pairs.

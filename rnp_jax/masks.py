@@ -10,6 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -109,14 +110,21 @@ def keep(like: Filters, pruned: Sequence[int] | np.ndarray) -> dict[str, np.ndar
 def bake(variables: Variables, placement: str = "bn_scale") -> Variables:
     """Filter masks multiplied into the weights, and set to ones: the same function, as a torch file can hold it.
 
-    A mask on batch norm multiplies its scale; in the placement ``channel`` its bias too.
+    A mask on batch norm multiplies its scale; in the placement ``channel`` its bias too. Layers whose mask is ones
+    already, as those of most checkpoints are, keep their arrays.
     """
     batch_norm_leaves = {"scale", "bias"} if placement == "channel" else {"scale"}
+    values = filters(variables["masks"])
+    masked = {name for name, value in jax.device_get(values).items() if (value != 1).any()}
+    if not masked:
+        return variables
 
-    def walk(params: Tree, masks: Tree) -> Tree:
+    def walk(params: Tree, masks: Tree, prefix: str) -> Tree:
         if "neuron" not in masks:
-            return {name: walk(node, masks[name]) for name, node in params.items()}
-        if "filter" not in masks:
+            return {
+                name: walk(node, masks[name], f"{prefix}.{name}" if prefix else name) for name, node in params.items()
+            }
+        if prefix not in masked:
             return params
         leaves = batch_norm_leaves if "scale" in params else frozenset(params)
         mask = masks["filter"]
@@ -125,8 +133,8 @@ def bake(variables: Variables, placement: str = "bn_scale") -> Variables:
             for name, leaf in params.items()
         }
 
-    masks = with_filters(variables["masks"], ones(filters(variables["masks"])))
-    return {**variables, "params": walk(variables["params"], variables["masks"]), "masks": masks}
+    masks = with_filters(variables["masks"], {**values, **ones({name: values[name] for name in masked})})
+    return {**variables, "params": walk(variables["params"], variables["masks"], ""), "masks": masks}
 
 
 def write_mask_values(path: str | PathLike[str], values: Filters) -> None:

@@ -138,6 +138,15 @@ def test_baking_moves_masks_into_weights(placement, bias):
     assert all(map(np.array_equal, jax.tree.leaves(again), jax.tree.leaves(baked)))
 
 
+def test_baking_leaves_alone_what_no_mask_changes():
+    variables = bakeable()
+    variables["masks"]["conv"] = {"neuron": jnp.ones(2), "filter": jnp.ones(2)}
+    baked = masks.bake(variables)
+    assert baked["params"]["conv"]["kernel"] is variables["params"]["conv"]["kernel"]
+    assert baked["params"]["bn"]["scale"].tolist() == [1, 0]
+    assert masks.bake(baked) is baked
+
+
 def test_mask_values_go_through_the_release_s_text_file(tmp_path):
     values = {"layer2.0.bn1": jnp.array([0.12344, 1.0]), "bn1": jnp.array([0.60006, 0.0, 0.5])}
     masks.write_mask_values(tmp_path / "mask_values.txt", values)

@@ -46,7 +46,7 @@ class AttackOptions:
     """Train a backdoored model and write it as a PyTorch checkpoint, with its trigger artefact and card beside it.
 
     Attributes:
-      attack: badnets, blend, sig, sig_rnp, wanet; or none, for a clean model.
+      attack: its name, such as badnets (--list shows all); or none, for a clean model.
       out: the checkpoint to write; the trigger (.trigger.npz) and the card (.card.json) go beside it.
       model: architecture.
       width: channels of its first stage.

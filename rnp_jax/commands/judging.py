@@ -1,7 +1,8 @@
 """What a defense is given and what it is judged on, as the network reads them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -11,8 +12,10 @@ from rnp_jax.attacks import TriggeredSet
 from rnp_jax.commands.inputs import Suspect, Trigger, draw_evenly, read_features
 from rnp_jax.data import Dataset
 from rnp_jax.errors import DefenseError
-from rnp_jax.evaluation.measure import Measured, measure_variants
+from rnp_jax.evaluation.measure import Measured, measure_checkpoints, measure_variants
 from rnp_jax.types import Batch, Variables
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,9 +61,45 @@ def measure_within_memory(
     Raises:
       DefenseError: one image at a time is too much.
     """
+    return _halve_until_it_fits(lambda size: sets.measure(model, variables, batch_size=size)[0], batch_size)
+
+
+def can_measure_together(cases: Sequence[tuple[Suspect, EvaluationSets]]) -> bool:
+    """Whether these models are one network with different weights, judged on the same clean images."""
+    (first, sets), *others = cases
+    return all(
+        model.network == first.network
+        and all(one is own or np.array_equal(one, own) for one, own in zip(sets.clean, each.clean, strict=True))
+        for model, each in others
+    )
+
+
+def measure_together(cases: Sequence[tuple[Suspect, EvaluationSets]], batch_size: int) -> tuple[list[Measured], int]:
+    """The figures of several models, for which ``can_measure_together`` holds, on all devices at once.
+
+    Batches are halved as in ``measure_within_memory``.
+
+    Raises:
+      DefenseError: one image at a time is too much.
+    """
+    models, sets = zip(*cases, strict=True)
+    return _halve_until_it_fits(
+        lambda size: measure_checkpoints(
+            models[0].network,
+            [model.variables for model in models],
+            sets[0].clean,
+            [each.triggered for each in sets],
+            [each.target for each in sets],
+            size,
+        ),
+        batch_size,
+    )
+
+
+def _halve_until_it_fits(measure: Callable[[int], Found], batch_size: int) -> tuple[Found, int]:
     while True:
         try:
-            return sets.measure(model, variables, batch_size=batch_size)[0], batch_size
+            return measure(batch_size), batch_size
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise

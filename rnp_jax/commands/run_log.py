@@ -27,7 +27,8 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """One line, with the time in the file."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        if not self.console.quiet:  # where rich would still lay the line out
+            self.console.print(text, markup=False, soft_wrap=True)
         self._note(text)
 
     def _note(self, text: str) -> None:

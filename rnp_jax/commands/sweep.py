@@ -135,8 +135,9 @@ def _state(path: str) -> list[int]:
 
 
 def _execute(ledger: Ledger, items: Sequence[Item], options: SweepOptions, log: RunLog) -> None:
-    left = len(items) - len({item.key for item in items} & ledger.done())
-    log.say(f"{len(items)} items, {len(items) - left} of them done")
+    done = ledger.done()
+    left = [item for item in items if item.key not in done]
+    log.say(f"{len(items)} items, {len(items) - len(left)} of them done")
     if not left:
         return
     cached = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
@@ -151,4 +152,5 @@ def _execute(ledger: Ledger, items: Sequence[Item], options: SweepOptions, log: 
         elif options.engine == "slurm":
             run_slurm(ledger, items, WORKER, workers, options.partition, progress.watch, environment)
         else:
-            run_local(ledger, items, WORKER, workers, progress.watch, environment)
+            only_measured = all(item.method == "none" for item in left)
+            run_local(ledger, items, WORKER, workers, progress.watch, environment, whole_machine=only_measured)

@@ -5,21 +5,23 @@ What several items share, images and triggers, is read once.
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rnp_jax.attacks import describe
+import jax
+
 from rnp_jax.card import TRIGGER_SUFFIX, beside
 from rnp_jax.checkpoints import save_model
 from rnp_jax.commands.comparing import as_stages
 from rnp_jax.commands.defend import Case, DefendOptions, Judged, check_filters, conclude, judge
 from rnp_jax.commands.inputs import Suspect, open_images, open_model, open_trigger
-from rnp_jax.commands.judging import measure_within_memory, read_sets
+from rnp_jax.commands.judging import can_measure_together, measure_together, measure_within_memory, read_sets
 from rnp_jax.commands.result import as_proportion
 from rnp_jax.commands.run_log import RunLog
 from rnp_jax.commands.sweep_options import SweepOptions, item_options
+from rnp_jax.commands.training_set import name_attack
 from rnp_jax.commands.versions import device_name
 from rnp_jax.errors import CheckpointError
 from rnp_jax.evaluation.measure import Measured
@@ -42,6 +44,10 @@ class SweepJob:
     def __init__(self, options: SweepOptions, out: Path):
         self._options, self._out = options, out
         self._images, self._cases, self._before = _Recent(), _Recent(), _Recent()
+
+    def hand_size(self, item: Item) -> int:
+        """One a device where checkpoints are only measured; a defense decides things between its programs."""
+        return jax.local_device_count() if item.method == "none" else 1
 
     def load(self, item: Item) -> Case:
         """The model and what it is judged on.
@@ -66,24 +72,42 @@ class SweepJob:
         data, holdout, sets = read_sets(model, data, holdout, test, trigger)
         return Case(model, data, holdout, test, trigger, sets)
 
-    def run(self, item: Item, loaded: Case, attempt: int) -> SweepRow:
-        """The item's row.
+    def run_hand(self, items: Sequence[Item], loaded: Sequence[Case], attempt: int) -> list[SweepRow]:
+        """The rows of items of one method; checkpoints that are only measured are so at once, if they can.
+
+        Raises:
+          RnpError: as ``run``.
+        """
+        cases = [(case.model, case.sets) for case in loaded]
+        if len(items) == 1 or items[0].method != "none" or not can_measure_together(cases):
+            return [self.run(item, case, attempt) for item, case in zip(items, loaded, strict=True)]
+        log, options = RunLog(quiet=True), self._options
+        with log.stage("measure"):
+            size = options.compute.batch_size or default_batch_size()
+            found, size = measure_together(cases, size)
+        share = {name: seconds / len(items) for name, seconds in log.timing.items()}
+        return [
+            self._measured_row(item, case, measured, size, share, attempt)
+            for item, case, measured in zip(items, loaded, found, strict=True)
+        ]
+
+    def run(self, item: Item, case: Case, attempt: int) -> SweepRow:
+        """The row of one item.
 
         Raises:
           RnpError: the defense cannot do its work.
         """
-        options, log, case = item_options(self._options, item), RunLog(quiet=True), loaded
-        known = (item.sha256, _case_depends_on(case.model, options), options.compute.precision)
-        row = self._describe(item, case, options, attempt)
+        options, log = item_options(self._options, item), RunLog(quiet=True)
         if item.method == "none":
             size = options.compute.batch_size or default_batch_size()
             with log.stage("measure"):
                 before, size = measure_within_memory(case.sets, case.model, case.model.variables, size)
-            self._before.get(known, lambda: before)
-            return row.model_copy(update={**_figures(before), "batch_size": size, "timing": as_stages(log.timing)})
+            return self._measured_row(item, case, before, size, log.timing, attempt)
+        known = _figures_depend_on(item, case, options)
         judged = judge(case, options, log, self._before.peek(known))
         self._before.get(known, lambda: judged.before)
         written = self._write(item, case, judged, options, log)
+        row = self._describe(item, case, options, attempt)
         before, after = judged.before.metrics, judged.after.metrics
         return row.model_copy(
             update={
@@ -98,6 +122,14 @@ class SweepJob:
                 "report": written,
             }
         )
+
+    def _measured_row(
+        self, item: Item, case: Case, measured: Measured, size: int, seconds: Mapping[str, float], attempt: int
+    ) -> SweepRow:
+        options = item_options(self._options, item)
+        self._before.get(_figures_depend_on(item, case, options), lambda: measured)
+        row = self._describe(item, case, options, attempt)
+        return row.model_copy(update={**_figures(measured), "batch_size": size, "timing": as_stages(seconds)})
 
     def _write(self, item: Item, case: Case, judged: Judged, options: DefendOptions, log: RunLog) -> str | None:
         """What the sweep keeps of an item; the report's path in the sweep's folder."""
@@ -122,7 +154,7 @@ class SweepJob:
             status="ok",
             attempt=attempt,
             architecture=case.model.network.architecture.name,
-            attack="none" if case.trigger is None else describe(case.trigger.attack)["name"],
+            attack=name_attack(case.model, case.trigger),
             poison_rate=None if card is None or card.attack is None else card.attack.rate,
             seed=options.seed if card is None else card.seed,
             mode="network" if case.model.extractor is None else "head",
@@ -158,6 +190,10 @@ def _case_depends_on(model: Suspect, options: DefendOptions) -> Hashable:
         hashlib.sha256(artefact.read_bytes()).digest() if attack is not None and artefact.is_file() else None,
         None if model.extractor is None else model.extractor.provenance.get("sha256", id(model.extractor)),
     )
+
+
+def _figures_depend_on(item: Item, case: Case, options: DefendOptions) -> Hashable:
+    return item.sha256, _case_depends_on(case.model, options), options.compute.precision
 
 
 class _Recent:

@@ -1,4 +1,4 @@
-"""Metrics of a network and of its pruned variants, on clean and on triggered test images."""
+"""Metrics of a network, of its pruned variants or of many checkpoints, on clean and on triggered test images."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,6 +8,7 @@ from jaxtyping import Int32
 
 from rnp_jax import masks
 from rnp_jax.attacks import TriggeredSet
+from rnp_jax.evaluation.checkpoints import predict_checkpoints, predict_each
 from rnp_jax.evaluation.metrics import Metrics, attack_metrics, clean_metrics
 from rnp_jax.evaluation.predict import predict_variants
 from rnp_jax.models import Network
@@ -37,10 +38,47 @@ def measure_variants(
         for row in predict_variants(network, variables, variants, test, batch_size).labels
     ]
     if triggered is None:
-        return [Measured(metrics, np.zeros(0, np.int32)) for metrics in clean]
-    attacked = Batch(triggered.images, triggered.labels)
-    predicted = predict_variants(network, variables, variants, attacked, batch_size).labels
+        return [_without_trigger(metrics) for metrics in clean]
+    predicted = predict_variants(network, variables, variants, _batch(triggered), batch_size).labels
+    return [_with_trigger(metrics, row, triggered) for metrics, row in zip(clean, predicted, strict=True)]
+
+
+def measure_checkpoints(
+    network: Network,
+    checkpoints: Sequence[Variables],
+    test: Batch,
+    triggered: Sequence[TriggeredSet | None],
+    targets: Sequence[int | None],
+    batch_size: int | None = None,
+) -> list[Measured]:
+    """``measure_variants`` of several checkpoints at once, on all devices: a trigger and a target of each one's own.
+
+    Raises:
+      DataError: no images; checkpoints that are not all of this network.
+    """
+    labels = np.asarray(test.labels)
+    predicted = predict_checkpoints(network, checkpoints, test, batch_size).labels
+    clean = [clean_metrics(row, labels, target) for row, target in zip(predicted, targets, strict=True)]
+    known = {place: each for place, each in enumerate(triggered) if each is not None}
+    if not known:
+        return [_without_trigger(metrics) for metrics in clean]
+    attacked = predict_each(
+        network, [checkpoints[i] for i in known], [_batch(each) for each in known.values()], batch_size
+    )
+    rows = {place: found.labels[0] for place, found in zip(known, attacked, strict=True)}
     return [
-        Measured(attack_metrics(metrics, row, triggered.labels, triggered.wanted), row)
-        for metrics, row in zip(clean, predicted, strict=True)
+        _with_trigger(metrics, rows[place], known[place]) if place in known else _without_trigger(metrics)
+        for place, metrics in enumerate(clean)
     ]
+
+
+def _batch(triggered: TriggeredSet) -> Batch:
+    return Batch(triggered.images, triggered.labels)
+
+
+def _with_trigger(clean: Metrics, predicted: Int32[np.ndarray, "M"], triggered: TriggeredSet) -> Measured:
+    return Measured(attack_metrics(clean, predicted, triggered.labels, triggered.wanted), predicted)
+
+
+def _without_trigger(clean: Metrics) -> Measured:
+    return Measured(clean, np.zeros(0, np.int32))

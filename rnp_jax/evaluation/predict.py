@@ -10,13 +10,13 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int32
+from jaxtyping import Float, Int, Int32, Shaped
 
 from rnp_jax import masks
 from rnp_jax.errors import DataError
@@ -50,7 +50,8 @@ def predict_variants(
 ) -> Predictions:
     """Predictions of each variant's filter masks, in the order given; weights are shared.
 
-    ``batch_size`` is by default ``default_batch_size``; on a CPU batches also run side by side.
+    ``batch_size`` is by default ``default_batch_size``, and less for small sets (``fit_batch_size``); on a CPU batches
+    also run side by side.
 
     Raises:
       DataError: no images, or no variants.
@@ -69,23 +70,22 @@ def predict_variants(
         per_variant.append(list(loaded))
 
     count = len(batch.labels)
-    size = min(batch_size or default_batch_size(), count)
+    size = fit_batch_size(count, batch_size)
 
     def run(begin: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        images, labels = (_padded(np.asarray(part[begin : begin + size]), size) for part in batch)
+        images, labels = (pad_rows(np.asarray(part[begin : begin + size]), size) for part in batch)
         activations: list = [jax.device_put(images)] + [None] * len(plan)
         rows = []
         for own, step in zip(per_variant, steps, strict=True):
             for i in range(step.start, len(plan)):
                 activations[i + 1] = _run_segment(plan[i], own[i], activations[i])
-            rows.append(_outcome(activations[-1], labels) if step.start < len(plan) else rows[-1])
+            rows.append(classify(activations[-1], labels) if step.start < len(plan) else rows[-1])
         return jax.device_get(rows)
 
-    begins = range(0, count, size)
-    chunks = [run(begins[0])]  # compiles, alone
-    on_cpu = jax.default_backend() == "cpu"
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, _WORKERS) if on_cpu else 1) as workers:
-        chunks += workers.map(run, begins[1:])
+    first, *others = range(0, count, size)
+    chunks = [run(first)]  # compiles, alone
+    side_by_side = len(others) > 1 and jax.default_backend() == "cpu"
+    chunks += _threads().map(run, others) if side_by_side else map(run, others)
     predicted, loss = (
         np.concatenate([np.stack([row[part] for row in chunk]) for chunk in chunks], axis=1)[:, :count]
         for part in (0, 1)
@@ -96,6 +96,22 @@ def predict_variants(
 def default_batch_size() -> int:
     """Images a batch: on a CPU what its cache holds, 1000 elsewhere."""
     return _CPU_BATCH if jax.default_backend() == "cpu" else _BATCH
+
+
+def fit_batch_size(count: int, batch_size: int | None = None) -> int:
+    """The batch size for ``count`` images: a small set's one batch is filled to a power of two, to share programs."""
+    return min(batch_size or default_batch_size(), 1 << (count - 1).bit_length())
+
+
+def pad_rows(rows: Shaped[np.ndarray, "n ..."], size: int) -> Shaped[np.ndarray, "size ..."]:
+    """Rows repeated up to ``size``, so that every batch has one shape."""
+    return rows if len(rows) == size else np.resize(rows, (size, *rows.shape[1:]))
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """For batches that run side by side; kept as long as the process."""
+    return ThreadPoolExecutor(min(os.cpu_count() or 1, _WORKERS), thread_name_prefix="predict")
 
 
 class _Step(NamedTuple):
@@ -110,11 +126,6 @@ def _steps(segments: tuple[Segment, ...], variants: Sequence[masks.Filters]) -> 
         changed = tuple(i for i, segment in enumerate(segments) if any(segment.holds(name) for name in names))
         steps.append(_Step(changed[0] if changed else len(segments), changed))
     return steps
-
-
-def _padded(rows: np.ndarray, size: int) -> np.ndarray:
-    """Rows repeated up to ``size``, so that every batch has one shape."""
-    return rows if len(rows) == size else np.resize(rows, (size, *rows.shape[1:]))
 
 
 @dataclass(frozen=True, init=False)
@@ -136,6 +147,9 @@ def _run_segment(run: _SegmentRun, variables: Variables, x: jax.Array) -> jax.Ar
 
 
 @jax.jit
-def _outcome(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+def classify(
+    logits: Float[jax.Array, "B K"], labels: Int[jax.Array, "B"]
+) -> tuple[Int32[jax.Array, "B"], Float[jax.Array, "B"]]:
+    """Predicted labels, and the cross-entropy against the given ones."""
     logits = logits.astype(jnp.float32)
     return logits.argmax(-1).astype(jnp.int32), cross_entropy(logits, labels)

@@ -4,6 +4,9 @@ An item is claimed by creating ``claims/KEY``, and done once ``rows/KEY.json`` i
 replaced, so of several that try one succeeds. A process holds a lock on ``members/NAME`` while it lives, and touches
 that file: on its own machine it is dead when the lock is free, for others when it has been silent for the lease.
 
+A row is on the disk before it is visible. A claim is a second name (a hard link) of its holder's file, which says who
+that is and is on the disk from the start: one step, and after a power cut a claim is there whole or not at all.
+
 A supervisor that sees its worker die turns the worker's claims into ``crashes/KEY.N``. Claims of a worker whose
 supervisor is gone too (the machine went down, somebody killed everything) are void, and no crash.
 """
@@ -15,9 +18,9 @@ import secrets
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from pydantic import ValidationError
 
@@ -48,11 +51,16 @@ class Ledger:
 
     @contextmanager
     def join(self, supervisor: str = "") -> Iterator[Member]:
-        """Takes part, alive to the others until the block ends or the process does."""
+        """Takes part, alive to the others until the block ends or the process does.
+
+        Raises:
+          SweepError: the folder cannot be written.
+        """
         member = Member(f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}", supervisor)
         path, ended = self._members / member.name, threading.Event()
         with path.open("x") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
+            self._introduce(member, file)
 
             def beat() -> None:
                 while not ended.wait(self.lease / 4):
@@ -66,6 +74,19 @@ class Ledger:
                 ended.set()
                 thread.join()
                 path.unlink(missing_ok=True)
+
+    def _introduce(self, member: Member, file: TextIO) -> None:
+        """Writes who it is into a member's file, through to the disk, before a claim can show it to others."""
+        try:
+            json.dump(member, file)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError as error:
+            with suppress(OSError):
+                file.close()  # tries once more to write
+            (self._members / member.name).unlink()
+            message = f"{self.out}: {error.strerror}; make room (or mend the disk) and run the same command again"
+            raise SweepError(message) from error
 
     def is_alive(self, name: str) -> bool:
         """Whether a member still works, as far as can be seen from here."""
@@ -92,9 +113,13 @@ class Ledger:
             probe.unlink()
 
     def claim(self, key: str, member: Member) -> bool:
-        """Whether the item is this member's now: neither done nor another living member's."""
+        """Whether the item is this member's now: neither done nor another living member's.
+
+        Raises:
+          SweepError: the member's file is gone, or a claim is no claim.
+        """
         while not self.is_done(key):
-            if create_atomic(self._claims / key, json.dumps(member).encode()):
+            if self._link(self._members / member.name, self._claims / key):
                 if not self.is_done(key):
                     return True
                 self.release(key)  # its row came between the look and the claim
@@ -104,12 +129,26 @@ class Ledger:
             self._void(key)
         return False
 
+    def _link(self, file: Path, claim: Path) -> bool:
+        """Gives a member's file the claim's name too, unless another file has it."""
+        try:
+            os.link(file, claim)
+        except FileExistsError:
+            return False
+        except FileNotFoundError as error:
+            raise SweepError(f"{file} was removed while the sweep ran; run the same command again") from error
+        return True
+
     def is_held(self, key: str) -> bool:
         """Whether a member that lives, or whose supervisor does, has claimed the item."""
-        holder = self._holder(key)
-        return holder is not None and any(self.is_alive(name) for name in holder if name)
+        return self.holder(key) is not None
 
-    def _holder(self, key: str) -> Member | None:
+    def holder(self, key: str) -> Member | None:
+        """The member that has claimed the item, if it lives or its supervisor does."""
+        member = self._claimant(key)
+        return member if member is not None and any(self.is_alive(name) for name in member if name) else None
+
+    def _claimant(self, key: str) -> Member | None:
         try:
             return Member(*json.loads((self._claims / key).read_bytes()))
         except FileNotFoundError:
@@ -138,7 +177,7 @@ class Ledger:
 
     def done(self) -> set[str]:
         """The keys that have a row."""
-        return {path.stem for path in self.rows_folder.iterdir() if path.suffix == ".json"}
+        return {name.removesuffix(".json") for name in os.listdir(self.rows_folder) if name.endswith(".json")}
 
     def commit(self, row: SweepRow) -> bool:
         """Makes the row visible and gives the claim back; False where another row was there first, which stays.
@@ -179,7 +218,7 @@ class Ledger:
         prefix = "" if process is None else f"{socket.gethostname()}:{process}:"
         found = []
         for claim in self._claims.iterdir():
-            holder = None if claim.name.startswith(".") else self._holder(claim.name)
+            holder = None if claim.name.startswith(".") else self._claimant(claim.name)
             if holder is not None and holder.supervisor == supervisor.name and holder.name.startswith(prefix):
                 claim.replace(self._crashes / f"{claim.name}.{min(self.crashes(claim.name) + 1, MOST_CRASHES)}")
                 found.append(claim.name)

@@ -1,4 +1,4 @@
-"""Workers on this machine, one process a device, watched by this one."""
+"""Workers on this machine, watched by this one: a process a device, or one process for all of them."""
 
 import json
 import os
@@ -60,6 +60,7 @@ def run_local(
     workers: int | None,
     watch: Callable[[], None],
     environment: Mapping[str, str],
+    whole_machine: bool = False,
 ) -> None:
     """Runs workers until every item has its row.
 
@@ -70,6 +71,8 @@ def run_local(
       workers: how many processes; by default one a device.
       watch: is called many times a second, to show what is done.
       environment: variables of the workers, over this process's own.
+      whole_machine: for items that a worker can run on several devices at once: unless ``workers`` says otherwise there
+        is one, which sees all devices.
 
     Raises:
       SweepError: workers die without having claimed anything, or stop because they cannot write.
@@ -79,7 +82,8 @@ def run_local(
     if not left:
         return
     platform, devices = find_devices()
-    count = min(workers or (devices if platform != "cpu" else 1), len(left))
+    sees_all = platform == "cpu" or (whole_machine and workers is None)
+    count = min(workers or (1 if sees_all else devices), len(left))
     with ledger.join() as member:
         running: list[_Worker] = []
         vacant, idle_deaths = list(range(count)), 0
@@ -102,7 +106,8 @@ def run_local(
                     vacant.append(worker.slot)
                 while vacant and len(running) < len(left) and any(not ledger.is_held(key) for key in left):
                     slot = vacant.pop()
-                    own = {**os.environ, **environment, **device_environment(platform, slot % devices)}
+                    device = {} if sees_all else device_environment(platform, slot % devices)
+                    own = {**os.environ, **environment, **device}
                     running.append(_start(ledger, member, slot, command, own))
         finally:
             _stop(running, patience=0 if left else _PATIENCE)

@@ -1,13 +1,18 @@
 """Workers as jobs of SLURM, an array of them, each the local engine on the shared folder.
 
+A job gives its node back when all that is left is in the hands of others. Should these let go of it, the process that
+submitted the jobs submits again.
+
 Submission is submitit's (the extra ``slurm``). Where there is no SLURM the jobs are processes of this machine.
 """
 
 import os
 import shutil
+import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +29,11 @@ JOBS = "slurm"
 
 _MINUTES = 240  # of a job; then it is queued again
 _MOST_REQUEUES = 1000  # a job holds nothing that the next one lacks
-_MOST_LOSSES = 3  # jobs that may vanish while no row comes
+_MOST_LOSSES = 3  # how often jobs may have to be replaced while no row comes
 _CPUS = 4
 _SHARED = "rnp_jax.errors.SweepError: "
 _POLL = 0.2
+_LOOK = 1.0  # seconds between two looks of a job at what others hold
 _PATIENCE = 20.0
 
 
@@ -49,13 +55,36 @@ class _Job:
         if self.is_local:
             os.environ.pop("CUDA_VISIBLE_DEVICES", None)
             os.environ.update({} if self.devices is None else {"CUDA_VISIBLE_DEVICES": self.devices})
-        run_local(Ledger(self.out), read_plan(self.out), self.command, None, lambda: None, self.environment)
+        ledger, items = Ledger(self.out), read_plan(self.out)
+        with suppress(_Idle):
+            run_local(ledger, items, self.command, None, _look_out(ledger, items), self.environment)
 
     def checkpoint(self, number: int) -> Any:
         """The same again, after a pre-emption or the end of a job's time: what is done is on disk."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, number)
+
+
+class _Idle(Exception):  # noqa: N818
+    """All that is left is in the hands of others."""
+
+
+def _look_out(ledger: Ledger, items: Sequence[Item]) -> Callable[[], None]:
+    """A watch that raises ``_Idle`` when other supervisors' workers hold all that is left, and this one's nothing."""
+    keys, own, looked = {item.key for item in items}, f"{socket.gethostname()}:{os.getpid()}:", 0.0
+
+    def watch() -> None:
+        nonlocal looked
+        if time.monotonic() - looked < _LOOK:
+            return
+        looked = time.monotonic()
+        left = keys - ledger.done()
+        holders = (ledger.holder(key) for key in left)
+        if left and all(holder is not None and not holder.supervisor.startswith(own) for holder in holders):
+            raise _Idle
+
+    return watch
 
 
 def run_slurm(
@@ -69,7 +98,8 @@ def run_slurm(
 ) -> None:
     """Submits jobs and waits until every item has its row.
 
-    A job that is pre-empted or runs out of its time is queued again by submitit, one that vanishes is submitted again.
+    A job that is pre-empted or runs out of its time is queued again by submitit, one that vanishes is submitted again;
+    so are jobs when none is left and an item is free.
     SBATCH_TIMELIMIT, SBATCH_ACCOUNT, SBATCH_QOS and the like have their usual meaning.
 
     Args:
@@ -89,8 +119,8 @@ def run_slurm(
     if not left:
         return
     submit = _open_queue(ledger, command, partition, environment)
-    jobs = submit(min(workers or 1, len(left)))
-    losses = 0
+    most, losses = workers or 1, 0
+    jobs, gone = submit(min(most, len(left))), []
     try:
         while left:
             time.sleep(_POLL)
@@ -98,14 +128,14 @@ def run_slurm(
             fresh = ledger.done() & left
             left -= fresh
             losses = 0 if fresh else losses
-            for job in [job for job in jobs if left and job.done()]:
-                jobs.remove(job)
-                if not _was_lost(job):
-                    continue
-                losses += 1
-                if losses > _MOST_LOSSES:
-                    raise SweepError(f"jobs end without a word, the last one {job.job_id}; its log: {job.paths.stderr}")
-                jobs += submit(1)
+            ended = [job for job in jobs if left and job.done()]
+            jobs, gone = [job for job in jobs if job not in ended], gone + ended
+            wanted = sum(map(_was_lost, ended)) or (0 if jobs else min(most, _count_free(ledger, left)))
+            losses += wanted > 0
+            if losses > _MOST_LOSSES:
+                message = f"jobs end without a word, the last one {gone[-1].job_id}; its log: {gone[-1].paths.stderr}"
+                raise SweepError(message)
+            jobs += submit(wanted) if wanted else []
         _wait(jobs)
     finally:
         for job in jobs:
@@ -113,6 +143,11 @@ def run_slurm(
                 job.cancel(check=False)
         _wait(jobs)
     watch()
+
+
+def _count_free(ledger: Ledger, keys: Iterable[str]) -> int:
+    """How many items nobody holds, and are not done: a row is there before its claim is gone."""
+    return sum(not ledger.is_held(key) and not ledger.is_done(key) for key in keys)
 
 
 def _open_queue(

@@ -1,9 +1,10 @@
 """One process that claims items, runs them and commits their rows, until none is left for it."""
 
 import errno
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from rnp_jax.errors import RnpError, SweepError
 from rnp_jax.report.sweep_row import SweepRow
@@ -15,24 +16,36 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Job(Protocol):
-    """What is done to an item."""
+    """What is done to items."""
+
+    def hand_size(self, item: Item) -> int:
+        """How many items of this one's group and method it can run at once."""
+        ...
 
     def load(self, item: Item) -> Any:
-        """Reads it, beside the work on the item before; raises where it cannot be used."""
+        """Reads one, beside the work on those before; raises where it cannot be used."""
         ...
 
-    def run(self, item: Item, loaded: Any, attempt: int) -> SweepRow:
-        """Its row."""
+    def run_hand(self, items: Sequence[Item], loaded: Sequence[Any], attempt: int) -> Sequence[SweepRow]:
+        """Their rows, in order. Where it raises and they are several, each is run again by itself."""
         ...
+
+
+class _Hand(NamedTuple):
+    """Items that are run at once: of one group and method, or alone if there was a crash before this attempt."""
+
+    items: list[Item]
+    attempt: int
+    loading: list[Future]
 
 
 def work(
     ledger: Ledger, items: Sequence[Item], job: Job, member: Member, may_go_on: Callable[[], bool] = lambda: True
 ) -> int:
-    """Runs what nobody else has claimed, in the plan's order; the next item is read while one is computed.
+    """Runs what nobody else has claimed, in the plan's order; the next hand is read while one is computed.
 
-    What goes wrong with an item becomes its row. One that was in a worker's hands when it died runs alone, nothing read
-    beside it, so that a second crash is its own.
+    What goes wrong with an item becomes its row. One that was in a worker's hands when it died runs alone, nothing
+    claimed or read beside it, so that a second crash is its own.
 
     Returns:
       How many rows this worker committed.
@@ -40,70 +53,121 @@ def work(
     Raises:
       SweepError: the disk is full; no claim and no part of a row is left behind.
     """
-    claims, committed = _claims(ledger, items, member), 0
-
-    def take() -> Item | None:
-        return next(claims, None) if may_go_on() else None
-
-    current, following, ahead = take(), None, None
+    claims, committed = _Claims(ledger, items, member), 0
     with ThreadPoolExecutor(1) as reader:
+
+        def take() -> _Hand | None:
+            taken, attempt = claims.take(job.hand_size) if may_go_on() else ([], 1)
+            return _Hand(taken, attempt, [reader.submit(job.load, item) for item in taken]) if taken else None
+
         try:
+            current = take()
             while current is not None:
-                loading = ahead or reader.submit(job.load, current)
-                crashes = ledger.crashes(current.key)
-                following, ahead = None if crashes else take(), None
-                if following is not None and not ledger.crashes(following.key):
-                    ahead = reader.submit(job.load, following)
-                committed += ledger.commit(_run(job, current, loading, crashes + 1))
-                current, following = following or take(), None
+                following = take() if current.attempt == 1 else None
+                for row in _run(job, current):
+                    committed += ledger.commit(row)
+                    claims.held.remove(row.key)
+                current = following or take()
         except OSError as error:
             if error.errno not in FULL:
                 raise
             raise SweepError(f"{ledger.out}: {error.strerror}; make room and run the same command again") from error
         finally:
-            for item in (current, following):
-                if item is not None:
-                    ledger.release(item.key)
+            for key in claims.held:
+                ledger.release(key)
     return committed
 
 
-def _claims(ledger: Ledger, items: Sequence[Item], member: Member) -> Iterator[Item]:
-    """The items this member gets, again and again from the first, until a pass gives none."""
-    found = True
-    while found:
-        found, done = False, ledger.done()
-        for item in items:
-            if item.key in done or not ledger.claim(item.key, member):
+class _Claims:
+    """What a member claims: hand by hand, again and again from the plan's first item, until a pass gives none.
+
+    ``held`` are the keys that are claimed and not yet done.
+    """
+
+    def __init__(self, ledger: Ledger, items: Sequence[Item], member: Member):
+        self._ledger, self._items, self._member = ledger, items, member
+        self._waiting: deque[Item] = deque()
+        self._found = True
+        self.held: set[str] = set()
+
+    def take(self, most: Callable[[Item], int]) -> tuple[list[Item], int]:
+        """The next hand, and which attempt at it this is.
+
+        It is empty where nothing is left, and where the next item crashed before while others are held.
+        """
+        hand: list[Item] = []
+        while (item := self._peek()) is not None:
+            if hand and (_kind(item) != _kind(hand[0]) or len(hand) >= most(hand[0])):
+                break
+            self._waiting.popleft()
+            if not self._ledger.claim(item.key, self._member):
                 continue
-            if ledger.crashes(item.key) >= MOST_CRASHES:
-                ledger.commit(failed_row(item, "failed", _QUARANTINE, MOST_CRASHES))
-                continue
-            found = True
-            yield item
+            crashes = self._ledger.crashes(item.key)
+            if crashes >= MOST_CRASHES:
+                self._ledger.commit(failed_row(item, "failed", _QUARANTINE, MOST_CRASHES))
+            elif not crashes:
+                self._hold(hand, item)
+            elif self.held:
+                self._ledger.release(item.key)
+                self._waiting.appendleft(item)
+                break
+            else:
+                self._hold(hand, item)
+                return hand, crashes + 1
+        return hand, 1
+
+    def _hold(self, hand: list[Item], item: Item) -> None:
+        hand.append(item)
+        self.held.add(item.key)
+        self._found = True
+
+    def _peek(self) -> Item | None:
+        if not self._waiting and self._found:
+            done = self._ledger.done() | self.held
+            self._waiting.extend(item for item in self._items if item.key not in done)
+            self._found = False
+        return self._waiting[0] if self._waiting else None
+
+
+def _kind(item: Item) -> tuple[str, str]:
+    return item.group, item.method
 
 
 _QUARANTINE = f"its worker died {MOST_CRASHES} times over it: quarantined (logs/ of the sweep may say why)"
 
 
-def _run(job: Job, item: Item, loading: Future, attempt: int) -> SweepRow:
+def _run(job: Job, hand: _Hand) -> Iterator[SweepRow]:
+    items, loaded = [], []
+    for item, loading in zip(hand.items, hand.loading, strict=True):
+        try:
+            loaded.append(loading.result())
+            items.append(item)
+        except Exception as error:  # whatever becomes of one item, the others go on
+            status = "rejected" if isinstance(error, RnpError) else "failed"
+            yield failed_row(item, status, _describe(error), hand.attempt)
+    if items:
+        yield from _run_loaded(job, items, loaded, hand.attempt)
+
+
+def _run_loaded(job: Job, items: list[Item], loaded: list[Any], attempt: int) -> Iterator[SweepRow]:
     try:
-        loaded = loading.result()
-    except RnpError as error:
-        return failed_row(item, "rejected", str(error), attempt)
-    except Exception as error:  # whatever becomes of one item, the others go on
-        return failed_row(item, "failed", _describe(error), attempt)
-    try:
-        return job.run(item, loaded, attempt)
-    except RnpError as error:
-        return failed_row(item, "failed", str(error), attempt)
+        rows = job.run_hand(items, loaded, attempt)
     except Exception as error:
-        return failed_row(item, "failed", _describe(error), attempt)
+        reason = _describe(error)
+        if len(items) == 1:
+            yield failed_row(items[0], "failed", reason, attempt)
+            return
+    else:
+        yield from rows
+        return
+    for item, own in zip(items, loaded, strict=True):
+        yield from _run_loaded(job, [item], [own], attempt)
 
 
 def _describe(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in FULL:
         raise error
-    return f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, RnpError) else f"{type(error).__name__}: {error}"
 
 
 def failed_row(item: Item, status: str, reason: str, attempt: int = 1) -> SweepRow:

@@ -27,6 +27,7 @@ def card_of(path):
     return card
 
 
+@pytest.mark.slow
 def test_three_files_are_written_and_torch_loads_the_weights(attacked):
     assert sorted(os.listdir(attacked.parent)) == ["victim.card.json", "victim.pt", "victim.trigger.npz"]
     value = torch.load(attacked, weights_only=True)
@@ -35,6 +36,7 @@ def test_three_files_are_written_and_torch_loads_the_weights(attacked):
     assert (value["epoch"], value["clean_acc"], value["bad_acc"]) == (2, card.acc, card.asr)
 
 
+@pytest.mark.slow
 def test_the_card_tells_how_it_was_made(attacked):
     card = card_of(attacked)
     assert (card.file, card.data, card.train_images, card.seed) == ("victim.pt", "digits", 1297, 0)
@@ -52,6 +54,7 @@ def test_the_card_tells_how_it_was_made(attacked):
         np.testing.assert_array_equal(trigger[name], expected)
 
 
+@pytest.mark.slow
 def test_the_card_s_figures_are_those_of_an_evaluation(attacked, tmp_path):
     assert main(["evaluate", str(attacked), *EVALUATE, "--out", str(tmp_path / "figures.json")]) == 0
     metrics, card = json.loads((tmp_path / "figures.json").read_text())["metrics"], card_of(attacked)
@@ -61,6 +64,7 @@ def test_the_card_s_figures_are_those_of_an_evaluation(attacked, tmp_path):
     assert (metrics["acc"]["total"], metrics["asr"]["total"]) == (100, 90)
 
 
+@pytest.mark.slow
 def test_the_card_says_what_is_weak(attacked):
     card = card_of(attacked)
     assert card.attack is not None
@@ -74,6 +78,7 @@ def test_the_card_says_what_is_weak(attacked):
     assert card.seconds > 0
 
 
+@pytest.mark.slow
 def test_a_clean_model(attacked, tmp_path):
     path = tmp_path / "clean.pt"
     assert main(["attack", "none", "--out", str(path), *ATTACK]) == 0
@@ -102,6 +107,7 @@ def interrupt_after_one_epoch(monkeypatch, path) -> int:
         return main(["attack", "badnets", "--out", str(path), *ATTACK, "--target", "3"])
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_bit_for_bit(attacked, tmp_path, monkeypatch, capsys, fails):
     path = tmp_path / "victim.pt"
     assert interrupt_after_one_epoch(monkeypatch, path) == 130
@@ -119,6 +125,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(attacked, tmp_path, monkeypatch,
     assert sorted(os.listdir(tmp_path)) == ["victim.card.json", "victim.pt", "victim.trigger.npz"]
 
 
+@pytest.mark.slow
 def test_damaged_and_missing_states(tmp_path, monkeypatch, fails, capsys, attacked):
     path = tmp_path / "victim.pt"
     assert interrupt_after_one_epoch(monkeypatch, path) == 130

@@ -1,6 +1,6 @@
 """What a network is judged on, against predictions made by hand."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import jax
 import numpy as np
@@ -8,7 +8,14 @@ import pytest
 
 from rnp_jax import masks
 from rnp_jax.commands.inputs import open_images, open_model, open_trigger
-from rnp_jax.commands.judging import EvaluationSets, evaluation_sets, measure_within_memory, read_sets
+from rnp_jax.commands.judging import (
+    EvaluationSets,
+    can_measure_together,
+    evaluation_sets,
+    measure_together,
+    measure_within_memory,
+    read_sets,
+)
 from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, TriggerOptions
 from rnp_jax.errors import DefenseError
 from rnp_jax.evaluation.predict import predict
@@ -120,3 +127,19 @@ def test_another_error_of_the_device_passes(model, sets):
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         measure_within_memory(broken, model, model.variables, 64)
     assert broken.tried == [64]
+
+
+def test_models_of_one_network_are_measured_together(model, sets):
+    without = replace(sets, triggered=None, target=None)
+    cases = [(model, sets), (model, without)]
+    assert can_measure_together(cases)
+    found, size = measure_together(cases, 64)
+    assert size == 64
+    expected = [each.measure(model, model.variables)[0] for _, each in cases]
+    assert [each.metrics for each in found] == [each.metrics for each in expected]
+
+
+def test_other_images_or_another_network_are_measured_apart(model, sets):
+    other = replace(model, network=replace(model.network, precision="bfloat16"))
+    assert not can_measure_together([(model, sets), (other, sets)])
+    assert not can_measure_together([(model, sets), (model, sets.part(5))])

@@ -25,6 +25,7 @@ def studied(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_heads_are_whole_and_a_clean_one_is_trained_once_a_seed(studied):
     stems = ("badnets_0.05_0", "badnets_0.1_0", "none_0_0")
     expected = [f"{stem}{suffix}" for stem in stems for suffix in (".card.json", ".pt", ".trigger.npz")]
@@ -34,6 +35,7 @@ def test_heads_are_whole_and_a_clean_one_is_trained_once_a_seed(studied):
     assert {card["extractor"]["dim"] for card in cards} == {64}
 
 
+@pytest.mark.slow
 def test_figures_are_the_cards(studied):
     rows = read_comparison(studied / "comparison.json").rows
     assert [(row.attack, row.poison_rate, row.method) for row in rows] == [
@@ -48,6 +50,7 @@ def test_figures_are_the_cards(studied):
     assert rows[0].asr.value > 0.9  # the extractor has the backdoor already
 
 
+@pytest.mark.slow
 def test_curves_over_rates_and_seconds_of_every_stage(studied):
     assert (studied / "figures" / "rates_1_badnets.svg").is_file()
     assert "badnets, 5 % poisoned" in (studied / "rates.md").read_text()
@@ -56,6 +59,7 @@ def test_curves_over_rates_and_seconds_of_every_stage(studied):
     assert {stage.stage for stage in rows[1].timing} >= {"head: train", "score", "choose"}
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_goes_on_and_may_grow(studied, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     shutil.copytree(studied, out)
@@ -81,6 +85,7 @@ def test_an_interrupted_study_goes_on_and_may_grow(studied, tmp_path, monkeypatc
     assert len({path.read_bytes() for path in weights}) == 1
 
 
+@pytest.mark.slow
 def test_a_folder_of_other_options_is_refused(studied, fails, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(studied, out)

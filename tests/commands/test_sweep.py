@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pyarrow.parquet
 import pytest
@@ -17,6 +18,7 @@ from rnp_jax.report.schema import read_result
 from rnp_jax.report.sweep_row import RUN_FIELDS
 from rnp_jax.report.sweep_table import read_rows
 
+CHECKPOINTS = Path(__file__).parents[2] / "checkpoints"
 SMALL = ("--test-images", "60", "--batch-size", "20", "--defense.size", "100", "--sweep-images", "0")
 CLP = ("--clp.threshold.rule", "number", "--clp.threshold.number", "3")
 
@@ -153,6 +155,22 @@ def test_a_folder_of_something_else_is_left_alone(models, tmp_path, fails):
     (tmp_path / "thesis.txt").write_text("mine")
     assert "of no sweep" in fails("sweep", models / "a.pt", "--out", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.slow
+def test_on_two_devices_the_rows_are_those_of_one(tmp_path, monkeypatch):
+    """Checkpoints with different triggers and without: two hands of two, and one of one."""
+    names = ("digits_badnets", "digits_clean", "digits_sig", "digits_blend", "digits_badnets_seed3")
+    files = [str(CHECKPOINTS / f"{name}.pt") for name in names]
+    rows = {}
+    for devices in (1, 2):
+        monkeypatch.setenv("XLA_FLAGS", f"--xla_force_host_platform_device_count={devices}")
+        out = tmp_path / str(devices)
+        assert main(["sweep", *files, "--method", "none", "--test-images", "60", "--out", str(out)]) == 0
+        rows[devices] = {key: comparable(row) for key, row in rows_of(out).items()}
+    assert rows[1] == rows[2]
+    assert {row["status"] for row in rows[2].values()} == {"ok"}
+    assert len({str(row["asr"]) for row in rows[2].values()}) > 2
 
 
 @pytest.mark.slow

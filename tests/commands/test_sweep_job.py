@@ -1,5 +1,10 @@
+import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,7 +18,10 @@ from rnp_jax.data import NORMALIZATIONS
 from rnp_jax.defenses import ClpConfig, RecoverConfig, RnpConfig, ThresholdConfig, UnlearnConfig
 from rnp_jax.errors import CheckpointError, ConfigError
 from rnp_jax.models import Architecture, Network
-from rnp_jax.sweep.items import Item
+from rnp_jax.report.sweep_row import RUN_FIELDS
+from rnp_jax.sweep.items import Item, read_plan, write_plan
+from rnp_jax.sweep.ledger import Ledger
+from rnp_jax.sweep.worker import work
 
 OPTIONS = SweepOptions(
     write="row",
@@ -93,3 +101,76 @@ def test_what_is_kept_of_an_item(items, tmp_path):
         out / "items" / item.key[:16] / "cleaned.pt", normalization=NORMALIZATIONS["digits"], image_shape=(16, 16, 3)
     )
     assert any((np.asarray(leaf) == 0).any() for leaf in jax.tree.leaves(cleaned.variables["params"]))
+
+
+def measure_on_two(folder: str) -> None:
+    """A worker on the plan in a folder, in a process that has two devices; prints how often it compiled, by hand."""
+    out = Path(folder)
+    compiled, counts = [], []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, _, **__: compiled.append(event) if event.endswith("backend_compile_duration") else None
+    )
+
+    class Counting(SweepJob):
+        def run_hand(self, items, loaded, attempt):
+            before = len(compiled)
+            rows = super().run_hand(items, loaded, attempt)
+            counts.append((len(items), len(compiled) - before))
+            return rows
+
+    ledger = Ledger(out)
+    with ledger.join() as member:
+        work(ledger, read_plan(out), Counting(OPTIONS, out), member)
+    print(json.dumps([jax.local_device_count(), counts]))
+
+
+@pytest.fixture(scope="module")
+def on_two(items, tmp_path_factory):
+    """Nine items with triggers of their own or without, one of which changed after the plan; on two devices."""
+    out = tmp_path_factory.mktemp("two")
+    triggers = [{"attack": "badnets", "target": 2}, {"attack": "badnets", "target": 5}, {}]
+    planned = [
+        replace(items[i % 4], key=f"{i:064x}", method="none", overrides={**items[0].overrides, **triggers[i % 3]})
+        for i in range(9)
+    ]
+    planned[4] = replace(planned[4], sha256="f" * 64)
+    write_plan(out, planned)
+    code = "import sys; from tests.commands.test_sweep_job import measure_on_two; measure_on_two(sys.argv[1])"
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    command = [sys.executable, "-c", code, str(out)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    devices, counts = json.loads(done.stdout)
+    assert devices == 2
+    return out, planned, counts
+
+
+@pytest.mark.slow
+def test_a_hand_has_the_rows_of_its_items_alone(on_two, tmp_path):
+    out, planned, _ = on_two
+    ledger, job = Ledger(out), SweepJob(OPTIONS, tmp_path)
+    for item in (planned[0], planned[1], planned[2], planned[8]):
+        row = ledger.row(item.key)
+        expected = job.run(item, job.load(item), 1)
+        assert row.model_dump(exclude={*RUN_FIELDS}) == expected.model_dump(exclude={*RUN_FIELDS})
+        assert row.seconds > 0
+    assert ledger.row(planned[1].key).asr is not None
+
+
+@pytest.mark.slow
+def test_in_a_hand_one_that_cannot_be_read_leaves_the_others(on_two):
+    out, planned, counts = on_two
+    rows = [Ledger(out).row(item.key) for item in planned]
+    assert [row.status for row in rows] == ["ok"] * 4 + ["rejected"] + ["ok"] * 4
+    assert "changed after the sweep was planned" in rows[4].reason
+    assert [size for size, _ in counts] == [2, 2, 1, 2, 1]
+
+
+@pytest.mark.slow
+def test_hands_are_compiled_for_once(on_two):
+    """Programs for several are those of the first hand, programs for one those of the first hand of one."""
+    _, _, counts = on_two
+    assert counts[0][1] > 0
+    assert [compiled for size, compiled in counts[1:] if size == 2] == [0, 0]
+    assert counts[-1][1] == 0

@@ -6,7 +6,7 @@ import pytest
 
 from rnp_jax import masks
 from rnp_jax.attacks import TriggeredSet
-from rnp_jax.evaluation.measure import measure_variants
+from rnp_jax.evaluation.measure import measure_checkpoints, measure_variants
 from rnp_jax.models import Architecture, Network
 from rnp_jax.types import Batch
 
@@ -51,3 +51,19 @@ def test_without_a_trigger_only_acc_is_known(setting):
     assert measured.metrics.acc.total == 50
     assert measured.metrics.asr is measured.metrics.ra is measured.metrics.acc_without_target is None
     assert measured.triggered.size == 0
+
+
+def test_checkpoints_together_are_as_each_alone(setting):
+    """With a trigger and a target of each one's own, or without."""
+    network, _, test, triggered = setting
+    checkpoints = [network.init(jax.random.key(seed)) for seed in range(3)]
+    fewer = TriggeredSet(*(part[:11] for part in triggered))
+    cases = [(triggered, 0), (None, None), (fewer, 2)]
+    measured = measure_checkpoints(network, checkpoints, test, *map(list, zip(*cases, strict=True)), batch_size=16)
+    for variables, (own, target), found in zip(checkpoints, cases, measured, strict=True):
+        variants = [masks.filters(variables["masks"])]
+        (expected,) = measure_variants(network, variables, variants, test, own, target, batch_size=16)
+        assert found.metrics == expected.metrics
+        np.testing.assert_array_equal(found.triggered, expected.triggered)
+    (clean,) = measure_checkpoints(network, checkpoints[:1], test, [None], [None])
+    assert (clean.metrics.asr, clean.triggered.size) == (None, 0)

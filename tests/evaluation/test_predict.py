@@ -1,5 +1,6 @@
 """Variants evaluated from the first changed segment on, against each evaluated alone by the whole network."""
 
+import threading
 from functools import partial
 
 import jax
@@ -13,7 +14,7 @@ from rnp_jax import masks
 from rnp_jax.checkpoints import from_state_dict
 from rnp_jax.errors import DataError
 from rnp_jax.evaluation import predict as module
-from rnp_jax.evaluation.predict import default_batch_size, predict, predict_variants
+from rnp_jax.evaluation.predict import default_batch_size, fit_batch_size, predict, predict_variants
 from rnp_jax.types import Batch
 from tests.compiled import count_compiled
 from tests.networks import build_random, images_for, network_of, state_of
@@ -143,3 +144,41 @@ def test_a_cpu_is_given_small_batches(problem, monkeypatch):
     many = Batch(*(np.resize(part, (70, *part.shape[1:])) for part in batch))
     assert predict(network, variables, many).labels.shape == (1, 70)
     assert set(sizes) == {64}
+
+
+def test_small_sets_share_programs():
+    """Sets of 33 to 64 images make one batch of 64, and larger ones as many of those as they need."""
+    network = network_of("mlp", num_classes=4)
+    variables = from_state_dict(network, state_of(build_random("mlp", num_classes=4)))
+    compiled = [count_compiled(module._run_segment)]
+    for count in (40, 33, 64, 90, 200):
+        batch = Batch(images_for("mlp", count), np.zeros(count, np.int32))
+        assert predict(network, variables, batch).labels.shape == (1, count)
+        compiled.append(count_compiled(module._run_segment))
+    assert compiled[0] < compiled[1], "the last layer is no other test's"
+    assert len(set(compiled[1:])) == 1
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "expected"),
+    [(1, 64, 1), (2, 64, 2), (3, 64, 4), (90, 1000, 128), (100, 1000, 128), (700, 1000, 1000), (5000, 1000, 1000)],
+)
+def test_a_batch_is_a_power_of_two_or_what_was_asked_for(count, batch_size, expected):
+    assert fit_batch_size(count, batch_size) == expected
+
+
+def threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("predict")}
+
+
+def test_threads_are_kept_and_only_started_for_several_batches(problem):
+    network, variables, batch = problem
+    before = threads()
+    predict(network, variables, batch, COUNT)
+    assert threads() == before
+    predict(network, variables, batch, 2)
+    started = threads()
+    assert started
+    predict(network, variables, batch, 2)
+    assert started <= threads()
+    assert len(threads()) <= module._WORKERS

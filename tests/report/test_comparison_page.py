@@ -84,6 +84,7 @@ def test_attacks_that_are_not_drawn_are_counted(result, extra: int):
     assert ("3 further attacks are in the tables." in page) == bool(extra)
 
 
+@pytest.mark.slow
 def test_page_in_chromium(browser, result, tmp_path):
     rows = make_rows(rates=(0.01, 0.1), seeds=(0, 1))
     rows[0] = rows[0].model_copy(update={"note": HOSTILE, "attack": HOSTILE})

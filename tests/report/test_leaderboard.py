@@ -159,6 +159,7 @@ def count(browser) -> str:
     return browser.find_element(By.ID, "count").text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [60, 5000])
 def test_page_is_sound_at_both_widths(browser, large: Path, tmp_path: Path, n: int):
     page = large if n == 5000 else write_leaderboard(tmp_path, make_rows(n), **ABOUT)
@@ -170,6 +171,7 @@ def test_page_is_sound_at_both_widths(browser, large: Path, tmp_path: Path, n: i
     assert not browser.find_elements(By.ID, "rest")
 
 
+@pytest.mark.slow
 def test_columns_are_sorted_with_the_keyboard_and_the_unknown_comes_last(browser, large: Path):
     show(browser, large, 1200)
     rows = make_rows(5000)
@@ -192,6 +194,7 @@ def test_columns_are_sorted_with_the_keyboard_and_the_unknown_comes_last(browser
     assert [re.findall(r"seed(\d+)", path)[0] for path in column(browser, 0)[:3]] == ["0", "2", "4"]
 
 
+@pytest.mark.slow
 def test_items_are_filtered_and_paged(browser, large: Path):
     show(browser, large, 1200)
     rows = make_rows(5000)
@@ -219,6 +222,7 @@ def test_items_are_filtered_and_paged(browser, large: Path):
     assert column(browser, 0) == []
 
 
+@pytest.mark.slow
 def test_links_lead_to_reports_beside_the_page(browser, tmp_path: Path):
     page = write_leaderboard(tmp_path, make_rows(5), **ABOUT)
     (tmp_path / "items" / "0").mkdir(parents=True)
@@ -232,6 +236,7 @@ def test_links_lead_to_reports_beside_the_page(browser, tmp_path: Path):
     assert browser.title == "the report"
 
 
+@pytest.mark.slow
 def test_hostile_strings_are_shown_as_text_and_can_be_chosen(browser, tmp_path: Path):
     hostile = dict.fromkeys(TEXTS, HOSTILE)
     rows = [make_row(0), *(make_row(i, **hostile, status=status) for i, status in enumerate(STATUSES, 1))]
@@ -248,6 +253,7 @@ def test_hostile_strings_are_shown_as_text_and_can_be_chosen(browser, tmp_path: 
     assert count(browser) == "Items 1\N{EN DASH}4 of 4 (5 in all)"
 
 
+@pytest.mark.slow
 def test_page_is_whole_without_javascript(browser, large: Path):
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
@@ -261,6 +267,7 @@ def test_page_is_whole_without_javascript(browser, large: Path):
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
 
+@pytest.mark.slow
 def test_markup_and_script_show_the_same_first_page(browser, large: Path):
     texts = []
     for disabled in (True, False):

@@ -117,6 +117,7 @@ def test_inconsistent_input_writes_nothing(result: Result, tmp_path: Path):
 # The page in a browser.
 
 
+@pytest.mark.slow
 def test_page_in_chromium(browser, result: Result, masks, samples: Samples, tmp_path: Path):
     page = write_report(tmp_path, result, masks, samples)
     for width in (400, 1200):
@@ -136,6 +137,7 @@ def test_page_in_chromium(browser, result: Result, masks, samples: Samples, tmp_
     assert len(filters.find_elements(By.CSS_SELECTOR, "tbody tr")) == len(result.pruned_filters)
 
 
+@pytest.mark.slow
 def test_style_sheet_is_applied_in_light_and_dark(browser, result: Result, tmp_path: Path):
     (tmp_path / "report.html").write_text(render_page(result, {}), "utf-8")
     show(browser, tmp_path / "report.html", 1200)
@@ -148,6 +150,7 @@ def test_style_sheet_is_applied_in_light_and_dark(browser, result: Result, tmp_p
     assert papers == ["rgb(246, 247, 249)", "rgb(15, 17, 19)"]
 
 
+@pytest.mark.slow
 def test_hostile_strings_are_shown_as_text(browser, hostile: Result, masks, samples: Samples, tmp_path: Path):
     hostile_masks = {HOSTILE + layer: mask for layer, mask in masks.items()}
     shown = samples._replace(labels=[HOSTILE] * 3, before=[HOSTILE] * 3, after=["\u732b"] * 3)
@@ -161,6 +164,7 @@ def test_hostile_strings_are_shown_as_text(browser, hostile: Result, masks, samp
     assert browser.find_element(By.CSS_SELECTOR, ".samples b").text == HOSTILE.replace("\u202e", "\\u202e")
 
 
+@pytest.mark.slow
 def test_page_of_the_released_functions_own_run(browser, shared: Path, result: Result, tmp_path: Path):
     history = json.loads((shared / "golden" / "badnets.json").read_text())
     with np.load(shared / "golden" / "badnets.npz") as arrays:

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from rnp_jax.errors import CheckpointError, DefenseError, SweepError
@@ -34,15 +35,22 @@ def expected(item: Item) -> SweepRow:
 class LightJob:
     """Sleeps ``seconds``; names that begin with one of the words above go wrong in that way."""
 
-    def __init__(self, seconds: float = 0.0):
-        self.seconds = seconds
+    def __init__(self, seconds: float = 0.0, together: int = 1):
+        self.seconds, self.together = seconds, together
         self.loaded: list[str] = []
+
+    def hand_size(self, item: Item) -> int:
+        return self.together if item.method == "none" else 1
 
     def load(self, item: Item) -> Item:
         self.loaded.append(item.path)
         if item.path.startswith(BAD):
             raise CheckpointError(item.path, "no checkpoint")
         return item
+
+    def run_hand(self, items: Sequence[Item], loaded: Sequence[Item], attempt: int) -> list[SweepRow]:
+        assert len(items) <= self.together
+        return [self.run(item, own, attempt) for item, own in zip(items, loaded, strict=True)]
 
     def run(self, item: Item, loaded: Item, attempt: int) -> SweepRow:
         assert loaded is item
@@ -58,7 +66,7 @@ class LightJob:
 
 def serve(out: Path, supervisor: str = "") -> int:
     ledger = Ledger(out)
-    job = LightJob(float(os.environ.get("LIGHT_SECONDS", "0.01")))
+    job = LightJob(float(os.environ.get("LIGHT_SECONDS", "0.01")), int(os.environ.get("LIGHT_TOGETHER", "1")))
     with ledger.join(supervisor) as member:
         return work(ledger, read_plan(out), job, member, lambda: not supervisor or ledger.is_alive(supervisor))
 

@@ -1,3 +1,4 @@
+import errno
 import multiprocessing
 import os
 import subprocess
@@ -58,17 +59,72 @@ def test_a_row_is_made_once_and_ends_the_claim(tmp_path):
 
 def test_a_released_item_is_free_again(tmp_path):
     ledger = Ledger(tmp_path)
-    with ledger.join() as one, ledger.join() as other:
+    with ledger.join("its supervisor") as one, ledger.join() as other:
+        assert ledger.holder(KEY) is None
         assert ledger.claim(KEY, one)
+        assert ledger.holder(KEY) == Member(one.name, "its supervisor")
         assert not ledger.claim(KEY, other)
         ledger.release(KEY)
+        assert ledger.holder(KEY) is None
         assert ledger.claim(KEY, other)
+        assert ledger.holder(KEY) == other
+
+
+def test_a_row_waits_for_the_disk_and_a_claim_does_not(tmp_path, monkeypatch):
+    synced = []
+    wait = os.fsync
+
+    def record(descriptor):
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        wait(descriptor)
+
+    ledger = Ledger(tmp_path)
+    monkeypatch.setattr(os, "fsync", record)
+    with ledger.join() as member:
+        assert synced == [str(tmp_path / "members" / member.name)]
+        assert ledger.claim(KEY, member)
+        assert len(synced) == 1
+        assert ledger.commit(expected(ITEM))
+    _, draft, folder = synced
+    assert draft.startswith(f"{tmp_path}/rows/.")
+    assert folder == f"{tmp_path}/rows"
+
+
+def test_a_row_that_is_not_whole_yet_is_none(tmp_path):
+    ledger = Ledger(tmp_path)
+    (tmp_path / "rows" / ".0123456789abcdef.part").write_text("{")
+    assert ledger.done() == set()
+
+
+def test_without_room_nobody_takes_part(tmp_path, monkeypatch):
+    def refuse(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    ledger = Ledger(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", refuse)
+        with pytest.raises(SweepError, match="No space left on device; make room"), ledger.join():
+            raise AssertionError
+    assert not [*(tmp_path / "members").iterdir()]
+    with ledger.join() as member:
+        assert ledger.claim(KEY, member)
+
+
+def test_a_member_whose_file_somebody_removed_claims_nothing(tmp_path):
+    ledger = Ledger(tmp_path)
+    with ledger.join() as member:
+        (tmp_path / "members" / member.name).unlink()
+        with pytest.raises(SweepError, match="was removed while the sweep ran; run the same command again"):
+            ledger.claim(KEY, member)
+    assert not [*(tmp_path / "claims").iterdir()]
 
 
 def test_what_a_killed_process_held_is_free_and_no_crash(tmp_path):
     ledger = Ledger(tmp_path)
     dead, _ = dead_member(ledger)
     assert not ledger.is_alive(dead.name)
+    assert (tmp_path / "claims" / KEY).exists()
+    assert ledger.holder(KEY) is None
     with ledger.join() as member:
         assert ledger.claim(KEY, member)
     assert ledger.crashes(KEY) == 0

@@ -56,6 +56,17 @@ def test_a_poison_item_kills_two_workers_and_is_quarantined(tmp_path):
     assert len([*(tmp_path / "crashes").glob(f"{items[1].key}.*")]) == 2
 
 
+def test_a_poison_item_takes_its_hand_along_once(tmp_path):
+    """Three more are in the dead worker's hands; each is tried again by itself, so that only one is quarantined."""
+    items = planned(tmp_path, "a", "poison", "b", "c")
+    ledger = Ledger(tmp_path)
+    run_local(ledger, items, COMMAND, 1, lambda: None, {"LIGHT_TOGETHER": "2"}, whole_machine=True)
+    rows = [ledger.row(item.key) for item in items]
+    assert [row.status for row in rows] == ["ok", "failed", "ok", "ok"]
+    assert [row.attempt for row in rows] == [2, 2, 2, 2]
+    assert "quarantined" in rows[1].reason
+
+
 def test_workers_that_cannot_start_end_the_sweep(tmp_path):
     items, ledger = planned(tmp_path, "a"), Ledger(tmp_path)
     with pytest.raises(SweepError, match="die before they do anything: oh no"):

@@ -160,6 +160,7 @@ def test_the_child_is_confined(known, monkeypatch):
         assert os.getsid(pid) != os.getsid(0)
 
 
+@pytest.mark.slow
 def test_too_much_memory_is_the_files_own_fault(parser, known, tmp_path):
     big = tmp_path / "big.pt"
     with big.open("wb") as file:
@@ -174,6 +175,7 @@ def test_too_much_memory_is_the_files_own_fault(parser, known, tmp_path):
         parser.parse(Entry(str(big)))
 
 
+@pytest.mark.slow
 def test_processor_time_is_limited_for_each_file(known, endless):
     with Parser(ParserLimits(cpu_seconds=1)) as own:
         with pytest.raises(CheckpointError, match="more than 1 seconds of processor time"):
@@ -189,6 +191,7 @@ def test_processor_time_is_limited_for_each_file(known, endless):
         assert children() - known == {pid}
 
 
+@pytest.mark.slow
 def test_time_is_limited_even_where_none_is_spent(known):
     with Parser(ParserLimits(wall_seconds=4.0)) as own:
         own.parse(Entry(str(DIGITS)))
@@ -223,6 +226,7 @@ def at_work(known: set[int]) -> set[int]:
     return {pid for pid in children() - known if cpu_limit(pid) < float("inf")}
 
 
+@pytest.mark.slow
 def test_a_child_killed_over_its_first_file_is_that_files_end(known, endless):
     with Parser() as own:
         killer = kill_when(lambda: at_work(known))
@@ -233,6 +237,7 @@ def test_a_child_killed_over_its_first_file_is_that_files_end(known, endless):
         assert own.parse(Entry(str(DIGITS))).data == "digits"
 
 
+@pytest.mark.slow
 def test_a_child_killed_later_is_replaced_and_the_file_read_again(known):
     with Parser() as own:
         first = own.parse(Entry(str(DIGITS)))
@@ -303,7 +308,7 @@ FALSE = {"sha256": "0" * 64, "container": "zip", "key": "/", "parameters": 1, "b
         ),
         ("exit 3", "ended without an answer (exit status 3)"),
         ("kill -SEGV $$", "crashed (SIGSEGV)"),
-        ("exec >&-; sleep 60", "ended without an answer"),
+        pytest.param("exec >&-; sleep 60", "ended without an answer", marks=pytest.mark.slow),
     ],
 )
 def test_a_child_that_answers_rubbish_is_not_believed(known, tmp_path, monkeypatch, line, reason):

@@ -115,6 +115,55 @@ def test_a_job_that_vanishes_is_submitted_again(sweep, submitit):
 
 
 @pytest.mark.slow
+def test_a_job_leaves_when_the_others_hold_what_is_left(sweep, submitit):
+    """Three items for two workers, each of which claims two while it can: one has the last for itself."""
+    ledger, items = sweep("a.pt", "b.pt", "c.pt")
+    alone = []
+
+    def watch():
+        if len(ledger.done()) == 2 and len(job_ids(ledger)) == 2:
+            alone.append([job for job in job_ids(ledger) if Path(f"/proc/{job}").exists()])
+
+    run_slurm(ledger, items, COMMAND, 2, None, watch, {"LIGHT_SECONDS": "3"})
+    assert len(alone[-1]) == 1
+    assert rows_of(ledger, items) == [expected(item) for item in items]
+    assert len(job_ids(ledger)) == 2
+
+
+@pytest.mark.slow
+def test_what_others_let_go_of_when_the_jobs_have_left_is_run(sweep, submitit):
+    ledger, items = sweep("a.pt", "b.pt")
+
+    def watch():
+        [first, *more] = job_ids(ledger)
+        if not more and not Path(f"/proc/{first}").exists():
+            assert ledger.done() == {items[0].key}
+            ledger.release(items[1].key)
+
+    with ledger.join() as other:
+        assert ledger.claim(items[1].key, other)
+        run_slurm(ledger, items, COMMAND, None, None, watch, {})
+    assert rows_of(ledger, items) == [expected(item) for item in items]
+    assert len(job_ids(ledger)) == 2
+
+
+@pytest.mark.slow
+def test_jobs_that_keep_vanishing_end_the_sweep(sweep, submitit):
+    ledger, items = sweep("a.pt")
+    killed = set()
+
+    def watch():
+        for job in set(job_ids(ledger)) - killed:
+            os.kill(job, signal.SIGKILL)
+            killed.add(job)
+
+    with pytest.raises(SweepError, match=r"jobs end without a word, the last one \d+; its log: /.*log\.err"):
+        run_slurm(ledger, items, COMMAND, None, None, watch, {})
+    assert len(killed) == 4
+    assert not ledger.done()
+
+
+@pytest.mark.slow
 def test_a_job_that_fails_ends_the_sweep_and_names_its_log(sweep, submitit):
     ledger, items = sweep("a.pt")
     broken = (sys.executable, "-c", "raise SystemExit('nothing works here')")

@@ -1,4 +1,5 @@
 import errno
+from dataclasses import replace
 
 import pytest
 
@@ -100,3 +101,69 @@ def test_a_full_disk_ends_it_without_a_part_of_a_row(tmp_path):
     assert ledger.done() == {items[0].key, items[1].key}
     assert not [*(tmp_path / "claims").iterdir()]
     assert run(tmp_path, items)[1] == 2
+
+
+class Together(LightJob):
+    """Up to three at once; remembers each hand and what was claimed while it ran."""
+
+    def __init__(self, ledger):
+        super().__init__(together=3)
+        self.hands, self.claims = [], []
+        self._folder = ledger.out / "claims"
+
+    def run_hand(self, items, loaded, attempt):
+        self.hands.append(([item.path for item in items], attempt))
+        self.claims.append({path.name for path in self._folder.iterdir()})
+        return super().run_hand(items, loaded, attempt)
+
+
+def run_together(tmp_path, items):
+    job = Together(Ledger(tmp_path))
+    ledger, count = run(tmp_path, items, job)
+    assert count == len(items)
+    assert not [*(tmp_path / "claims").iterdir()]
+    return job, [ledger.row(item.key) for item in items]
+
+
+def test_a_hand_is_of_one_group_and_method(tmp_path):
+    one, other = items_of("a", "b", "c", "d"), items_of("e", "f", "g")
+    other = [replace(item, group="other") for item in other]
+    other[2] = replace(other[2], method="clp")
+    items = [*one, *other]
+    job, rows = run_together(tmp_path, items)
+    assert [hand for hand, _ in job.hands] == [["a", "b", "c"], ["d"], ["e", "f"], ["g"]]
+    assert rows == [expected(item) for item in items]
+
+
+def test_the_next_hand_is_claimed_while_one_is_computed(tmp_path):
+    items = items_of("a", "b", "c", "d", "e", "f", "g")
+    job, _ = run_together(tmp_path, items)
+    keys = [item.key for item in items]
+    assert job.claims == [set(keys[:6]), set(keys[3:]), set(keys[6:])]
+
+
+def test_an_item_of_a_hand_that_cannot_be_read_leaves_the_others_together(tmp_path):
+    items = items_of("a", "bad", "b", "c")
+    job, rows = run_together(tmp_path, items)
+    assert [row.status for row in rows] == ["ok", "rejected", "ok", "ok"]
+    assert [hand for hand, _ in job.hands] == [["a", "b"], ["c"]]
+
+
+def test_where_a_hand_goes_wrong_each_of_it_is_run_by_itself(tmp_path):
+    items = items_of("a", "wild", "b", "hard", "c")
+    job, rows = run_together(tmp_path, items)
+    assert [row.reason for row in rows] == ["", "ValueError: something else", "", "nothing to prune", ""]
+    assert [hand for hand, _ in job.hands] == [
+        ["a", "wild", "b"], ["a"], ["wild"], ["b"], ["hard", "c"], ["hard"], ["c"],
+    ]  # fmt: skip
+    assert rows[0] == expected(items[0])
+
+
+def test_an_item_that_crashed_is_in_no_hand(tmp_path):
+    items = items_of("a", "once", "b", "c")
+    Ledger(tmp_path)
+    (tmp_path / "crashes" / f"{items[1].key}.1").touch()
+    job, rows = run_together(tmp_path, items)
+    assert job.hands == [(["a"], 1), (["once"], 2), (["b", "c"], 1)]
+    assert job.claims[:2] == [{items[0].key}, {items[1].key}]
+    assert [row.attempt for row in rows] == [1, 2, 1, 1]
