@@ -1,10 +1,11 @@
 """Whether ``rnp-jax sweep`` is as fast and as small at the thousandth item as at the first, and what it adds to each.
 
-    python -m benchmarks.linear [--items 1000] [--out benchmarks/results/NAME.md]
+    python -m benchmarks.linear [--items 1000] [--network mlp] [--out benchmarks/results/NAME.md]
 
-The items are small perceptrons on digits of 8 x 8 pixels, each with weights of its own, named by a manifest, under CLP,
-of which next to nothing is computation. Times between items are those of their rows' files; the first tenth, in which
-programs are compiled, is left out. Bare is the same loading and computing in this process, item after item.
+The items are small networks on small digits, each with weights of its own, named by a manifest, under CLP: perceptrons
+on 8 x 8 pixels, of which next to nothing is computation, or ResNet-18 of width 4 on 16 x 16. Times between items are
+those of their rows' files; the first tenth, in which programs are compiled, is left out. Bare is the same loading and
+computing in this process, item after item.
 """
 
 import argparse
@@ -32,11 +33,14 @@ from rnp_jax.report.sweep_table import read_rows
 from rnp_jax.sweep.items import PLAN, read_plan
 from rnp_jax.sweep.ledger import Ledger
 
-SETTINGS = ("--method", "clp", "--image-size", "8", "--test-images", "100", "--defense.size", "100", "--write", "row")
+NETWORKS = {
+    "mlp": Architecture("mlp", 10, 0, (("0", 20), ("2", 16), ("4", 10)), (8, 8, 3)),
+    "resnet18": Architecture("resnet18", 10, 4, image_shape=(16, 16, 3)),
+}
+SETTINGS = ("--method", "clp", "--test-images", "100", "--defense.size", "100", "--write", "row")
 MANIFEST = {
     "data": "digits",
     "normalization": "0.3,0.3,0.3/0.3,0.3,0.3",
-    "image_shape": "8,8,3",
     "attack": "badnets",
     "target": "3",
     "constants.variant": "square",
@@ -66,28 +70,30 @@ class Swept:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.linear", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--items", type=int, default=1000, help=f"{2 * BARE} or more")
+    parser.add_argument("--network", choices=NETWORKS, default="mlp")
     parser.add_argument("--out", type=Path, help="also write the table to this Markdown file")
     return parser
 
 
-def make_manifest(folder: Path, count: int) -> Path:
+def make_manifest(folder: Path, count: int, architecture: Architecture) -> Path:
     """So many checkpoints, and the manifest that names them."""
-    network = Network(Architecture("mlp", 10, 0, (("0", 20), ("2", 16), ("4", 10)), (8, 8, 3)), (0.3,) * 3, (0.3,) * 3)
+    network, shape = Network(architecture, (0.3,) * 3, (0.3,) * 3), ",".join(map(str, architecture.image_shape))
     init, manifest = jax.jit(network.init), folder / "models.csv"
     with manifest.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["path", *MANIFEST])
+        writer = csv.DictWriter(file, ["path", "image_shape", *MANIFEST])
         writer.writeheader()
         for number in range(count):
             name = f"{number:05}.pt"
             save_variables(folder / name, network, init(jax.random.key(number)))
-            writer.writerow({"path": name, **MANIFEST})
+            writer.writerow({"path": name, "image_shape": shape, **MANIFEST})
     return manifest
 
 
-def sweep(manifest: Path, out: Path) -> Swept:
+def sweep(manifest: Path, out: Path, size: int) -> Swept:
     """A whole sweep in a process of its own, looked at twice a second."""
     started, samples, rows = time.time(), [], out / "rows"
-    with subprocess.Popen([*COMMAND, str(manifest), *SETTINGS, "--out", str(out), "--no-cache"]) as process:
+    command = [*COMMAND, str(manifest), *SETTINGS, "--image-size", str(size), "--out", str(out), "--no-cache"]
+    with subprocess.Popen(command) as process:
         while process.poll() is None:
             done = len(os.listdir(rows)) if rows.is_dir() else 0
             samples.append(Sample(done, resident(process.pid), sum(map(resident, find_workers(process.pid)))))
@@ -191,8 +197,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         (folder / "models").mkdir()
-        swept = sweep(make_manifest(folder / "models", arguments.items), folder / "out")
-        text = f"{describe_machine()}\n\n{table(swept, folder)}\n"
+        architecture = NETWORKS[arguments.network]
+        manifest = make_manifest(folder / "models", arguments.items, architecture)
+        swept = sweep(manifest, folder / "out", architecture.image_shape[0])
+        text = f"{describe_machine()}; {arguments.network}\n\n{table(swept, folder)}\n"
     sys.stdout.write(text)
     if arguments.out:
         arguments.out.write_text(text)
