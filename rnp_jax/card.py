@@ -68,8 +68,8 @@ class Card(_Model):
     """Everything needed to use, judge and reproduce a checkpoint.
 
     ``acc``, ``asr`` and ``ra`` are shares of the test set as measured after training (ASR and RA over triggered images
-    whose class is not the target), ``intervals`` their 95 % Wilson intervals, ``seconds`` what training took; ``attack``
-    is None for a clean model, ``extractor`` for a network that reads images.
+    whose class is not the target), ``intervals`` their 95 % Wilson intervals, ``seconds`` what training took.
+    ``attack`` is None for a clean model, ``extractor`` for a network that reads images.
     """
 
     card_version: Literal[1] = 1

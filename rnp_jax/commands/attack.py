@@ -22,7 +22,7 @@ from rnp_jax.commands.run_log import RunLog
 from rnp_jax.commands.saved_states import SavedStates
 from rnp_jax.commands.tables import metrics_table
 from rnp_jax.commands.training_set import describe_attack, open_attack
-from rnp_jax.config import FLAT, ComputeOptions, DataOptions, check_seed, to_plain
+from rnp_jax.config import FLAT, ComputeOptions, Constants, DataOptions, check_seed, to_plain
 from rnp_jax.data import Augmentation, Dataset, parse_normalization
 from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.evaluation.acceptance import find_weakness
@@ -74,7 +74,7 @@ class AttackOptions:
     head: tuple[int, ...] = (256, 256)
     target: int = 0
     mapping: Literal["all_to_one", "all_to_all"] = "all_to_one"
-    constants: dict[str, str] = field(default_factory=dict)
+    constants: Constants = field(default_factory=dict)
     normalization: str = "cifar10_rnp"
     images: Annotated[DataOptions, FLAT] = field(default_factory=lambda: DataOptions(data="cifar10"))
     poison: PoisonConfig = field(default_factory=PoisonConfig)

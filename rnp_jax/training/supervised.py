@@ -104,7 +104,7 @@ def train(
     data = Batch(*jax.device_put(tuple(data)))
     history = []
     for epoch in range(int(reached.epoch), config.epochs):
-        reached, metrics = _train_epoch(apply, config, augment, poison, reached, variables["masks"], data)
+        reached, metrics = train_epoch(apply, config, augment, poison, reached, variables["masks"], data)
         history.append(metrics)
         if progress is not None:
             progress(epoch + 1, {name: float(value) for name, value in metrics.items()})
@@ -122,7 +122,7 @@ def start(variables: Variables, key: jax.Array, config: TrainConfig, count: int)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _train_epoch(
+def train_epoch(
     apply: Apply,
     config: TrainConfig,
     augment: Augment | None,
@@ -131,6 +131,7 @@ def _train_epoch(
     masks: Tree,
     data: Batch,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One epoch over the whole set: the state after it, and the mean loss and accuracy in training mode."""
     tx = optimizer(config, config.epochs * (data.labels.shape[0] // config.batch_size))
 
     def loss_of(params: Tree, batch_stats: Tree, batch: Batch):

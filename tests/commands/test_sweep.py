@@ -93,6 +93,7 @@ def test_run_again_it_does_nothing_again(swept, capsys):
     assert "10 of them done" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_method_more_keeps_the_rows_that_are_there(swept):
     out, arguments = swept
     before = set((out / "rows").iterdir())

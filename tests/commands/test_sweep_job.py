@@ -48,6 +48,7 @@ def items(tmp_path_factory):
     return found
 
 
+@pytest.mark.slow
 def test_after_the_first_item_nothing_is_compiled(items, tmp_path):
     """Of networks of one architecture, whatever their weights, for every method."""
     compiled = []

@@ -117,6 +117,7 @@ print(json.dumps([jax.local_device_count(), counts]))
 """
 
 
+@pytest.mark.slow
 def test_on_two_devices():
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])

@@ -109,11 +109,11 @@ def test_the_same_key_gives_the_same_weights_and_another_does_not():
 
 def test_one_compilation_for_all_epochs_and_runs():
     apply = Linear(classes=-1)  # compiled by no other test
-    before = count_compiled(supervised._train_epoch)
+    before = count_compiled(supervised.train_epoch)
     seen = []
     _, history = run(apply=apply, progress=lambda epoch, metrics: seen.append((epoch, metrics)))
     run(apply=apply, seed=3)
-    assert count_compiled(supervised._train_epoch) - before == 1
+    assert count_compiled(supervised.train_epoch) - before == 1
     assert [epoch for epoch, _ in seen] == [1, 2, 3, 4]
     assert [metrics["loss"] for _, metrics in seen] == history["loss"].tolist()
 
