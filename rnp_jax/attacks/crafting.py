@@ -1,0 +1,71 @@
+"""What clean-label attacks that compute their images share: the target's images, whole levels, chunks."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from rnp_jax.attacks.goal import Goal
+from rnp_jax.attacks.means import Means, Progress
+from rnp_jax.errors import ConfigError, DataError
+
+CHUNK = 64
+"""Images crafted by one call: every number of them shares one compilation."""
+
+
+def check_one_target(goal: Goal) -> int:
+    """The target class.
+
+    Raises:
+      ConfigError: there is none, under ``all_to_all``.
+    """
+    if goal.one_target is None:
+        raise ConfigError(f"mapping is {goal.mapping}: labels that stay need one target; use all_to_one")
+    return goal.one_target
+
+
+def split_by_target(means: Means) -> tuple[UInt8[np.ndarray, "P H W C"], UInt8[np.ndarray, "Q H W C"]]:
+    """The clean images of the target class, and those of all others.
+
+    Raises:
+      ConfigError: the goal has no one target.
+      DataError: one of the two is empty.
+    """
+    target = check_one_target(means.goal)
+    images, members = np.asarray(means.data.images), np.asarray(means.data.labels) == target
+    if members.all() or not members.any():
+        raise DataError(
+            f"{members.sum()} of {len(members)} training images are of the target class {target}, expected some of it "
+            "and some of another; choose another target or other images"
+        )
+    return images[members], images[~members]
+
+
+def round_within(delta: Float[Array, "*shape"], epsilon: float) -> Float[Array, "*shape"]:
+    """A perturbation in grey levels as the nearest whole ones that keep to ±epsilon: 8-bit images take it exactly."""
+    most = math.floor(epsilon)
+    return jnp.clip(jnp.round(delta), -most, most)
+
+
+def craft_in_chunks(
+    craft: Callable[..., tuple[jax.Array, dict[str, jax.Array]]],
+    arrays: tuple[UInt8[np.ndarray, "P H W C"], ...],
+    progress: Progress,
+) -> UInt8[np.ndarray, "P H W C"]:
+    """Images that ``craft`` makes of each row of ``arrays``, ``CHUNK`` rows a call, the last call filled up.
+
+    ``craft`` returns uint8 [CHUNK, H, W, C] and figures [CHUNK], whose means over a chunk ``progress`` is told.
+    """
+    count = len(arrays[0])
+    made = np.empty_like(arrays[0])
+    for number, start in enumerate(range(0, count, CHUNK), 1):
+        rows = np.minimum(np.arange(start, start + CHUNK), count - 1)
+        seen = min(CHUNK, count - start)
+        images, figures = craft(*(array[rows] for array in arrays))
+        made[start : start + seen] = np.asarray(images)[:seen]
+        means = {name: float(np.asarray(values)[:seen].mean()) for name, values in figures.items()}
+        progress("craft", number, math.ceil(count / CHUNK), means)
+    return made
