@@ -1,0 +1,63 @@
+"""An epoch of an attack that trains with its victim: what the compiled programs of all such attacks share."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rnp_jax.errors import ConfigError
+from rnp_jax.training.epoch import run_epoch
+from rnp_jax.training.joint import Setting
+from rnp_jax.types import Batch, Tree
+
+Carry = TypeVar("Carry")
+
+
+def steps_an_epoch(setting: Setting, count: int) -> int:
+    """Whole batches in ``count`` images.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    size = setting.config.batch_size
+    if count < size:
+        raise ConfigError(f"batch_size {size} exceeds the {count} training images: choose a smaller one")
+    return count // size
+
+
+def run_steps(
+    setting: Setting,
+    step: Callable[[Carry, Batch, jax.Array], tuple[Carry, dict[str, jax.Array]]],
+    carry: Carry,
+    data: Batch,
+    key: jax.Array,
+    epoch: jax.Array,
+) -> tuple[Carry, dict[str, jax.Array]]:
+    """Runs ``step`` over all whole batches in an order drawn for this epoch; means of its figures, each a batch's mean.
+
+    To be traced inside ``jit``.
+    """
+
+    def summed(carry: Carry, batch: Batch, key: jax.Array) -> tuple[Carry, dict[str, jax.Array]]:
+        carry, figures = step(carry, batch, key)
+        return carry, {name: value * batch.labels.shape[0] for name, value in figures.items()}
+
+    size = setting.config.batch_size
+    return run_epoch(summed, carry, data, jax.random.fold_in(key, epoch), batch_size=size, remainder=False)
+
+
+def descend(
+    tx: optax.GradientTransformation, gradient: Tree, opt_state: optax.OptState, params: Tree
+) -> tuple[Tree, optax.OptState]:
+    """Parameters and optimiser state after one update."""
+    with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power in Adam's
+        updates, opt_state = tx.update(gradient, opt_state, params)
+    moved: Any = jax.tree.map(jnp.add, params, updates)
+    return moved, opt_state
+
+
+def share_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Share of images [] that get their label, NaN where there are none."""
+    return (logits.argmax(-1) == labels).astype(jnp.float32).mean()
