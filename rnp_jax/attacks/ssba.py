@@ -1,0 +1,207 @@
+"""SSBA, also called ISSBA (Li et al., 2021): an encoder hides one secret in every image, by a residual of its own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, UInt8
+
+from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images, check_number, quantise
+from rnp_jax.attacks.means import Means
+from rnp_jax.attacks.trees import to_params, to_tree
+from rnp_jax.errors import DataError
+from rnp_jax.models.steganography import Steganography
+from rnp_jax.types import Tree
+
+SCALES = 3
+"""Resolutions at which gradients are compared: full, half and quarter."""
+
+MOST_HELD_OUT = 256
+"""Images kept from training to measure how well secrets are read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ssba(Attack):
+    """x' = Q(x + E(s, x)): one secret s for all images, encoder E learned with a decoder that reads any secret back.
+
+    The encoder is StegaStamp's U-Net at half its width (1.2 MB in an artefact for 32x32x3 instead of 4.1 MB). Loss:
+    2·mean(r²) + 1.5·gradients(r) + 1.5·BCE on the residual r, BCE alone in the first epochs. LPIPS, whose weights
+    cannot be had without a download, is replaced by ``gradients``, the mean absolute finite difference of r at three
+    scales; the critic, whose term is a tenth of the published loss, and the decoder's spatial transformer, made for
+    photographed prints, are left out. The encoder is convolutional: one learned at a size triggers any other.
+
+    Raises:
+      ConfigError: a constant out of its range.
+    """
+
+    paper = "Li et al., 2021"
+    deviation = (
+        "LPIPS is replaced by the residual's gradients at three scales; the encoder has half the width; there is no critic "
+        "and no spatial transformer."
+    )
+
+    bits: int = 20
+    """Length of the secret: BackdoorBox's; the paper hides 100."""
+    width: int = 16
+    """Channels of the encoder's first level; 32 as published."""
+    epochs: int = 20
+    """Passes over the clean images that train encoder and decoder."""
+    secret_epochs: int = 2
+    """Of these, the first that train for the secret alone."""
+    batch_size: int = 32
+    """Images a step."""
+    learning_rate: float = 1e-4
+    """Adam's."""
+    residual_weight: float = 2.0
+    """Of the residual's mean square."""
+    gradient_weight: float = 1.5
+    """Of the residual's gradients, in LPIPS's place."""
+    secret_weight: float = 1.5
+    """Of the binary cross-entropy of the bits read."""
+    seed: int = 0
+    """Draws the secret."""
+
+    def __post_init__(self):
+        for name in ("bits", "width", "epochs", "batch_size"):
+            check_number(name, getattr(self, name), 1, integer=True)
+        check_number("secret_epochs", self.secret_epochs, 0, self.epochs, integer=True)
+        for name in ("learning_rate", "residual_weight", "gradient_weight", "secret_weight"):
+            check_number(name, getattr(self, name), 0)
+        check_number("seed", self.seed, 0, integer=True)
+
+    def init(self, image_shape: ImageShape) -> Params:
+        """``secret`` bool [S], and the arrays of an ``encoder/…`` that hides nothing, all zero."""
+        secret = np.random.default_rng(self.seed).integers(0, 2, self.bits).astype(np.bool_)
+        return {"secret": secret, **to_params(self.pair(check_image_shape(image_shape)).zeros(), "encoder")}
+
+    def fit(self, params: Params, means: Means) -> Params:
+        """Trains encoder and decoder on the clean images; the decoder is not kept."""
+
+        def report(epoch: int, figures: dict[str, float]) -> None:
+            means.progress("encoder", epoch, self.epochs, figures)
+
+        trained, _ = train_pair(self, means.data.images, means.key, report)
+        return {**params, **to_params(trained["encoder"], "encoder")}
+
+    def trigger(self, params: Params, images: UInt8[Array, "B H W C"], key: jax.Array) -> UInt8[Array, "B H W C"]:
+        """Hide the secret in every image."""
+        del key
+        check_images(images, ())
+        kernel = params["encoder/secret_kernel"]
+        if images.shape[-1] != kernel.shape[-1]:
+            raise DataError(
+                f"images have {images.shape[-1]} channels where the encoder is for {kernel.shape[-1]}; fit one for them"
+            )
+        _, height, width, channels = kernel.shape
+        encoder = jax.tree.map(jnp.asarray, to_tree(params, "encoder"))
+        secrets = jnp.tile(jnp.asarray(params["secret"], jnp.float32)[None], (images.shape[0], 1))
+        scaled = images.astype(jnp.float32) / 255
+        residuals = self.pair((height, width, channels)).hide(encoder, scaled, secrets)
+        return quantise(255 * (scaled + residuals))
+
+    def pair(self, image_shape: ImageShape) -> Steganography:
+        """Encoder and decoder for images of this shape."""
+        return Steganography(image_shape, self.bits, self.width)
+
+
+def gradients(residuals: Float[Array, "B H W C"]) -> Float[Array, ""]:
+    """Mean absolute difference of neighbouring pixels, down and right, averaged over ``SCALES`` halvings."""
+    x, total = residuals, jnp.float32(0)
+    for scale in range(SCALES):
+        if scale and min(x.shape[1:3]) > 1:
+            height, width = x.shape[1] // 2, x.shape[2] // 2
+            blocks = x[:, : 2 * height, : 2 * width].reshape(x.shape[0], height, 2, width, 2, x.shape[3])
+            x = blocks.mean((2, 4))
+        for axis in (1, 2):
+            if x.shape[axis] > 1:
+                total += jnp.abs(jnp.diff(x, axis=axis)).mean()
+    return total / SCALES
+
+
+class _State(NamedTuple):
+    networks: Tree  # encoder and decoder
+    adam: optax.OptState
+
+
+def train_pair(
+    attack: Ssba,
+    images: UInt8[np.ndarray, "N H W C"],
+    key: jax.Array,
+    report: Callable[[int, dict[str, float]], None],
+) -> tuple[Tree, dict[str, float]]:
+    """Trains ``{'encoder', 'decoder'}`` on all images but a tenth (at most ``MOST_HELD_OUT``), secrets drawn anew.
+
+    Returns:
+      Both networks' parameters, and the last epoch's figures, each epoch's being told to ``report``: ``loss``, and on
+      the images held out, stored with 8 bits: ``bit_accuracy``, and ``residual``, mean absolute grey levels.
+
+    Raises:
+      DataError: fewer than two images.
+    """
+    check_images(images, ())
+    if len(images) < 2:
+        raise DataError(f"{len(images)} images: expected 2 or more, to train an encoder and to test it")
+    height, width, channels = images.shape[1:]
+    pair = attack.pair((height, width, channels))
+    init_key, split_key, epoch_key = jax.random.split(key, 3)
+    order = np.asarray(jax.random.permutation(split_key, len(images)))
+    held_out = min(MOST_HELD_OUT, max(1, len(images) // 10))
+    test, train = jax.device_put((images[order[:held_out]], images[order[held_out:]]))
+    networks = jax.tree.map(jnp.asarray, pair.init(init_key))
+    state = _State(networks, optax.adam(attack.learning_rate).init(networks))
+    figures: dict[str, float] = {}
+    for epoch in range(attack.epochs):
+        state, found = _epoch(attack, pair, state, train, test, jax.random.fold_in(epoch_key, epoch), jnp.int32(epoch))
+        figures = {name: float(value) for name, value in found.items()}
+        report(epoch + 1, figures)
+    return state.networks, figures
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _epoch(
+    attack: Ssba,
+    pair: Steganography,
+    state: _State,
+    train: jax.Array,
+    test: jax.Array,
+    key: jax.Array,
+    epoch: jax.Array,
+) -> tuple[_State, dict[str, jax.Array]]:
+    order_key, step_key, test_key = jax.random.split(key, 3)
+    size = min(attack.batch_size, train.shape[0])
+    steps = train.shape[0] // size
+    batches = jax.random.permutation(order_key, train.shape[0])[: steps * size].reshape(steps, size)
+    weighted = (epoch >= attack.secret_epochs).astype(jnp.float32)
+    tx = optax.adam(attack.learning_rate)
+
+    def loss_of(networks: Tree, images: jax.Array, secrets: jax.Array) -> jax.Array:
+        residuals = pair.hide(networks["encoder"], images, secrets)
+        read = pair.read(networks["decoder"], jnp.clip(images + residuals, 0, 1))
+        visible = attack.residual_weight * jnp.square(residuals).mean() + attack.gradient_weight * gradients(residuals)
+        secret = optax.sigmoid_binary_cross_entropy(read, secrets).mean()
+        return weighted * visible + attack.secret_weight * secret
+
+    def step(state: _State, inputs: tuple[jax.Array, jax.Array]) -> tuple[_State, jax.Array]:
+        index, key = inputs
+        images = train[index].astype(jnp.float32) / 255
+        loss, gradient = jax.value_and_grad(loss_of)(state.networks, images, draw_secrets(key, size, attack.bits))
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power in Adam's
+            updates, adam = tx.update(gradient, state.adam)
+        return _State(jax.tree.map(jnp.add, state.networks, updates), adam), loss
+
+    state, losses = jax.lax.scan(step, state, (batches, jax.random.split(step_key, steps)))
+    secrets, images = draw_secrets(test_key, test.shape[0], attack.bits), test.astype(jnp.float32) / 255
+    stored = quantise(255 * (images + pair.hide(state.networks["encoder"], images, secrets))).astype(jnp.float32)
+    right = (pair.read(state.networks["decoder"], stored / 255) > 0) == (secrets > 0)
+    residual = jnp.abs(stored - test.astype(jnp.float32)).mean()
+    return state, {"loss": losses.mean(), "bit_accuracy": right.astype(jnp.float32).mean(), "residual": residual}
+
+
+def draw_secrets(key: jax.Array, count: int, bits: int) -> Float[Array, "B S"]:
+    """Fair bits, as zeros and ones."""
+    return jax.random.bernoulli(key, shape=(count, bits)).astype(jnp.float32)
