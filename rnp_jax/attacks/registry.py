@@ -5,18 +5,46 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from rnp_jax.attacks.a_blend import ABlend
+from rnp_jax.attacks.adap_patch import AdapPatch
+from rnp_jax.attacks.awp import Awp
 from rnp_jax.attacks.badnets import BadNets
 from rnp_jax.attacks.base import Attack
 from rnp_jax.attacks.blend import Blend
+from rnp_jax.attacks.bpp import Bpp
+from rnp_jax.attacks.cl import LabelConsistent
+from rnp_jax.attacks.ctrl import Ctrl
+from rnp_jax.attacks.dfst import Dfst
+from rnp_jax.attacks.fc import FeatureCollision
+from rnp_jax.attacks.input_aware import InputAware
+from rnp_jax.attacks.lf import LowFrequency
+from rnp_jax.attacks.lira import Lira
+from rnp_jax.attacks.narcissus import Narcissus
 from rnp_jax.attacks.sig import Sig, SigRnp
+from rnp_jax.attacks.ssba import Ssba
+from rnp_jax.attacks.trojan import Trojan
 from rnp_jax.attacks.wanet import WaNet
 from rnp_jax.errors import ConfigError
 
 ATTACKS: dict[str, type[Attack]] = {
+    "a_blend": ABlend,
+    "adap_patch": AdapPatch,
+    "awp": Awp,
     "badnets": BadNets,
     "blend": Blend,
+    "bpp": Bpp,
+    "ctrl": Ctrl,
+    "dfst": Dfst,
+    "cl": LabelConsistent,
+    "fc": FeatureCollision,
+    "input_aware": InputAware,
+    "lira": Lira,
+    "narcissus": Narcissus,
+    "lf": LowFrequency,
     "sig": Sig,
     "sig_rnp": SigRnp,
+    "ssba": Ssba,
+    "trojan": Trojan,
     "wanet": WaNet,
 }
 

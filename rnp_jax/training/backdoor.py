@@ -8,18 +8,31 @@ import jax
 import numpy as np
 from jaxtyping import Bool
 
+from rnp_jax.attacks.awp import Awp
 from rnp_jax.attacks.base import Attack, Params
+from rnp_jax.attacks.dfst import Dfst
 from rnp_jax.attacks.goal import Goal
+from rnp_jax.attacks.input_aware import InputAware
+from rnp_jax.attacks.lira import Lira
 from rnp_jax.attacks.means import Means, Progress
 from rnp_jax.attacks.poison import PoisonPlan, check_training_set, draw_plan, poison_batch, poison_training_set
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Network
+from rnp_jax.training.awp import AwpTraining
+from rnp_jax.training.dfst import DfstTraining
 from rnp_jax.training.epoch import Augment
+from rnp_jax.training.input_aware import InputAwareTraining
 from rnp_jax.training.joint import Joint, Setting, train_jointly
+from rnp_jax.training.lira import LiraTraining
 from rnp_jax.training.supervised import TrainConfig, TrainState, start, train
 from rnp_jax.types import Apply, Batch, Variables
 
-JOINT: dict[type[Attack], Joint] = {}
+JOINT: dict[type[Attack], Joint] = {
+    Awp: AwpTraining(),
+    Dfst: DfstTraining(),
+    InputAware: InputAwareTraining(),
+    Lira: LiraTraining(),
+}
 """How the attacks that train with their victim do that."""
 
 
@@ -221,9 +234,6 @@ def poison_once(
         return TrainingSet(data, {}, None)
     if means is None and attack.learns() and (params is None or type(attack).craft is not Attack.craft):
         raise ConfigError(f"the training set of {type(attack).__name__} cannot be made without training its surrogates")
-    if params is None:
-        params = attack.init(_image_shape(data))
-        params = params if means is None else attack.fit(params, means)
     plan = draw_plan(
         data.labels,
         goal,
@@ -234,6 +244,9 @@ def poison_once(
         cover_rate=attack.cover_ratio * poison.rate,
         append=poison.append,
     )
+    if params is None:
+        params = attack.init(_image_shape(data))
+        params = params if means is None else attack.fit(params, means)
     _, key, _ = _keys(seed)
     made = poison_training_set(data.images, data.labels, plan, attack, params, key, means)
     check_training_set(data, made, plan, attack, goal)
