@@ -19,6 +19,7 @@ COMMANDS = {
     "defend": ("DefendOptions", "remove a backdoor with clean images; cleaned checkpoint, masks, report"),
     "evaluate": ("EvaluateOptions", "ACC, and ASR and RA where the trigger is known"),
     "attack": ("AttackOptions", "train a backdoored model, with its trigger artefact and card"),
+    "gallery": ("GalleryOptions", "what every attack does to an image, on one page"),
     "compare": ("CompareOptions", "several defenses on several checkpoints: one table, one page"),
     "study": ("StudyOptions", "train backdoored heads on an extractor's features, compare defenses on them"),
     "ablate": ("AblateOptions", "Hölder pruning under every combination of its settings"),
@@ -30,6 +31,9 @@ COMMANDS = {
 
 COMPILE_NOTHING = ("inspect", "convert", "cache")
 """Commands to which the cache of compiled programs is of no use."""
+
+LISTINGS = {"attack": "rnp_jax.commands.attack_list:list_attacks"}
+"""What ``--list`` prints, whatever else is on the command line: a function by command."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,6 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
             sys.stdout.write(usage())
             return 0 if arguments else 2
         name, *rest = arguments
+        if name in LISTINGS and "--list" in rest:
+            _find(LISTINGS[name])()
+            return 0
         run, options = parse(name, rest)
         if cached and name not in COMPILE_NOTHING:
             enable_cache()
@@ -93,7 +100,14 @@ def parse(name: str, arguments: list[str]) -> tuple[Any, Any]:
     default = schema_default(schema, preset)
     about = (inspect.getdoc(schema) or "").partition("Attributes:")[0].strip()
     description = f"{about}\n\n--config FILE.yaml takes a preset, over which the options given here go."
+    if name in LISTINGS:
+        description += f" rnp-jax {name} --list shows what can be named here."
     return module.run, tyro.cli(schema, prog=f"rnp-jax {name}", description=description, args=rest, default=default)
+
+
+def _find(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _take_no_cache(arguments: list[str]) -> tuple[list[str], bool]:

@@ -1,0 +1,195 @@
+"""``rnp-jax gallery``: what every attack does to an image, on one page."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import tyro
+from jaxtyping import UInt8
+
+from rnp_jax.attacks import ATTACKS, Attack, ImageShape, Params, describe, load_artefact
+from rnp_jax.card import CARD_SUFFIX, TRIGGER_SUFFIX, Card, beside, read_card
+from rnp_jax.commands.attack_list import describe_constants, describe_kind
+from rnp_jax.commands.inputs import TRIGGER_SEED, load_images, make_attack
+from rnp_jax.commands.run_log import RunLog
+from rnp_jax.commands.versions import package_versions
+from rnp_jax.config import FLAT, DataOptions
+from rnp_jax.errors import ConfigError, DataError
+from rnp_jax.report.gallery import Exhibit, write_gallery
+from rnp_jax.report.pictures import Pictures, picture_array
+from rnp_jax.report.samples import Samples, amplify_difference
+from rnp_jax.training.backdoor import JOINT
+
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class GalleryOptions:
+    """Show what every attack does to an image, on one self-contained page.
+
+    Triggers that are drawn from constants need nothing. Those that are learned are shown where a checkpoint's artefact
+    is given, with its card; so are others, in place of those with default constants.
+
+    Attributes:
+      checkpoints: PyTorch files that `attack` wrote, or folders of them; each with its card and trigger beside it.
+      out: the page to write.
+      images: the images to put triggers on, from the test part; three unless --test-images says more.
+    """
+
+    checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    out: str = "gallery.html"
+    images: Annotated[DataOptions, FLAT] = field(default_factory=lambda: DataOptions(data="digits", test_images=SHOWN))
+
+
+@dataclass(frozen=True, eq=False)
+class _Artefact:
+    """A trained trigger and where it is from."""
+
+    attack: Attack
+    params: Params
+    source: str
+
+
+def run(options: GalleryOptions) -> Path:
+    """Triggers the images, writes the page.
+
+    Raises:
+      RnpError: unusable checkpoints, data or options.
+    """
+    log = RunLog()
+    test = load_images(options.images, "test")
+    if options.images.test_images is None:
+        test = test.subset(np.arange(min(SHOWN, len(test))))
+    if test.image_shape[2] not in (1, 3):
+        raise DataError(f"{test.name}: images have {test.image_shape[2]} channels, expected 1 or 3 to be shown")
+    trained = list(_read_artefacts(options.checkpoints, test.image_shape, log))
+    exhibits = []
+    for name, kind in sorted(ATTACKS.items()):
+        own = [each for each in trained if type(each.attack) is kind]
+        exhibits += [_show(each.attack, each.params, each.source, test.images) for each in own]
+        if not own:
+            exhibits.append(_show_default(kind(), test.images))
+        log.say(f"{name}{'' if exhibits[-1].views else ': not shown'}")
+    path = write_gallery(options.out, exhibits, data=test.name, version=package_versions()["rnp_jax"])
+    log.say(f"{path}")
+    return path
+
+
+def _read_artefacts(paths: Sequence[str], shape: ImageShape, log: RunLog) -> Iterator[_Artefact]:
+    """Of the checkpoints that are backdoored and read images of this shape; one of equal triggers."""
+    seen = []
+    for path in _list_checkpoints(paths):
+        card = _read_card(path)
+        if card.attack is None or tuple(card.architecture.image_shape) != shape:
+            log.say(f"{path}: left out, {'clean' if card.attack is None else 'for images of another size'}")
+            continue
+        attack = make_attack(card.attack.name, card.attack.constants)
+        stored = beside(path, TRIGGER_SUFFIX)
+        drawn = not (_is_learned(attack) or stored.is_file())
+        params = attack.init(shape) if drawn else load_artefact(stored, attack, shape)
+        digest = {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in params.items()}
+        if (attack, digest) not in seen:
+            seen.append((attack, digest))
+            yield _Artefact(attack, params, path.name)
+
+
+def _list_checkpoints(paths: Sequence[str]) -> list[Path]:
+    """The files, and those in the folders that have a card."""
+    found = []
+    for path in map(Path, paths):
+        inside = (
+            [file for file in sorted(path.iterdir()) if beside(file, CARD_SUFFIX).is_file()] if path.is_dir() else []
+        )
+        if path.is_dir() and not inside:
+            raise DataError(f"{path}: no checkpoint in it has a card ({CARD_SUFFIX}); give one that attack wrote")
+        found += inside or [path]
+    return found
+
+
+def _read_card(path: Path) -> Card:
+    try:
+        card = read_card(path, hashlib.sha256(path.read_bytes()).hexdigest())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); give a checkpoint or a folder of them") from error
+    if card is None:
+        raise DataError(f"{path}: no card beside it, so its attack is not known; give a checkpoint that attack wrote")
+    return card
+
+
+def _show_default(attack: Attack, images: UInt8[np.ndarray, "N H W C"]) -> Exhibit:
+    """With default constants: as drawn, or where its trigger is learned a word on how to learn it."""
+    kind = type(attack)
+    if _is_learned(attack):
+        name, how = describe(attack)["name"], "while its victim trains" if kind in JOINT else "before its victim trains"
+        return _describe(
+            attack,
+            note=f"Its trigger is learned {how}. Train one and give it to this command:",
+            command=f"rnp-jax attack {name} --out {name}.pt && rnp-jax gallery {name}.pt",
+        )
+    height, width, channels = images.shape[1:]
+    try:
+        params = attack.init((height, width, channels))
+    except ConfigError as error:
+        return _describe(attack, note=f"Impossible on these images: {error}")
+    return _show(attack, params, "drawn from the constants", images)
+
+
+def _is_learned(attack: Attack) -> bool:
+    return type(attack) in JOINT or type(attack).fit is not Attack.fit
+
+
+def _show(attack: Attack, params: Params, source: str, images: UInt8[np.ndarray, "N H W C"]) -> Exhibit:
+    """Clean, triggered, their difference, what training images look like, and the artefact's own pictures."""
+    key = jax.random.key(TRIGGER_SEED)
+    triggered = np.asarray(_apply(attack, params, images, key, "trigger"))
+    difference, factor = amplify_difference(Samples(images, triggered, (), (), ()))
+    faint = f"× {factor:.3g}" if np.any(difference) else "no change"
+    views = [Pictures("clean", images), Pictures("triggered", triggered), Pictures("difference", difference, faint)]
+    note = ""
+    if type(attack).craft is not Attack.craft:
+        note = "Its poisoned training images are crafted one by one with a trained model and are not shown."
+    elif not np.array_equal(implanted := np.asarray(_apply(attack, params, images, key, "implant")), triggered):
+        views.append(Pictures("poisoned", implanted, "as in training"))
+    if attack.cover_ratio > 0:
+        covered = np.asarray(_apply(attack, params, images, key, "cover"))
+        views.append(Pictures("cover", covered, "in training, with their true labels"))
+    views += [view for name, array in params.items() if "/" not in name and (view := picture_array(name, array))]
+    return _describe(attack, source=source, views=views, arrays=_list_arrays(params), note=note)
+
+
+@partial(jax.jit, static_argnames=("attack", "role"))
+def _apply(attack: Attack, params: Params, images: jax.Array, key: jax.Array, role: str) -> jax.Array:
+    """A few images in one program; the chunks of ``apply_attack`` are hundreds, too many for large networks."""
+    return getattr(attack, role)(params, images, key)
+
+
+def _describe(attack: Attack, **more: Any) -> Exhibit:
+    kind = type(attack)
+    return Exhibit(
+        name=describe(attack)["name"],
+        paper=kind.paper,
+        kinds=describe_kind(kind),
+        constants=describe_constants(attack),
+        deviation=kind.deviation,
+        **more,
+    )
+
+
+def _list_arrays(params: Params) -> list[str]:
+    """A line an array, and one a network."""
+    networks: dict[str, list[np.ndarray]] = {}
+    lines = []
+    for name, array in params.items():
+        network, inner, _ = name.partition("/")
+        if inner:
+            networks.setdefault(network, []).append(array)
+        else:
+            lines.append(f"{name}: {array.dtype} {list(array.shape)}")
+    for network, arrays in networks.items():
+        lines.append(f"{network}: {len(arrays)} arrays of {sum(array.size for array in arrays):,} numbers")
+    return lines

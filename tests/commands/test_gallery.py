@@ -1,0 +1,143 @@
+"""The page of what every attack does, from the registry and from the bundled checkpoints."""
+
+import base64
+import io
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rnp_jax.attacks import ATTACKS, Attack, BadNets, Ssba, describe, save_artefact
+from rnp_jax.card import CARD_SUFFIX, TRIGGER_SUFFIX, beside
+from rnp_jax.cli import main
+from rnp_jax.commands.gallery import GalleryOptions, run
+from rnp_jax.config import DataOptions
+from rnp_jax.data import load
+from rnp_jax.training.backdoor import JOINT
+from tests.commands.conftest import CHECKPOINT
+
+FOLDER = CHECKPOINT.parent
+
+
+def exhibits_of(path):
+    """Each section of the page by its heading; an attack may have several."""
+    sections = re.findall(r"<section[^>]*><h2>([^<]*)</h2>(.*?)</section>", path.read_text("utf-8"), re.DOTALL)
+    assert sections
+    return sections
+
+
+def images_of(section, title):
+    figure = next(part for part in section.split("<figure>") if part.startswith(f"<b>{title}</b>"))
+    data = re.findall(r'src="data:image/png;base64,([^"]*)"', figure)
+    return np.stack([np.asarray(Image.open(io.BytesIO(base64.b64decode(each)))) for each in data])
+
+
+def store(attack, folder):
+    """The bundled checkpoint with another attack's card and artefact: the page reads nothing else."""
+    path = folder / f"{describe(attack)['name']}.pt"
+    shutil.copy(CHECKPOINT, path)
+    card = json.loads(beside(CHECKPOINT, CARD_SUFFIX).read_text())
+    card["attack"] |= describe(attack)
+    beside(path, CARD_SUFFIX).write_text(json.dumps(card))
+    save_artefact(beside(path, TRIGGER_SUFFIX), attack.init((32, 32, 3)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory):
+    """WaNet, two BadNets and what is learned before its victim trains are given; the rest is not."""
+    folder = tmp_path_factory.mktemp("gallery")
+    path = folder / "new" / "gallery.html"
+    arguments = [FOLDER / "digits_wanet.pt", FOLDER / "digits_badnets_square.pt", FOLDER / "digits_badnets.pt"]
+    arguments += [store(kind(), folder) for kind in ATTACKS.values() if kind.fit is not Attack.fit]
+    assert main(["gallery", *map(str, arguments), "--out", str(path)]) == 0
+    return exhibits_of(path)
+
+
+@pytest.mark.slow
+def test_every_registered_attack_is_there(gallery):
+    assert sorted({name for name, _ in gallery}) == sorted(ATTACKS)
+
+
+def test_images_are_those_of_the_test_set_and_the_trigger_is_on_them(gallery):
+    section = next(section for name, section in gallery if name == "badnets" and "variant grid" in section)
+    clean, triggered = images_of(section, "clean"), images_of(section, "triggered")
+    assert len(clean) == 3
+    test = {image.tobytes() for image in load("digits", split="test").images}
+    assert all(image.tobytes() in test for image in clean)
+    params = BadNets().init((32, 32, 3))
+    np.testing.assert_array_equal(triggered, np.where(params["mask"], params["pattern"], clean))
+    np.testing.assert_array_equal(images_of(section, "pattern"), params["pattern"][None])
+    difference = np.abs(triggered.astype(int) - clean)
+    np.testing.assert_array_equal(images_of(section, "difference"), np.round(difference * (255 / difference.max())))
+    assert "poisoned</b>" not in section  # poisoned images are triggered ones
+
+
+def test_checkpoints_take_the_place_of_default_constants(gallery):
+    sources = [section for name, section in gallery if name == "badnets"]
+    assert [("digits_badnets_square.pt" in each, "digits_badnets.pt" in each) for each in sources] == [
+        (True, False), (False, True),
+    ]  # fmt: skip
+    assert "drawn from the constants" not in "".join(sources)
+    wanet = next(section for name, section in gallery if name == "wanet")
+    assert "digits_wanet.pt" in wanet
+    assert images_of(wanet, "cover").shape == (3, 32, 32, 3)
+    assert images_of(wanet, "grid").shape == (1, 32, 32, 3)
+    assert " px at most" in wanet
+
+
+def test_a_learned_trigger_is_shown_from_its_checkpoint_and_never_made_up(gallery):
+    assert JOINT
+    for name, section in gallery:
+        assert ("<img" not in section) == (ATTACKS[name] in JOINT), name
+        if ATTACKS[name] in JOINT:
+            assert f"rnp-jax attack {name} --out {name}.pt" in section
+        if ATTACKS[name].fit is not Attack.fit:
+            assert f"{name}.pt</div>" in section
+
+
+def test_networks_of_an_artefact_are_a_line_each(gallery):
+    section = dict(gallery)["ssba"]
+    encoder = [array for name, array in Ssba().init((32, 32, 3)).items() if name.startswith("encoder/")]
+    assert f"encoder: {len(encoder)} arrays of {sum(array.size for array in encoder):,} numbers" in section
+    assert "secret: bool [" in section
+
+
+def test_equal_triggers_are_shown_once_and_clean_models_left_out(tmp_path, capsys):
+    for stem in ("digits_badnets", "digits_badnets_seed3", "digits_clean"):
+        for file in FOLDER.glob(f"{stem}.*"):
+            shutil.copy(file, tmp_path)
+    options = GalleryOptions((str(tmp_path),), str(tmp_path / "gallery.html"), DataOptions(data="digits"))
+    sections = [section for name, section in exhibits_of(run(options)) if name == "badnets"]
+    assert len(sections) == 1
+    assert len(images_of(sections[0], "clean")) == 3
+    assert "digits_clean.pt: left out, clean" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_images_of_another_size(tmp_path, capsys):
+    path = tmp_path / "gallery.html"
+    arguments = ["--image-size", "8", "--test-images", "2", "--out", str(path)]
+    assert main(["gallery", str(CHECKPOINT), *arguments]) == 0
+    assert "digits_badnets.pt: left out, for images of another size" in capsys.readouterr().err
+    sections = dict(exhibits_of(path))
+    assert images_of(sections["badnets"], "triggered").shape == (2, 8, 8, 3)
+    assert "Impossible on these images: frequency is 6" in sections["sig"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere.pt", "nowhere.pt: cannot be read"),
+        ("bare.pt", "bare.pt: no card beside it"),
+        ("folder", "folder: no checkpoint in it has a card"),
+    ],
+)
+def test_what_is_no_carded_checkpoint(name, message, fails, tmp_path):
+    (tmp_path / "folder").mkdir()
+    shutil.copy(CHECKPOINT, tmp_path / "bare.pt")
+    assert message in fails("gallery", tmp_path / name, "--out", tmp_path / "gallery.html")
+    assert not (tmp_path / "gallery.html").exists()
