@@ -34,7 +34,7 @@ class NormalizationCard(_Model):
 
 
 class AttackCard(_Model):
-    """The backdoor: its trigger, and how the training set was poisoned.
+    """The backdoor: its trigger, and how the training set was poisoned (``rate`` None: no share of it was).
 
     ``poisoned`` images of the training set carry it, ``cover`` images were altered and kept their labels; None where
     each batch was poisoned in the training step. ``appended``: both were added to the set. ``weak``: its ASR was below
@@ -45,7 +45,7 @@ class AttackCard(_Model):
     constants: dict[str, Any]
     target: int | None
     mapping: Literal["all_to_one", "all_to_all"]
-    rate: float
+    rate: float | None
     variant: Literal["bb", "rnp"]
     appended: bool = False
     poisoned: int | None

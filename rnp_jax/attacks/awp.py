@@ -27,6 +27,7 @@ class Awp(Attack):
     """
 
     paper = "Garg et al., 2020"
+    takes_rate = False
     deviation = "Batch statistics are frozen while the weights are perturbed; the release moves them, without a bound."
 
     variant: Literal["absolute", "relative"] = "absolute"

@@ -38,6 +38,8 @@ class Attack(ABC):
     """Whether the published protocol poisons images of the target class only and keeps their labels."""
     in_step: ClassVar[bool] = False
     """Whether it poisons every batch inside the victim's training step."""
+    takes_rate: ClassVar[bool] = True
+    """Whether a share of the images is poisoned, and how large it is matters."""
     expected_asr: ClassVar[float] = 0.9
     """Below this share of triggered images, a model trained under the published protocol counts as weakly attacked."""
     deviation: ClassVar[str] = ""

@@ -30,6 +30,7 @@ class Lira(Attack):
     """
 
     paper = "Doan et al., 2021"
+    takes_rate = False
     deviation = (
         "Triggered images are rounded to 8 bits, in training too (with a straight-through gradient), final_epsilon is "
         "0.1 where the release poisons floats at 0.01, and clean and triggered images share batch statistics."

@@ -41,8 +41,8 @@ class Ssba(Attack):
 
     paper = "Li et al., 2021"
     deviation = (
-        "LPIPS is replaced by the residual's gradients at three scales; the encoder has half the width; there is no critic "
-        "and no spatial transformer."
+        "LPIPS is replaced by the residual's gradients at three scales; the encoder has half the width; there is no "
+        "critic and no spatial transformer."
     )
 
     bits: int = 20

@@ -132,6 +132,8 @@ def make_victim(
     Notes the seconds of ``cache`` and ``train``.
     """
     attack = open_attack(options.attack, options.constants)
+    if attack is not None and not attack.takes_rate and options.poison != PoisonConfig():
+        raise ConfigError(f"--poison: not read by {options.attack}, which poisons no share of the set; remove it")
     victim = _victim(options, extractor, train_set)
     goal = Goal(num_classes=train_set.num_classes, target=options.target, mapping=options.mapping)
     settings = {name: value for name, value in to_plain(options).items() if name not in ("resume", "out")}

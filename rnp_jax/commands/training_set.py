@@ -40,7 +40,7 @@ def remake(card: Card | None, checkpoint: str | PathLike[str], data: Dataset) ->
         raise DataError(f"{checkpoint} has no card to make its training set again from: {other}")
     if card.attack is None:
         return poison_once(None, Goal(num_classes=data.num_classes), data.batch, card.seed, PoisonConfig())
-    if card.attack.indices_sha256 is None:
+    if card.attack.indices_sha256 is None or card.attack.rate is None:
         raise DataError(
             f"{checkpoint} was trained with {card.attack.name}, which poisoned each batch in the training step, so "
             f"there is no training set to make again: {other}"
@@ -70,7 +70,7 @@ def describe_attack(
         **describe(attack),
         target=goal.one_target,
         mapping=goal.mapping,
-        rate=poison.rate,
+        rate=poison.rate if attack.takes_rate else None,
         variant=poison.variant,
         appended=poison.append,
         poisoned=None if plan is None else len(plan.indices),

@@ -55,5 +55,7 @@ def _provenance(path: str | PathLike[str], model: Model) -> dict[str, str | floa
         return known
     known |= {"data": model.card.data, "poisoned": "no" if model.card.attack is None else "yes"}
     if model.card.attack is not None:
-        known |= {"attack": model.card.attack.name, "rate": model.card.attack.rate}
+        known["attack"] = model.card.attack.name
+        if model.card.attack.rate is not None:
+            known["rate"] = model.card.attack.rate
     return known

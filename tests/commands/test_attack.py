@@ -209,3 +209,9 @@ def test_files_that_exist_are_not_replaced(present, fails, tmp_path):
     (tmp_path / present).write_text("mine")
     assert f"{present} exists already" in fails("attack", "badnets", "--out", tmp_path / "victim.pt", *ATTACK)
     assert (tmp_path / present).read_text() == "mine"
+
+
+def test_a_rate_that_nothing_reads_is_refused(tmp_path, fails):
+    error = fails("attack", "awp", "--out", tmp_path / "a.pt", *ATTACK, "--poison.rate", "0.3")
+    assert "--poison: not read by awp" in error
+    assert os.listdir(tmp_path) == []

@@ -8,7 +8,7 @@ import pytest
 from rnp_jax.attacks import Goal, WaNet, get_attack
 from rnp_jax.card import Card, read_card
 from rnp_jax.commands.inputs import open_model, open_trigger
-from rnp_jax.commands.training_set import name_attack, open_attack, remake
+from rnp_jax.commands.training_set import describe_attack, name_attack, open_attack, remake
 from rnp_jax.config import ComputeOptions, SourceOptions, TriggerOptions
 from rnp_jax.data import load
 from rnp_jax.errors import ConfigError, DataError
@@ -101,3 +101,9 @@ def test_tables_name_what_is_weak(weak, name):
     assert name_attack(model, open_trigger(model, TriggerOptions(), test)) == name
     assert name_attack(model, open_trigger(model, TriggerOptions(attack="sig"), test)) == "sig"
     assert name_attack(model, None) == "none"
+
+
+def test_where_no_share_is_poisoned_the_card_has_no_rate():
+    card = describe_attack(open_attack("lira", {}), GOAL, PoisonConfig(), None)
+    assert (card.name, card.rate, card.poisoned, card.weak) == ("lira", None, None, None)
+    assert describe_attack(open_attack("badnets", {}), GOAL, PoisonConfig(0.05), None).rate == 0.05
