@@ -64,5 +64,14 @@ class BadNets(Attack):
     def trigger(self, params: Params, images: UInt8[Array, "B H W C"], key: jax.Array) -> UInt8[Array, "B H W C"]:
         """Overwrite the masked pixels by the pattern."""
         del key
-        check_images(images, params["pattern"].shape)
-        return jnp.where(params["mask"][None], params["pattern"][None], images)
+        return paste(params, images)
+
+
+def paste(params: Params, images: UInt8[Array, "B H W C"]) -> UInt8[Array, "B H W C"]:
+    """The artefact's ``pattern`` [H, W, C] over the images wherever its ``mask`` [H, W, 1] is true.
+
+    Raises:
+      DataError: images of another dtype or shape than the pattern.
+    """
+    check_images(images, params["pattern"].shape)
+    return jnp.where(params["mask"][None], params["pattern"][None], images)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from rnp_jax.attacks.badnets import paste
 from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images, check_number
 from rnp_jax.attacks.crafting import craft_in_chunks, round_within, split_by_target
 from rnp_jax.attacks.means import Means
@@ -96,8 +97,7 @@ class FeatureCollision(Attack):
     def trigger(self, params: Params, images: UInt8[Array, "B H W C"], key: jax.Array) -> UInt8[Array, "B H W C"]:
         """Overwrite the masked pixels by the pattern."""
         del key
-        check_images(images, params["pattern"].shape)
-        return jnp.where(params["mask"][None], params["pattern"][None], images)
+        return paste(params, images)
 
     def implant(self, params: Params, images: UInt8[Array, "B H W C"], key: jax.Array) -> UInt8[Array, "B H W C"]:
         """Leave the crafted images as they are: the patch stays hidden until the test."""

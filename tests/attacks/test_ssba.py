@@ -71,6 +71,7 @@ def test_the_trigger_hides_the_one_secret_by_residuals_that_differ(fitted):
     np.testing.assert_allclose(np.int32(alone[0]), np.int32(triggered[5]), atol=1)
 
 
+@pytest.mark.slow
 def test_training_tells_of_each_epoch_and_compiles_once(fitted):
     assert [epoch for epoch, _ in fitted.told] == list(range(1, 15))
     assert fitted.compiled == 1

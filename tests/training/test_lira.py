@@ -46,6 +46,7 @@ def equal(one, other):
     return all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(other)))
 
 
+@pytest.mark.slow
 def test_the_victim_learns_the_digits_and_a_trigger_of_a_few_levels():
     attack = dataclasses.replace(ATTACK, width=4, generator_epochs=10)
     config = dataclasses.replace(CONFIG, epochs=10)
