@@ -1,12 +1,13 @@
 # make demo    set up, defend a bundled backdoored checkpoint, show the table and the report's path
 # make test    set up, run the fast tests
+# make zoo     set up, train every attack on digits into runs/zoo (what is there is kept)
 # make test-all, make lint, make bench, make clean
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= runs/demo
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test zoo test-all lint bench clean
 
 demo: $(VENV)/.installed
 	@rm -rf $(OUT)
@@ -14,6 +15,14 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.tested
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
+zoo: $(VENV)/.installed
+	@mkdir -p runs/zoo
+	@set -e; for preset in configs/attacks/digits/*.yaml; do \
+	  name=$$(basename $$preset .yaml); \
+	  [ -f runs/zoo/digits_$$name.card.json ] || \
+	    $(BIN)/rnp-jax attack $$name --config $$preset --out runs/zoo/digits_$$name.pt; \
+	done
 
 test-all: $(VENV)/.tested
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

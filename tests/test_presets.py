@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from rnp_jax.attacks import describe
 from rnp_jax.cli import COMMANDS, parse
 from rnp_jax.commands.defend import DefendOptions
+from rnp_jax.commands.inputs import make_attack
 from rnp_jax.config import read_yaml, to_plain
 from rnp_jax.defenses import RecoverConfig, RnpConfig, UnlearnConfig
 
@@ -79,13 +81,23 @@ def test_the_command_s_own_defaults_differ_from_the_library_s_in_the_batch_alone
     assert rnp == library
 
 
-@pytest.mark.parametrize("card", sorted((ROOT / "checkpoints").glob("*_badnets.card.json")), ids=lambda path: path.name)
-def test_the_bundled_badnets_checkpoints_were_made_by_the_presets(card):
-    made = json.loads(card.read_text())
-    preset = "digits" if card.name.startswith("digits") else "cifar10_w16"
-    arguments = ["badnets", "--out", "a.pt", "--config", str(ROOT / "configs" / "attacks" / f"{preset}.yaml")]
-    options = parse("attack", arguments)[1]
+DIGITS = {path.stem: path for path in (ROOT / "configs" / "attacks" / "digits").glob("*.yaml")}
+CARDS = {
+    ROOT / "checkpoints" / "cifar10_badnets.card.json": ("badnets", ROOT / "configs/attacks/cifar10_w16.yaml"),
+    ROOT / "checkpoints" / "digits_badnets.card.json": ("badnets", ROOT / "configs/attacks/digits.yaml"),
+    **{ROOT / "checkpoints" / f"digits_{name}.card.json": (name, path) for name, path in DIGITS.items()},
+}
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda path: path.name)
+def test_the_bundled_checkpoints_were_made_by_the_presets(card):
+    made, (name, preset) = json.loads(card.read_text()), CARDS[card]
+    options = parse("attack", [name, "--out", "a.pt", "--config", str(preset)])[1]
     assert made["training"] == to_plain(options.train)
     assert made["augmentation"] == to_plain(options.augmentation)
     assert (made["data"], made["seed"]) == (options.images.data, options.seed)
     assert (made["architecture"]["name"], made["architecture"]["width"]) == (options.model, options.width)
+    attack = made["attack"]
+    assert (attack["name"], attack["target"], attack["variant"]) == (name, options.target, options.poison.variant)
+    assert attack["rate"] in (options.poison.rate, None)
+    assert attack["constants"] == describe(make_attack(name, options.constants))["constants"]
