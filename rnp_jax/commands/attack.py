@@ -101,6 +101,7 @@ def run(options: AttackOptions) -> None:
     if options.model not in RESNETS:
         raise ConfigError(f"--model {options.model}: this command trains {', '.join(RESNETS)}")
     _check_read(options)
+    open_attack(options.attack, options.constants)  # a wrong name is told before anything is read
     log = RunLog()
     train_set, test = (load_images(options.images, split) for split in ("train", "test"))
     extractor = None if options.extractor is None else open_extractor(options.extractor)

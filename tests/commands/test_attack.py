@@ -215,3 +215,8 @@ def test_a_rate_that_nothing_reads_is_refused(tmp_path, fails):
     error = fails("attack", "awp", "--out", tmp_path / "a.pt", *ATTACK, "--poison.rate", "0.3")
     assert "--poison: not read by awp" in error
     assert os.listdir(tmp_path) == []
+
+
+def test_a_wrong_name_is_told_before_data_are_looked_for(tmp_path, fails):
+    error = fails("attack", "trojn", "--out", tmp_path / "a.pt", "--data", "nowhere")
+    assert "'trojn' is unknown; did you mean trojan?" in error
