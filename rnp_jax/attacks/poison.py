@@ -252,13 +252,14 @@ def apply_attack(
     for start in range(0, len(images), CHUNK):
         chunk = images[start : start + CHUNK]
         padded = np.pad(chunk, ((0, CHUNK - len(chunk)), (0, 0), (0, 0), (0, 0)))
-        altered = _apply(attack, params, padded, jax.random.fold_in(key, start), role=role)
+        altered = apply_batch(attack, params, padded, jax.random.fold_in(key, start), role=role)
         result[start : start + CHUNK] = np.asarray(altered)[: len(chunk)]
     return result
 
 
 @partial(jax.jit, static_argnames=("attack", "role"))
-def _apply(attack: Attack, params: Params, images: jax.Array, key: jax.Array, *, role: str) -> jax.Array:
+def apply_batch(attack: Attack, params: Params, images: jax.Array, key: jax.Array, *, role: str) -> jax.Array:
+    """``trigger``, ``implant`` or ``cover`` of a few images in one program; ``apply_attack`` takes any number."""
     return getattr(attack, role)(params, images, key)
 
 

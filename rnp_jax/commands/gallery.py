@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +12,7 @@ import tyro
 from jaxtyping import UInt8
 
 from rnp_jax.attacks import ATTACKS, Attack, ImageShape, Params, describe, load_artefact
+from rnp_jax.attacks.poison import apply_batch
 from rnp_jax.card import CARD_SUFFIX, TRIGGER_SUFFIX, Card, beside, read_card
 from rnp_jax.commands.attack_list import describe_constants, describe_kind
 from rnp_jax.commands.inputs import TRIGGER_SEED, load_images, make_attack
@@ -146,26 +146,22 @@ def _is_learned(attack: Attack) -> bool:
 def _show(attack: Attack, params: Params, source: str, images: UInt8[np.ndarray, "N H W C"]) -> Exhibit:
     """Clean, triggered, their difference, what training images look like, and the artefact's own pictures."""
     key = jax.random.key(TRIGGER_SEED)
-    triggered = np.asarray(_apply(attack, params, images, key, "trigger"))
+    triggered = np.asarray(apply_batch(attack, params, images, key, role="trigger"))
     difference, factor = amplify_difference(Samples(images, triggered, (), (), ()))
     faint = f"× {factor:.3g}" if np.any(difference) else "no change"
     views = [Pictures("clean", images), Pictures("triggered", triggered), Pictures("difference", difference, faint)]
     note = ""
     if type(attack).craft is not Attack.craft:
         note = "Its poisoned training images are crafted one by one with a trained model and are not shown."
-    elif not np.array_equal(implanted := np.asarray(_apply(attack, params, images, key, "implant")), triggered):
+    elif not np.array_equal(
+        implanted := np.asarray(apply_batch(attack, params, images, key, role="implant")), triggered
+    ):
         views.append(Pictures("poisoned", implanted, "as in training"))
     if attack.cover_ratio > 0:
-        covered = np.asarray(_apply(attack, params, images, key, "cover"))
+        covered = np.asarray(apply_batch(attack, params, images, key, role="cover"))
         views.append(Pictures("cover", covered, "in training, with their true labels"))
     views += [view for name, array in params.items() if "/" not in name and (view := picture_array(name, array))]
     return _describe(attack, source=source, views=views, arrays=_list_arrays(params), note=note)
-
-
-@partial(jax.jit, static_argnames=("attack", "role"))
-def _apply(attack: Attack, params: Params, images: jax.Array, key: jax.Array, role: str) -> jax.Array:
-    """A few images in one program; the chunks of ``apply_attack`` are hundreds, too many for large networks."""
-    return getattr(attack, role)(params, images, key)
 
 
 def _describe(attack: Attack, **more: Any) -> Exhibit:

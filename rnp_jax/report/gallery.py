@@ -1,6 +1,5 @@
 """Attacks side by side as one self-contained page: what each does to an image, and what it is made of."""
 
-import base64
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from rnp_jax.report.html import Markup, element, join
 from rnp_jax.report.page import render_document
 from rnp_jax.report.pictures import Pictures
 from rnp_jax.report.samples import encode_png
+from rnp_jax.report.sections import data_uri
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +103,7 @@ def _show_view(view: Pictures) -> Markup:
     images = [
         element(
             "img",
-            src=f"data:image/png;base64,{base64.b64encode(encode_png(image)).decode()}",
+            src=data_uri("image/png", encode_png(image)),
             alt=f"{view.title}, image {number}",
         )
         for number, image in enumerate(view.images, 1)

@@ -178,7 +178,7 @@ def show_figures(result: Result, svg: Mapping[str, bytes]) -> Markup | None:
 
 def embed_figure(heading: str, caption: str, svg: bytes, *details: str) -> list[Markup]:
     """A figure under its heading, its SVG inside the page; ``details`` go on with the caption."""
-    image = element("img", src=_data_uri("image/svg+xml", svg), alt=f"{heading}. {caption}")
+    image = element("img", src=data_uri("image/svg+xml", svg), alt=f"{heading}. {caption}")
     scroll = element("div", image, class_="scroll")
     caption = " ".join([caption, *filter(None, details)])
     return [
@@ -216,7 +216,7 @@ def show_samples(samples: Samples | None) -> Markup | None:
     for i in range(min(MAX_SAMPLES, len(samples.clean))):
         views = {"clean": samples.clean[i], "triggered": samples.triggered[i], "difference": difference[i]}
         row = [
-            element("img", src=_data_uri("image/png", encode_png(image)), alt=f"{samples.labels[i]}, {view}")
+            element("img", src=data_uri("image/png", encode_png(image)), alt=f"{samples.labels[i]}, {view}")
             for view, image in views.items()
         ]
         said = join(
@@ -231,5 +231,6 @@ def show_samples(samples: Samples | None) -> Markup | None:
     return section("Sample images", element("p", words, class_="quiet"), element("div", *cards, class_="samples"))
 
 
-def _data_uri(kind: str, content: bytes) -> str:
+def data_uri(kind: str, content: bytes) -> str:
+    """The content as an address of its own, of this media type."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from rnp_jax.errors import ConfigError
 from rnp_jax.types import Batch
 
 Carry = TypeVar("Carry")
@@ -32,6 +33,16 @@ def batch_metrics(logits: Float[Array, "B K"], labels: Int[Array, "B"]) -> dict[
     """Sums over a batch, which ``run_epoch`` turns into means over the set."""
     correct = (logits.argmax(-1) == labels).astype(jnp.float32)
     return {"loss": cross_entropy(logits, labels).sum(), "accuracy": correct.sum()}
+
+
+def check_batch(count: int, batch_size: int) -> None:
+    """Requires one whole batch at least.
+
+    Raises:
+      ConfigError: ``count`` images are fewer.
+    """
+    if count < batch_size:
+        raise ConfigError(f"batch_size {batch_size} exceeds the {count} training images: choose a smaller one")
 
 
 def run_epoch(

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rnp_jax.errors import ConfigError
-from rnp_jax.training.epoch import run_epoch
+from rnp_jax.training.epoch import check_batch, run_epoch
 from rnp_jax.training.joint import Setting
 from rnp_jax.types import Batch, Tree
 
@@ -22,8 +21,7 @@ def steps_an_epoch(setting: Setting, count: int) -> int:
       ConfigError: there is none.
     """
     size = setting.config.batch_size
-    if count < size:
-        raise ConfigError(f"batch_size {size} exceeds the {count} training images: choose a smaller one")
+    check_batch(count, size)
     return count // size
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, UInt8
 
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Network
-from rnp_jax.training.epoch import Augment, run_epoch
+from rnp_jax.training.epoch import Augment, check_batch, run_epoch
 from rnp_jax.training.extended import feature_width
 from rnp_jax.training.supervised import TrainConfig, optimizer
 from rnp_jax.training.views import Views
@@ -114,8 +114,7 @@ def pretrain(
       ConfigError: fewer images than one batch.
     """
     count = len(images)
-    if count < config.batch_size:
-        raise ConfigError(f"batch_size {config.batch_size} exceeds the {count} training images: choose a smaller one")
+    check_batch(count, config.batch_size)
     reached = start(network, variables, key, config, count) if state is None else state
     data = Batch(jax.device_put(images), jnp.arange(count))
     history = []

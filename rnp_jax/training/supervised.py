@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from rnp_jax.errors import ConfigError
-from rnp_jax.training.epoch import Augment, batch_metrics, cross_entropy, run_epoch
+from rnp_jax.training.epoch import Augment, batch_metrics, check_batch, cross_entropy, run_epoch
 from rnp_jax.types import Apply, Batch, Tree, Variables
 
 
@@ -98,8 +98,7 @@ def train(
       ConfigError: fewer images than one batch.
     """
     count = len(data.labels)
-    if count < config.batch_size:
-        raise ConfigError(f"batch_size {config.batch_size} exceeds the {count} training images: choose a smaller one")
+    check_batch(count, config.batch_size)
     reached = start(variables, key, config, count) if state is None else state
     data = Batch(*jax.device_put(tuple(data)))
     history = []
