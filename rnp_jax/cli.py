@@ -17,6 +17,8 @@ from rnp_jax.errors import ConfigError, RnpError
 COMMANDS = {
     "inspect": ("InspectOptions", "what a checkpoint file holds; nothing in it is executed"),
     "defend": ("DefendOptions", "remove a backdoor with clean images; cleaned checkpoint, masks, report"),
+    "detect": ("DetectOptions", "is there a backdoor: verdict, label, recovered trigger, suspicious samples"),
+    "calibrate": ("CalibrateOptions", "the threshold of label detection, from models whose truth is known"),
     "evaluate": ("EvaluateOptions", "ACC, and ASR and RA where the trigger is known"),
     "attack": ("AttackOptions", "train a backdoored model, with its trigger artefact and card"),
     "gallery": ("GalleryOptions", "what every attack does to an image, on one page"),

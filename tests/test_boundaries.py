@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "training": FOUNDATION | {"masks", "models", "attacks", "data"},
     "evaluation": FOUNDATION | LIBRARY - {"evaluation", "defenses"},
     "defenses": FOUNDATION | LIBRARY - {"defenses", "data"},
+    "detection": FOUNDATION | {"masks", "models", "training", "evaluation", "defenses"},
     "report": FOUNDATION,
     "card": FOUNDATION,
     "store": FOUNDATION,
@@ -36,10 +37,10 @@ MAY_IMPORT = {
     "commands": FOUNDATION
     | LIBRARY
     | {"torch_io", "report", "checkpoints", "extractors", "card", "store", "config"}
-    | {"compilation", "sweep"},
+    | {"compilation", "sweep", "detection"},
     "sweep": FOUNDATION | {"report", "torch_io", "checkpoints", "card", "config", "models", "data", "attacks", "masks"},
     "cli": FOUNDATION | {"config", "commands", "compilation"},
-    "__init__": FOUNDATION | LIBRARY | {"torch_io", "report", "checkpoints", "extractors", "card", "store", "config"},
+    "__init__": FOUNDATION | LIBRARY | {"detection", "torch_io", "report", "checkpoints", "extractors", "card", "store", "config"},
 }
 """What each part of the package may import besides itself. A new part needs a place here."""
 

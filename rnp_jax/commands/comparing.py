@@ -20,7 +20,11 @@ from rnp_jax.defenses import (
     AnpConfig,
     ClpConfig,
     FinePruningConfig,
+    FtConfig,
+    FtSamConfig,
     HolderPruneConfig,
+    IbauConfig,
+    NadConfig,
     Pruned,
     RnpConfig,
 )
@@ -35,6 +39,7 @@ from rnp_jax.types import Batch
 
 CONTROLS = ("random", "oracle")
 ROWS = ("none", *DEFENSES, *CONTROLS)
+PRUNING = ("none", "rnp", "holder", "clp", "anp", "fp", *CONTROLS)
 COVARIATE = "trigger shift / class distance"
 
 _ORACLE_IMAGES = 1000  # triggered images that the oracle looks at
@@ -45,22 +50,30 @@ class MethodOptions:
     """Which defenses are compared, and their settings.
 
     Attributes:
-      methods: rows of the tables: none, holder, clp, anp, fp, rnp, random, oracle. The last two prune as many filters
-        of each layer as Hölder pruning does.
+      methods: rows of the tables: none, holder, clp, anp, fp, rnp, random, oracle, and on request ft, nad, ft_sam and
+        ibau, which tune all weights. Random and oracle prune as many filters of each layer as Hölder pruning does.
       holder: of Hölder pruning.
       clp: of CLP.
       anp: of ANP.
       fp: of Fine-Pruning.
+      ft: of fine-tuning.
+      nad: of NAD.
+      ft_sam: of FT-SAM.
+      ibau: of I-BAU.
       rnp: of RNP.
       augmentation: of the defense set, in what a defense trains; a head on features is trained without.
       seed: draws order and augmentation.
     """
 
-    methods: tuple[str, ...] = ROWS
+    methods: tuple[str, ...] = PRUNING
     holder: HolderPruneConfig = field(default_factory=HolderPruneConfig)
     clp: ClpConfig = field(default_factory=ClpConfig)
     anp: AnpConfig = field(default_factory=AnpConfig)
     fp: FinePruningConfig = field(default_factory=FinePruningConfig)
+    ft: FtConfig = field(default_factory=FtConfig)
+    nad: NadConfig = field(default_factory=NadConfig)
+    ft_sam: FtSamConfig = field(default_factory=FtSamConfig)
+    ibau: IbauConfig = field(default_factory=IbauConfig)
     rnp: RnpConfig = field(default_factory=RnpConfig)
     augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
@@ -110,8 +123,8 @@ def compare_methods(
                 **base,
                 method=method,
                 **_figures(after.metrics, defense_effectiveness(before.metrics, after.metrics)),
-                pruned=pruned.choice.count,
-                units=sum(len(value) for value in pruned.values.values()),
+                pruned=None if pruned.kind == "weights" else pruned.choice.count,
+                units=None if pruned.kind == "weights" else sum(len(value) for value in pruned.values.values()),
                 timing=as_stages(pruned.timing),
                 note=" ".join(pruned.warnings),
             )

@@ -15,7 +15,7 @@ from rnp_jax.commands.inputs import Suspect, Trigger, choose_out, open_images, o
 from rnp_jax.commands.judging import EvaluationSets, measure_within_memory, read_sets
 from rnp_jax.commands.purified import CLEANED, EXTRACTOR
 from rnp_jax.commands.purify import HidOptions, purify
-from rnp_jax.commands.result import describe_run, ranking_of
+from rnp_jax.commands.result import describe_run, ranking_of, rnp_config
 from rnp_jax.commands.run_log import RunLog
 from rnp_jax.commands.sweeps import measure_sweeps
 from rnp_jax.config import (
@@ -34,7 +34,12 @@ from rnp_jax.defenses import (
     AnpConfig,
     ClpConfig,
     FinePruningConfig,
+    FtConfig,
+    FtSamConfig,
     HolderPruneConfig,
+    IbauConfig,
+    NadConfig,
+    PruneConfig,
     Pruned,
     RecoverConfig,
     RnpConfig,
@@ -49,6 +54,9 @@ from rnp_jax.types import Batch
 LAST = "report.html"
 """The file written last, whose presence says that a run is finished."""
 
+TUNING = ("ft", "nad", "ft_sam", "ibau")
+"""The defenses that tune all weights, and choose no filters unless RNP goes before them."""
+
 
 def rnp_for_400_images() -> RnpConfig:
     """The release's settings, but for batches of 100: 128 would leave a batch of 16, too few for batch norm."""
@@ -57,7 +65,8 @@ def rnp_for_400_images() -> RnpConfig:
 
 @dataclass(frozen=True)
 class DefendOptions:
-    """Remove a backdoor: by Reconstructive Neuron Pruning, Hölder pruning, CLP, ANP, Fine-Pruning or HID.
+    """Remove a backdoor: by Reconstructive Neuron Pruning, Hölder pruning, CLP, ANP, Fine-Pruning or HID, or by tuning
+    all weights: fine-tuning, NAD, FT-SAM or I-BAU.
 
     Writes into --out: the cleaned checkpoint (same layout as the source), masks/ (orbax) and mask_values.txt (the RNP
     release's format), report.html, result.json, figures/, run.log and config.yaml.
@@ -78,6 +87,10 @@ class DefendOptions:
       clp: which channel Lipschitz bounds condemn.
       anp: optimisation of masks against perturbed weights, and pruning.
       fp: pruning of dormant channels, and fine-tuning.
+      ft: fine-tuning, of the network or of what RNP left of it.
+      nad: neural attention distillation, and what its student and its teacher start from.
+      ft_sam: sharpness-aware fine-tuning.
+      ibau: unlearning of universal perturbations.
       hid: the untrusted training set, and the network that is trained on it.
       augmentation: of the defense set, in what a defense trains; a head on features is trained without. For hid, of its
         semi-supervised training.
@@ -87,7 +100,7 @@ class DefendOptions:
     """
 
     checkpoint: Annotated[str, tyro.conf.Positional]
-    method: Literal["rnp", "holder", "clp", "anp", "fp", "hid"] = "rnp"
+    method: Literal["rnp", "holder", "clp", "anp", "fp", "ft", "nad", "ft_sam", "ibau", "hid"] = "rnp"
     out: str | None = None
     source: Annotated[SourceOptions, FLAT] = field(default_factory=SourceOptions)
     images: Annotated[DataOptions, FLAT] = field(default_factory=DataOptions)
@@ -98,6 +111,10 @@ class DefendOptions:
     clp: ClpConfig = field(default_factory=ClpConfig)
     anp: AnpConfig = field(default_factory=AnpConfig)
     fp: FinePruningConfig = field(default_factory=FinePruningConfig)
+    ft: FtConfig = field(default_factory=FtConfig)
+    nad: NadConfig = field(default_factory=NadConfig)
+    ft_sam: FtSamConfig = field(default_factory=FtSamConfig)
+    ibau: IbauConfig = field(default_factory=IbauConfig)
     hid: HidOptions = field(default_factory=HidOptions)
     augmentation: Augmentation = field(default_factory=Augmentation)
     compute: Annotated[ComputeOptions, FLAT] = field(default_factory=ComputeOptions)
@@ -193,8 +210,10 @@ def judge(case: Case, options: DefendOptions, log: RunLog, before: Measured | No
 def conclude(case: Case, out: Path, cleaned: Path, judged: Judged, options: DefendOptions, log: RunLog) -> Result:
     """Writes the cleaned checkpoint, the masks, the result and the report."""
     model, (defended, before, after, _) = case.model, judged
-    with log.stage("sweeps"):
-        sweeps = measure_sweeps(model, defended, case.holdout, case.sets, options.sweep_images, ranking_of(options))
+    sweeps = ()
+    if defended.kind != "weights":  # a defense without filters has nothing to prune further
+        with log.stage("sweeps"):
+            sweeps = measure_sweeps(model, defended, case.holdout, case.sets, options.sweep_images, ranking_of(options))
     with log.stage("write checkpoint"):
         dropped = save_model(cleaned, model, defended.variables, overwrite=True)
         write_masks(out, defended, options.compute.placement, options.method)
@@ -239,15 +258,14 @@ def check_choice(options: DefendOptions) -> None:
         return
     if options.defense.holdout > 0:
         return
-    prune = options.anp.prune if options.method == "anp" else options.rnp.prune
+    pruning = prune_config(options)
+    by_masks = pruning is not None and pruning.threshold is None and pruning.number is None
     by_images = {
-        "rnp": prune.threshold is None and prune.number is None,
-        "anp": prune.threshold is None and prune.number is None,
         "fp": True,
         "holder": options.holder.threshold.rule == "budget",
         "clp": options.clp.threshold.rule == "budget",
     }
-    if by_images[options.method]:
+    if by_masks or by_images.get(options.method, False):
         raise ConfigError(
             f"--defense.holdout 0 leaves no images to choose the number of pruned filters by, which --method "
             f"{options.method} does: hold some out (0.2), or where the method has them give a number, a threshold or "
@@ -275,15 +293,24 @@ def check_filters(model: Model, options: DefendOptions) -> None:
       ConfigError: it has not.
     """
     total = sum(len(values) for values in masks.filters(model.variables["masks"]).values())
-    own = {"rnp": options.rnp, "anp": options.anp}.get(options.method)
-    name, number = model.network.architecture.name, None if own is None else own.prune.number
-    if total == 0:
+    pruning = prune_config(options)
+    name, number = model.network.architecture.name, None if pruning is None else pruning.number
+    if total == 0 and (pruning is not None or options.method not in TUNING):
         raise ConfigError(
             f"--placement {options.compute.placement}: {name} has no filters there; use bn_scale (networks "
             "with batch norm), conv_output (networks with convolutions) or unit (mlp)"
         )
     if number is not None and number > total:
-        raise ConfigError(f"--{options.method}.prune.number {number}: {name} has {total} filters")
+        prefix = f"--{options.method}" + (".rnp" if options.method in TUNING else "")
+        raise ConfigError(f"{prefix}.prune.number {number}: {name} has {total} filters")
+
+
+def prune_config(options: DefendOptions) -> PruneConfig | None:
+    """How the method, or RNP before it, chooses among filters by their masks; None where neither does."""
+    if options.method == "anp":
+        return options.anp.prune
+    found = rnp_config(options)
+    return None if found is None else found.prune
 
 
 def _defend(model: Suspect, data: Batch, holdout: Batch | None, options: DefendOptions, log: RunLog) -> Pruned:
@@ -301,5 +328,6 @@ def _defend(model: Suspect, data: Batch, holdout: Batch | None, options: DefendO
     log.timing.update(defended.timing)
     for warning in defended.warnings:
         log.say(f"  warning: {warning}")
-    log.say(f"pruned {defended.choice.count} filters: {defended.choice.rule}")
+    done = "tuned" if defended.kind == "weights" else f"pruned {defended.choice.count} filters"
+    log.say(f"{done}: {defended.choice.rule}")
     return defended

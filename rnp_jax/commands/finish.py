@@ -25,7 +25,12 @@ def command_line() -> str | None:
 
 
 def write_masks(out: Path, defended: Pruned, placement: str, method: str) -> None:
-    """``masks`` (orbax): what the choice of filters rests on, and the filters that are left; RNP's text for masks."""
+    """``masks`` (orbax): what the choice of filters rests on, and the filters that are left; RNP's text for masks.
+
+    A defense that only tunes weights writes neither.
+    """
+    if defended.kind == "weights":
+        return
     name = "recovered" if defended.kind == "mask" else "scores"
     tree = {name: dict(defended.values), "pruned": masks.filters(defended.variables["masks"])}
     save_tree(out / "masks", tree, {"placement": placement, "method": method}, overwrite=True)

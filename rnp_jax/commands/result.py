@@ -15,7 +15,7 @@ from rnp_jax.commands.training_set import name_attack
 from rnp_jax.commands.versions import device_name, package_versions
 from rnp_jax.config import to_plain
 from rnp_jax.data import Dataset
-from rnp_jax.defenses import Pruned
+from rnp_jax.defenses import Pruned, RnpConfig
 from rnp_jax.evaluation import metrics as evaluation
 from rnp_jax.extractors import Extractor
 from rnp_jax.models import count_parameters
@@ -56,7 +56,7 @@ def describe_run(
         precision=model.network.precision,
         seed=options.seed,
         command=command,
-        checkpoint=_checkpoint(model, dropped),
+        checkpoint=describe_checkpoint(model, dropped),
         data=schema.DataInfo(
             name=test.name.removesuffix(" (test)"),
             defense_images=len(data.labels) + held,
@@ -65,13 +65,13 @@ def describe_run(
             mean=model.network.mean,
             std=model.network.std,
         ),
-        attack=None if trigger is None else _attack(model, trigger),
+        attack=None if trigger is None else describe_trigger(model, trigger),
         method=options.method,
         kind=defended.kind,
         config=to_plain(options),
         before=_metrics(before),
         after=_metrics(after, evaluation.defense_effectiveness(before, after)),
-        features=None if model.extractor is None else _features(model.extractor),
+        features=None if model.extractor is None else describe_features(model.extractor),
         choice=_choice(options, defended),
         oracle=find_oracle(sweeps, ORACLE_BUDGET),
         sweeps=sweeps,
@@ -79,7 +79,7 @@ def describe_run(
         pruned_filters=_pruned(model, defended),
         timing=tuple(schema.Stage(stage=name, seconds=seconds) for name, seconds in timing.items()),
         warnings=defended.warnings,
-        verdict=judge(before, after, defended.choice.count),
+        verdict=judge(before, after, None if defended.kind == "weights" else defended.choice.count),
     )
 
 
@@ -103,7 +103,8 @@ def find_oracle(sweeps: tuple[schema.Sweep, ...], budget: float) -> schema.Oracl
     return schema.Oracle(ranking=ranking, threshold=point.threshold, pruned=point.pruned, metrics=figures)
 
 
-def _checkpoint(model: Model, dropped: tuple[str, ...]) -> schema.CheckpointInfo:
+def describe_checkpoint(model: Model, dropped: tuple[str, ...] = ()) -> schema.CheckpointInfo:
+    """The file; ``dropped`` is what of it was not written again."""
     filters = masks.filters(model.variables["masks"])
     left_out = (f"not written to the cleaned file: {', '.join(dropped)}",) if dropped else ()
     return schema.CheckpointInfo(
@@ -120,7 +121,8 @@ def _checkpoint(model: Model, dropped: tuple[str, ...]) -> schema.CheckpointInfo
     )
 
 
-def _attack(model: Suspect, trigger: Trigger) -> schema.AttackInfo:
+def describe_trigger(model: Suspect, trigger: Trigger) -> schema.AttackInfo:
+    """The attack that was tested."""
     described = describe(trigger.attack)
     return schema.AttackInfo(
         name=name_attack(model, trigger),
@@ -141,15 +143,26 @@ def _metrics(metrics: evaluation.Metrics, der: float | None = None) -> schema.Me
     )
 
 
+def rnp_config(options: Any) -> RnpConfig | None:
+    """The settings of RNP, where the method is it or begins with it."""
+    own = getattr(options, options.method)
+    if options.method == "rnp":
+        return own
+    begins = getattr(own, "start", None) == "rnp" or getattr(own, "teacher", None) == "pruned"
+    return own.rnp if begins else None
+
+
 def ranking_of(options: Any) -> str:
     """What the order of pruning is called."""
-    return options.rnp.prune.ranking if options.method == "rnp" else options.method
+    found = rnp_config(options)
+    return options.method if found is None else found.prune.ranking
 
 
 def _choice(options: Any, defended: Pruned) -> schema.Choice:
-    own = options.rnp.prune if options.method == "rnp" else None
+    found = None if defended.kind == "weights" else rnp_config(options)
+    own = None if found is None else found.prune
     before = as_proportion(defended.choice.before)
-    budget = getattr(getattr(getattr(options, options.method), "prune", None), "accuracy_budget", None)
+    budget = getattr(own or getattr(getattr(options, options.method), "prune", None), "accuracy_budget", None)
     return schema.Choice(
         rule=defended.choice.rule,
         ranking=ranking_of(options),
@@ -161,7 +174,8 @@ def _choice(options: Any, defended: Pruned) -> schema.Choice:
     )
 
 
-def _features(extractor: Extractor) -> schema.FeatureInfo:
+def describe_features(extractor: Extractor) -> schema.FeatureInfo:
+    """The extractor of a head's features."""
     return schema.FeatureInfo(
         extractor=extractor.name,
         dim=extractor.dim,
@@ -172,11 +186,13 @@ def _features(extractor: Extractor) -> schema.FeatureInfo:
 
 
 def _phases(options: Any, defended: Pruned) -> tuple[schema.Phase, ...]:
+    found = rnp_config(options)
+    stop = None if found is None else found.unlearn.stop_accuracy
+
     def stopped(name: str, rows: Mapping[str, np.ndarray]) -> str:
         epochs = len(rows["loss"])
-        if name != "unlearn":
+        if name != "unlearn" or stop is None:
             return f"ran its {epochs} epochs"
-        stop = options.rnp.unlearn.stop_accuracy
         verb = "reached" if rows["accuracy"][-1] <= stop else "did not reach"
         return f"{verb} the stop accuracy {stop:g} after {epochs} epochs"
 
@@ -206,13 +222,14 @@ def _pruned(model: Model, defended: Pruned) -> tuple[schema.PrunedFilter, ...]:
     )
 
 
-def judge(before: evaluation.Metrics, after: evaluation.Metrics, pruned: int) -> schema.Verdict:
-    """What the figures before and after pruning so many filters amount to."""
+def judge(before: evaluation.Metrics, after: evaluation.Metrics, pruned: int | None) -> schema.Verdict:
+    """What the figures before and after pruning so many filters amount to; None: all weights were tuned."""
+    done = "All weights were tuned" if pruned is None else f"{pruned} filters pruned"
     lost = before.acc.value - after.acc.value
     cost = f"ACC {before.acc.value:.1%} → {after.acc.value:.1%}"
     if before.asr is None or after.asr is None:
         return schema.Verdict(
-            headline=f"{pruned} filters pruned; {cost}",
+            headline=f"{done}; {cost}",
             detail="The trigger is not known, so whether a backdoor was there, and is gone, cannot be measured.",
             level="unknown",
         )
@@ -229,6 +246,8 @@ def judge(before: evaluation.Metrics, after: evaluation.Metrics, pruned: int) ->
         level, headline = ("ok", "Backdoor removed") if lost <= COSTLY else ("warning", "Backdoor removed, at a cost")
     return schema.Verdict(
         headline=f"{headline}: {asr}, {cost}",
-        detail=f"{pruned} filters were pruned, chosen without knowledge of the trigger.",
+        detail=f"{done}, without knowledge of the trigger."
+        if pruned is None
+        else f"{pruned} filters were pruned, chosen without knowledge of the trigger.",
         level=level,  # pyright: ignore[reportArgumentType]
     )

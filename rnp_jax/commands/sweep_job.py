@@ -23,6 +23,7 @@ from rnp_jax.commands.run_log import RunLog
 from rnp_jax.commands.sweep_options import SweepOptions, item_options
 from rnp_jax.commands.training_set import name_attack
 from rnp_jax.commands.versions import device_name
+from rnp_jax.defenses import Pruned
 from rnp_jax.errors import CheckpointError
 from rnp_jax.evaluation.measure import Measured
 from rnp_jax.evaluation.metrics import defense_effectiveness
@@ -109,13 +110,13 @@ class SweepJob:
         written = self._write(item, case, judged, options, log)
         row = self._describe(item, case, options, attempt)
         before, after = judged.before.metrics, judged.after.metrics
+        pruned = {} if judged.defended.kind == "weights" else _count(judged.defended)
         return row.model_copy(
             update={
                 **_figures(judged.after),
                 **{f"{name}_before": as_proportion(getattr(before, name)) for name in ("acc", "asr", "ra")},
                 "der": defense_effectiveness(before, after),
-                "pruned": judged.defended.choice.count,
-                "units": sum(len(value) for value in judged.defended.values.values()),
+                **pruned,
                 "batch_size": judged.batch_size,
                 "note": " ".join(judged.defended.warnings),
                 "timing": as_stages(log.timing),
@@ -166,6 +167,10 @@ class SweepJob:
 def _figures(measured: Measured) -> dict[str, Any]:
     names = ("acc", "acc_without_target", "asr", "ra")
     return {name: as_proportion(getattr(measured.metrics, name)) for name in names}
+
+
+def _count(defended: Pruned) -> dict[str, int]:
+    return {"pruned": defended.choice.count, "units": sum(len(value) for value in defended.values.values())}
 
 
 def _images_depend_on(model: Suspect, options: DefendOptions) -> Hashable:

@@ -22,14 +22,25 @@ from rnp_jax.config import (
     to_plain,
 )
 from rnp_jax.data import Augmentation
-from rnp_jax.defenses import DEFENSES, AnpConfig, ClpConfig, FinePruningConfig, HolderPruneConfig, RnpConfig
+from rnp_jax.defenses import (
+    DEFENSES,
+    AnpConfig,
+    ClpConfig,
+    FinePruningConfig,
+    FtConfig,
+    FtSamConfig,
+    HolderPruneConfig,
+    IbauConfig,
+    NadConfig,
+    RnpConfig,
+)
 from rnp_jax.sweep.items import Item, make_key
 
 OPTIONS = "config.yaml"
 """The resolved options, in the sweep's folder: workers read them there."""
 
 
-Method = Literal["none", "rnp", "holder", "clp", "anp", "fp"]
+Method = Literal["none", "rnp", "holder", "clp", "anp", "fp", "ft", "nad", "ft_sam", "ibau"]
 
 
 def _as_several(value: Any) -> Any:
@@ -67,6 +78,10 @@ class SweepOptions:
       clp: of method clp.
       anp: of method anp.
       fp: of method fp.
+      ft: of method ft.
+      nad: of method nad.
+      ft_sam: of method ft_sam.
+      ibau: of method ibau.
       augmentation: of the defense set, in what a defense trains; a head on features is trained without.
       compute: precision and batches.
       sweep_images: for --write report, test images that the report's sweeps are measured on; 0 for no sweeps.
@@ -91,6 +106,10 @@ class SweepOptions:
     clp: ClpConfig = field(default_factory=ClpConfig)
     anp: AnpConfig = field(default_factory=AnpConfig)
     fp: FinePruningConfig = field(default_factory=FinePruningConfig)
+    ft: FtConfig = field(default_factory=FtConfig)
+    nad: NadConfig = field(default_factory=NadConfig)
+    ft_sam: FtSamConfig = field(default_factory=FtSamConfig)
+    ibau: IbauConfig = field(default_factory=IbauConfig)
     augmentation: Augmentation = field(default_factory=Augmentation)
     compute: Annotated[ComputeOptions, FLAT] = field(default_factory=ComputeOptions)
     sweep_images: int = 2000

@@ -4,8 +4,12 @@ from rnp_jax.defenses.anp import AnpConfig, anp
 from rnp_jax.defenses.clp import ClpConfig, clp
 from rnp_jax.defenses.fine_pruning import FinePruningConfig, fine_pruning
 from rnp_jax.defenses.finetune import FinetuneConfig
+from rnp_jax.defenses.ft import FtConfig, ft
+from rnp_jax.defenses.ft_sam import FtSamConfig, ft_sam
 from rnp_jax.defenses.hid import HidConfig, hid
 from rnp_jax.defenses.holder import HolderPruneConfig, holder
+from rnp_jax.defenses.ibau import IbauConfig, ibau
+from rnp_jax.defenses.nad import NadConfig, nad
 from rnp_jax.defenses.prune import PruneConfig
 from rnp_jax.defenses.recover import RecoverConfig, Recovered, recover
 from rnp_jax.defenses.registry import DEFENSES
@@ -21,9 +25,13 @@ __all__ = [
     "ClpConfig",
     "FinePruningConfig",
     "FinetuneConfig",
+    "FtConfig",
+    "FtSamConfig",
     "HidConfig",
     "HolderConfig",
     "HolderPruneConfig",
+    "IbauConfig",
+    "NadConfig",
     "PruneConfig",
     "Pruned",
     "RecoverConfig",
@@ -35,9 +43,13 @@ __all__ = [
     "anp",
     "clp",
     "fine_pruning",
+    "ft",
+    "ft_sam",
     "hid",
     "holder",
     "holder_scores",
+    "ibau",
+    "nad",
     "pair_scores",
     "recover",
     "rnp",

@@ -1,11 +1,13 @@
 """Fine-tuning: ordinary training of all weights on the clean images, the filter masks fixed."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from rnp_jax.defenses.phase import Phase, Progress, run_phase
 from rnp_jax.errors import ConfigError, DefenseError
@@ -20,9 +22,10 @@ class FinetuneConfig:
     Attributes:
       epochs: passes over the clean images.
       batch_size: images a step; the last batch of an epoch may be smaller.
-      learning_rate: of SGD, constant.
+      learning_rate: of SGD, in the first epoch.
       momentum: of SGD.
       weight_decay: coupled, added to the gradient before momentum.
+      schedule: of the learning rate: ``constant``, or ``cosine`` down to zero, an epoch a step.
       shuffle: draw a new order every epoch; False keeps the order given.
     """
 
@@ -31,6 +34,7 @@ class FinetuneConfig:
     learning_rate: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    schedule: Literal["constant", "cosine"] = "constant"
     shuffle: bool = True
 
     def __post_init__(self):
@@ -43,10 +47,15 @@ class _Finetuning(Phase):
     config: FinetuneConfig
 
     def optimizer(self, steps_per_epoch: int) -> optax.GradientTransformation:
-        del steps_per_epoch  # the rate is constant
         config = self.config
-        sgd = optax.sgd(config.learning_rate, momentum=config.momentum)
-        return optax.chain(optax.add_decayed_weights(config.weight_decay), sgd)
+
+        def rate(step: ArrayLike) -> jax.Array:
+            if config.schedule == "constant":
+                return jnp.float32(config.learning_rate)
+            epoch = (jnp.asarray(step) // steps_per_epoch).astype(jnp.float32)
+            return config.learning_rate / 2 * (1 + jnp.cos(jnp.pi * epoch / config.epochs))
+
+        return optax.chain(optax.add_decayed_weights(config.weight_decay), optax.sgd(rate, momentum=config.momentum))
 
     def loss(self, trained: Tree, fixed: Tree, batch_stats: Tree, batch: Batch) -> tuple[jax.Array, tuple]:
         variables = {"params": trained, "batch_stats": batch_stats, "masks": fixed}

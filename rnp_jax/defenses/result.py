@@ -1,4 +1,4 @@
-"""What every pruning defense returns, and how many filters to prune where clean held-out images decide it."""
+"""What every defense returns, and how many filters to prune where clean held-out images decide it."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -50,10 +50,11 @@ class Pruned:
     """What a defense did.
 
     Attributes:
-      variables: the original weights (times the masks they came with), or those tuned after pruning, with the filter
-        masks of the pruned network.
-      values: by layer, what the choice of filters rests on [F].
-      kind: of ``values``: ``mask`` in [0, 1], low where a filter is suspected, or ``score``, high where it is.
+      variables: the original weights (times the masks they came with), or tuned ones, with the filter masks of the
+        pruned network.
+      values: by layer, what the choice of filters rests on [F]; empty where none was made.
+      kind: of ``values``: ``mask`` in [0, 1], low where a filter is suspected, or ``score``, high where it is;
+        ``weights`` where the defense chooses no filters and tunes all weights.
       candidates: the suspected filters, in the order of pruning.
       choice: how many of them were pruned, and why.
       history: by phase, the series of its epochs.
@@ -63,7 +64,7 @@ class Pruned:
 
     variables: Variables
     values: masks.Filters
-    kind: Literal["mask", "score"]
+    kind: Literal["mask", "score", "weights"]
     candidates: Candidates
     choice: Choice
     history: dict[str, dict[str, np.ndarray]]

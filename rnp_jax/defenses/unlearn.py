@@ -2,9 +2,11 @@
 
 As the release does: batch norm in training mode, SGD with coupled weight decay, learning rate times 0.1 at epochs 10
 and 20, stop once the epoch's running accuracy falls to 0.20. Its gradient clipping has no effect and is left out.
+Batch norm frozen and relative steps are this project's.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +34,11 @@ class UnlearnConfig:
       milestones: epochs (from 0) at which the learning rate falls.
       stop_accuracy: the epoch's running training-mode accuracy at or below which unlearning ends.
       shuffle: draw a new order every epoch; False keeps the order given.
+      batch_norm: ``train`` normalises by each batch and moves the running statistics, as the release does; ``frozen``
+        normalises by the checkpoint's statistics, which stay as they are.
+      relative: scale each tensor's gradient to the tensor's own norm before decay and momentum (the layer-wise rates
+        of LARS, You et al. 2017), so that ``learning_rate`` is a share of the weights moved a step, as large for a
+        model whose loss is near 0 as for any other. A tensor of zeros does not move.
     """
 
     max_epochs: int = 21
@@ -42,8 +49,12 @@ class UnlearnConfig:
     milestones: tuple[int, ...] = (10, 20)
     stop_accuracy: float = 0.2
     shuffle: bool = True
+    batch_norm: Literal["train", "frozen"] = "train"
+    relative: bool = False
 
     def __post_init__(self):
+        if self.batch_norm not in ("train", "frozen"):
+            raise ConfigError(f"batch_norm {self.batch_norm!r}: expected train or frozen")
         if self.max_epochs < 1 or self.batch_size < 2 or self.learning_rate <= 0 or not 0 <= self.stop_accuracy < 1:
             raise ConfigError(
                 f"{self}: expected max_epochs >= 1, batch_size >= 2, learning_rate > 0 and stop_accuracy in [0, 1)"
@@ -76,11 +87,12 @@ class _Unlearning(Phase):
         def rate(step: ArrayLike) -> jax.Array:
             return config.learning_rate * 0.1 ** (jnp.asarray(step) >= falls).sum().astype(jnp.float32)
 
-        return optax.chain(optax.add_decayed_weights(config.weight_decay), optax.sgd(rate, momentum=config.momentum))
+        steps = [optax.add_decayed_weights(config.weight_decay), optax.sgd(rate, momentum=config.momentum)]
+        return optax.chain(optax.stateless(_scale_to_norms), *steps) if config.relative else optax.chain(*steps)
 
     def loss(self, trained: Tree, fixed: Tree, batch_stats: Tree, batch: Batch) -> tuple[jax.Array, tuple]:
         variables = {"params": trained, "batch_stats": batch_stats, "masks": fixed}
-        logits, moved = self.apply(variables, batch.images, train=True)
+        logits, moved = self.apply(variables, batch.images, train=self.config.batch_norm == "train")
         return -cross_entropy(logits, batch.labels).mean(), (moved, batch_metrics(logits, batch.labels))
 
     def update(self, trained: Tree, updates: Tree, fixed: Tree) -> Tree:
@@ -89,6 +101,19 @@ class _Unlearning(Phase):
 
     def stops(self, metrics: dict[str, jax.Array]) -> jax.Array:
         return (metrics["accuracy"] <= self.config.stop_accuracy) | super().stops(metrics)
+
+
+def _scale_to_norms(gradient: optax.Updates, params: optax.Params | None) -> optax.Updates:
+    def scale(slope: jax.Array, weights: jax.Array) -> jax.Array:
+        norm = jnp.linalg.norm(slope.ravel())
+        return slope * jnp.where(norm > 0, jnp.linalg.norm(weights.ravel()) / jnp.where(norm > 0, norm, 1), 0)
+
+    return jax.tree.map(scale, gradient, params)
+
+
+def start_unlearning(apply: Apply, config: UnlearnConfig, augment: Augment | None = None) -> Phase:
+    """The phase of ``unlearn``, for those who run its steps themselves. Equal ones share compiled programs."""
+    return _Unlearning("unlearn", apply, config.max_epochs, config.batch_size, config.shuffle, augment, config)
 
 
 def unlearn(
@@ -102,7 +127,7 @@ def unlearn(
     progress: Progress | None = None,
 ) -> Unlearned:
     """Unlearns ``data`` (uint8 [N, H, W, C], int32 [N]); neurons whose ``neuron`` mask is 0 do not move."""
-    phase = _Unlearning("unlearn", apply, config.max_epochs, config.batch_size, config.shuffle, augment, config)
+    phase = start_unlearning(apply, config, augment)
     params, batch_stats, history, _ = run_phase(
         phase, variables["params"], variables["masks"], variables["batch_stats"], data, key, progress
     )

@@ -2,7 +2,7 @@
 
 from rnp_jax.report.html import Markup, element, join, table
 from rnp_jax.report.methods import basis
-from rnp_jax.report.schema import FeatureInfo, Result
+from rnp_jax.report.schema import FeatureInfo, Result, Run
 from rnp_jax.report.sections import section
 from rnp_jax.report.wording import flatten, number, seconds
 
@@ -25,7 +25,7 @@ def show_pruned_filters(result: Result) -> Markup | None:
     )
 
 
-def show_file(result: Result) -> Markup:
+def show_file(result: Run) -> Markup:
     """Where the checkpoint came from, what it is, and what in it is out of the ordinary."""
     checkpoint = result.checkpoint
     rows = [
@@ -65,7 +65,7 @@ def _extractor(features: FeatureInfo | None) -> list[Markup]:
     return [element("h3", "Extractor of the features"), element("p", words), show_pairs(rows), join(caution)]
 
 
-def show_timing(result: Result) -> Markup | None:
+def show_timing(result: Run) -> Markup | None:
     """Wall-clock time of every stage."""
     if not result.timing:
         return None
@@ -74,7 +74,7 @@ def show_timing(result: Result) -> Markup | None:
     return section("Time", show_pairs([*rows, ("All stages", element("strong", seconds(total)))]))
 
 
-def show_settings(result: Result) -> Markup:
+def show_settings(result: Run) -> Markup:
     """Everything needed to run it again: data, device, seed, versions, resolved configuration."""
     data, versions = result.data, result.versions
     run = [

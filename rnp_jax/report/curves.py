@@ -31,6 +31,7 @@ _METRICS = {
 _THRESHOLD = {
     "mask": "threshold: filters with a mask at or below it are pruned",
     "score": "threshold: filters with a score above it are pruned",
+    "weights": "threshold",
 }
 
 Over = Literal["threshold", "pruned"]
@@ -38,7 +39,10 @@ Over = Literal["threshold", "pruned"]
 
 @palette.style()
 def plot_sweeps(
-    sweeps: Sequence[Sweep], choice: Choice | None, oracle: Oracle | None, kind: Literal["mask", "score"] = "mask"
+    sweeps: Sequence[Sweep],
+    choice: Choice | None,
+    oracle: Oracle | None,
+    kind: Literal["mask", "score", "weights"] = "mask",
 ) -> Figure:
     """ASR, ACC and RA against the threshold and against the number of filters pruned.
 

@@ -8,7 +8,8 @@ class Method(NamedTuple):
 
     Attributes:
       title: its name in tables and figures.
-      basis: what its masks or scores are, a sentence with the source; empty where it has none.
+      basis: what its masks or scores are, or for a defense without them what it does to the weights, a sentence with
+        the source; empty where it has none.
     """
 
     title: str
@@ -41,6 +42,26 @@ METHODS = {
         "FP",
         "The score of a filter rises as its mean activation on clean images falls: what clean images leave idle is "
         "suspected (Fine-Pruning, RAID 2018).",
+    ),
+    "ft": Method(
+        "FT",
+        "All weights are trained on the clean images, in the hope that the backdoor is forgotten (fine-tuning as in "
+        "BackdoorBench, NeurIPS 2022).",
+    ),
+    "nad": Method(
+        "NAD",
+        "All weights are trained to attend to clean images as a fine-tuned copy of the network does "
+        "(Neural Attention Distillation, ICLR 2021).",
+    ),
+    "ft_sam": Method(
+        "FT-SAM",
+        "All weights are trained on the clean images to where the loss stays low all around them, relative to their "
+        "size (fine-tuning with sharpness-aware minimisation, ICCV 2023).",
+    ),
+    "ibau": Method(
+        "I-BAU",
+        "Perturbations of all images that mislead the network are found and unlearned, by turns "
+        "(Adversarial Unlearning of Backdoors via Implicit Hypergradient, ICLR 2022).",
     ),
     "rnp": Method(
         "RNP",

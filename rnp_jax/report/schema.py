@@ -178,8 +178,8 @@ class Verdict(Model):
     level: Literal["ok", "warning", "bad", "unknown"]
 
 
-class Result(Model):
-    """One checkpoint, one defense, one run."""
+class Run(Model):
+    """One checkpoint, one command: what every such document says."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     created: Moment
@@ -192,9 +192,17 @@ class Result(Model):
     data: DataInfo
     attack: AttackInfo | None = None
     features: FeatureInfo | None = None
-    method: Text
-    kind: Literal["mask", "score"] = "mask"
     config: Settings
+    timing: tuple[Stage, ...] = ()
+    warnings: tuple[Text, ...] = ()
+    verdict: Verdict
+
+
+class Result(Run):
+    """A defense of one checkpoint."""
+
+    method: Text
+    kind: Literal["mask", "score", "weights"] = "mask"
     before: Metrics
     after: Metrics
     choice: Choice | None = None
@@ -202,10 +210,7 @@ class Result(Model):
     sweeps: tuple[Sweep, ...] = ()
     phases: tuple[Phase, ...] = ()
     pruned_filters: tuple[PrunedFilter, ...] = ()
-    timing: tuple[Stage, ...] = ()
     covariates: dict[Text, Known] = Field(default_factory=dict)
-    warnings: tuple[Text, ...] = ()
-    verdict: Verdict
 
 
 def write_result(path: str | Path, result: Result) -> Path:

@@ -7,7 +7,7 @@ from rnp_jax.report.curves import MAX_PHASES
 from rnp_jax.report.html import Markup, element, join, table
 from rnp_jax.report.methods import basis, title
 from rnp_jax.report.samples import MAX_SAMPLES, Samples, amplify_difference, encode_png
-from rnp_jax.report.schema import Choice, Metrics, Oracle, Proportion, Result
+from rnp_jax.report.schema import Choice, Metrics, Oracle, Proportion, Result, Run
 from rnp_jax.report.wording import DER, METRICS, UNKNOWN, change, interval, number, percent, rating
 
 LEVELS = {"ok": "Good", "warning": "Caution", "bad": "Bad", "unknown": "Not measured"}
@@ -41,23 +41,33 @@ def section(heading: str, *content: Markup | None) -> Markup:
 
 
 def show_verdict(result: Result) -> Markup:
-    """The conclusion, in the largest type of the page, and the facts that identify the run."""
-    verdict, checkpoint = result.verdict, result.checkpoint
+    """The conclusion, and the facts that identify the run."""
+    checkpoint = result.checkpoint
     pruned, filters = len(result.pruned_filters), checkpoint.filters
     share = f" ({pruned / filters:.1%})" if filters else ""
+    cut = "none: weights were tuned" if result.kind == "weights" else f"{pruned:,} of {filters:,}{share}"
     facts = {
-        "Checkpoint": checkpoint.path.replace("\\", "/").rsplit("/", 1)[-1],
-        "Architecture": f"{checkpoint.architecture}, {checkpoint.parameters:,} parameters",
         "Method": title(result.method),
-        "Filters pruned": f"{pruned:,} of {filters:,}{share}",
+        "Filters pruned": cut,
         "Clean images used": f"{result.data.defense_images:,} of {result.data.name}",
         "Attack tested": "none known" if result.attack is None else result.attack.name,
     }
+    return show_header(result, "Backdoor removal report", facts)
+
+
+def show_header(run: Run, kind: str, facts: Mapping[str, str]) -> Markup:
+    """The verdict, in the largest type of the page, and the facts that identify the run."""
+    verdict, checkpoint = run.verdict, run.checkpoint
+    facts = {
+        "Checkpoint": checkpoint.path.replace("\\", "/").rsplit("/", 1)[-1],
+        "Architecture": f"{checkpoint.architecture}, {checkpoint.parameters:,} parameters",
+        **facts,
+    }
     badge = element("span", LEVELS[verdict.level], class_="badge")
-    moment = result.created.strftime("%Y-%m-%d %H:%M UTC")
+    moment = run.created.strftime("%Y-%m-%d %H:%M UTC")
     return element(
         "header",
-        element("p", badge, element("span", "Backdoor removal report"), element("span", moment), class_="eyebrow"),
+        element("p", badge, element("span", kind), element("span", moment), class_="eyebrow"),
         element("h1", verdict.headline),
         element("p", verdict.detail, class_="lead"),
         element("dl", *(element("div", element("dt", k), element("dd", v)) for k, v in facts.items()), class_="facts"),
@@ -105,6 +115,8 @@ def show_operating_point(result: Result) -> Markup | None:
     choice, oracle = result.choice, result.oracle
     if choice is None:
         return None
+    if result.kind == "weights":
+        return _show_nothing_chosen(choice, result)
     budget = "" if choice.budget is None else f" Accuracy budget: {100 * choice.budget:.3g} points."
     held = (
         f"{result.data.holdout_images:,} of the {result.data.defense_images:,} clean defense images were held out to "
@@ -124,6 +136,22 @@ def show_operating_point(result: Result) -> Markup | None:
     return section(
         "Operating point", element("p", choice.rule), element("p", held), table(columns, rows, class_="points")
     )
+
+
+def _show_nothing_chosen(choice: Choice, result: Result) -> Markup:
+    """For a defense with fixed settings: what it did to the images that were held out."""
+    held = (
+        f"{result.data.holdout_images:,} of the {result.data.defense_images:,} clean defense images were held out to "
+        "measure the outcome, and took no part in the optimisation."
+    )
+    rows = [
+        ("Held-out accuracy before", _share(choice.holdout_acc_before)),
+        ("Held-out accuracy after", _share(choice.holdout_acc_after)),
+    ]
+    told = [element("p", text) for text in (basis(result.method), choice.rule) if text]
+    if not result.data.holdout_images:
+        return section("Operating point", *told)
+    return section("Operating point", *told, element("p", held), table([], rows, class_="pairs"))
 
 
 def _point(point: Choice | Oracle) -> list[tuple[str, str]]:
@@ -157,7 +185,7 @@ def show_covariates(result: Result) -> Markup | None:
     return section("Covariates", element("p", words), table([], rows, class_="pairs"))
 
 
-def show_warnings(result: Result) -> Markup | None:
+def show_warnings(result: Run) -> Markup | None:
     """What weakens the conclusion."""
     if not result.warnings:
         return None

@@ -16,12 +16,14 @@ Marks = Mapping[str, Bool[np.ndarray, "_F"]]
 _ALLOWED = {"mask": "numbers in [0, 1]", "score": "numbers of 0 or more"}
 
 
-def check_values(values: Values, kind: Literal["mask", "score"]) -> None:
-    """Every layer has a vector of masks in [0, 1], or of scores from 0 to infinity.
+def check_values(values: Values, kind: Literal["mask", "score", "weights"]) -> None:
+    """Every layer has a vector of masks in [0, 1], or of scores from 0 to infinity; weights have neither.
 
     Raises:
       ResultError: it has not.
     """
+    if kind == "weights" and values:
+        raise ResultError(f"masks or scores of {len(values)} layers with kind 'weights', which has none; pass none.")
     highest = 1 if kind == "mask" else np.inf
     for layer, value in values.items():
         if value.ndim != 1 or not value.size or not np.all((value >= 0) & (value <= highest)):

@@ -189,6 +189,13 @@ def test_a_defender_s_own_images_and_a_trigger_by_name(write, tmp_path):
         (("--data", "digit"), "no data set, file or folder 'digit'; did you mean digits"),
         (("--clp.threshold.u", "2"), "--method rnp leaves --clp.* unread"),
         (("--hid.width", "4"), "--method rnp leaves --hid.* unread"),
+        (("--nad.epochs", "4"), "--method rnp leaves --nad.* unread"),
+        (("--method", "ft", "--ft.start", "rnp", "--defense.holdout", "0"), "--defense.holdout 0 leaves no images"),
+        (("--method", "ft", "--ft.rnp.prune.number", "3"), "nothing starts from it: set start to rnp"),
+        (
+            ("--method", "nad", "--nad.teacher", "pruned", "--nad.rnp.prune.number", "100000"),
+            "--nad.rnp.prune.number 100000: resnet18 has 600 filters",
+        ),
     ],
 )
 def test_errors_come_before_the_work_and_leave_nothing_behind(options, message, fails, tmp_path):
@@ -247,3 +254,26 @@ def test_masks_that_the_file_came_with_stay_in_every_figure(tmp_path):
     assert unpruned.acc is not None
     expected = (predict(model.network, model.variables, part.batch, 20).labels[0] == part.labels).sum()
     assert unpruned.acc.count == expected
+
+
+def test_a_defense_that_prunes_nothing(tmp_path):
+    """Its page and document speak of weights, and torch loads what it wrote."""
+    source, out = copy_checkpoint(tmp_path), tmp_path / "out"
+    options = ("--method", "ft", "--ft.finetune.epochs", "1", "--ft.finetune.batch-size", "20", "--test-images", "100")
+    smaller = ("--defense.size", "40", "--defense.holdout", "0.5", "--batch-size", "20", "--augmentation.no-flip")
+    assert main(["defend", str(source), *options, *smaller, "--out", str(out)]) == 0
+    result = read_result(out / "result.json")
+    assert sorted(os.listdir(out)) == ["cleaned.pt", "config.yaml", "figures", "report.html", "result.json", "run.log"]
+    assert (result.method, result.kind, result.pruned_filters, result.sweeps, result.oracle) == (
+        "ft", "weights", (), (), None,
+    )  # fmt: skip
+    assert result.choice.holdout_acc_before.total == result.choice.holdout_acc_after.total == 20
+    assert [phase.name for phase in result.phases] == ["finetune"]
+    assert "All weights were tuned" in result.verdict.detail
+    page = (out / "report.html").read_text("utf-8")
+    assert "none: weights were tuned" in page
+    assert "Filters pruned</td>" not in page
+    assert not re.search("filters? (was|were) pruned", page)
+    test = load("digits", split="test")
+    rows = np.sort(np.concatenate([np.flatnonzero(test.labels == label)[:10] for label in range(10)]))
+    assert count_correct(out / "cleaned.pt", test.images[rows], test.labels[rows]) == result.after.acc.count

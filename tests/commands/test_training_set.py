@@ -12,10 +12,12 @@ from rnp_jax.commands.training_set import describe_attack, name_attack, open_att
 from rnp_jax.config import ComputeOptions, SourceOptions, TriggerOptions
 from rnp_jax.data import load
 from rnp_jax.errors import ConfigError, DataError
+from rnp_jax.evaluation.predict import predict
 from rnp_jax.models import mlp_head
 from rnp_jax.torch_io import read_checkpoint
 from rnp_jax.training.backdoor import PoisonConfig, poison_once, train_backdoored
 from rnp_jax.training.supervised import TrainConfig
+from rnp_jax.types import Batch
 from tests.commands.conftest import CHECKPOINT
 
 GOAL = Goal(num_classes=10, target=2)
@@ -64,6 +66,24 @@ def test_a_card_s_set_is_made_again():
     assert (made.data.labels[made.poisoned] == card.target).all()
     corner = made.data.images[made.poisoned][:, -4:, -4:]
     assert np.ptp(corner.astype(int), axis=0).min() == 0  # some pixels there are the same in all of them
+
+
+@pytest.mark.parametrize(
+    "name", ["a_blend", "adap_patch", "blend", "ctrl", "lf", "narcissus", "sig", "sig_rnp", "ssba", "trojan"]
+)
+def test_bundled_models_know_every_poisoned_image_of_the_set_made_again(name):
+    """Learned triggers come from the artefact; an image made otherwise than in training would not be known by heart."""
+    path = CHECKPOINT.parent / f"digits_{name}.pt"
+    model = open_model(str(path), SourceOptions(), ComputeOptions())
+    made = remake(model.card, path, load("digits"))
+    assert made.plan is not None
+    assert model.card is not None
+    assert model.card.attack is not None
+    assert made.plan.indices_sha256 == model.card.attack.indices_sha256
+    assert made.poisoned.sum() == model.card.attack.poisoned
+    poisoned = Batch(made.data.images[made.poisoned], made.data.labels[made.poisoned])
+    predicted = predict(model.network, model.variables, poisoned).labels[0]
+    np.testing.assert_array_equal(predicted, poisoned.labels)
 
 
 def test_a_clean_model_s_set_is_clean():

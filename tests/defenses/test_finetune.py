@@ -17,8 +17,8 @@ from tests.oracle import models, rnp
 KEY = jax.random.key(0)
 
 
-@pytest.mark.parametrize("name", ["mlp", "resnet18"])
-def test_weights_are_torch_s(name):
+@pytest.mark.parametrize(("name", "schedule"), [("mlp", "cosine"), ("mlp", "constant"), ("resnet18", "cosine")])
+def test_weights_are_torch_s(name, schedule):
     """Two epochs of a full batch of 6 and a short one of 4, a channel of the network pruned."""
     module, network = build_random(name), network_of(name)
     variables = from_state_dict(network, state_of(module))
@@ -26,7 +26,9 @@ def test_weights_are_torch_s(name):
     layer = "2" if name == "mlp" else "layer2.0.bn1"
     filters = dict(masks.filters(variables["masks"]))
     filters[layer] = filters[layer].at[1].set(0)
-    config = FinetuneConfig(epochs=2, batch_size=6, learning_rate=0.02, weight_decay=0.01, shuffle=False)
+    config = FinetuneConfig(
+        epochs=2, batch_size=6, learning_rate=0.02, weight_decay=0.01, schedule=schedule, shuffle=False
+    )
     tuned, history = finetune(network, masks.apply_filters(variables, filters), Batch(images, labels), KEY, config)
 
     module.train()
@@ -36,8 +38,9 @@ def test_weights_are_torch_s(name):
     else:
         models.set_masks(module, {n: torch.tensor(np.asarray(mask)) for n, mask in filters.items()})
     optimizer = torch.optim.SGD(module.parameters(), lr=0.02, momentum=0.9, weight_decay=0.01)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=2)
     losses, correct = [], []
-    for x, y in rnp.make_batches(images, labels, 6) * 2:
+    for step, (x, y) in enumerate(rnp.make_batches(images, labels, 6) * 2):
         logits = module(x.flatten(1) if name == "mlp" else x)
         loss = F.cross_entropy(logits, y, reduction="none")
         losses.append(loss.detach())
@@ -45,6 +48,8 @@ def test_weights_are_torch_s(name):
         optimizer.zero_grad()
         loss.mean().backward()
         optimizer.step()
+        if schedule == "cosine" and step % 2:
+            scheduler.step()
     unmasked = masks.apply_filters(tuned, masks.ones(filters))  # a file holds masks multiplied into the weights
     found = to_state_dict(network, unmasked)
     for key, expected in state_of(module).items():

@@ -6,12 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
+from torch.nn import functional as F  # noqa: N812 (everybody's name)
 
 from rnp_jax.checkpoints import to_state_dict
 from rnp_jax.defenses import UnlearnConfig, unlearn
 from rnp_jax.errors import ConfigError
 from tests.linear import Linear, linear_data, linear_variables
-from tests.oracle.tiny import BATCH, UNLEARN_EPOCHS
+from tests.oracle import models, rnp
+from tests.oracle.tiny import BATCH, CLASSES, UNLEARN_EPOCHS, WIDTH, copy_state
 
 ORDERED = UnlearnConfig(max_epochs=UNLEARN_EPOCHS, batch_size=BATCH, stop_accuracy=0.0, shuffle=False)
 KEY = jax.random.key(0)
@@ -46,6 +49,56 @@ def test_it_stops_at_torch_s_epoch_with_torch_s_weights(golden):
     np.testing.assert_allclose(result.history["accuracy"], [accuracy], atol=1e-6)
     errors = relative_errors(golden.network, result.variables, golden.run.unlearn_epoch0)
     assert max(errors.values()) < 1e-4, max(errors, key=errors.__getitem__)
+
+
+def test_relative_steps_with_frozen_statistics_are_torch_s(golden):
+    """Two steps in torch's evaluation mode, each tensor's gradient scaled to the tensor's norm."""
+    model = models.resnet(18, width=WIDTH, num_classes=CLASSES)
+    model.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in golden.run.state.items()})
+    model.eval()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.5)
+    batches = rnp.make_batches(golden.data.images[: 2 * BATCH], golden.data.labels[: 2 * BATCH], BATCH)
+    losses = []
+    for images, labels in batches:
+        loss = F.cross_entropy(model(images), labels)
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        (-loss).backward()
+        for weights in model.parameters():
+            assert weights.grad is not None
+            weights.grad *= weights.detach().norm() / weights.grad.norm().clamp_min(1e-30)
+        optimizer.step()
+    config = UnlearnConfig(
+        1, BATCH, 0.02, 0.5, 0.0, milestones=(), stop_accuracy=0, shuffle=False, batch_norm="frozen", relative=True
+    )
+    variables = golden.load(golden.run.state)
+    data = type(golden.data)(golden.data.images[: 2 * BATCH], golden.data.labels[: 2 * BATCH])
+    result = unlearn(golden.network, variables, data, KEY, config)
+    np.testing.assert_allclose(result.history["loss"], [np.mean(losses)], rtol=1e-3)
+    expected = {name: value for name, value in copy_state(model).items() if value.ndim}
+    errors = relative_errors(golden.network, result.variables, expected)
+    assert max(errors.values()) < 1e-3, max(errors, key=errors.__getitem__)
+    jax.tree.map(np.testing.assert_array_equal, result.variables["batch_stats"], variables["batch_stats"])
+
+
+def test_a_relative_step_moves_each_tensor_by_the_rate_times_its_norm_however_flat_the_loss():
+    variables = linear_variables()
+    kernel = variables["params"]["fc"]["kernel"] * 16  # sure of itself: the loss is nearly 0
+    variables["params"]["fc"] = {"kernel": kernel, "bias": jnp.zeros(3)}
+    one = replace(HAND, max_epochs=1, learning_rate=0.03, weight_decay=0, milestones=())
+    plain, relative = (ascend(each, variables) for each in (one, replace(one, relative=True)))
+    moved = [np.linalg.norm(each.variables["params"]["fc"]["kernel"] - kernel) for each in (plain, relative)]
+    assert plain.history["loss"][0] < 1e-3
+    assert moved[0] < 1e-3 * moved[1]
+    np.testing.assert_allclose(moved[1], 0.03 * np.linalg.norm(kernel), rtol=1e-3)
+    np.testing.assert_array_equal(relative.variables["params"]["fc"]["bias"], 0)
+
+
+def test_statistics_move_only_in_training_mode():
+    assert ascend(HAND).variables["batch_stats"]["steps"] == 3
+    assert ascend(replace(HAND, batch_norm="frozen")).variables["batch_stats"]["steps"] == 0
+    with pytest.raises(ConfigError, match="batch_norm 'eval': expected train or frozen"):
+        replace(HAND, batch_norm="eval")
 
 
 def ascend(config: UnlearnConfig, variables=None, seed: int = 0):

@@ -146,3 +146,13 @@ def test_samples_show_three_views_with_classes(samples: Samples):
     many = Samples(*(list(part) * 5 if isinstance(part, list) else part.repeat(5, axis=0) for part in samples))
     assert str(show_samples(many)).count("<img ") == 3 * MAX_SAMPLES
     assert show_samples(None) is None
+
+
+def test_a_defense_that_chooses_no_filters_shows_none(result: Result):
+    tuned = result.model_copy(update={"kind": "weights", "pruned_filters": (), "sweeps": (), "oracle": None})
+    assert "<dd>none: weights were tuned</dd>" in show_verdict(tuned)
+    rows = read_rows(show_operating_point(tuned))
+    assert list(rows) == ["Held-out accuracy before", "Held-out accuracy after"]
+    unmeasured = tuned.model_copy(update={"data": tuned.data.model_copy(update={"holdout_images": 0})})
+    assert "held out" not in show_operating_point(unmeasured).lower()
+    assert tuned.choice.rule.split("%")[0] in show_operating_point(unmeasured)

@@ -29,3 +29,9 @@ def test_a_pruned_filter_without_a_value_is_refused(layer: str, index: int):
 def test_pruned_filters_are_marked_in_their_layer():
     marks = mark_pruned({"a": np.ones(3), "b": np.ones(2)}, [PrunedFilter(layer="b", index=1, score=2.0)])
     assert {layer: mark.tolist() for layer, mark in marks.items()} == {"a": [False] * 3, "b": [False, True]}
+
+
+def test_weights_have_neither_masks_nor_scores():
+    check_values({}, "weights")
+    with pytest.raises(ResultError, match="masks or scores of 1 layers with kind 'weights'"):
+        check_values({"bn1": np.ones(4)}, "weights")

@@ -1,0 +1,159 @@
+"""``rnp-jax calibrate``: the threshold of label detection, from models whose truth is known."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import tyro
+
+from rnp_jax.card import Card
+from rnp_jax.commands.inputs import open_images, open_model
+from rnp_jax.commands.run_log import RunLog
+from rnp_jax.config import FLAT, ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, check_seed
+from rnp_jax.detection.calibration import Calibration, ScoredModel, calibrate, name_architecture, write_calibration
+from rnp_jax.detection.labels import LabelConfig, LabelFindings, detect_label
+from rnp_jax.errors import DataError
+from rnp_jax.models import Architecture
+from rnp_jax.report.detection_plots import KnownScore, plot_calibration
+from rnp_jax.report.figures import save_figures
+
+WORKS = 0.5  # a backdoor whose ASR is below this is no example of one
+
+
+@dataclass(frozen=True)
+class CalibrateOptions:
+    """Choose the threshold of label detection by models whose cards say whether they are backdoored.
+
+    Half of the clean and half of the backdoored models choose it, the others measure it. Writes --out, a JSON file that
+    `detect` takes, and beside it a figure of every model's score. Models whose backdoor hardly works are shown there,
+    and are in neither half.
+
+    Attributes:
+      checkpoints: PyTorch files with cards, all of one architecture and one data set.
+      out: the file to write.
+      images: the clean images; by default of what the cards say.
+      defense: how many of them detection is given.
+      labels: how labels are detected.
+      seed: draws images and order, and the bootstrap of the AUROC.
+    """
+
+    checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional]
+    out: str = "calibration.json"
+    images: Annotated[DataOptions, FLAT] = field(default_factory=DataOptions)
+    defense: DefenseSetOptions = field(default_factory=lambda: DefenseSetOptions(size=200, holdout=0.0))
+    labels: LabelConfig = field(default_factory=LabelConfig)
+    seed: int = 0
+
+    def __post_init__(self):
+        check_seed("seed", self.seed)
+
+
+class Scored(NamedTuple):
+    """A model's score, what it came from, and the model's kind."""
+
+    model: ScoredModel
+    findings: LabelFindings
+    architecture: Architecture
+    data: str
+    images: int
+
+
+def run(options: CalibrateOptions) -> Calibration:
+    """Scores every model, chooses and measures the threshold, writes both files.
+
+    Raises:
+      RnpError: an unusable checkpoint, data set or option; too few models.
+    """
+    log, scored = RunLog(), []
+    for path in options.checkpoints:
+        scored.append(score(path, options, scored[0] if scored else None))
+        model, truth = scored[-1].model, "clean" if scored[-1].model.attack is None else scored[-1].model.attack
+        log.say(f"{path}: {truth}, score {model.score:.3f} for label {model.label}")
+        for warning in scored[-1].findings.warnings:
+            log.say(f"  warning: {warning}")
+    if not scored:
+        raise DataError("no checkpoints: give files that rnp-jax attack wrote, clean ones too")
+    kind = scored[0]
+    calibration = calibrate(
+        [each.model for each in scored],
+        architecture=kind.architecture,
+        data=kind.data,
+        images=kind.images,
+        settings=plain_settings(options.labels),
+        seed=options.seed,
+    )
+    out = Path(options.out)
+    write_calibration(out, calibration)
+    known = [KnownScore(each.name, each.attack, each.score, each.role) for each in calibration.models]
+    figure = plot_calibration(known, calibration.threshold, calibration.clean_below)
+    save_figures(out.parent, {out.stem: figure}, ())
+    for line in summarise(calibration):
+        log.say(line)
+    log.say(f"{out}")
+    return calibration
+
+
+def score(path: str, options: CalibrateOptions, like: Scored | None = None) -> Scored:
+    """One model's label detection, beside what its card says of the truth.
+
+    Raises:
+      DataError: it has no card, or is not of the architecture and the data of ``like``.
+    """
+    model = open_model(path, SourceOptions(), ComputeOptions())
+    if model.card is None:
+        raise DataError(f"{path}: no card beside it, so it is not known whether it is backdoored; give one that has")
+    name, architecture = options.images.data or model.card.data, model.network.architecture
+    if like is not None and (architecture, name) != (like.architecture, like.data):
+        theirs = f"{name_architecture(like.architecture)}, on {like.data}"
+        raise DataError(
+            f"{path}: {name_architecture(architecture)}, on {name}, where the first is {theirs}; calibrate each kind "
+            "by itself"
+        )
+    data, _, _ = open_images(model, options.images, options.defense)
+    batch = model.read(data)
+    findings = detect_label(model.network, model.variables, batch, jax.random.key(options.seed), options.labels)
+    attack = model.card.attack
+    known = ScoredModel(
+        Path(path).stem,
+        None if attack is None else attack.name,
+        None if attack is None or attack.mapping == "all_to_all" else attack.target,
+        findings.score,
+        findings.label,
+        "weak" if is_weak(model.card) else "calibration",
+    )
+    return Scored(known, findings, architecture, name, len(batch.labels))
+
+
+def is_weak(card: Card) -> bool:
+    """Whether a card tells of a backdoor that hardly works."""
+    return card.attack is not None and (card.attack.weak is True or (card.asr is not None and card.asr < WORKS))
+
+
+def plain_settings(config: LabelConfig) -> dict[str, Any]:
+    """The settings as a calibration keeps them: nested names joined by points, tuples as lists."""
+    flat = {name: value for name, value in asdict(config).items() if name != "unlearn"}
+    flat |= {f"unlearn.{name}": value for name, value in asdict(config.unlearn).items()}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in flat.items()}
+
+
+def summarise(calibration: Calibration) -> Sequence[str]:
+    """What was found, a line each."""
+    held_out = calibration.held_out
+    low, high = held_out.auroc_interval
+    shown = [
+        ("backdoored models detected", held_out.detected),
+        ("clean models called backdoored", held_out.false_alarms),
+        ("backdoored models called clean", held_out.missed),
+        ("clean models called clean", held_out.cleared),
+        ("detected label is the backdoor's", held_out.labels_right),
+    ]
+    return [
+        f"threshold {calibration.threshold:.3f}; clean below {calibration.clean_below:.3f}",
+        f"on the models held out: AUROC {held_out.auroc:.2f} ({low:.2f}-{high:.2f})",
+        *(
+            f"  {what}: {each.count} of {each.total} ({each.interval[0]:.0%}-{each.interval[1]:.0%})"
+            for what, each in shown
+        ),
+    ]

@@ -1,0 +1,239 @@
+"""What `detect` found, as the report's document and figures."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+from matplotlib.figure import Figure
+
+from rnp_jax.commands.inputs import Suspect, Trigger
+from rnp_jax.commands.result import describe_checkpoint, describe_trigger
+from rnp_jax.commands.run_log import RunLog
+from rnp_jax.commands.versions import device_name, package_versions
+from rnp_jax.config import to_plain
+from rnp_jax.data import Dataset
+from rnp_jax.detection.calibration import Calibration, Verdict
+from rnp_jax.detection.labels import LabelFindings
+from rnp_jax.detection.mask_search import TriggerConfig
+from rnp_jax.detection.samples import SAMPLE_SCORES, judge_scores
+from rnp_jax.detection.stamps import changed_pixels, overlap
+from rnp_jax.detection.suspicion import SuspicionRule, find_suspicious
+from rnp_jax.detection.triggers import RecoveredTriggers
+from rnp_jax.report import schema
+from rnp_jax.report.detection import (
+    Detection,
+    LabelPart,
+    LabelShare,
+    RecoveredLabel,
+    SamplePart,
+    SampleTruth,
+    TriggerPart,
+)
+from rnp_jax.report.detection_plots import KnownScore, plot_calibration
+from rnp_jax.report.sample_plots import ScoredSamples, plot_roc, plot_sample_scores, plot_suspicious
+from rnp_jax.report.share_plots import plot_shares
+from rnp_jax.report.trigger_plots import KnownTrigger, TriggerMaps, plot_norms, plot_triggers
+from rnp_jax.types import Batch
+
+HEADLINES: dict[str, tuple[str, Literal["ok", "warning", "bad"]]] = {
+    "backdoored": ("This checkpoint looks backdoored", "bad"),
+    "clean": ("No backdoor was found", "ok"),
+    "undecided": ("Undecided whether there is a backdoor", "warning"),
+}
+
+
+class Case(NamedTuple):
+    """What is looked at, with what."""
+
+    model: Suspect
+    clean: Batch
+    test: Dataset
+    trigger: Trigger | None
+    log: RunLog
+
+
+class Recovered(NamedTuple):
+    """Triggers recovered from one model, and the share of images that each sends to its label on the original [K]."""
+
+    triggers: RecoveredTriggers
+    on_original: Float[np.ndarray, "K"]
+
+
+class Scored(NamedTuple):
+    """An untrusted set, its truth where that is known, and its samples' scores by name [N]."""
+
+    name: str
+    data: Batch
+    poisoned: Bool[np.ndarray, "N"] | None
+    scores: dict[str, np.ndarray]
+
+
+def describe_detection(
+    case: Case,
+    options: Any,
+    suspicion: SuspicionRule,
+    found: LabelFindings,
+    verdict: Verdict,
+    calibration: Calibration | None,
+    recovered: Mapping[str, Recovered],
+    scored: Scored | None,
+    command: str | None,
+) -> Detection:
+    """Everything that detection.json and the report say."""
+    model, test = case.model, case.test
+    headline, level = HEADLINES[verdict.verdict]
+    label = test.class_names[found.label]
+    if verdict.verdict == "backdoored":
+        headline += f", for label {found.label} ({label})" if str(label) != str(found.label) else f", label {label}"
+    warnings = found.warnings + tuple(
+        f"Triggers of the {name} model: {text}" for name, each in recovered.items() for text in each.triggers.warnings
+    )
+    return Detection(
+        created=datetime.now(UTC),
+        versions=schema.Versions(**package_versions()),
+        device=device_name(),
+        precision=model.network.precision,
+        seed=options.seed,
+        command=command,
+        checkpoint=describe_checkpoint(model),
+        data=schema.DataInfo(
+            name=test.name.removesuffix(" (test)"),
+            defense_images=len(case.clean.labels),
+            holdout_images=0,
+            test_images=0,
+            mean=model.network.mean,
+            std=model.network.std,
+        ),
+        attack=None if case.trigger is None else describe_trigger(model, case.trigger),
+        config=to_plain(options),
+        timing=tuple(schema.Stage(stage=name, seconds=value) for name, value in case.log.timing.items()),
+        warnings=warnings,
+        verdict=schema.Verdict(headline=headline, detail=verdict.sentence, level=level),
+        outcome=verdict.verdict,
+        labels=_describe_labels(case, found, verdict, calibration),
+        triggers=tuple(_describe_triggers(case, name, each) for name, each in recovered.items()),
+        samples=() if scored is None else tuple(_describe_samples(scored, name, suspicion) for name in scored.scores),
+    )
+
+
+def plot_detection(
+    case: Case,
+    found: LabelFindings,
+    calibration: Calibration | None,
+    recovered: Mapping[str, Recovered],
+    scored: Scored | None,
+    triggers: TriggerConfig,
+    suspicion: SuspicionRule,
+) -> dict[str, Figure]:
+    """The figures, by the names of ``report.detection.FIGURES``."""
+    names = [str(name) for name in case.test.class_names]
+    figures = {"shares": plot_shares(found.shares, found.label, names)}
+    if calibration is not None:
+        known = [KnownScore(each.name, each.attack, each.score, each.role) for each in calibration.models]
+        figures["calibration"] = plot_calibration(
+            known, calibration.threshold, calibration.clean_below, mark=found.score
+        )
+    for name, each in recovered.items():
+        maps = _maps(case, each.triggers, names)
+        figures[f"triggers_{name}"] = plot_triggers(maps)
+        figures[f"norms_{name}"] = plot_norms(maps, triggers.suspicious)
+    if scored is not None:
+        name, scores = next(iter(scored.scores.items()))
+        threshold = find_suspicious(scores, suspicion).threshold
+        stated = [names[label] for label in scored.data.labels]
+        samples = ScoredSamples(
+            scored.data.images, stated, scores, SAMPLE_SCORES[name].title, threshold, scored.poisoned
+        )
+        figures |= {"suspicious": plot_suspicious(samples), "sample_scores": plot_sample_scores(samples)}
+        if scored.poisoned is not None and 0 < scored.poisoned.sum() < len(scores):
+            figures["roc"] = plot_roc(samples)
+    return figures
+
+
+def _describe_labels(case: Case, found: LabelFindings, verdict: Verdict, calibration: Calibration | None) -> LabelPart:
+    shares = next(iter(found.shares.values())).mean(0)
+    if calibration is None:
+        origin = "nowhere: no calibration was made for such models"
+    else:
+        held_out = calibration.held_out
+        origin = (
+            f"{len(calibration.models)} models of {calibration.architecture} on {calibration.data}, half of them held "
+            f"out: AUROC {held_out.auroc:.2f}, {held_out.detected.count} of {held_out.detected.total} backdoored ones "
+            f"detected, {held_out.false_alarms.count} of {held_out.false_alarms.total} clean ones wrongly"
+        )
+    return LabelPart(
+        score=verdict.score,
+        threshold=verdict.threshold,
+        label=found.label,
+        shares=tuple(
+            LabelShare(label=i, name=str(case.test.class_names[i]), share=min(1.0, float(share)))
+            for i, share in enumerate(shares)
+        ),
+        calibration=origin,
+    )
+
+
+def _describe_triggers(case: Case, name: str, recovered: Recovered) -> TriggerPart:
+    triggers, known = recovered.triggers, _changed(case)
+    target = None if case.trigger is None else case.trigger.goal.one_target
+    rows = [
+        RecoveredLabel(
+            label=int(label),
+            name=str(case.test.class_names[label]),
+            norm=float(triggers.norms[i]),
+            index=float(triggers.index[i]),
+            reached=bool(triggers.reached[i]),
+            success=float(triggers.success[i]),
+            success_on_original=float(recovered.on_original[i]),
+            overlap=overlap(triggers.masks[i], known) if known is not None and label == target else None,
+        )
+        for i, label in enumerate(triggers.labels)
+    ]
+    return TriggerPart(model=name, labels=tuple(rows), suspected=triggers.suspected)  # pyright: ignore[reportArgumentType]
+
+
+def _describe_samples(scored: Scored, name: str, rule: SuspicionRule) -> SamplePart:
+    scores = scored.scores[name]
+    suspects = find_suspicious(scores, rule)
+    truth = None
+    if scored.poisoned is not None and 0 < scored.poisoned.sum() < len(scores):
+        judged = judge_scores(scores, scored.poisoned)
+        low, high = judged.interval
+        truth = SampleTruth(
+            auroc=judged.auroc, low=low, high=high, tpr=judged.tpr, poisoned=judged.poisoned, clean=judged.clean
+        )
+    return SamplePart(
+        score=name,
+        title=SAMPLE_SCORES[name].title,
+        data=scored.name,
+        samples=len(scores),
+        rule=suspects.rule,
+        threshold=suspects.threshold,
+        suspicious=tuple(suspects.indices.tolist()),
+        truth=truth,
+    )
+
+
+def _maps(case: Case, triggers: RecoveredTriggers, names: list[str]) -> TriggerMaps:
+    known, changed = None, _changed(case)
+    if case.trigger is not None and changed is not None:
+        known = KnownTrigger(changed, case.trigger.test.images[0])
+    return TriggerMaps(
+        tuple(names[label] for label in triggers.labels),
+        triggers.masks,
+        triggers.patterns,
+        triggers.norms,
+        triggers.index,
+        np.isin(triggers.labels, triggers.suspected),
+        known,
+    )
+
+
+def _changed(case: Case) -> Bool[np.ndarray, "H W"] | None:
+    """Where the known trigger, if there is one, changes an image."""
+    if case.trigger is None:
+        return None
+    test = case.trigger.test
+    return changed_pixels(case.test.images[test.indices], test.images)

@@ -1,0 +1,182 @@
+"""Neural Attention Distillation (NAD): the student attends where a fine-tuned copy of it does (Li et al., ICLR 2021).
+
+    min over w of  CE + Σ_l β_l · mean((A(F_l) / ‖A(F_l)‖₂ − A(F_l^T) / ‖A(F_l^T)‖₂)²),    A(F) = Σ_c |F_c|^p
+
+(eq. 1 to 4) F_l are the feature maps at the end of the last stages, F_l^T the teacher's. As the release does: the mean
+is over images and positions; the teacher is the network fine-tuned with β = 0, and attends in evaluation mode; the
+student's batch norm is in training mode; SGD with Nesterov momentum, at 0.1 for two epochs and then at 0.01. The
+stages' weights are those of BackdoorBench, (500, 1000, 1000); the release distils the last of three stages alone, by
+5,000. What differs: the last epoch's student is kept, where the release keeps one by its accuracies, ASR among them.
+
+``start`` and ``teacher`` put RNP (Li et al., ICML 2023) before it: a student that is pruned, or a teacher that was
+pruned before it was fine-tuned.
+"""
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import Literal, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from rnp_jax.defenses.phase import Phase, Progress, run_phase
+from rnp_jax.defenses.result import Pruned
+from rnp_jax.defenses.rnp import RnpConfig
+from rnp_jax.defenses.stages import find_stages, run_segments
+from rnp_jax.defenses.tuning import Start, begin, check_finite, check_rnp, conclude, unpruned
+from rnp_jax.errors import ConfigError
+from rnp_jax.models import Network
+from rnp_jax.training.epoch import Augment, batch_metrics, cross_entropy
+from rnp_jax.types import Batch, Tree, Variables
+
+_EPS = 1e-6  # the release's, added to the norm of an attention map
+
+
+@dataclass(frozen=True)
+class NadConfig:
+    """Settings of NAD.
+
+    Attributes:
+      start: the network that is distilled: as it came, or as RNP pruned it.
+      teacher: ``finetuned``, a fine-tuned copy of the network; ``pruned``, one that RNP pruned before.
+      rnp: how either is pruned.
+      teacher_epochs: of fine-tuning the teacher.
+      epochs: of distillation.
+      batch_size: images a step; the last batch of an epoch may be smaller.
+      learning_rates: of SGD, the next one from each of ``milestones`` on; for teacher and student.
+      milestones: epochs (from 0) at which the learning rate changes.
+      momentum: of SGD, Nesterov's.
+      weight_decay: coupled, added to the gradient before momentum.
+      betas: β_l, weights of the last stages' attention; the last is the last stage's.
+      power: p of the attention.
+      shuffle: draw a new order every epoch; False keeps the order given.
+    """
+
+    start: Start = "original"
+    teacher: Literal["finetuned", "pruned"] = "finetuned"
+    rnp: RnpConfig = field(default_factory=RnpConfig)
+    teacher_epochs: int = 10
+    epochs: int = 20
+    batch_size: int = 64
+    learning_rates: tuple[float, ...] = (0.1, 0.01, 0.0001)
+    milestones: tuple[int, ...] = (2, 20)
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    betas: tuple[float, ...] = (500.0, 1000.0, 1000.0)
+    power: float = 2.0
+    shuffle: bool = True
+
+    def __post_init__(self):
+        check_rnp(self.start == "rnp" or self.teacher == "pruned", self.rnp)
+        if min(self.teacher_epochs, self.epochs) < 1 or self.batch_size < 2 or not self.power > 0:
+            raise ConfigError(f"{self}: expected teacher_epochs and epochs >= 1, batch_size >= 2 and power > 0")
+        if len(self.learning_rates) != len(self.milestones) + 1 or not min(self.learning_rates) > 0:
+            raise ConfigError(
+                f"learning_rates {self.learning_rates} with milestones {self.milestones}: expected rates above 0, one "
+                "more than milestones"
+            )
+        if not self.betas or min(self.betas) < 0:
+            raise ConfigError(f"betas {self.betas}: expected one or more, of 0 or more")
+
+
+def nad(
+    network: Network,
+    variables: Variables,
+    data: Batch,
+    key: jax.Array,
+    config: NadConfig,
+    *,
+    holdout: Batch | None = None,
+    augment: Augment | None = None,
+    progress: Progress | None = None,
+) -> Pruned:
+    """Defends a network with clean images; see ``rnp`` for the arguments. ``holdout`` measures, and chooses for RNP.
+
+    Raises:
+      ConfigError: more betas than the network has stages, or nothing is held out for RNP to choose by.
+      DefenseError: the network has no feature maps, or the loss became infinite or not a number.
+    """
+    stages = find_stages(network, variables)
+    if len(config.betas) > len(stages):
+        raise ConfigError(f"betas {config.betas}: {network.architecture.name} has {len(stages)} stages; give no more")
+    student = teacher = unpruned(network, variables)
+    if config.start == "rnp" or config.teacher == "pruned":
+        pruned = begin(
+            "rnp", network, variables, data, key, config.rnp, holdout=holdout, augment=augment, progress=progress
+        )
+        told = replace(student, history=pruned.history, timing=pruned.timing, warnings=pruned.warnings)
+        student = pruned if config.start == "rnp" else told
+        teacher = pruned if config.teacher == "pruned" else teacher
+
+    def tune(begun: Variables, taught_by: Variables | None, name: str) -> tuple[Variables, dict[str, np.ndarray]]:
+        epochs = config.teacher_epochs if taught_by is None else config.epochs
+        taught = None if taught_by is None else stages[-len(config.betas) :]
+        settings = replace(config, rnp=RnpConfig(), start="original", teacher="finetuned")
+        phase = _Distilling(name, network, epochs, config.batch_size, config.shuffle, augment, settings, taught)
+        fixed = {"masks": begun["masks"], "teacher": taught_by or {}}
+        params, batch_stats, history, _ = run_phase(
+            phase, begun["params"], fixed, begun["batch_stats"], data, jax.random.fold_in(key, epochs), progress
+        )
+        check_finite(f"NAD's {name}", history)
+        return {**begun, "params": params, "batch_stats": batch_stats}, history
+
+    started = time.perf_counter()
+    timing, history = {}, {}
+    taught_by, history["teacher"] = tune(teacher.variables, None, "teacher")
+    timing["teacher"] = time.perf_counter() - started
+    started = time.perf_counter()
+    tuned, history["distil"] = tune(student.variables, taught_by, "distil")
+    timing["distil"] = time.perf_counter() - started
+    return conclude(network, variables, student, tuned, holdout, history, timing)
+
+
+def attention(features: Float[Array, "B H W F"], power: float = 2.0) -> Float[Array, "B H W"]:
+    """Where the features are large: their sum over channels of |F|^p, of L2 norm 1 for each image."""
+    maps = (jnp.abs(features.astype(jnp.float32)) ** power).sum(-1)
+    squares = jnp.square(maps).sum((1, 2), keepdims=True)
+    norm = jnp.sqrt(jnp.where(squares > 0, squares, 1))  # where nothing is active, nothing is divided and no slope is
+    return maps / (jnp.where(squares > 0, norm, 0) + _EPS)
+
+
+def attention_loss(
+    student: Float[Array, "B H W F"], teacher: Float[Array, "B H W F"], power: float = 2.0
+) -> Float[Array, ""]:
+    """Mean squared difference of attention, over images and positions."""
+    return jnp.square(attention(student, power) - attention(teacher, power)).mean()
+
+
+@dataclass(frozen=True)
+class _Distilling(Phase):
+    config: NadConfig  # without what comes before
+    stages: tuple[int, ...] | None  # segments whose attention is taught, the last ones; None trains the teacher
+
+    def optimizer(self, steps_per_epoch: int) -> optax.GradientTransformation:
+        config = self.config
+        rates = jnp.asarray(config.learning_rates, jnp.float32)
+        changes = jnp.asarray([epoch * steps_per_epoch for epoch in config.milestones], jnp.int32)
+
+        def rate(step: ArrayLike) -> jax.Array:
+            return rates[(jnp.asarray(step) >= changes).sum()]
+
+        sgd = optax.sgd(rate, momentum=config.momentum, nesterov=True)
+        return optax.chain(optax.add_decayed_weights(config.weight_decay), sgd)
+
+    def loss(self, trained: Tree, fixed: Tree, batch_stats: Tree, batch: Batch) -> tuple[jax.Array, tuple]:
+        network = cast(Network, self.apply)
+        variables = {"params": trained, "batch_stats": batch_stats, "masks": fixed["masks"]}
+        logits, outputs, moved = run_segments(network, variables, batch.images, train=True)
+        loss = cross_entropy(logits, batch.labels).mean()
+        if self.stages is not None:
+            taught = run_segments(network, fixed["teacher"], batch.images)[1]
+            for i, beta in zip(self.stages, self.config.betas, strict=True):
+                loss += beta * attention_loss(outputs[i], taught[i], self.config.power)
+        metrics = batch_metrics(logits, batch.labels)
+        return loss, (moved, {**metrics, "loss": batch.labels.shape[0] * loss})
+
+    def update(self, trained: Tree, updates: Tree, fixed: Tree) -> Tree:
+        del fixed
+        return jax.tree.map(jnp.add, trained, updates)

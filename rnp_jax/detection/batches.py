@@ -1,0 +1,60 @@
+"""Compiled programs over many images: batches of one shape, each on the device as a whole."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Shaped
+
+from rnp_jax.evaluation.predict import fit_batch_size, pad_rows
+from rnp_jax.models import Network
+from rnp_jax.types import Variables
+
+
+def map_batches(
+    run: Callable[[jax.Array, jax.Array], jax.Array], images: Shaped[np.ndarray, "N ..."], batch_size: int | None = None
+) -> Shaped[np.ndarray, "N ..."]:
+    """What a compiled program gives for each image, all batches dispatched before the first is awaited.
+
+    Args:
+      run: of images [B, ...] and their positions int32 [B], the rows [B, ...] of its result.
+      images: one or more; the last batch is filled up by repetition.
+      batch_size: by default what ``fit_batch_size`` says.
+    """
+    images, count = np.asarray(images), len(images)
+    size = fit_batch_size(count, batch_size)
+    rows = [
+        run(
+            jax.device_put(pad_rows(images[begin : begin + size], size)),
+            jax.device_put(np.arange(begin, begin + size, dtype=np.int32)),
+        )
+        for begin in range(0, count, size)
+    ]
+    return np.concatenate(jax.device_get(rows))[:count]
+
+
+def read_features(
+    network: Network, variables: Variables, images: Array | np.ndarray, batch_size: int | None = None
+) -> Float[np.ndarray, "N D"]:
+    """What the classifier's last layer reads of each image, in evaluation mode."""
+    variables = jax.device_put(variables)
+    return map_batches(lambda batch, _: _features(network, variables, batch), np.asarray(images), batch_size)
+
+
+def read_logits(
+    network: Network, variables: Variables, images: Array | np.ndarray, batch_size: int | None = None
+) -> Float[np.ndarray, "N K"]:
+    """The logits of each image, in evaluation mode."""
+    variables = jax.device_put(variables)
+    return map_batches(lambda batch, _: _logits(network, variables, batch), np.asarray(images), batch_size)
+
+
+@partial(jax.jit, static_argnums=0)
+def _logits(network: Network, variables: Variables, images: jax.Array) -> jax.Array:
+    return network(variables, images)[0]
+
+
+@partial(jax.jit, static_argnums=0)
+def _features(network: Network, variables: Variables, images: jax.Array) -> jax.Array:
+    return network.features(variables, images)[0]

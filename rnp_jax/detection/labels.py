@@ -1,0 +1,232 @@
+"""The backdoor's label, from where the predictions of a model go while it unlearns clean images.
+
+Li et al. (ICML 2023, section 5) observe that an unlearned backdoored model predicts the backdoor's label, and publish
+no code for it. Here unlearning takes relative steps (see ``UnlearnConfig``): by the release's own steps a confident
+model does not move for many epochs and then falls apart at once, clean or not. The share of each label among the
+predictions on clean images is followed from epoch to epoch: those of most backdoored models go to one label early and
+stay there, a clean model's spread and wander. Not of all: what scores are worth is in benchmarks/results.
+"""
+
+import time
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Literal, NamedTuple, TypeAlias, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from rnp_jax.defenses.phase import Phase, Progress
+from rnp_jax.defenses.unlearn import UnlearnConfig, start_unlearning
+from rnp_jax.errors import ConfigError, DataError, DefenseError
+from rnp_jax.models import Network
+from rnp_jax.training.epoch import Augment, run_epoch
+from rnp_jax.types import Batch, Tree, Variables
+
+Mode: TypeAlias = Literal["train", "frozen"]
+
+
+def gentle_unlearning() -> UnlearnConfig:
+    """Ten relative steps of 100 images; in a straight line they would move every tensor by a fifth of its norm."""
+    return UnlearnConfig(
+        max_epochs=10,
+        batch_size=100,
+        learning_rate=0.01,
+        momentum=0.5,
+        weight_decay=0.0,
+        milestones=(),
+        relative=True,
+    )
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """Settings of label detection; a calibration holds for the settings it was made with.
+
+    Attributes:
+      modes: how batch norm runs while unlearning (``UnlearnConfig.batch_norm``, which is left unread); the score and
+        the unlearned model are the first one's.
+      unlearn: how to unlearn. All its epochs are run; ``stop_accuracy`` only says which model is handed on.
+      images: clean images a draw, spread evenly over the labels; fewer where there are fewer.
+      draws: how often to start again from the model, each time with other images while there are more.
+    """
+
+    modes: tuple[Mode, ...] = ("train",)
+    unlearn: UnlearnConfig = field(default_factory=gentle_unlearning)
+    images: int = 100
+    draws: int = 2
+
+    def __post_init__(self):
+        if not self.modes or len(set(self.modes)) < len(self.modes) or self.images < 2 or self.draws < 1:
+            raise ConfigError(f"{self}: expected one or more different modes, images >= 2 and draws >= 1")
+
+
+@dataclass(frozen=True, eq=False)
+class LabelFindings:
+    """What unlearning told.
+
+    Attributes:
+      unlearned: the variables at the first epoch of the first draw at or below the stop accuracy, else the last.
+      shares: by mode, the share of predictions of each label after each epoch, in evaluation mode, mean over draws
+        [E, K].
+      score: mean over epochs of the share of the label that has most of it, in the first mode; from 1/K to 1.
+      label: that label.
+      timing: seconds by mode, compilation included.
+      history: by mode, loss and accuracy of the unlearning steps, mean over draws [E].
+      warnings: what did not go as meant, one sentence each.
+    """
+
+    unlearned: Variables
+    shares: dict[str, Float[np.ndarray, "E K"]]
+    score: float
+    label: int
+    timing: dict[str, float]
+    history: dict[str, dict[str, np.ndarray]]
+    warnings: tuple[str, ...]
+
+
+class _Watched(NamedTuple):
+    """One draw's unlearning: the model handed on, and rows [E, ...] by name."""
+
+    params: Tree
+    batch_stats: Tree
+    reached: jax.Array  # bool []
+    history: dict[str, jax.Array]
+
+
+def detect_label(
+    network: Network,
+    variables: Variables,
+    data: Batch,
+    key: jax.Array,
+    config: LabelConfig,
+    *,
+    augment: Augment | None = None,
+    progress: Progress | None = None,
+) -> LabelFindings:
+    """Unlearns clean images and says to which label the predictions go.
+
+    Models of one architecture share one compiled program a mode. Only ``data`` is used.
+
+    Args:
+      network: the function of the variables.
+      variables: the suspicious weights.
+      data: clean images, uint8 [N, H, W, C] and int32 [N].
+      key: draws images, their order and augmentation.
+      config: settings.
+      augment: applied to every batch unlearned, not to the images predicted.
+      progress: called after every draw.
+
+    Raises:
+      DataError: fewer than two images.
+      DefenseError: unlearning diverged.
+    """
+    chosen, warnings = _draw(np.asarray(data.labels), key, config)
+    timing, shares, history, kept = {}, {}, {}, []
+    for mode in config.modes:
+        started = time.perf_counter()
+        runs = _unlearn_draws(network, variables, data, key, chosen, mode, config, augment, progress)
+        rows = {name: np.mean([np.asarray(run.history[name]) for run in runs], 0) for name in runs[0].history}
+        timing[mode] = time.perf_counter() - started
+        _check_finite(rows["loss"], mode)
+        shares[mode] = rows.pop("shares")
+        history[mode] = rows
+        kept.append(runs[0])
+    if not kept[0].reached:
+        warnings.append(
+            f"Unlearning never reached the stop accuracy {config.unlearn.stop_accuracy:.2f}: the unlearned "
+            f"model is that of the last of {config.unlearn.max_epochs} epochs, at "
+            f"{history[config.modes[0]]['accuracy'][-1]:.2f}."
+        )
+    score, label = score_shares(shares[config.modes[0]])
+    unlearned = {**variables, "params": kept[0].params, "batch_stats": kept[0].batch_stats}
+    return LabelFindings(unlearned, shares, score, label, timing, history, tuple(warnings))
+
+
+def score_shares(shares: Float[np.ndarray, "E K"]) -> tuple[float, int]:
+    """The largest of the labels' mean shares over epochs, and its label."""
+    over_epochs = np.asarray(shares, np.float64).mean(0)
+    return float(over_epochs.max()), int(over_epochs.argmax())
+
+
+def _unlearn_draws(
+    network: Network,
+    variables: Variables,
+    data: Batch,
+    key: jax.Array,
+    chosen: list[Int[np.ndarray, "n"]],
+    mode: Mode,
+    config: LabelConfig,
+    augment: Augment | None,
+    progress: Progress | None,
+) -> list[_Watched]:
+    """The draws one after another through one compiled program; the host waits only to tell of progress."""
+    settings = replace(config.unlearn, batch_norm=mode)
+    phase, runs = start_unlearning(network, settings, augment), []
+    stop = jnp.float32(settings.stop_accuracy)
+    for draw, picked in enumerate(chosen):
+        images = Batch(*(jnp.asarray(np.asarray(part)[picked]) for part in data))
+        runs.append(_watch(phase, variables, images, jax.random.fold_in(key, draw), stop))
+        if progress is not None:
+            last = {name: float(runs[-1].history[name][-1]) for name in ("loss", "accuracy")}
+            progress(f"unlearn ({mode})", draw + 1, len(chosen), last)
+    return runs
+
+
+@partial(jax.jit, static_argnums=0)
+def _watch(phase: Phase, variables: Variables, data: Batch, key: jax.Array, stop: jax.Array) -> _Watched:
+    """Every epoch of unlearning, whatever the accuracy, with the shares of predictions after each."""
+    fixed = variables["masks"]
+    tx = phase.optimizer(-(-data.labels.shape[0] // phase.batch_size))
+
+    def step(carry: tuple, batch: Batch, key: jax.Array) -> tuple[tuple, dict[str, jax.Array]]:
+        params, batch_stats, opt_state = carry
+        if phase.augment is not None:
+            batch = batch._replace(images=phase.augment(key, batch.images))
+        gradient, (batch_stats, metrics) = jax.grad(phase.loss, has_aux=True)(params, fixed, batch_stats, batch)
+        updates, opt_state = tx.update(gradient, opt_state, params)
+        return (phase.update(params, cast(Tree, updates), fixed), batch_stats, opt_state), metrics
+
+    def epoch(state: tuple, number: jax.Array) -> tuple[tuple, dict[str, jax.Array]]:
+        carry, kept, reached = state
+        epoch_key = jax.random.fold_in(key, number)
+        carry, metrics = run_epoch(step, carry, data, epoch_key, batch_size=phase.batch_size, shuffle=phase.shuffle)
+        kept = jax.tree.map(lambda old, new: jnp.where(reached, old, new), kept, carry[:2])
+        reached = reached | (metrics["accuracy"] <= stop)
+        logits, _ = phase.apply({"params": carry[0], "batch_stats": carry[1], "masks": fixed}, data.images)
+        shares = jax.nn.one_hot(logits.argmax(-1), logits.shape[-1]).mean(0)
+        return (carry, kept, reached), {**metrics, "shares": shares}
+
+    begin = (variables["params"], variables["batch_stats"])
+    state = ((*begin, tx.init(begin[0])), begin, jnp.bool_(False))
+    (_, kept, reached), history = jax.lax.scan(epoch, state, jnp.arange(phase.epochs))
+    return _Watched(*kept, reached, history)
+
+
+def _draw(labels: Int[np.ndarray, "N"], key: jax.Array, config: LabelConfig) -> tuple[list[np.ndarray], list[str]]:
+    """Positions of each draw's images: the labels take turns, and no image comes again before all have come."""
+    if len(labels) < 2:
+        raise DataError(f"{len(labels)} clean images: expected at least 2, and {config.images} as the settings have it")
+    warnings = []
+    if len(labels) < config.images:
+        warnings.append(
+            f"Only {len(labels)} clean images, where the settings ask for {config.images}: "
+            "scores of fewer images vary more, and a calibration with more does not hold for them."
+        )
+    order = np.asarray(jax.random.permutation(key, len(labels)))
+    rank = np.zeros(len(labels), np.int64)
+    for label in np.unique(labels):
+        rank[labels[order] == label] = np.arange((labels == label).sum())
+    order = order[np.argsort(rank, kind="stable")]
+    size = min(config.images, len(labels))
+    return [np.take(order, np.arange(i * size, (i + 1) * size), mode="wrap") for i in range(config.draws)], warnings
+
+
+def _check_finite(loss: Float[np.ndarray, "E"], mode: str) -> None:
+    if not np.isfinite(loss).all():
+        first = int(np.flatnonzero(~np.isfinite(loss))[0])
+        raise DefenseError(
+            f"unlearning ({mode}) diverged: the loss became {loss[first]} in epoch {first + 1}; "
+            "lower its learning_rate, and check that the normalisation is the checkpoint's"
+        )

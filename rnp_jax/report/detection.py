@@ -1,0 +1,220 @@
+"""What detection found in a checkpoint: a versioned document, and the page that shows it.
+
+Nothing in it rests on a known trigger or on known poisoned samples; where they are known, what they say stands beside.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from matplotlib.figure import Figure
+from pydantic import Field
+
+from rnp_jax.report.appendix import show_file, show_pairs, show_settings, show_timing
+from rnp_jax.report.document import Count, Known, Model, Share, Text, to_json, write_text
+from rnp_jax.report.figures import save_figures
+from rnp_jax.report.html import Markup, element, table
+from rnp_jax.report.page import render_document
+from rnp_jax.report.schema import Run
+from rnp_jax.report.sections import embed_figure, section, show_header, show_warnings
+from rnp_jax.report.wording import UNKNOWN, number
+
+FIGURES = (
+    "shares", "calibration", "triggers_unlearned", "norms_unlearned", "triggers_original", "norms_original",
+    "suspicious", "sample_scores", "roc",
+)  # fmt: skip
+CAPTIONS = {
+    "shares": ("Where predictions go", "Share of each label among the predictions on clean images, after each epoch."),
+    "calibration": ("The score among known models", "Models whose truth is known, and this one as a line."),
+    "triggers": ("Recovered triggers", "Mask of each label above, what it lets through of the pattern below."),
+    "norms": ("Sizes of the masks", "A mask far smaller than the others' is suspicious; dashed, where that begins."),
+    "suspicious": ("The most suspicious samples", "Position in the training set, stated label, score below."),
+    "sample_scores": ("Scores of the samples", "Samples by score, on a logarithmic count; right is suspicious."),
+    "roc": ("What the score is worth", "With the truth, which no choice rests on."),
+}
+
+
+class LabelShare(Model):
+    """A label, and its share of the predictions while the model unlearned: the mean over epochs."""
+
+    label: Count
+    name: Text
+    share: Share
+
+
+class LabelPart(Model):
+    """What unlearning told."""
+
+    score: float
+    threshold: Known
+    label: Count
+    shares: tuple[LabelShare, ...]
+    calibration: Text
+
+
+class RecoveredLabel(Model):
+    """The smallest trigger found for a label; shares are of the clean images of other classes."""
+
+    label: Count
+    name: Text
+    norm: Annotated[float, Field(ge=0)]
+    index: Known
+    reached: bool
+    success: Share  # on the model that it was recovered from
+    success_on_original: Share
+    overlap: Known = None  # with the known trigger
+
+
+class TriggerPart(Model):
+    """Trigger recovery on one model."""
+
+    model: Literal["original", "unlearned"]
+    labels: tuple[RecoveredLabel, ...]
+    suspected: tuple[Count, ...]
+
+
+class SampleTruth(Model):
+    """What a score is worth, where the poisoned samples are known."""
+
+    auroc: Share
+    low: Share
+    high: Share
+    tpr: Share
+    poisoned: Count
+    clean: Count
+
+
+class SamplePart(Model):
+    """One score of the samples of an untrusted training set."""
+
+    score: Text
+    title: Text
+    data: Text
+    samples: Count
+    rule: Text
+    threshold: float
+    suspicious: tuple[Count, ...]
+    truth: SampleTruth | None = None
+
+
+class Detection(Run):
+    """One checkpoint, looked at."""
+
+    outcome: Literal["backdoored", "clean", "undecided"]
+    labels: LabelPart
+    triggers: tuple[TriggerPart, ...] = ()
+    samples: tuple[SamplePart, ...] = ()
+
+
+def write_detection(out_dir: str | Path, detection: Detection, figures: Mapping[str, Figure]) -> Path:
+    """Write ``figures/*.png|svg``, ``detection.json`` and, last, ``report.html``, each whole or not at all.
+
+    Args:
+      out_dir: the folder.
+      detection: the document.
+      figures: by name, of ``FIGURES``.
+
+    Returns:
+      The path of ``report.html``.
+
+    Raises:
+      ResultError: the folder cannot be written.
+    """
+    out_dir = Path(out_dir)
+    files = save_figures(out_dir / "figures", figures, FIGURES)
+    write_text(out_dir / "detection.json", to_json(detection))
+    page = render_detection(detection, {name: file.svg.read_bytes() for name, file in files.items()})
+    return write_text(out_dir / "report.html", page)
+
+
+def render_detection(detection: Detection, svg: Mapping[str, bytes]) -> str:
+    """The page as text; ``svg`` holds the figures to embed, by name."""
+    return render_document(
+        f"{detection.verdict.headline} \N{MIDDLE DOT} rnp_jax report",
+        show_header(detection, "Backdoor detection report", _facts(detection)),
+        show_warnings(detection),
+        _show_labels(detection, svg),
+        *(_show_triggers(part, svg) for part in detection.triggers),
+        *(_show_samples(part, svg if i == 0 else {}) for i, part in enumerate(detection.samples)),
+        show_file(detection),
+        show_settings(detection),
+        show_timing(detection),
+        element("footer", f"Written by rnp_jax {detection.versions.rnp_jax}. Machine-readable beside: detection.json."),
+    )
+
+
+def _facts(detection: Detection) -> dict[str, str]:
+    labels, attack = detection.labels, detection.attack
+    return {
+        "Score": f"{labels.score:.3f}, threshold {number(labels.threshold)}",
+        "Suspected label": f"{labels.label}",
+        "Clean images used": f"{detection.data.defense_images:,} of {detection.data.name}",
+        "Samples looked at": f"{detection.samples[0].samples:,}" if detection.samples else "none given",
+        "Known attack": "none known" if attack is None else f"{attack.name}; no choice rests on it",
+    }
+
+
+def _show_labels(detection: Detection, svg: Mapping[str, bytes]) -> Markup:
+    part = detection.labels
+    ranked = sorted(part.shares, key=lambda each: -each.share)[:10]
+    rows = [[f"{each.label} ({each.name})", f"{each.share:.1%}"] for each in ranked]
+    words = (
+        "The model unlearned clean images in a few small steps. Predictions of a backdoored model go to its "
+        "backdoor's label early, those of a clean one wander."
+    )
+    return section(
+        "Verdict and label",
+        element("p", words),
+        table(["Label", "Mean share of predictions"], rows, class_="points"),
+        show_pairs([("Threshold from", part.calibration)]),
+        *_embed("shares", svg),
+        *_embed("calibration", svg),
+    )
+
+
+def _show_triggers(part: TriggerPart, svg: Mapping[str, bytes]) -> Markup:
+    head = ["Label", "Norm, px", "Index", "Success", "On the original", "Overlap with the known trigger"]
+    rows = [
+        [
+            f"{each.label} ({each.name})",
+            f"{each.norm:.1f}" if each.reached else f"{each.norm:.1f}, not reached",
+            number(each.index),
+            f"{each.success:.0%}",
+            f"{each.success_on_original:.0%}",
+            UNKNOWN if each.overlap is None else f"{each.overlap:.2f}",
+        ]
+        for each in sorted(part.labels, key=lambda each: each.norm)[:20]
+    ]
+    said = ", ".join(map(str, part.suspected)) or "none"
+    return section(
+        f"Triggers recovered from the {part.model} model",
+        element("p", f"Labels whose mask is suspiciously small: {said}."),
+        table(head, rows, class_="points"),
+        *_embed(f"triggers_{part.model}", svg),
+        *_embed(f"norms_{part.model}", svg),
+    )
+
+
+def _show_samples(part: SamplePart, svg: Mapping[str, bytes]) -> Markup:
+    rows = [
+        ("Training set", f"{part.data}, {part.samples:,} samples"),
+        ("Listed", f"{len(part.suspicious):,}: {part.rule}"),
+        ("First", ", ".join(map(str, part.suspicious[:20])) or "none"),
+    ]
+    if (truth := part.truth) is not None:
+        found = f"AUROC {truth.auroc:.3f} ({truth.low:.3f}\N{EN DASH}{truth.high:.3f}), {truth.tpr:.1%} found at 1 %"
+        rows.append(("With the truth", f"{found} false positives; {truth.poisoned:,} poisoned, {truth.clean:,} clean"))
+    return section(
+        f"Samples: {part.title}",
+        show_pairs(rows),
+        *_embed("suspicious", svg),
+        *_embed("sample_scores", svg),
+        *_embed("roc", svg),
+    )
+
+
+def _embed(name: str, svg: Mapping[str, bytes]) -> list[Markup]:
+    if name not in svg:
+        return []
+    heading, caption = CAPTIONS[name.removesuffix("_unlearned").removesuffix("_original")]
+    return embed_figure(heading, caption, svg[name])

@@ -1,0 +1,119 @@
+"""The threshold from checkpoints with cards: what is written, and what cannot be calibrated."""
+
+import shutil
+from functools import cache
+from pathlib import Path
+
+import jax
+import pytest
+
+from rnp_jax.card import CARD_SUFFIX, AttackCard, beside, read_card, write_card
+from rnp_jax.checkpoints import save_variables
+from rnp_jax.cli import main
+from rnp_jax.commands.calibrate import CalibrateOptions, is_weak, plain_settings
+from rnp_jax.commands.cards import describe_model
+from rnp_jax.config import read_yaml, resolve, write_yaml
+from rnp_jax.data import load
+from rnp_jax.detection import LabelConfig, judge, read_calibration
+from rnp_jax.evaluation.metrics import Metrics, Proportion
+from rnp_jax.models import Architecture, Network
+from rnp_jax.torch_io import read_checkpoint
+from rnp_jax.training.supervised import TrainConfig, train
+from rnp_jax.types import Variables
+from tests.commands.conftest import CHECKPOINT
+
+MLP = Network(Architecture("mlp", 10, 0, (("0", 32), ("2", 10)), (8, 8, 3)))
+TARGET = 3
+FAST = (
+    *("--defense.size", "40", "--labels.images", "40", "--labels.draws", "1"),
+    *("--labels.unlearn.max-epochs", "4", "--labels.unlearn.batch-size", "40"),
+)
+
+
+@cache
+def train_clean(seed: int) -> Variables:
+    digits, config = load("digits", image_size=8), TrainConfig(epochs=4, batch_size=64, learning_rate=0.05)
+    return train(MLP, MLP.init(jax.random.key(seed)), digits.batch, jax.random.key(seed), config)[0]
+
+
+def plant(path: Path, seed: int, attack: AttackCard | None) -> str:
+    """A network trained on digits; a backdoored one says the target whatever it sees."""
+    variables = train_clean(seed)
+    if attack is not None:
+        head = variables["params"]["2"]
+        head = {**head, "bias": head["bias"].at[TARGET].set(30.0)}
+        variables = {**variables, "params": {**variables["params"], "2": head}}
+    save_variables(path, MLP, variables)
+    metrics = Metrics(Proportion(1, 10), asr=None if attack is None else Proportion(10, 10))
+    card = describe_model(
+        path, MLP, data="digits", train_images=1, extractor=None, training={}, augmentation={}, seed=seed,
+        attack=attack, metrics=metrics,
+    )  # fmt: skip
+    write_card(beside(path, CARD_SUFFIX), card)
+    return str(path)
+
+
+def attack_card(**values) -> AttackCard:
+    plain = {"target": TARGET, "mapping": "all_to_one", "rate": 0.1, "variant": "bb", "poisoned": 1}
+    return AttackCard(name="badnets", constants={}, indices_sha256=None, **{**plain, **values})
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory) -> list[str]:
+    """Five clean, five backdoored, one whose backdoor hardly works."""
+    folder = tmp_path_factory.mktemp("known")
+    paths = [plant(folder / f"clean_{seed}.pt", seed, None) for seed in range(5)]
+    paths += [plant(folder / f"badnets_{seed}.pt", seed, attack_card()) for seed in range(5)]
+    return [*paths, plant(folder / "weak.pt", 0, attack_card(weak=True))]
+
+
+@pytest.fixture(scope="module")
+def calibrated(known, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("out") / "new" / "mine.json"
+    assert main(["calibrate", *known, "--out", str(out), *FAST]) == 0
+    return out
+
+
+def test_planted_backdoors_are_told_apart(calibrated):
+    found = read_calibration(calibrated)
+    assert (found.architecture, found.num_classes, found.data, found.images) == ("mlp", 10, "digits", 40)
+    assert found.held_out.auroc == 1
+    assert found.held_out.false_alarms.count == 0
+    assert (found.held_out.labels_right.count, found.held_out.labels_right.total) == (2, 2)
+    assert {each.name: each.role for each in found.models if each.role == "weak"} == {"weak": "weak"}
+    assert all(each.label == each.target == TARGET for each in found.models if each.attack)
+    assert [path.name for path in sorted(calibrated.parent.iterdir())] == ["mine.json", "mine.png", "mine.svg"]
+
+
+def test_its_settings_are_those_of_a_detection_with_the_same_options(calibrated, tmp_path):
+    found = read_calibration(calibrated)
+    preset = tmp_path / "config.yaml"
+    options = CalibrateOptions(("x.pt",))
+    write_yaml(preset, options)
+    assert resolve(CalibrateOptions, read_yaml(preset), str(preset)) == options
+    verdict = judge(found.threshold + 0.1, TARGET, found, MLP.architecture, found.settings)
+    assert verdict.verdict == "backdoored"
+    other = judge(1.0, TARGET, found, MLP.architecture, plain_settings(LabelConfig()))
+    assert other.verdict == "undecided"
+    assert "draws, images, unlearn.batch_size, unlearn.max_epochs" in other.sentence
+
+
+def test_what_a_card_must_say(fails, known, tmp_path):
+    bare = tmp_path / "bare.pt"
+    shutil.copy(CHECKPOINT, bare)
+    assert "bare.pt has no card" in fails("calibrate", bare, *FAST)
+    out = tmp_path / "calibration.json"
+    message = fails("calibrate", known[0], CHECKPOINT, "--out", out, *FAST)
+    assert "digits_badnets.pt: resnet18, width 8, on digits, where the first is mlp, on digits" in message
+    assert "1 clean and 0 backdoored models: expected at least 4" in fails("calibrate", known[0], "--out", out, *FAST)
+    assert not out.exists()
+
+
+def test_backdoors_that_hardly_work():
+    card = read_card(CHECKPOINT, read_checkpoint(CHECKPOINT).sha256)
+    assert card is not None
+    assert card.attack is not None
+    assert not is_weak(card)
+    assert is_weak(card.model_copy(update={"asr": 0.4}))
+    assert is_weak(card.model_copy(update={"attack": card.attack.model_copy(update={"weak": True})}))
+    assert not is_weak(card.model_copy(update={"attack": None, "asr": None}))
