@@ -15,7 +15,7 @@ from rnp_jax.card import Card, read_card
 from rnp_jax.data import Normalization
 from rnp_jax.errors import ArchitectureError, DataError
 from rnp_jax.models import Architecture, Network, Placement, Precision
-from rnp_jax.models.inference import consumed, entries, filter_masks, infer_architecture
+from rnp_jax.models.inference import consumed, entries, filter_masks, infer_architecture, resized
 from rnp_jax.models.torch_names import FILTER_MASK, from_torch, to_torch
 from rnp_jax.torch_io import (
     Checkpoint,
@@ -28,6 +28,11 @@ from rnp_jax.torch_io import (
     write_state_dict,
 )
 from rnp_jax.types import Tree, Variables
+
+_LARGEST = 4096  # pixels of a side that a file may state
+
+
+_ALIGNMENT = 64  # bytes; XLA's
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +94,10 @@ def recognise(
     """
     shapes = {name: value.shape for name, value in state_dict.tensors.items()}
     found = infer_architecture(shapes, name=architecture, image_shape=image_shape)
-    stated = checkpoint.tree.get("num_classes") if isinstance(checkpoint.tree, dict) else None
+    tree = checkpoint.tree if isinstance(checkpoint.tree, dict) else {}
+    if image_shape is None and (size := _stated_size(tree)) is not None:
+        found = resized(found, shapes, size)
+    stated = tree.get("num_classes")
     if isinstance(stated, int) and stated != found.num_classes:
         raise ArchitectureError(
             f"{checkpoint.path}: the file says num_classes {stated}, but its last layer has {found.num_classes} "
@@ -99,11 +107,21 @@ def recognise(
     return found
 
 
+def _stated_size(tree: Mapping[Any, Any]) -> tuple[int, int] | None:
+    """Height and width of the images, where the file says them as BackdoorBench's do."""
+    size = tree.get("img_size")
+    sides = size[:2] if isinstance(size, list | tuple) and len(size) == 3 else ()
+    if not all(type(side) is int and 0 < side <= _LARGEST for side in sides) or not sides:
+        return None
+    height, width = sides
+    return height, width
+
+
 def load_model(
     path: str | PathLike[str],
     *,
     normalization: Normalization | None = None,
-    placement: Placement = "bn_scale",
+    placement: Placement | None = None,
     precision: Precision = "float32",
     key: str | None = None,
     architecture: str | None = None,
@@ -116,7 +134,7 @@ def load_model(
     Args:
       path: the file.
       normalization: what the checkpoint was trained with; by default its card's.
-      placement: where filter masks act.
+      placement: where filter masks act; by default where the architecture has some.
       precision: arithmetic of convolutions and products.
       key: where the state dict is in the file, where several are.
       architecture: its name, where the file leaves it open.
@@ -141,7 +159,7 @@ def load_model(
             )
         normalization = Normalization(card.normalization.mean, card.normalization.std)
     normalization = normalization.for_channels(found.image_shape[-1])
-    network = Network(found, normalization.mean, normalization.std, placement, precision)
+    network = Network(found, normalization.mean, normalization.std, found.place(placement), precision)
     return Model(network, from_state_dict(network, state_dict.tensors), checkpoint, state_dict, card)
 
 
@@ -165,7 +183,7 @@ def from_state_dict(network: Network, tensors: Mapping[str, np.ndarray]) -> Vari
         kept = tensors.get(entry.key.removesuffix("weight") + FILTER_MASK)
         if kept is not None and entry.path[-1] == "scale" and network.placement != "bn_scale":
             value = value * kept.astype(np.float32)
-        node[entry.path[-1]] = jnp.asarray(value)
+        node[entry.path[-1]] = _place(value)
     if network.placement != "bn_scale":
         return variables
     stored = masks.filters(variables["masks"])
@@ -178,13 +196,15 @@ def from_state_dict(network: Network, tensors: Mapping[str, np.ndarray]) -> Vari
 def to_state_dict(network: Network, variables: Variables) -> dict[str, np.ndarray]:
     """The network's tensors in torch's names and layout, float32, filter masks multiplied into the weights."""
     baked = masks.bake(variables, network.placement)
-    tensors = {}
+    parts: dict[str, dict[int, np.ndarray]] = {}
     for entry in entries(network.architecture):
         node: Any = baked
         for name in entry.path:
             node = node[name]
-        tensors[entry.key] = np.ascontiguousarray(to_torch(np.asarray(node), entry, network.architecture))
-    return tensors
+        parts.setdefault(entry.key, {})[entry.part] = to_torch(np.asarray(node), entry, network.architecture)
+    return {
+        key: np.ascontiguousarray(np.concatenate([rows[part] for part in sorted(rows)])) for key, rows in parts.items()
+    }
 
 
 def save_model(
@@ -228,6 +248,15 @@ def save_variables(
         if key.endswith(".running_var"):
             tensors[key.replace("running_var", "num_batches_tracked")] = np.array(0, np.int64)
     write_state_dict(path, tensors, extra, overwrite=overwrite)
+
+
+def _place(value: np.ndarray) -> jax.Array:
+    """A copy on the device: laid out where JAX on a CPU takes it as it is, since it would hold two for a moment."""
+    memory = np.empty(value.nbytes + _ALIGNMENT, np.uint8)
+    first = -memory.ctypes.data % _ALIGNMENT
+    copy = memory[first : first + value.nbytes].view(value.dtype).reshape(value.shape)
+    copy[...] = value
+    return jax.device_put(copy)
 
 
 def _ones(shaped: jax.ShapeDtypeStruct) -> jax.Array:

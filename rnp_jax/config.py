@@ -120,12 +120,13 @@ class ComputeOptions:
 
     Attributes:
       precision: float32 (exact), tf32 or bfloat16 (faster on accelerators).
-      placement: where filter masks act; bn_scale is the release's.
+      placement: where filter masks act: bn_scale (the release's) or channel, conv_output, unit; by default bn_scale
+        where there is batch norm, else conv_output where there are convolutions, else unit.
       batch_size: images a batch in evaluation; by default 64 on a CPU, 1000 on an accelerator.
     """
 
     precision: Precision = "float32"
-    placement: Placement = "bn_scale"
+    placement: Placement | None = None
     batch_size: int | None = None
 
     def __post_init__(self):

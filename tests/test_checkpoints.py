@@ -21,10 +21,11 @@ from rnp_jax.checkpoints import (
 )
 from rnp_jax.data import NORMALIZATIONS
 from rnp_jax.errors import ArchitectureError, CheckpointError, DataError
-from rnp_jax.models import ARCHITECTURES, mlp_head
+from rnp_jax.models import Architecture, Network, mlp_head, vision_transformer
 from rnp_jax.torch_io import read_checkpoint
-from tests.networks import DEEP, build, build_random, images_for, network_of, state_of, torch_input
+from tests.networks import DEEP, SHALLOW, build, build_random, images_for, network_of, state_of, torch_input
 from tests.oracle import models
+from tests.parity import registered
 
 RNP = NORMALIZATIONS["cifar10_rnp"]
 FORMATS = pytest.mark.parametrize("new", [True, False], ids=["zip", "legacy"])
@@ -95,7 +96,7 @@ def assert_torch_agrees(network, variables, name: str, state) -> None:
     np.testing.assert_allclose(logits_of(network, variables, images), expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [each for each in ARCHITECTURES if each not in DEEP])
+@pytest.mark.parametrize("name", SHALLOW)
 def test_state_dicts_survive_both_ways_bit_for_bit(name):
     network, state = network_of(name), state_of(build_random(name))
     back = to_state_dict(network, from_state_dict(network, state))
@@ -134,6 +135,34 @@ def test_files_of_every_layout_go_in_and_out(layout, new, tmp_path):
         assert {key: value[key] for key in ("epoch", "clean_acc", "bad_acc")} == {
             "epoch": 3, "clean_acc": 0.9, "bad_acc": 1.0,
         }  # fmt: skip
+
+
+def test_a_transformer_behind_a_resize_keeps_its_names_and_its_one_attention_tensor(tmp_path):
+    """As BackdoorBench stores it. Query, key and value are one tensor there; only value's rows change."""
+    with registered(tiny_transformer=vision_transformer.design(8, 2, 2, 8)):
+        network = Network(Architecture("tiny_transformer", 5, 8, image_shape=(16, 16, 3)), placement="unit")
+        drawn = to_state_dict(network, network.init(jax.random.key(0)))
+        state = {f"1.{key}": torch.from_numpy(value) for key, value in drawn.items()}
+        model = load(write(tmp_path / "source.pt", {**bench(state), "model_name": "vit_b_16"}))
+        assert (model.network.architecture, model.network.placement) == (network.architecture, "unit")
+        assert model.state_dict.prefix == "1."
+
+        layer = "encoder.layers.encoder_layer_1.self_attention"
+        filters = masks.filters(model.variables["masks"])
+        filters[f"{layer}.in_proj.value"] = filters[f"{layer}.in_proj.value"].at[5].set(0)
+        pruned = masks.apply_filters(model.variables, filters)
+        save_model(tmp_path / "cleaned.pt", model, pruned)
+        cleaned = torch.load(tmp_path / "cleaned.pt", weights_only=True)["model"]
+        assert list(cleaned) == list(state)
+        weight = f"1.{layer}.in_proj_weight"  # biases of a fresh network are 0 anyway
+        assert [key for key in state if not torch.equal(cleaned[key], state[key])] == [weight]
+        rows = (cleaned[weight] != state[weight]).any(1).nonzero().flatten().tolist()
+        assert rows == [2 * 8 + 5]
+        assert (cleaned[weight][rows] == 0).all()
+        images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+        again = load(tmp_path / "cleaned.pt")
+        expected = logits_of(model.network, pruned, images)
+        np.testing.assert_allclose(logits_of(again.network, again.variables, images), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -225,6 +254,17 @@ def test_a_class_count_that_disagrees_with_the_head(tmp_path):
     path = write(tmp_path / "model.pt", {"num_classes": 10, "model": build("resnet18").state_dict()})
     with pytest.raises(ArchitectureError, match=r"num_classes 10, but its last layer has 5 outputs"):
         open_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("stated", "size"),
+    [([64, 48, 3], (64, 48)), ((64, 64, 3), (64, 64)), ([64, 64], (32, 32)), ([0, 64, 3], (32, 32)), ("64", (32, 32))],
+)
+def test_the_image_size_that_a_file_states(tmp_path, stated, size):
+    state = build("resnet18").state_dict()
+    path = write(tmp_path / "model.pt", {"num_classes": 5, "model": state, "img_size": stated})
+    assert load(path).network.architecture.image_shape == (*size, 3)
+    assert load(path, image_shape=(16, 16, 3)).network.architecture.image_shape == (16, 16, 3)
 
 
 def test_weights_that_are_not_finite(tmp_path):

@@ -30,7 +30,7 @@ from rnp_jax.evaluation.measure import measure_variants
 from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.extractors import Extractor, open_extractor
 from rnp_jax.models import Architecture, Network, mlp_head
-from rnp_jax.models.registry import RESNETS
+from rnp_jax.models.registry import DESIGNS, suggest
 from rnp_jax.training.backdoor import Backdoored, PoisonConfig, start_state, train_backdoored
 from rnp_jax.training.supervised import TrainConfig
 
@@ -49,7 +49,7 @@ class AttackOptions:
       attack: its name, such as badnets (--list shows all); or none, for a clean model.
       out: the checkpoint to write; the trigger (.trigger.npz) and the card (.card.json) go beside it.
       model: architecture.
-      width: channels of its first stage.
+      width: channels of its first stage; by default as published (a ResNet's 64).
       extractor: train an MLP on this frozen extractor's features instead of a whole network: a checkpoint, or a folder
         with a CLIP or ViT model.
       head: hidden units of that MLP, a number a layer.
@@ -69,7 +69,7 @@ class AttackOptions:
     attack: Annotated[str, tyro.conf.Positional]
     out: str
     model: str = "resnet18"
-    width: int = 64
+    width: int | None = None
     extractor: str | None = None
     head: tuple[int, ...] = (256, 256)
     target: int = 0
@@ -98,8 +98,8 @@ def run(options: AttackOptions) -> None:
     for path in (out, beside(out, CARD_SUFFIX)):
         if path.exists():
             raise DataError(f"{path} exists already; choose another --out")
-    if options.model not in RESNETS:
-        raise ConfigError(f"--model {options.model}: this command trains {', '.join(RESNETS)}")
+    if options.model not in DESIGNS:
+        raise ConfigError(f"--model {options.model}: {suggest(options.model)}")
     _check_read(options)
     open_attack(options.attack, options.constants)  # a wrong name is told before anything is read
     log = RunLog()
@@ -152,9 +152,14 @@ def _victim(options: AttackOptions, extractor: Extractor | None, data: Dataset) 
     if extractor is not None:
         return mlp_head(extractor.dim, options.head, data.num_classes, options.compute.precision)
     normalization = parse_normalization(options.normalization).for_channels(data.image_shape[-1])
-    architecture = Architecture(options.model, data.num_classes, options.width, image_shape=data.image_shape)
+    width = DESIGNS[options.model].width if options.width is None else options.width
+    architecture = Architecture(options.model, data.num_classes, width, image_shape=data.image_shape)
     return Network(
-        architecture, normalization.mean, normalization.std, options.compute.placement, options.compute.precision
+        architecture,
+        normalization.mean,
+        normalization.std,
+        architecture.place(options.compute.placement),
+        options.compute.precision,
     )
 
 

@@ -216,7 +216,7 @@ def conclude(case: Case, out: Path, cleaned: Path, judged: Judged, options: Defe
             sweeps = measure_sweeps(model, defended, case.holdout, case.sets, options.sweep_images, ranking_of(options))
     with log.stage("write checkpoint"):
         dropped = save_model(cleaned, model, defended.variables, overwrite=True)
-        write_masks(out, defended, options.compute.placement, options.method)
+        write_masks(out, defended, case.model.network.placement, options.method)
     result = describe_run(
         options,
         model,
@@ -297,7 +297,7 @@ def check_filters(model: Model, options: DefendOptions) -> None:
     name, number = model.network.architecture.name, None if pruning is None else pruning.number
     if total == 0 and (pruning is not None or options.method not in TUNING):
         raise ConfigError(
-            f"--placement {options.compute.placement}: {name} has no filters there; use bn_scale (networks "
+            f"--placement {model.network.placement}: {name} has no filters there; use bn_scale (networks "
             "with batch norm), conv_output (networks with convolutions) or unit (mlp)"
         )
     if number is not None and number > total:

@@ -18,6 +18,7 @@ from rnp_jax.config import FLAT, SourceOptions
 from rnp_jax.errors import ArchitectureError
 from rnp_jax.models import Architecture, Network
 from rnp_jax.torch_io import Checkpoint, Limits, Opaque, StateDict, TensorRef, find_state_dict, read_checkpoint
+from rnp_jax.torch_io.sources import name_source
 from rnp_jax.torch_io.text import quote
 
 _LISTED = 40  # values beside the state dict that are shown
@@ -49,6 +50,8 @@ def run(options: InspectOptions) -> None:
     _print_file(console, checkpoint)
     state_dict = find_state_dict(checkpoint, options.source.key)
     _print_state_dict(console, state_dict, listed=options.tensors)
+    source = name_source(checkpoint.tree, {state_dict.prefix + name: 0 for name in state_dict.tensors})
+    console.print(f"source        {source.name}{f'; {source.note}' if source.note else ''}", markup=False)
     try:
         architecture = recognise(checkpoint, state_dict, options.source.architecture, options.source.image_shape)
     except ArchitectureError as error:
@@ -103,7 +106,7 @@ def _print_state_dict(console: Console, state_dict: StateDict, *, listed: bool) 
 
 def _print_architecture(console: Console, architecture: Architecture) -> None:
     channels = architecture.image_shape[-1]
-    network = Network(architecture, (0.0,) * channels, (1.0,) * channels)
+    network = Network(architecture, (0.0,) * channels, (1.0,) * channels, architecture.place())
     shapes = jax.eval_shape(network.init, jax.random.key(0))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
     filters = masks.filters(shapes["masks"])
@@ -111,7 +114,7 @@ def _print_architecture(console: Console, architecture: Architecture) -> None:
     width = f", width {architecture.width}" if architecture.width else ""
     console.print(f"architecture  {architecture.name}{width}, {architecture.num_classes} classes", markup=False)
     console.print(f"parameters    {parameters:,}")
-    console.print(f"filters       {total:,} in {len(filters)} layers")
+    console.print(f"filters       {total:,} in {len(filters)} layers, placement {network.placement}")
 
 
 def _print_card(console: Console, card: Card | None) -> None:

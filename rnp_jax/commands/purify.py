@@ -120,7 +120,7 @@ def _open_network(options: "DefendOptions", model: Suspect) -> tuple[Network, Va
         if Path(own.extractor).is_dir():
             raise ConfigError(f"--hid.extractor {own.extractor}: hid trains it further: give a PyTorch checkpoint file")
         found = load_model(own.extractor, placement=compute.placement, precision=compute.precision)
-        return _with_classes(found.network, masks.bake(found.variables, compute.placement), num_classes)
+        return _with_classes(found.network, masks.bake(found.variables, found.network.placement), num_classes)
     like = model.network
     if model.extractor is not None:
         source = model.extractor.provenance

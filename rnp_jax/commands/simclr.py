@@ -26,7 +26,7 @@ from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.evaluation.measure import measure_variants
 from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.models import Architecture, Network
-from rnp_jax.models.registry import RESNETS
+from rnp_jax.models.resnet import DESIGNS as RESNETS
 from rnp_jax.training.backdoor import PoisonConfig, TrainingSet, poison_once
 from rnp_jax.training.extended import fit_probe
 from rnp_jax.training.simclr import SimclrConfig, pretrain, start
@@ -119,7 +119,11 @@ def _network(options: SimclrOptions, data: Dataset) -> Network:
     normalization = parse_normalization(options.normalization).for_channels(data.image_shape[-1])
     architecture = Architecture(options.model, data.num_classes, options.width, image_shape=data.image_shape)
     return Network(
-        architecture, normalization.mean, normalization.std, options.compute.placement, options.compute.precision
+        architecture,
+        normalization.mean,
+        normalization.std,
+        architecture.place(options.compute.placement),
+        options.compute.precision,
     )
 
 

@@ -20,7 +20,7 @@ def mean_activations(
 ) -> dict[str, Float[np.ndarray, "F"]]:
     """Mean absolute activation by site, over images [N, H, W, C] and positions, in evaluation mode.
 
-    A rectified site's activation is taken behind its ReLU.
+    A site's activation is taken behind the function that reads it.
 
     Raises:
       DataError: no images.
@@ -73,7 +73,7 @@ def _sums(
     found = {}
     for site in sites:
         rows = [output[site.layer].astype(jnp.float32) for output in outputs]
-        rows = [jax.nn.relu(row) for row in rows] if site.rectified else rows
+        rows = [site.activate(row) for row in rows]
         change = jnp.abs(rows[1] - rows[0]) if len(rows) == 2 else jnp.abs(rows[0])
         by_image = change.mean(tuple(range(1, change.ndim - 1)))
         found[site.layer] = (by_image * here[:, None]).sum(0)

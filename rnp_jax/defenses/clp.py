@@ -7,7 +7,8 @@ What differs from the released code:
 
 - It pairs convolutions and batch norms by their order, which pairs the wrong ones where batch norm comes first. Here
   each batch norm knows what it normalises; where that is a residual sum of several convolutions (PreActResNet), their
-  singular values are added, an upper bound of the sum's.
+  singular values are added, an upper bound of the sum's; a concatenation (DenseNet) counts as 1, which leaves the
+  batch norm's own bound.
 - It leaves out linear layers. Here a hidden linear unit has the score ‖w_k‖₂, to which the bound reduces.
 - It sets γ and β to 0. Here a pruned channel's filter mask becomes 0, wherever the network's placement has it: that is
   γ alone by default, and exactly the released pruning in the placement ``channel``.
@@ -29,8 +30,8 @@ from rnp_jax.defenses.phase import Progress
 from rnp_jax.defenses.result import Pruned
 from rnp_jax.defenses.scores import prune_by_score, scores_by_filter
 from rnp_jax.defenses.thresholds import ThresholdConfig
+from rnp_jax.errors import DefenseError
 from rnp_jax.models import Network
-from rnp_jax.models.layers import BatchNorm
 from rnp_jax.training.epoch import Augment
 from rnp_jax.types import Batch, Tree, Variables
 
@@ -68,13 +69,22 @@ def clp(
 
 
 def clp_scores(network: Network, variables: Variables) -> dict[str, Float[np.ndarray, "F"]]:
-    """Lipschitz bounds of the channels or units of every site, by its layer. Filter masks are left out of account."""
+    """Lipschitz bounds of the channels or units of every site, by its layer. Filter masks are left out of account.
+
+    Raises:
+      DefenseError: no site is a batch norm.
+    """
     params, stats = _by_layer(variables["params"]), _by_layer(variables["batch_stats"])
     scores = {}
+    if network.architecture.name != "mlp" and not any(site.layer in stats for site in network.sites):
+        raise DefenseError(
+            f"{network.architecture.name} in placement {network.placement} has no batch norm at its filters: CLP "
+            "bounds channels behind batch norm, or the units of an mlp; choose rnp, anp, holder or fp"
+        )
     for site in network.sites:
-        spectral = sum(channel_norms(params[name]["kernel"]) for name in site.producers)
+        spectral = sum(channel_norms(params[name]["kernel"]) for name in site.producers) if site.producers else 1.0
         if site.layer in stats:
-            spectral = spectral * _gain(params[site.layer], stats[site.layer])
+            spectral = spectral * _gain(params[site.layer], stats[site.layer], network.layers[site.layer].eps)
         scores[site.layer] = np.asarray(spectral)
     return scores
 
@@ -92,9 +102,9 @@ def channel_norms(kernel: Float[Array, "... C F"]) -> Float[Array, "F"]:
     return jnp.sqrt(jnp.linalg.eigvalsh(gram)[:, -1].clip(0)) * largest[:, 0, 0]
 
 
-def _gain(params: Tree, stats: Tree) -> Float[Array, "F"]:
+def _gain(params: Tree, stats: Tree, eps: float) -> Float[Array, "F"]:
     """|γ / √var|, without ε."""
-    return jnp.abs(params["scale"]) / jnp.sqrt(jnp.where(stats["var"] > 0, stats["var"], BatchNorm.eps))
+    return jnp.abs(params["scale"]) / jnp.sqrt(jnp.where(stats["var"] > 0, stats["var"], eps))
 
 
 def _by_layer(tree: Tree) -> Mapping[str, Tree]:

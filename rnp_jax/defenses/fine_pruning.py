@@ -95,15 +95,15 @@ def fine_pruning(
 
 
 def last_site(network: Network) -> Site:
-    """The last site that nothing but a ReLU reads.
+    """The last site that nothing but an activation function reads.
 
     Raises:
       DefenseError: there is none.
     """
-    rectified = [site for site in network.sites if site.rectified]
-    if not rectified:
-        raise DefenseError("the network has no hidden layer with a ReLU: Fine-Pruning needs one to measure")
-    return rectified[-1]
+    activated = [site for site in network.sites if site.activation is not None]
+    if not activated:
+        raise DefenseError("the network has no hidden layer with an activation: Fine-Pruning needs one to measure")
+    return activated[-1]
 
 
 def dormancy(network: Network, variables: Variables, images: np.ndarray, site: Site) -> np.ndarray:

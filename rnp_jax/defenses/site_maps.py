@@ -4,7 +4,7 @@ A site's source is the layer whose input is perturbed, or the network's normalis
 """
 
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -17,9 +17,8 @@ from rnp_jax.defenses import probes
 from rnp_jax.defenses.probes import Norm, Steps
 from rnp_jax.errors import DefenseError
 from rnp_jax.models import Network
-from rnp_jax.models.chain import Site
-from rnp_jax.models.convolution import conv2d
-from rnp_jax.models.layers import BatchNorm
+from rnp_jax.models.chain import ACTIVATIONS, Activation, Site
+from rnp_jax.models.convolution import Window, conv2d
 from rnp_jax.types import Tree, Variables
 
 Scope = Literal["feature", "local"]
@@ -36,18 +35,18 @@ class SiteMap:
     Attributes:
       kind: ``affine`` in the source, ``layers`` (linear ones with ReLU between them), or ``network``.
       source: the layer whose input is perturbed, or ``NETWORK_INPUT``; not part of the map itself.
-      rectified: whether a ReLU follows.
+      activation: what alone reads them.
       response: of a channel, over its positions.
-      stride: of the convolution (affine).
+      window: of the convolution (affine).
       network: what is run, without normalisation (network).
       layer: the site's (network).
     """
 
     kind: Literal["affine", "layers", "network"]
     source: str = field(compare=False)
-    rectified: bool
+    activation: Activation | None
     response: Response
-    stride: int = 1
+    window: Window | None = None
     network: Network | None = None
     layer: str = ""
 
@@ -58,9 +57,9 @@ class SiteMap:
         if self.kind == "layers":
             *before, (kernel, bias) = arrays
             for each in before:
-                u = jax.nn.relu(_affine({"kernel": each[0], "offset": each[1]}, 1, u))
-            return _affine({"kernel": kernel, "offset": bias}, 1, u)
-        return _affine(arrays, self.stride, u)
+                u = jax.nn.relu(_affine({"kernel": each[0], "offset": each[1]}, None, u))
+            return _affine({"kernel": kernel, "offset": bias}, None, u)
+        return _affine(arrays, self.window, u)
 
     def reduce(self, z: Float[Array, "B ... F"]) -> Float[Array, "B F"]:
         """One number a channel."""
@@ -74,7 +73,7 @@ class SiteMap:
 
     def post(self, z: Float[Array, "B ... F"]) -> Float[Array, "B F"]:
         """What the site's neurons answer with."""
-        return self.reduce(jax.nn.relu(z) if self.rectified else z)
+        return self.reduce(z if self.activation is None else ACTIVATIONS[self.activation](z))
 
     def respond(self, arrays: Any, u: Float[Array, "B ..."]) -> Float[Array, "B F"]:
         """What they answer to u."""
@@ -88,36 +87,39 @@ class SiteMap:
 
 
 def plan(network: Network, variables: Variables, site: Site, scope: Scope, response: Response) -> tuple[SiteMap, Any]:
-    """How to reach a site, and the arrays that it takes. Filter masks must be part of the weights.
-
-    Raises:
-      DefenseError: a convolution whose padding this package does not know.
-    """
+    """How to reach a site, and the arrays that it takes. Filter masks must be part of the weights."""
     params = variables["params"]
     first = network.segments[0].layers[0]
-    is_dense = site.producers == (site.layer,)
-    if is_dense and scope == "feature" and site.layer != first:
+    is_mlp = network.architecture.name == "mlp"
+    if is_mlp and scope == "feature" and site.layer != first:
         names = [each.layer for each in network.sites]
         chosen = [find(params, name) for name in names[: names.index(site.layer) + 1]]
         arrays: Any = [(layer["kernel"], layer["bias"]) for layer in chosen]
-        return SiteMap("layers", first, site.rectified, response), arrays
-    if is_dense:
-        layer = find(params, site.layer)
-        arrays = {"kernel": layer["kernel"], "offset": layer["bias"]}
-        return SiteMap("affine", site.layer, site.rectified, response), arrays
-    if scope == "feature" and site.producers != (first,):
+        return SiteMap("layers", first, site.activation, response), arrays
+    if scope == "feature" and not is_mlp and not (site.producers == (first,) and site.direct):
         return SiteMap(
-            "network", NETWORK_INPUT, site.rectified, response, network=unnormalized(network), layer=site.layer
+            "network", NETWORK_INPUT, site.activation, response, network=unnormalized(network), layer=site.layer
         ), variables
-    norm, statistics = find(params, site.layer), find(variables["batch_stats"], site.layer)
-    factor = norm["scale"] * lax.rsqrt(statistics["var"] + BatchNorm.eps)
-    arrays = {"factor": factor, "offset": norm["bias"] - statistics["mean"] * factor}
-    *others, producer = site.producers
-    if others:
-        return SiteMap("affine", site.layer, site.rectified, response), arrays
-    arrays["kernel"] = find(params, producer)["kernel"]
-    stride = _stride(network, producer)
-    return SiteMap("affine", producer, site.rectified, response, stride), arrays
+    arrays = _normalization(network, variables, site)
+    if len(site.producers) != 1 or not site.direct:
+        return SiteMap("affine", site.layer, site.activation, response), arrays
+    (producer,) = site.producers
+    layer = find(params, producer)
+    arrays["kernel"] = layer["kernel"]
+    if "bias" in layer:
+        arrays["offset"] = arrays["offset"] + layer["bias"] * arrays.get("factor", 1)
+    window = getattr(network.layers[producer], "window", None)
+    return SiteMap("affine", producer, site.activation, response, window), arrays
+
+
+def _normalization(network: Network, variables: Variables, site: Site) -> dict[str, jax.Array]:
+    """What a site's batch norm does to its input, in evaluation mode; nothing where it has none."""
+    layer = find(variables["params"], site.layer)
+    if site.producers == (site.layer,):
+        return {"offset": jnp.zeros(layer["kernel"].shape[-1:], jnp.float32)}
+    statistics = find(variables["batch_stats"], site.layer)
+    factor = layer["scale"] * lax.rsqrt(statistics["var"] + network.layers[site.layer].eps)
+    return {"factor": factor, "offset": layer["bias"] - statistics["mean"] * factor}
 
 
 def prepare(site_map: SiteMap, arrays: Any, like: jax.ShapeDtypeStruct, norm: Norm, chunk: int) -> Any:
@@ -168,25 +170,27 @@ def outgoing_norms(network: Network, variables: Variables, site: Site, image: Fl
     Raises:
       DefenseError: something else than one layer of the same segment reads it.
     """
-    if site.producers == (site.layer,):
+    if network.architecture.name == "mlp":
         names = [name for name, _ in network.architecture.layers]
         readers = [names[names.index(site.layer) + 1]]
     else:
-        output = jax.nn.relu(network.activations(variables, image)[site.layer])
+        output = site.activate(network.activations(variables, image)[site.layer])
         segment = next(segment for segment in network.segments if segment.holds(site.layer))
         readers = [
             name
             for name, value in network.inputs(variables, image).items()
-            if site.rectified and segment.holds(name) and np.array_equal(value, output)
+            if site.activation is not None and segment.holds(name) and np.array_equal(value, output)
         ]
     if len(readers) != 1:
-        what = f"{len(readers)} layers of its block" if site.rectified else "the residual stream"
+        what = f"{len(readers)} layers of its block" if site.activation is not None else "no layer alone"
         raise DefenseError(
             f"rescale: {site.layer} is read by {what}, expected exactly one layer; score without rescale, or name "
             "only layers that lie between two of a block"
         )
     kernel = find(variables["params"], readers[0])["kernel"]
-    return jnp.sqrt(jnp.square(jnp.moveaxis(kernel, -2, 0)).sum(tuple(range(1, kernel.ndim))))
+    groups = getattr(network.layers[readers[0]], "groups", 1)  # each reads its own share of the neurons
+    by_neuron = jnp.moveaxis(kernel.reshape(*kernel.shape[:-1], groups, -1), (-2, -3), (0, 1))  # [G, c, ...]
+    return jnp.sqrt(jnp.square(by_neuron).sum(tuple(range(2, by_neuron.ndim)))).reshape(-1)
 
 
 @partial(jax.jit, static_argnums=(0, 3, 4))
@@ -200,37 +204,14 @@ def is_exactly_affine(site_map: SiteMap, u: Any) -> bool:
     return site_map.kind == "affine" and (site_map.response == "mean" or u.ndim == 2)
 
 
-def _affine(arrays: dict[str, jax.Array], stride: int, u: jax.Array) -> jax.Array:
+def _affine(arrays: dict[str, jax.Array], window: Window | None, u: jax.Array) -> jax.Array:
     if "kernel" in arrays:
         kernel = arrays["kernel"]
-        if kernel.ndim == 2:
+        if window is None:
             u = jnp.dot(u, kernel, precision=lax.Precision.HIGHEST)
         else:
-            rows, columns = (size // 2 for size in kernel.shape[:2])
-            pads = ((rows, rows), (columns, columns))
-            u = conv2d(u, kernel, stride=stride, pads=pads, precision=lax.Precision.HIGHEST)
+            u = conv2d(u, kernel, window=window, precision=lax.Precision.HIGHEST)
     per_feature = (1,) * (u.ndim - 1) + (-1,)
     if "factor" in arrays:
         u = u * arrays["factor"].reshape(per_feature)
     return u + arrays["offset"].reshape(per_feature)
-
-
-def _stride(network: Network, convolution: str) -> int:
-    """A convolution's stride, by what it makes of the network's image shape; its padding keeps the size at stride 1."""
-    before, after = _positions(network)[convolution]
-    stride = -(-before[0] // after[0])
-    if tuple(-(-size // stride) for size in before) != after:
-        raise DefenseError(
-            f"{convolution} makes {after} positions of {before}: expected a padding that keeps the size but for the "
-            "stride; score it with scope 'feature'"
-        )
-    return stride
-
-
-@cache
-def _positions(network: Network) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
-    """(height, width) of each convolution's input and output at the network's image shape."""
-    variables = jax.eval_shape(network.init, jax.random.key(0))
-    image = jax.ShapeDtypeStruct((1, *network.architecture.image_shape), jnp.float32)
-    before, after = (jax.eval_shape(run, variables, image) for run in (network.inputs, network.activations))
-    return {name: (before[name].shape[1:3], value.shape[1:3]) for name, value in after.items() if value.ndim == 4}

@@ -4,12 +4,27 @@ Running alone is what lets a sweep over pruned variants restart at the first seg
 equal segments share one compiled program.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 
 from rnp_jax.types import Variables
+
+Activation = Literal["relu", "relu6", "hard_swish", "silu", "gelu"]
+
+ACTIVATIONS: Mapping[Activation, Callable[[jax.Array], jax.Array]] = MappingProxyType(
+    {
+        "relu": nn.relu,
+        "relu6": nn.relu6,
+        "hard_swish": nn.hard_swish,
+        "silu": nn.silu,
+        "gelu": lambda x: nn.gelu(x, approximate=False),
+    }
+)
+"""Elementwise functions, each as torch computes it."""
 
 
 class Segment(NamedTuple):
@@ -39,18 +54,25 @@ class Segment(NamedTuple):
 
 
 class Site(NamedTuple):
-    """F channels or units that a defense can score: the output of a batch norm or of a hidden linear layer.
+    """F channels or units that a defense can score: outputs of a batch norm, or of a layer without one behind.
 
     Attributes:
       layer: its full name.
       producers: the convolutions whose outputs it normalises (several where they are summed in a residual stream
-        first, identity shortcuts left out), or the linear layer itself.
-      rectified: whether nothing but a ReLU reads it; otherwise it is added to a residual stream.
+        first, identity shortcuts left out; none where it reads a concatenation of several layers' channels), or the
+        convolution or hidden linear layer itself.
+      activation: what alone reads it; None where it is added to a residual stream, or is read as it is.
+      direct: whether it normalises the producers' outputs as they are, with no activation or pooling between.
     """
 
     layer: str
     producers: tuple[str, ...]
-    rectified: bool
+    activation: Activation | None
+    direct: bool = True
+
+    def activate(self, z: jax.Array) -> jax.Array:
+        """What is read of the site's output."""
+        return z if self.activation is None else ACTIVATIONS[self.activation](z)
 
 
 class Chain(nn.Module):

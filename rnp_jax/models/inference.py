@@ -1,19 +1,16 @@
 """Architecture, width and class count from the names and shapes of a state dict."""
 
 import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
-from typing import TypeAlias
 
 import jax
 
 from rnp_jax.errors import ArchitectureError
-from rnp_jax.models.registry import ARCHITECTURES, RESNETS, Architecture, Network
+from rnp_jax.models.design import Shapes
+from rnp_jax.models.registry import ARCHITECTURES, DESIGNS, Architecture, Network, suggest
 from rnp_jax.models.torch_names import FILTER_MASK, IGNORED, Entry, table
-
-Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
-"""Shape of each tensor of a state dict, by key."""
 
 _SHOWN = 12  # lines of a ± list
 
@@ -34,7 +31,7 @@ def infer_architecture(
     """
     weights = consumed(shapes)
     if name is not None and name not in ARCHITECTURES:
-        raise ArchitectureError(f"unknown architecture {name!r}; supported: {', '.join(ARCHITECTURES)}")
+        raise ArchitectureError(f"unknown architecture {name!r}; {suggest(name)}")
     proposal = _propose(weights, name, image_shape)
     check_fit(proposal, weights)
     for key in filter_masks(shapes):
@@ -42,6 +39,16 @@ def infer_architecture(
         if tuple(shapes[key]) != expected:
             raise ArchitectureError(f"{key}: {tuple(shapes[key])}, expected the shape of its batch norm, {expected}")
     return proposal
+
+
+def resized(architecture: Architecture, shapes: Shapes, size: tuple[int, int]) -> Architecture:
+    """The architecture for images of another height and width, where these weights go with them; else as it is."""
+    other = replace(architecture, image_shape=(*size, architecture.image_shape[2]))
+    try:
+        check_fit(other, consumed(shapes))
+    except ArchitectureError:
+        return architecture
+    return other
 
 
 def consumed(shapes: Shapes) -> dict[str, tuple[int, ...]]:
@@ -68,7 +75,7 @@ def check_fit(architecture: Architecture, shapes: Shapes) -> None:
     Raises:
       ArchitectureError: with a list of missing (-) and unexpected (+) keys, or of the keys whose shapes differ.
     """
-    expected = {entry.key: entry.shape for entry in entries(architecture)}
+    expected = {entry.key: entry.shape for entry in entries(architecture)}  # parts of one tensor state the same shape
     lines = [f" - {key}" for key in expected if key not in shapes]
     lines += [f" + {key}" for key in shapes if key not in expected]
     if lines:
@@ -90,27 +97,27 @@ def _propose(shapes: Shapes, name: str | None, image_shape: tuple[int, int, int]
     looks_linear = bool(shapes) and all(len(shape) in (1, 2) for shape in shapes.values())
     if name == "mlp" or (name is None and looks_linear):
         return _propose_mlp(shapes, image_shape)
-    for key, rank in (("conv1.weight", 4), ("linear.weight", 2)):
+    candidates = [name] if name else [known for known in DESIGNS if _matches(known, shapes)]
+    if len(candidates) != 1:
+        raise ArchitectureError(
+            f"the tensors could be of {' or '.join(candidates)}: say which with --architecture"
+            if candidates
+            else _unknown(shapes)
+        )
+    design = DESIGNS[candidates[0]]
+    for key, rank in ((design.stem, 4), (design.base or design.stem, 4), (design.head, 2)):
         if len(shapes.get(key, ())) != rank:
-            raise ArchitectureError(_unknown(shapes, f"{key} is {shapes.get(key, 'missing')}"))
-    width, channels = shapes["conv1.weight"][:2]
-    image_shape = image_shape or (32, 32, channels)
-    candidates = [name] if name else [known for known in RESNETS if _matches(known, shapes)]
-    if not candidates:
-        raise ArchitectureError(_unknown(shapes, f"stages of {list(_depths(shapes))} blocks"))
-    return Architecture(candidates[0], shapes["linear.weight"][0], width, image_shape=image_shape)
-
-
-def _depths(shapes: Shapes) -> tuple[int, ...]:
-    blocks = {match.groups() for key in shapes if (match := re.match(r"layer([1-4])\.(\d+)\.", key))}
-    return tuple(sum(stage == str(i) for stage, _ in blocks) for i in range(1, 5))
+            found = f"{candidates[0]} needs {key} of {rank} dimensions, it is {shapes.get(key, 'missing')}"
+            raise ArchitectureError(f"{found}; {_unknown(shapes)}")
+    width, channels = shapes[design.base or design.stem][0], shapes[design.stem][1]
+    side = design.image_side(shapes) if callable(design.image_side) else design.image_side
+    return Architecture(candidates[0], shapes[design.head][0], width, image_shape=image_shape or (side, side, channels))
 
 
 def _matches(name: str, shapes: Shapes) -> bool:
-    kind, depths = RESNETS[name]
-    bottleneck, stem_norm = "layer1.0.conv3.weight" in shapes, "bn1.weight" in shapes
-    found = "bottleneck" if bottleneck else "basic" if stem_norm else "preact"
-    return kind == found and depths == _depths(shapes)
+    design = DESIGNS[name]
+    ranks = (len(shapes.get(design.stem, ())), len(shapes.get(design.head, ())))
+    return ranks == (4, 2) and design.matches(shapes)
 
 
 def _propose_mlp(shapes: Shapes, image_shape: tuple[int, int, int] | None) -> Architecture:
@@ -127,7 +134,7 @@ def _propose_mlp(shapes: Shapes, image_shape: tuple[int, int, int] | None) -> Ar
         inputs = inputs or shape[1]
         layers.append((name, shape[0]))
     if not layers or not inputs:
-        raise ArchitectureError(_unknown(shapes, "no linear layer"))
+        raise ArchitectureError(_unknown(shapes))
     if image_shape is not None and math.prod(image_shape) != inputs:
         raise ArchitectureError(f"image shape {image_shape} has {math.prod(image_shape)} values, expected {inputs}")
     image_shape = image_shape or _only_input_shape(inputs)
@@ -146,9 +153,9 @@ def _only_input_shape(inputs: int) -> tuple[int, int, int]:
     return 1, 1, inputs
 
 
-def _unknown(shapes: Shapes, found: str) -> str:
+def _unknown(shapes: Shapes) -> str:
     keys = _shorten([f" + {key} {tuple(shape)}" for key, shape in shapes.items()])
-    return f"no supported architecture ({', '.join(ARCHITECTURES)}) has these tensors; {found}:\n{keys}"
+    return f"none of the {len(ARCHITECTURES)} supported architectures has these tensors (+):\n{keys}"
 
 
 def _identity(architecture: Architecture) -> tuple[tuple[float, ...], tuple[float, ...]]:

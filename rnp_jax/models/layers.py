@@ -5,6 +5,7 @@ also holds a ``filter`` mask [F] (what recovery optimises). Both are ones by def
 the layer's parameters.
 """
 
+import math
 from typing import Literal
 
 import flax.linen as nn
@@ -13,7 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from rnp_jax.models.convolution import Pads, conv2d
+from rnp_jax.errors import DataError
+from rnp_jax.models.convolution import Window, conv2d
 
 Placement = Literal["bn_scale", "channel", "conv_output", "unit"]
 """Where a filter mask m acts: ``bn_scale`` y = γ·m·x̂ + β (the RNP release), ``channel`` y = m·(γ·x̂ + β),
@@ -37,27 +39,30 @@ def _masks(layer: nn.Module, features: int, *, filtered: bool) -> jax.Array | No
 
 
 class Conv(nn.Module):
-    """Convolution with explicit padding and, in the ``conv_output`` placement, a filter mask."""
+    """Convolution with explicit padding and groups and, in the ``conv_output`` placement, a filter mask."""
 
     features: int
     size: int
     stride: int = 1
     pad: int = 0
+    groups: int = 1
     use_bias: bool = False
     placement: Placement = "bn_scale"
     precision: Precision = "float32"
+
+    @property
+    def window(self) -> Window:
+        """How the kernel moves over the input."""
+        return Window(self.stride, ((self.pad, self.pad), (self.pad, self.pad)), self.groups)
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B Ho Wo F"]:
         """Applies the layer."""
         dtype = _DTYPE[self.precision]
-        shape = (self.size, self.size, x.shape[-1], self.features)
+        shape = (self.size, self.size, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", _he_normal, shape, jnp.float32)
         mask = _masks(self, self.features, filtered=self.placement == "conv_output")
-        pads: Pads = ((self.pad, self.pad), (self.pad, self.pad))
-        y = conv2d(
-            x.astype(dtype), kernel.astype(dtype), stride=self.stride, pads=pads, precision=_MATMUL[self.precision]
-        )
+        y = conv2d(x.astype(dtype), kernel.astype(dtype), window=self.window, precision=_MATMUL[self.precision])
         if self.use_bias:
             y = y + self.param("bias", _zeros, (self.features,), jnp.float32).astype(dtype)[None, None, None]
         return y if mask is None else y * mask.astype(dtype)[None, None, None]
@@ -68,6 +73,9 @@ class BatchNorm(nn.Module):
 
     ``momentum`` is torch's (new = (1 - momentum)·old + momentum·batch). In training mode the moved statistics are
     written to the mutable collection ``batch_stats``.
+
+    Raises:
+      DataError: a single value a channel in training mode, which has no unbiased variance.
     """
 
     placement: Placement = "bn_scale"
@@ -89,6 +97,12 @@ class BatchNorm(nn.Module):
             var = jnp.square(x32 - mean[None, None, None]).mean((0, 1, 2))
             if not self.is_initializing():
                 n = x.size // features
+                if n == 1:
+                    raise DataError(
+                        f"{'.'.join(self.path)} has 1 value a channel to take statistics of, expected 2 or more: the "
+                        "batch is one image, and the image one pixel by then; choose a batch size that leaves no "
+                        "single image over, or larger images"
+                    )
                 unbiased = var * (n / (n - 1))
                 running_mean.value = (1 - self.momentum) * running_mean.value + self.momentum * mean
                 running_var.value = (1 - self.momentum) * running_var.value + self.momentum * unbiased
@@ -101,20 +115,95 @@ class BatchNorm(nn.Module):
         return ((x32 - mean[None, None, None]) * factor[None, None, None] + bias[None, None, None]).astype(x.dtype)
 
 
+class LayerNorm(nn.Module):
+    """Layer normalisation over the last axis; it has no filter mask."""
+
+    eps: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... F"]) -> Float[Array, "... F"]:
+        """Applies the layer."""
+        per_feature = (1,) * (x.ndim - 1) + (-1,)
+        scale = self.param("scale", _ones, x.shape[-1:], jnp.float32).reshape(per_feature)
+        bias = self.param("bias", _zeros, x.shape[-1:], jnp.float32).reshape(per_feature)
+        _masks(self, x.shape[-1], filtered=False)
+        x32 = x.astype(jnp.float32)
+        centred = x32 - x32.mean(-1, keepdims=True)
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        return (centred * lax.rsqrt(variance + self.eps) * scale + bias).astype(x.dtype)
+
+
+class Value(nn.Module):
+    """A bare parameter [..., F], such as a class token; the state dict has it under the layer's own name."""
+
+    shape: tuple[int, ...]
+    fill: float = 0.0
+
+    @nn.compact
+    def __call__(self) -> Float[Array, "..."]:
+        """The parameter."""
+        _masks(self, self.shape[-1], filtered=False)
+        return self.param("value", nn.initializers.constant(self.fill), self.shape, jnp.float32)
+
+
 class Dense(nn.Module):
-    """Linear layer; ``masked`` hidden layers carry a filter mask on their units."""
+    """Linear layer over the last axis; ``masked`` hidden layers carry a filter mask on their units."""
 
     features: int
     masked: bool = False
+    use_bias: bool = True
     precision: Precision = "float32"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B C"]) -> Float[Array, "B F"]:
+    def __call__(self, x: Float[Array, "... C"]) -> Float[Array, "... F"]:
         """Applies the layer."""
         dtype = _DTYPE[self.precision]
         kernel = self.param("kernel", _he_normal, (x.shape[-1], self.features), jnp.float32)
-        bias = self.param("bias", _zeros, (self.features,), jnp.float32)
         mask = _masks(self, self.features, filtered=self.masked)
+        per_feature = (1,) * (x.ndim - 1) + (-1,)
         y = jnp.dot(x.astype(dtype), kernel.astype(dtype), precision=_MATMUL[self.precision])
-        y = y + bias.astype(dtype)[None]
-        return y if mask is None else y * mask.astype(dtype)[None]
+        if self.use_bias:
+            y = y + self.param("bias", _zeros, (self.features,), jnp.float32).astype(dtype).reshape(per_feature)
+        return y if mask is None else y * mask.astype(dtype).reshape(per_feature)
+
+
+def max_pool(x: Float[Array, "B H W F"], size: int, stride: int, pad: int = 0) -> Float[Array, "B Ho Wo F"]:
+    """Maximum over windows, padded by minus infinity."""
+    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=-jnp.inf)
+    return nn.max_pool(padded, (size, size), (stride, stride))
+
+
+def avg_pool(x: Float[Array, "B H W F"], size: int) -> Float[Array, "B Ho Wo F"]:
+    """Mean over size x size windows side by side; rows and columns left over at the end are not read."""
+    rows, columns = x.shape[1] // size, x.shape[2] // size
+    whole = x[:, : rows * size, : columns * size]
+    return whole.reshape(x.shape[0], rows, size, columns, size, x.shape[3]).mean((2, 4))
+
+
+def adaptive_avg_pool(x: Float[Array, "B H W F"], side: int) -> Float[Array, "B S S F"]:
+    """Mean over side x side windows that cover the image as torch's do; they overlap where the image is smaller."""
+    for axis in (1, 2):
+        size = x.shape[axis]
+        windows = [(i * size // side, -(-(i + 1) * size // side)) for i in range(side)]
+        if size != side:
+            x = jnp.stack([lax.slice_in_dim(x, *each, axis=axis).mean(axis) for each in windows], axis)
+    return x
+
+
+def flatten(x: Float[Array, "B H W F"]) -> Float[Array, "B D"]:
+    """Images as rows in torch's order, channels first, so that the weights behind need no reordering."""
+    return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+
+
+def attend(
+    query: Float[Array, "B T D"],
+    key: Float[Array, "B T D"],
+    value: Float[Array, "B T D"],
+    heads: int,
+    precision: Precision,
+) -> Float[Array, "B T D"]:
+    """Scaled dot-product attention of every token to all T, by heads of D / heads adjacent channels each."""
+    q, k, v = (each.reshape(*each.shape[:2], heads, -1) for each in (query, key, value))
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, precision=_MATMUL[precision]).astype(jnp.float32)
+    weights = nn.softmax(scores / math.sqrt(q.shape[-1])).astype(v.dtype)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, v, precision=_MATMUL[precision]).reshape(query.shape)

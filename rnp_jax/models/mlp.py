@@ -42,4 +42,4 @@ class Mlp(Chain):
     @nn.nowrap
     def sites(self) -> tuple[Site, ...]:
         """The hidden layers."""
-        return tuple(Site(name, (name,), True) for name, _ in self.layers[:-1])
+        return tuple(Site(name, (name,), "relu") for name, _ in self.layers[:-1])

@@ -1,8 +1,11 @@
 """Architectures by name, and networks as pure hashable functions."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property, partial
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
@@ -11,21 +14,49 @@ import jax
 import jax.numpy as jnp
 
 from rnp_jax.errors import ConfigError
+from rnp_jax.models import (
+    convnext,
+    densenet,
+    efficientnet,
+    mnist,
+    mobilenet_v2,
+    mobilenet_v3,
+    resnet,
+    torchvision_resnet,
+    vgg,
+    vision_transformer,
+    wide_resnet,
+)
 from rnp_jax.models.chain import Chain, Segment, Site
+from rnp_jax.models.design import Design, Sizes
 from rnp_jax.models.layers import Placement, Precision
 from rnp_jax.models.mlp import Mlp
-from rnp_jax.models.resnet import BlockKind, ResNet
 from rnp_jax.types import Tree, Variables
 
-RESNETS: dict[str, tuple[BlockKind, tuple[int, int, int, int]]] = {
-    "resnet18": ("basic", (2, 2, 2, 2)),
-    "resnet34": ("basic", (3, 4, 6, 3)),
-    "resnet50": ("bottleneck", (3, 4, 6, 3)),
-    "resnet101": ("bottleneck", (3, 4, 23, 3)),
-    "resnet152": ("bottleneck", (3, 8, 36, 3)),
-    "preactresnet18": ("preact", (2, 2, 2, 2)),
-}
-ARCHITECTURES = (*RESNETS, "mlp")
+DESIGNS: Mapping[str, Design] = MappingProxyType(
+    {
+        **resnet.DESIGNS,
+        **convnext.DESIGNS,
+        **vision_transformer.DESIGNS,
+        **mobilenet_v2.DESIGNS,
+        **mobilenet_v3.DESIGNS,
+        **efficientnet.DESIGNS,
+        **vgg.DESIGNS,
+        **mnist.DESIGNS,
+        **torchvision_resnet.DESIGNS,
+        **densenet.DESIGNS,
+        **wide_resnet.DESIGNS,
+    }
+)
+"""Every architecture whose layers are fixed, by name."""
+
+ARCHITECTURES = (*DESIGNS, "mlp")
+
+
+def suggest(name: str) -> str:
+    """What to say of an architecture that is not known: the nearest ones, or all."""
+    near = get_close_matches(name, ARCHITECTURES, n=5, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(ARCHITECTURES)}"
 
 
 @dataclass(frozen=True)
@@ -35,7 +66,7 @@ class Architecture:
     Attributes:
       name: one of ``ARCHITECTURES``.
       num_classes: K.
-      width: channels of a ResNet's first stage (64 as published); 0 for an ``mlp``.
+      width: channels of its first stage (a ResNet's are 64 as published); 0 for an ``mlp``.
       layers: an ``mlp``'s (name, units), in order.
       image_shape: (H, W, C) that the network was made for.
     """
@@ -48,7 +79,7 @@ class Architecture:
 
     def __post_init__(self):
         if self.name not in ARCHITECTURES:
-            raise ConfigError(f"unknown architecture {self.name!r}; choose one of {', '.join(ARCHITECTURES)}")
+            raise ConfigError(f"unknown architecture {self.name!r}; {suggest(self.name)}")
         if self.num_classes < 2 or (self.name != "mlp" and self.width < 1) or (self.name == "mlp" and not self.layers):
             raise ConfigError(f"{self}: needs 2 classes or more, and a width of 1 or more (mlp: its layers)")
 
@@ -56,8 +87,12 @@ class Architecture:
         """The Flax module."""
         if self.name == "mlp":
             return Mlp(self.layers, precision)
-        kind, depths = RESNETS[self.name]
-        return ResNet(kind, depths, self.width, self.num_classes, placement, precision)
+        sizes = Sizes(self.num_classes, self.width, self.image_shape)
+        return DESIGNS[self.name].build(sizes, placement, precision)
+
+    def place(self, placement: Placement | None = None) -> Placement:
+        """Where filter masks act: as said, by default where the architecture has some."""
+        return placement or ("unit" if self.name == "mlp" else DESIGNS[self.name].placement)
 
 
 @dataclass(frozen=True)
@@ -126,12 +161,26 @@ class Network:
         out, moved = self._module.apply(variables, x, train=True, features=features, mutable=["batch_stats"])
         return out.astype(jnp.float32), {**variables["batch_stats"], **moved.get("batch_stats", {})}
 
+    @cached_property
+    def layers(self) -> Mapping[str, Any]:
+        """Every layer as it is declared, by its full name: strides and padding, epsilons."""
+        found: dict[str, nn.Module] = {}
+
+        def note(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            if context.method_name == "__call__" and context.module.path:
+                found[".".join(context.module.path)] = context.module.clone(parent=None, name=None)
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(note):
+            jax.eval_shape(partial(_initialize, self._module, self.architecture.image_shape), jax.random.key(0))
+        return found
+
     def inputs(self, variables: Variables, images: jax.Array) -> dict[str, jax.Array]:
         """Every layer's input by the layer's name, in evaluation mode."""
         found: dict[str, jax.Array] = {}
 
         def note(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-            if context.method_name == "__call__" and context.module.path:
+            if context.method_name == "__call__" and context.module.path and args:  # a bare parameter takes none
                 found[".".join(context.module.path)] = args[0]
             return call(*args, **kwargs)
 
@@ -147,9 +196,11 @@ class Network:
         return {".".join(path[:-1]): values[0] for path, values in flat.items() if len(path) > 1}
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _init(module: Chain, image_shape: tuple[int, int, int], key: jax.Array) -> Variables:
+def _initialize(module: Chain, image_shape: tuple[int, int, int], key: jax.Array) -> Variables:
     return {"batch_stats": {}, **module.init(key, jnp.zeros((1, *image_shape), jnp.float32))}
+
+
+_init = jax.jit(_initialize, static_argnums=(0, 1))
 
 
 def mlp_head(dim: int, units: tuple[int, ...], num_classes: int, precision: Precision = "float32") -> Network:

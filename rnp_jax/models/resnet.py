@@ -1,31 +1,68 @@
-"""CIFAR residual networks: ResNet (the RNP release's layout) and pre-activation ResNet (BackdoorBench's and VinAI's).
+"""Residual networks: CIFAR's ResNet (the RNP release's layout) and pre-activation ResNet (BackdoorBench's and VinAI's).
 
 Layer names are the source's own (``layer1.0.conv1``), so that a checkpoint's keys name the paths of its parameters.
+Other sources' names and stems are a ``Layout``.
 """
 
-from typing import Literal
+import re
+from collections.abc import Iterable, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 from jaxtyping import Array, Float
 
 from rnp_jax.models.chain import Chain, Segment, Site
-from rnp_jax.models.layers import BatchNorm, Conv, Dense, Placement, Precision
+from rnp_jax.models.design import Design, Shapes, Sizes
+from rnp_jax.models.layers import BatchNorm, Conv, Dense, Placement, Precision, max_pool
 
 BlockKind = Literal["basic", "bottleneck", "preact"]
+Depths = tuple[int, int, int, int]
 EXPANSION: dict[str, int] = {"basic": 1, "bottleneck": 4, "preact": 1}
 
 
+class Layout(NamedTuple):
+    """How a source names its ResNets' layers, and what its images come through first.
+
+    Attributes:
+      prefix: of all layers but the last.
+      shortcut: a block's projection, of which ``.0`` is the convolution and ``.1`` its batch norm.
+      head: the last layer.
+      stem: pixels of the first kernel's side: 3, or 7 in steps of 2 with 3x3 max-pooling in steps of 2 behind.
+    """
+
+    prefix: str = ""
+    shortcut: str = "shortcut"
+    head: str = "linear"
+    stem: Literal[3, 7] = 3
+
+
+CIFAR = Layout()
+"""The RNP release's, which most code for 32-pixel images shares."""
+
+
 class Block(nn.Module):
-    """One residual block of width ``planes``, of any of the three kinds."""
+    """One residual block of width ``planes``, of any of the three kinds.
+
+    A bottleneck's inner convolutions are ``widening`` times as wide, the 3x3 one in ``groups``. ``shortcut`` names the
+    projection's convolution and the batch norm behind it, which pre-activated blocks lack.
+    """
 
     kind: BlockKind
     planes: int
     stride: int
     placement: Placement
     precision: Precision
+    shortcut: tuple[str, ...] = ("shortcut.0", "shortcut.1")
+    widening: int = 1
+    groups: int = 1
 
     def _conv(self, name: str, features: int, size: int, stride: int = 1) -> Conv:
-        return Conv(features, size, stride, size // 2, placement=self.placement, precision=self.precision, name=name)
+        groups = self.groups if size == 3 else 1
+        return Conv(
+            features, size, stride, size // 2, groups, placement=self.placement, precision=self.precision, name=name
+        )
 
     def _norm(self, name: str) -> BatchNorm:
         return BatchNorm(self.placement, name=name)
@@ -37,36 +74,45 @@ class Block(nn.Module):
         projects = self.stride != 1 or x.shape[-1] != features
         if self.kind == "preact":
             out = nn.relu(self._norm("bn1")(x, train))
-            shortcut = self._conv("shortcut.0", features, 1, self.stride)(out) if projects else x
+            shortcut = self._conv(self.shortcut[0], features, 1, self.stride)(out) if projects else x
             out = self._conv("conv1", self.planes, 3, self.stride)(out)
             out = self._conv("conv2", self.planes, 3)(nn.relu(self._norm("bn2")(out, train)))
             return out + shortcut
         if self.kind == "basic":
             widths, sizes, strides = (self.planes, features), (3, 3), (self.stride, 1)
         else:
-            widths, sizes, strides = (self.planes, self.planes, features), (1, 3, 1), (1, self.stride, 1)
+            inner = self.planes * self.widening
+            widths, sizes, strides = (inner, inner, features), (1, 3, 1), (1, self.stride, 1)
         out = x
         for i, (width, size, stride) in enumerate(zip(widths, sizes, strides, strict=True), 1):
             out = self._norm(f"bn{i}")(self._conv(f"conv{i}", width, size, stride)(out), train)
             out = nn.relu(out) if i < len(widths) else out
         if projects:
-            x = self._norm("shortcut.1")(self._conv("shortcut.0", features, 1, self.stride)(x), train)
+            conv, norm = self.shortcut
+            x = self._norm(norm)(self._conv(conv, features, 1, self.stride)(x), train)
         return nn.relu(out + x)
 
 
 class Stem(nn.Module):
-    """The 3x3 convolution before the first stage, with batch norm and ReLU unless the blocks are pre-activated."""
+    """The convolution before the first stage, with batch norm and ReLU unless the blocks are pre-activated."""
 
     kind: BlockKind
     width: int
     placement: Placement
     precision: Precision
+    layout: Layout = CIFAR
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B H W F"]:
         """Applies the stem."""
-        x = Conv(self.width, 3, 1, 1, placement=self.placement, precision=self.precision, name="conv1")(x)
-        return x if self.kind == "preact" else nn.relu(BatchNorm(self.placement, name="bn1")(x, train))
+        prefix, size = self.layout.prefix, self.layout.stem
+        stride = 2 if size == 7 else 1
+        conv = partial(Conv, placement=self.placement, precision=self.precision, name=f"{prefix}conv1")
+        x = conv(self.width, size, stride, size // 2)(x)
+        if self.kind == "preact":
+            return x
+        x = nn.relu(BatchNorm(self.placement, name=f"{prefix}bn1")(x, train))
+        return max_pool(x, 3, 2, 1) if size == 7 else x
 
 
 class Head(nn.Module):
@@ -74,61 +120,122 @@ class Head(nn.Module):
 
     num_classes: int
     precision: Precision
+    layer: str = "linear"
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B K"]:
         """Applies the head."""
         del train  # nothing in it depends on the mode
-        return Dense(self.num_classes, precision=self.precision, name="linear")(x.mean((1, 2)))
+        return Dense(self.num_classes, precision=self.precision, name=self.layer)(x.mean((1, 2)))
 
 
 class ResNet(Chain):
-    """CIFAR ResNet: a stem without pooling, four stages of ``depths`` blocks of widths w, 2w, 4w, 8w, and a head."""
+    """ResNet: a stem, stages of ``depths`` blocks of widths w, 2w, 4w, 8w, and a head."""
 
     kind: BlockKind
-    depths: tuple[int, int, int, int]
+    depths: Depths
     width: int
     num_classes: int
     placement: Placement = "bn_scale"
     precision: Precision = "float32"
+    layout: Layout = CIFAR
+    widening: int = 1
+    groups: int = 1
 
     @nn.nowrap
     def segments(self) -> tuple[Segment, ...]:
         """Stem, blocks, head."""
-        stem = Stem(self.kind, self.width, self.placement, self.precision, parent=None)
+        prefix, last = self.layout.prefix, self.layout.head
+        stem = Stem(self.kind, self.width, self.placement, self.precision, self.layout, parent=None)
         blocks = tuple(
-            Segment((f"layer{stage}.{i}",), self._block(stage, i), nested=True)
+            Segment((f"{prefix}layer{stage}.{i}",), self._block(stage, i), nested=True)
             for stage, depth in enumerate(self.depths, 1)
             for i in range(depth)
         )
-        head = Head(self.num_classes, self.precision, parent=None)
-        return Segment(("conv1", "bn1"), stem, nested=False), *blocks, Segment(("linear",), head, nested=False)
+        head = Head(self.num_classes, self.precision, last, parent=None)
+        first = Segment((f"{prefix}conv1", f"{prefix}bn1"), stem, nested=False)
+        return first, *blocks, Segment((last,), head, nested=False)
 
     @nn.nowrap
     def sites(self) -> tuple[Site, ...]:
         """The batch norms."""
-        stream = ["conv1"]  # convolutions summed in the residual stream
-        sites = [] if self.kind == "preact" else [Site("bn1", ("conv1",), True)]
+        prefix, (conv, norm) = self.layout.prefix, self._shortcut
+        stream = [f"{prefix}conv1"]  # convolutions summed in the residual stream
+        sites = [] if self.kind == "preact" else [Site(f"{prefix}bn1", tuple(stream), "relu")]
         inputs = self.width
         for stage, depth in enumerate(self.depths, 1):
             for i in range(depth):
-                name, features = f"layer{stage}.{i}", self.width * 2 ** (stage - 1) * EXPANSION[self.kind]
+                name, features = f"{prefix}layer{stage}.{i}", self.width * 2 ** (stage - 1) * EXPANSION[self.kind]
                 projects = (stage > 1 and i == 0) or inputs != features
                 inputs = features
                 if self.kind == "preact":
-                    sites.append(Site(f"{name}.bn1", tuple(stream), True))
-                    sites.append(Site(f"{name}.bn2", (f"{name}.conv1",), True))
-                    stream = [f"{name}.shortcut.0"] if projects else stream
+                    sites.append(Site(f"{name}.bn1", tuple(stream), "relu"))
+                    sites.append(Site(f"{name}.bn2", (f"{name}.conv1",), "relu"))
+                    stream = [f"{name}.{conv}"] if projects else stream
                     stream = [*stream, f"{name}.conv2"]
                     continue
                 last = 3 if self.kind == "bottleneck" else 2
-                sites += [Site(f"{name}.bn{j}", (f"{name}.conv{j}",), j < last) for j in range(1, last + 1)]
+                sites += [Site(f"{name}.bn{j}", (f"{name}.conv{j}",), "relu") for j in range(1, last)]
+                sites.append(Site(f"{name}.bn{last}", (f"{name}.conv{last}",), None))
                 if projects:
-                    sites.append(Site(f"{name}.shortcut.1", (f"{name}.shortcut.0",), False))
+                    sites.append(Site(f"{name}.{norm}", (f"{name}.{conv}",), None))
         return tuple(sites)
+
+    @property
+    def _shortcut(self) -> tuple[str, str]:
+        return f"{self.layout.shortcut}.0", f"{self.layout.shortcut}.1"
 
     @nn.nowrap
     def _block(self, stage: int, index: int) -> Block:
         stride = 2 if stage > 1 and index == 0 else 1
         planes = self.width * 2 ** (stage - 1)
-        return Block(self.kind, planes, stride, self.placement, self.precision, parent=None)
+        settings = (self.placement, self.precision, self._shortcut, self.widening, self.groups)
+        return Block(self.kind, planes, stride, *settings, parent=None)
+
+
+def design(
+    kind: BlockKind,
+    depths: Depths,
+    layout: Layout = CIFAR,
+    *,
+    widening: int = 1,
+    groups: int = 1,
+    width: int = 64,
+) -> Design:
+    """A ResNet of blocks of one kind; ``width`` is as published."""
+    stem = f"{layout.prefix}conv1.weight"
+
+    def build(sizes: Sizes, placement: Placement, precision: Precision) -> ResNet:
+        settings = (placement, precision, layout, widening, groups)
+        return ResNet(kind, depths, sizes.width, sizes.num_classes, *settings)
+
+    def matches(shapes: Shapes) -> bool:
+        names = {key.removeprefix(layout.prefix): tuple(shape) for key, shape in shapes.items()}
+        bottleneck, stem_norm = "layer1.0.conv3.weight" in names, "bn1.weight" in names
+        found = "bottleneck" if bottleneck else "basic" if stem_norm else "preact"
+        inner, channels = (names.get(f"layer1.0.conv{i}.weight", ()) for i in (1, 2))
+        planes, _, side, _ = names["conv1.weight"]
+        widened = inner[:1] == (planes * widening,) and channels[1:2] == (planes * widening // groups,)
+        return found == kind and count_blocks(names) == depths and side == layout.stem and widened
+
+    side = 224 if layout.stem == 7 else 32
+    return Design(build, matches, stem, f"{layout.head}.weight", width, image_side=side)
+
+
+def count_blocks(names: Iterable[str]) -> Depths:
+    """Blocks of the four stages, by the layers' names; 0 where a stage is absent."""
+    blocks = {match.groups() for name in names if (match := re.match(r"layer([1-4])\.(\d+)\.", name))}
+    first, second, third, fourth = (sum(stage == str(i) for stage, _ in blocks) for i in range(1, 5))
+    return first, second, third, fourth
+
+
+DESIGNS: Mapping[str, Design] = MappingProxyType(
+    {
+        "resnet18": design("basic", (2, 2, 2, 2)),
+        "resnet34": design("basic", (3, 4, 6, 3)),
+        "resnet50": design("bottleneck", (3, 4, 6, 3)),
+        "resnet101": design("bottleneck", (3, 4, 23, 3)),
+        "resnet152": design("bottleneck", (3, 8, 36, 3)),
+        "preactresnet18": design("preact", (2, 2, 2, 2)),
+    }
+)

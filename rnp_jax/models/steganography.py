@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from rnp_jax.models.convolution import conv2d
+from rnp_jax.models.convolution import Window, conv2d
 from rnp_jax.types import Tree
 
 MAX_MAP = 32
@@ -32,7 +32,7 @@ class _Convolution(nn.Module):
         kernel = self.param("kernel", _zeros, (self.size, self.size, x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", _zeros, (self.features,), jnp.float32)
         pad = ((self.size - 1) // 2, self.size // 2)
-        y = conv2d(x, kernel, stride=self.stride, pads=(pad, pad), precision=lax.Precision.HIGHEST)
+        y = conv2d(x, kernel, window=Window(self.stride, (pad, pad)), precision=lax.Precision.HIGHEST)
         return y + bias[None, None, None]
 
 

@@ -7,6 +7,8 @@ A layer's path joined by dots is its torch module's name; what remains is the le
 | params kernel [h, w, C, F] | weight [F, C, h, w] | HWIO ↔ OIHW |
 | params kernel [C, F] | weight [F, C] | transposed; after a flattened image also HWC ↔ CHW |
 | params scale, bias [F] | weight, bias | as is |
+| params value [F] or [T, F] | nothing: the layer's own name | as torch has it, without axes of 1 |
+| in_proj.{query, key, value} | in_proj_weight, in_proj_bias | rows of attention's one tensor |
 | batch_stats mean, var [F] | running_mean, running_var | as is |
 """
 
@@ -34,12 +36,27 @@ FILTER_MASK = "neuron_mask"
 """Last part of the key under which the RNP and ANP releases keep a batch norm's filter mask."""
 
 
+_ATTENTION = ("query", "key", "value")
+_OUTER_AXES = {"class_token": (2, 0), "pos_embedding": (1, 0), "layer_scale": (0, 2)}
+"""Axes of 1 that torch has in front of a bare value, and behind it."""
+
+
 class Entry(NamedTuple):
-    """One parameter's place on both sides."""
+    """One parameter's place on both sides.
+
+    Attributes:
+      key: in the state dict.
+      path: collection, layers …, leaf.
+      shape: of the whole tensor, torch's.
+      part: which of its ``parts`` equal blocks of rows the parameter is.
+      parts: 1, or 3 where attention keeps query, key and value together.
+    """
 
     key: str
-    path: tuple[str, ...]  # collection, layers …, leaf
-    shape: tuple[int, ...]  # torch's
+    path: tuple[str, ...]
+    shape: tuple[int, ...]
+    part: int = 0
+    parts: int = 1
 
 
 def table(shapes: Variables) -> list[Entry]:
@@ -51,23 +68,38 @@ def table(shapes: Variables) -> list[Entry]:
             if isinstance(node, Mapping):
                 walk(dict(node), (*path, name))
             else:
-                key = ".".join((*path[1:], _LEAVES[name]))
-                entries.append(Entry(key, (*path, name), _torch_shape(node.shape)))
+                entries.append(_entry((*path, name), node.shape))
 
     for collection in ("params", "batch_stats"):
         walk(shapes[collection], (collection,))
     return entries
 
 
-def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    if len(shape) == 4:
-        return shape[3], shape[2], shape[0], shape[1]
-    return tuple(reversed(shape))
+def _entry(path: tuple[str, ...], shape: tuple[int, ...]) -> Entry:
+    *layer, leaf = path[1:]
+    name = ".".join(layer)
+    if leaf == "value":
+        leading, trailing = _outer_axes(name)
+        return Entry(name, path, (1,) * leading + shape + (1,) * trailing)
+    torch_shape = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else tuple(reversed(shape))
+    whole, _, part = name.rpartition(".in_proj.")
+    if part in _ATTENTION:
+        shape = (len(_ATTENTION) * torch_shape[0], *torch_shape[1:])
+        return Entry(f"{whole}.in_proj_{_LEAVES[leaf]}", path, shape, _ATTENTION.index(part), len(_ATTENTION))
+    return Entry(f"{name}.{_LEAVES[leaf]}", path, torch_shape)
+
+
+def _outer_axes(key: str) -> tuple[int, int]:
+    return _OUTER_AXES.get(key.rpartition(".")[2], (0, 0))
 
 
 def from_torch(value: np.ndarray, entry: Entry, architecture: Architecture) -> np.ndarray:
-    """A torch tensor in our layout, float32."""
-    value = value.astype(np.float32)
+    """A torch tensor, or the entry's part of it, in our layout, float32."""
+    rows = len(value) // entry.parts
+    value = value[entry.part * rows : (entry.part + 1) * rows].astype(np.float32, copy=False)
+    if entry.path[-1] == "value":
+        leading, trailing = _outer_axes(entry.key)
+        return value.reshape(value.shape[leading : value.ndim - trailing])
     if value.ndim == 4:
         return value.transpose(2, 3, 1, 0)
     if value.ndim == 2:
@@ -78,6 +110,8 @@ def from_torch(value: np.ndarray, entry: Entry, architecture: Architecture) -> n
 def to_torch(value: np.ndarray, entry: Entry, architecture: Architecture) -> np.ndarray:
     """Inverse of ``from_torch``."""
     value = np.asarray(value)
+    if entry.path[-1] == "value":
+        return value.reshape(entry.shape)
     if value.ndim == 4:
         return value.transpose(3, 2, 0, 1)
     if value.ndim == 2:

@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from rnp_jax.errors import ArchitectureError
-from rnp_jax.models.layers import Precision
+from rnp_jax.models.layers import Precision, attend
 from rnp_jax.types import Tree
 
 Family = Literal["clip", "vit"]
@@ -107,15 +107,10 @@ class Block(nn.Module):
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """Applies the block."""
         y = self._norm("norm1")(x)
-        split = (*x.shape[:2], self.shape.heads, -1)
         query, key, value = (
-            self._dense(name, self.shape.width, self.shape.attention_bias)(y).reshape(split)
-            for name in ("query", "key", "value")
+            self._dense(name, self.shape.width, self.shape.attention_bias)(y) for name in ("query", "key", "value")
         )
-        precision = _MATMUL[self.precision]
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, precision=precision).astype(jnp.float32)
-        weights = nn.softmax(scores / math.sqrt(query.shape[-1])).astype(value.dtype)
-        y = jnp.einsum("bhqk,bkhd->bqhd", weights, value, precision=precision).reshape(x.shape)
+        y = attend(query, key, value, self.shape.heads, self.precision)
         x = x + self._dense("out", self.shape.width)(y).astype(x.dtype)
         y = _activate(self._dense("fc1", self.shape.hidden)(self._norm("norm2")(x)), self.shape.activation)
         return x + self._dense("fc2", self.shape.width)(y).astype(x.dtype)

@@ -17,7 +17,7 @@ from rnp_jax.card import CARD_SUFFIX, TRIGGER_SUFFIX
 from rnp_jax.config import Constants
 from rnp_jax.data import parse_normalization
 from rnp_jax.errors import ConfigError, DataError
-from rnp_jax.models import ARCHITECTURES
+from rnp_jax.models.registry import ARCHITECTURES, suggest
 
 Cells: TypeAlias = dict[str, Any]
 """One row of a manifest: its values by column."""
@@ -62,7 +62,7 @@ class Entry:
     def __post_init__(self):
         _check_path(self.path)
         if self.architecture is not None and self.architecture not in ARCHITECTURES:
-            raise ConfigError(f"unknown architecture {self.architecture!r}; choose one of {', '.join(ARCHITECTURES)}")
+            raise ConfigError(f"unknown architecture {self.architecture!r}; {suggest(self.architecture)}")
         if self.image_shape is not None and min(self.image_shape) < 1:
             raise ConfigError(f"image_shape {self.image_shape}; expected height, width and channels of 1 or more")
         if self.target is not None and self.target < 0:

@@ -51,19 +51,39 @@ def materialise(checkpoint: Checkpoint, ref: TensorRef) -> np.ndarray:
     Raises:
       CheckpointError: it takes more than `Limits.materialised_bytes`.
     """
+    _check_size(checkpoint, ref)
+    return decode(ref, checkpoint.records[ref.storage.key], checkpoint.byteorder)
+
+
+def view(checkpoint: Checkpoint, ref: TensorRef) -> np.ndarray:
+    """What `materialise` gives, read-only, and without a copy where the file's bytes can be used as they lie.
+
+    Raises:
+      CheckpointError: it takes more than `Limits.materialised_bytes`.
+    """
+    _check_size(checkpoint, ref)
+    bits = view_bits(ref, checkpoint.records[ref.storage.key], checkpoint.byteorder)
+    if ref.dtype == "bool" or not (bits.dtype.isnative and bits.flags.c_contiguous and bits.flags.aligned):
+        found = decode(ref, checkpoint.records[ref.storage.key], checkpoint.byteorder)
+    else:
+        found = bits.view(DTYPES[ref.dtype])
+    found.flags.writeable = False
+    return found
+
+
+def _check_size(checkpoint: Checkpoint, ref: TensorRef) -> None:
     if ref.nbytes > checkpoint.limits.materialised_bytes:
         raise CheckpointError(
             checkpoint.path,
             f"a tensor of {ref.nbytes} bytes, more than {checkpoint.limits.materialised_bytes} "
             "(Limits.materialised_bytes)",
         )
-    return decode(ref, checkpoint.records[ref.storage.key], checkpoint.byteorder)
 
 
 def decode(ref: TensorRef, record: memoryview | bytearray, byteorder: ByteOrder) -> np.ndarray:
     """A contiguous native copy of the view `ref` of a storage's bytes."""
     bits = np.array(view_bits(ref, record, byteorder), order="C", dtype=f"u{itemsize(ref.dtype)}", copy=True)
-    return bits != 0 if ref.dtype == "bool" else bits.view(DTYPES[ref.dtype])
+    return np.asarray(bits != 0) if ref.dtype == "bool" else bits.view(DTYPES[ref.dtype])
 
 
 def encode(values: np.ndarray, ref: TensorRef, record: bytearray, byteorder: ByteOrder) -> None:

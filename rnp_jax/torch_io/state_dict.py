@@ -1,5 +1,6 @@
 """Finding the state dict inside a checkpoint, wherever the training code of its author put it."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -8,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from rnp_jax.errors import CheckpointError
-from rnp_jax.torch_io.checkpoint import Checkpoint, materialise
+from rnp_jax.torch_io.checkpoint import Checkpoint, materialise, view
 from rnp_jax.torch_io.nodes import Location, Node, Opaque, TensorRef, walk
 from rnp_jax.torch_io.reader import MODULE_ADVICE
 from rnp_jax.torch_io.text import format_path, quote
@@ -17,6 +18,7 @@ KEYS: Final = ("state_dict", "model", "netC", "clsmodel", "model_state_dict", "n
 """Where RNP and ABL, BackdoorBench, WaNet and Input-Aware, LIRA, and others keep the classifier's state dict."""
 
 _PARALLEL_PREFIX: Final = "module."  # torch.nn.DataParallel
+_SECOND_PREFIX: Final = "1."  # the network in a Sequential, behind a step without tensors such as a resize
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +27,9 @@ class StateDict:
 
     Attributes:
       location: the keys that lead to it from the root of the tree; empty if the root is the state dict.
-      prefix: what was taken off every name: ``module.`` for a network trained on several GPUs, or nothing.
-      tensors: by name without the prefix, in the order of the file, in the file's dtypes.
+      prefix: what was taken off every name: ``module.`` for a network trained on several GPUs, ``1.`` for one behind a
+        step without tensors (BackdoorBench's transformers), both, or nothing.
+      tensors: by name without the prefix, in the order of the file, in the file's dtypes; not to be written to.
       skipped: the names of entries that are not tensors.
     """
 
@@ -68,7 +71,11 @@ def find_state_dict(checkpoint: Checkpoint, key: str | None = None) -> StateDict
     if total > checkpoint.limits.materialised_bytes:
         allowed = f"{checkpoint.limits.materialised_bytes} (Limits.materialised_bytes)"
         raise CheckpointError(path, f"the tensors of {where} take {total} bytes, more than {allowed}")
-    tensors = {name.removeprefix(prefix): materialise(checkpoint, ref) for name, ref in refs.items()}
+    users = Counter(ref.storage.key for ref in refs.values())  # tied weights stay independent of each other
+    tensors = {
+        name.removeprefix(prefix): (view if users[ref.storage.key] == 1 else materialise)(checkpoint, ref)
+        for name, ref in refs.items()
+    }
     return StateDict(location, prefix, tensors, tuple(name for name in chosen if name not in refs))
 
 
@@ -80,11 +87,12 @@ def check_consumed(tensors: Mapping[str, np.ndarray], names: Iterable[str], path
     """
     for name in names:
         values = tensors[name]
-        if values.dtype.kind in "iub":
+        if values.dtype.kind in "iub" or not values.size:
             continue
-        finite = np.isfinite(values)
-        if not finite.all():
-            place = tuple(map(int, np.argwhere(~finite)[0]))
+        with np.errstate(invalid="ignore"):
+            extremes = values.min(), values.max()  # NaN is both; no array of booleans is made
+        if not np.isfinite(extremes).all():
+            place = tuple(map(int, np.argwhere(~np.isfinite(values))[0]))
             value = values[place]
             raise CheckpointError(path, f"tensor {quote(name)} holds {value} at {place}; weights must be finite")
         if name.endswith("running_var") and (values < 0).any():
@@ -141,21 +149,27 @@ def _advise(node: Opaque) -> str:
 
 
 def _find_prefix(names: Mapping[str, Any], where: str, path: str | PathLike[str]) -> str:
-    """``module.``, as often as every name begins with it."""
-    counts = {name: _count_prefixes(name) for name in names}
-    fewest = min(counts.values())
-    if having := [name for name, count in counts.items() if count > fewest]:
-        bare = next(name for name, count in counts.items() if count == fewest)
+    """The wrappers' names that every name begins with."""
+    end = 0
+    while wrapper := _find_wrapper(names, end):
+        end += len(wrapper)
+    prefix = next(iter(names))[:end]
+    having = [name for name in names if name.startswith(_PARALLEL_PREFIX, end)]
+    if having:
+        bare = next(name for name in names if not name.startswith(_PARALLEL_PREFIX, end))
         raise CheckpointError(
             path,
-            f"in {where}, {len(having)} of {len(names)} names begin with {quote(_PARALLEL_PREFIX * (fewest + 1))}, "
+            f"in {where}, {len(having)} of {len(names)} names begin with {quote(prefix + _PARALLEL_PREFIX)}, "
             f"such as {quote(having[0])}, but {quote(bare)} does not; a state dict has it on all names or on none",
         )
-    return _PARALLEL_PREFIX * fewest
+    return prefix
 
 
-def _count_prefixes(name: str) -> int:
-    count = 0
-    while name.startswith(_PARALLEL_PREFIX, count * len(_PARALLEL_PREFIX)):
-        count += 1
-    return count
+def _find_wrapper(names: Iterable[str], begin: int) -> str:
+    """The next wrapper's name on all names from there on, or nothing."""
+    if all(name.startswith(_PARALLEL_PREFIX, begin) for name in names):
+        return _PARALLEL_PREFIX
+    # A network's own names have dots of their own; ``1.weight`` and ``1.bias`` are a single layer's.
+    if not all(name.startswith(_SECOND_PREFIX, begin) for name in names):
+        return ""
+    return _SECOND_PREFIX if any(name.find(".", begin + len(_SECOND_PREFIX)) > 0 for name in names) else ""

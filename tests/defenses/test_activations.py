@@ -46,7 +46,9 @@ def test_means_and_changes_are_torch_s(name, monkeypatch):
     changes = mean_changes(network, variables, images, changed, sites)
     assert list(means) == list(changes) == [site.layer for site in sites]
     for site in sites:
-        before, after = (output[site.layer].relu() if site.rectified else output[site.layer] for output in outputs)
+        before, after = (
+            output[site.layer].relu() if (site.activation == "relu") else output[site.layer] for output in outputs
+        )
         np.testing.assert_allclose(means[site.layer], reduced(before), rtol=1e-4, atol=1e-6, err_msg=site.layer)
         np.testing.assert_allclose(changes[site.layer], reduced(after - before), rtol=1e-4, atol=1e-6)
 

@@ -66,9 +66,9 @@ def test_rectified_sites_feed_a_relu(name):
         if (
             name == "mlp"
         ):  # its linear layers' own outputs come before the ReLU, and the last has no reader of its shape
-            assert site.rectified
+            assert site.activation == "relu"
         else:
-            assert read == site.rectified, site
+            assert read == (site.activation == "relu"), site
 
 
 @pytest.mark.parametrize("name", SHALLOW)

@@ -2,12 +2,10 @@ import pytest
 import torch
 
 from rnp_jax.errors import ArchitectureError
-from rnp_jax.models import ARCHITECTURES
 from rnp_jax.models.inference import check_fit, consumed, infer_architecture
+from rnp_jax.models.resnet import DESIGNS as RESNETS
 from tests.networks import DEEP, build
 from tests.oracle import models
-
-RESNETS = [name for name in ARCHITECTURES if name != "mlp"]
 
 
 def shapes_of(name: str = "resnet18", **sizes: int) -> dict[str, tuple[int, ...]]:
@@ -93,11 +91,11 @@ def test_a_wrong_shape_names_its_key():
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [
-        ({}, "conv1.weight is missing"),
-        ({"features.0.weight": (64, 3, 3, 3)}, r"conv1\.weight is missing.*\n \+ features\.0\.weight \(64, 3, 3, 3\)"),
-        ({"conv1.weight": (4, 3, 3), "linear.weight": (2, 4)}, r"conv1\.weight is \(4, 3, 3\)"),
-        ({"conv1.weight": (4, 3, 3, 3), "linear.weight": (2, 32)}, r"stages of \[0, 0, 0, 0\] blocks"),
-        ({"bias": (4,)}, "no linear layer"),
+        ({}, "none of the .* supported architectures has these tensors"),
+        ({"features.0.weight": (64, 3, 3, 3)}, r"has these tensors.*\n \+ features\.0\.weight \(64, 3, 3, 3\)"),
+        ({"conv1.weight": (4, 3, 3), "linear.weight": (2, 4)}, r"\+ conv1\.weight \(4, 3, 3\)"),
+        ({"conv1.weight": (4, 3, 3, 3), "linear.weight": (2, 32)}, r"\+ linear\.weight \(2, 32\)"),
+        ({"bias": (4,)}, "has these tensors"),
     ],
 )
 def test_tensors_of_no_supported_architecture(shapes, message):
@@ -109,9 +107,11 @@ def test_an_unknown_depth_and_an_unknown_name():
     with torch.device("meta"):
         module = models.ResNet(models.BasicBlock, (1, 1, 1, 1), 4, 10, stem_norm=True)
     shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    with pytest.raises(ArchitectureError, match=r"stages of \[1, 1, 1, 1\] blocks"):
+    with pytest.raises(ArchitectureError, match="has these tensors"):
         infer_architecture(shapes)
-    with pytest.raises(ArchitectureError, match="unknown architecture 'vgg19'; supported: resnet18"):
+    with pytest.raises(ArchitectureError, match="unknown architecture 'resnet19'; did you mean resnet18 or"):
+        infer_architecture(shapes, name="resnet19")
+    with pytest.raises(ArchitectureError, match=r"vgg19 needs features\.0\.weight of 4 dimensions, it is missing"):
         infer_architecture(shapes, name="vgg19")
     with pytest.raises(ArchitectureError, match=r"resnet34.*\n - layer1\.1"):
         infer_architecture(shapes, name="resnet34")

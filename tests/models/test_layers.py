@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rnp_jax.models import Placement
-from rnp_jax.models.layers import BatchNorm, Conv, Dense
+from rnp_jax.models.layers import BatchNorm, Conv, Dense, LayerNorm, adaptive_avg_pool, attend
 
 F, EPS = 4, 1e-5
 
@@ -141,3 +141,37 @@ def test_fresh_convolution_kernels_are_he_normal_of_fan_out():
     kernel = np.asarray(params["kernel"])
     assert kernel.std() == pytest.approx(np.sqrt(2 / (9 * 64)), rel=0.02)
     assert abs(kernel.mean()) < 1e-3
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 10, 14, 17])
+@pytest.mark.parametrize("side", [1, 7])
+def test_adaptive_average_pooling_is_torch_s(size, side):
+    images = np.random.default_rng(0).standard_normal((2, size, size + 1, 3)).astype(np.float32)
+    expected = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(images).movedim(-1, 1), side)
+    found = jax.jit(adaptive_avg_pool, static_argnums=1)(images, side)
+    np.testing.assert_allclose(found, expected.movedim(1, -1), rtol=0, atol=1e-6)
+
+
+def test_one_pixel_is_replicated_exactly():
+    pixel = jnp.asarray(np.random.default_rng(0).standard_normal((1, 1, 1, 5)).astype(np.float32))
+    np.testing.assert_array_equal(adaptive_avg_pool(pixel, 7), jnp.broadcast_to(pixel, (1, 7, 7, 5)))
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (2, 5, 7), (2, 3, 4, 7)])
+def test_layer_norm_is_torch_s_and_has_no_filter_mask(shape):
+    layer, x = LayerNorm(1e-6), 1000 + draw(*shape)  # far from 0, where E[x²] − E[x]² would lose all digits
+    scale, bias = draw(7, seed=1), draw(7, seed=2)
+    variables = {"params": {"scale": scale, "bias": bias}, "masks": {"neuron": np.ones(7, np.float32)}}
+    expected = torch.nn.functional.layer_norm(
+        torch.from_numpy(x), (7,), torch.from_numpy(scale), torch.from_numpy(bias), 1e-6
+    )
+    np.testing.assert_allclose(layer.apply(variables, x), expected, rtol=0, atol=1e-3)
+    assert set(layer.init(jax.random.key(0), x)["masks"]) == {"neuron"}
+
+
+@pytest.mark.parametrize("heads", [1, 2, 6])
+def test_attention_is_torch_s(heads):
+    query, key, value = (2 * draw(3, 5, 6, seed=seed) for seed in range(3))
+    q, k, v = (torch.from_numpy(x).unflatten(2, (heads, -1)).transpose(1, 2) for x in (query, key, value))
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    np.testing.assert_allclose(attend(query, key, value, heads, "float32"), expected, rtol=0, atol=1e-5)

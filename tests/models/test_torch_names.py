@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from rnp_jax.models import ARCHITECTURES
+from rnp_jax.models import Architecture, Network
 from rnp_jax.models.torch_names import from_torch, table, to_torch
-from tests.networks import build, network_of
+from tests.networks import DEEP, SHALLOW, build, network_of
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", [*SHALLOW, *DEEP])
 def test_the_table_is_torch_s_state_dict(name):
     network = network_of(name)
     with torch.device("meta"):
@@ -56,3 +56,60 @@ def test_the_first_layer_of_an_mlp_reads_pixels_channels_last():
     np.testing.assert_array_equal(grid, c * height * width + h * width + w)
     second = np.arange(42, dtype=np.float32).reshape(6, 7)
     np.testing.assert_array_equal(from_torch(second, entries["2.weight"], network.architecture), second.T)
+
+
+TRANSFORMER = Network(Architecture("vit_b_16", 5, 12, image_shape=(32, 32, 3)), placement="unit")
+CONVNEXT = Network(Architecture("convnext_tiny", 5, 4, image_shape=(32, 32, 3)), placement="unit")
+
+
+@pytest.fixture(scope="module")
+def transformer_entries():
+    """By the layer and leaf of ours."""
+    return {".".join(entry.path[1:]): entry for entry in table(jax.eval_shape(TRANSFORMER.init, jax.random.key(0)))}
+
+
+@pytest.mark.parametrize(("leaf", "suffix", "columns"), [("kernel", "weight", (12,)), ("bias", "bias", ())])
+def test_query_key_and_value_are_rows_of_one_tensor(leaf, suffix, columns, transformer_entries):
+    layer = "encoder.layers.encoder_layer_11.self_attention"
+    whole = np.arange(36 * (12 if columns else 1), dtype=np.float32).reshape(36, *columns)
+    back = []
+    for part, name in enumerate(("query", "key", "value")):
+        entry = transformer_entries[f"{layer}.in_proj.{name}.{leaf}"]
+        assert (entry.key, entry.shape) == (f"{layer}.in_proj_{suffix}", whole.shape)
+        assert (entry.part, entry.parts) == (part, 3)
+        ours = from_torch(whole, entry, TRANSFORMER.architecture)
+        np.testing.assert_array_equal(ours, whole[12 * part : 12 * part + 12].T)
+        back.append(to_torch(ours, entry, TRANSFORMER.architecture))
+    np.testing.assert_array_equal(np.concatenate(back), whole)
+
+
+@pytest.mark.parametrize(
+    ("key", "theirs", "ours"),
+    [("class_token", (1, 1, 12), (12,)), ("encoder.pos_embedding", (1, 5, 12), (5, 12))],
+)
+def test_bare_parameters_have_the_layer_s_own_name(key, theirs, ours, transformer_entries):
+    entry = transformer_entries[f"{key}.value"]
+    check_bare(entry, key, theirs, ours)
+
+
+def test_a_layer_scale_stands_before_the_positions():
+    entries = {entry.key: entry for entry in table(jax.eval_shape(CONVNEXT.init, jax.random.key(0)))}
+    check_bare(entries["features.3.2.layer_scale"], "features.3.2.layer_scale", (8, 1, 1), (8,))
+
+
+def check_bare(entry, key: str, theirs: tuple[int, ...], ours: tuple[int, ...]) -> None:
+    assert (entry.key, entry.shape, entry.parts) == (key, theirs, 1)
+    value = np.arange(np.prod(theirs), dtype=np.float32).reshape(theirs)
+    found = from_torch(value, entry, TRANSFORMER.architecture)
+    np.testing.assert_array_equal(found, value.reshape(ours))
+    np.testing.assert_array_equal(to_torch(found, entry, TRANSFORMER.architecture), value)
+
+
+def test_linear_layers_of_images_are_transposed_and_norms_are_not(transformer_entries):
+    entries = {entry.key: entry for entry in table(jax.eval_shape(CONVNEXT.init, jax.random.key(0)))}
+    unit, norm = entries["features.1.0.block.3.weight"], entries["features.1.0.block.2.weight"]
+    assert (unit.shape, unit.path[-1], norm.shape, norm.path[-1]) == ((16, 4), "kernel", (4,), "scale")
+    value = np.arange(64, dtype=np.float32).reshape(16, 4)
+    np.testing.assert_array_equal(from_torch(value, unit, CONVNEXT.architecture), value.T)
+    np.testing.assert_array_equal(from_torch(value[0], norm, CONVNEXT.architecture), value[0])
+    assert transformer_entries["encoder.ln.scale"].key == "encoder.ln.weight"

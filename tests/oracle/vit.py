@@ -1,14 +1,18 @@
 """Small random image towers of the transformers library, and the folders that it saves them in."""
 
+import importlib
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import safetensors.numpy
 import torch
-import transformers
 
 from rnp_jax.models.vit import VitShape
+from tests.oracle.vision import torchvision_models
+
+torchvision_models()  # transformers imports it where it is installed
+transformers = importlib.import_module("transformers")
 
 Kind = Literal["clip", "clip_alone", "clip_projected", "vit", "vit_classifier"]
 KINDS: tuple[Kind, ...] = ("clip", "clip_alone", "clip_projected", "vit", "vit_classifier")

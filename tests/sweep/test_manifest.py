@@ -172,7 +172,7 @@ def test_a_file_counts_twice_where_different_things_are_said_about_it(tree):
         ("path,target\nb.pt,-1\n", "line 2: target -1; expected"),
         ("path,image_shape\nb.pt,large\n", "line 2: image_shape"),
         ('path,image_shape\nb.pt,"0,32,3"\n', "line 2: image_shape"),
-        ("path,architecture\nb.pt,vgg\n", "line 2: unknown architecture 'vgg'; choose one of resnet18"),
+        ("path,architecture\nb.pt,vgg\n", "line 2: unknown architecture 'vgg'; did you mean vgg"),
         ("path,mapping\nb.pt,one\n", "line 2: mapping"),
         ("path,attack\nb.pt,badnet\n", "line 2: attack 'badnet' is unknown; did you mean badnets"),
         ("path,normalization\nb.pt,cifar11\n", "line 2: unknown normalisation"),

@@ -1,6 +1,7 @@
 """Views of a storage's bytes against torch's own, in both byte orders."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from rnp_jax.errors import CheckpointError
 from rnp_jax.torch_io import Limits, TensorRef, materialise, read_checkpoint
-from rnp_jax.torch_io.checkpoint import decode, encode, view_bits
+from rnp_jax.torch_io.checkpoint import Checkpoint, decode, encode, view, view_bits
 from rnp_jax.torch_io.dtypes import DTYPES
 from rnp_jax.torch_io.nodes import StorageRef
 
@@ -106,3 +107,25 @@ def test_a_tensor_beyond_the_limit_is_not_copied(tmp_path):
     wide = TensorRef(checkpoint.tree["w"].storage, 0, (2**40,), (0,))
     with pytest.raises(CheckpointError, match=r"4398046511104 bytes, more than 8 \(Limits.materialised_bytes\)"):
         materialise(checkpoint, wide)
+
+
+def test_a_view_is_read_only_and_copies_no_dense_tensor(tmp_path):
+    torch.save({"a": torch.arange(6.0).reshape(2, 3), "t": torch.arange(6.0).reshape(2, 3).T}, tmp_path / "m.pt")
+    checkpoint = read_checkpoint(tmp_path / "m.pt")
+    for name, shares in (("a", True), ("t", False)):
+        ref = checkpoint.tree[name]
+        found = view(checkpoint, ref)
+        assert found.tolist() == materialise(checkpoint, ref).tolist()
+        assert not found.flags.writeable
+        record = np.frombuffer(checkpoint.records[ref.storage.key], np.uint8)
+        assert np.shares_memory(found, record) is shares
+        assert not np.shares_memory(materialise(checkpoint, ref), record)
+
+
+@given(ref=views(), byteorder=st.sampled_from(["little", "big"]))
+@CHECKED
+def test_a_view_reads_what_a_copy_reads(ref, byteorder):
+    _, record = fill(ref, byteorder)
+    checkpoint = Checkpoint(Path("m"), "", "zip", byteorder, None, (), "m", {}, {"0": memoryview(record)}, Limits())
+    found, copied = view(checkpoint, ref), decode(ref, record, byteorder)
+    assert (found.dtype, found.shape, found.tobytes()) == (copied.dtype, copied.shape, copied.tobytes())

@@ -51,6 +51,36 @@ def test_a_key_chooses(checkpoint):
     assert (root.location, root.skipped) == ((), ("netG", "all", "n"))
 
 
+PREFIXES = {
+    "a network as it is": (("class_token", "1.weight"), ""),
+    "several GPUs": (("module.w", "module.b"), "module."),
+    "several GPUs twice": (("module.module.w", "module.module.1.b"), "module.module."),
+    "behind a resize": (("1.class_token", "1.encoder.ln.weight"), "1."),
+    "behind a resize, on several GPUs": (("module.1.conv1.weight", "module.1.fc.bias"), "module.1."),
+    "on several GPUs, behind a resize": (("1.module.conv1.weight", "1.module.fc.bias"), "1.module."),
+    "a second step of the outer of two": (("1.1.weight", "1.1.bias"), "1."),
+    "the second layer of all": (("1.weight", "1.bias"), ""),
+    "layers from the first on": (("1.weight", "1.0.weight", "2.weight"), ""),
+    "layers from the tenth on": (("10.0.weight", "11.0.weight"), ""),
+}
+
+
+@pytest.mark.parametrize("case", PREFIXES)
+def test_what_wraps_a_network_is_taken_off_its_names(case, checkpoint):
+    names, prefix = PREFIXES[case]
+    state_dict = find_state_dict(checkpoint(model=h.dict_(**dict.fromkeys(names, h.tensor()))))
+    assert state_dict.prefix == prefix
+    assert [prefix + name for name in state_dict.tensors] == list(names)
+
+
+@pytest.mark.parametrize("prefix", ["", "1."])
+def test_a_wrapper_of_some_names_only_is_refused(prefix, checkpoint):
+    names = (f"{prefix}conv1.weight", f"{prefix}module.conv2.weight")
+    source = checkpoint(model=h.dict_(**dict.fromkeys(names, h.tensor())))
+    with pytest.raises(CheckpointError, match=rf'1 of 2 names begin with "{prefix}module\."'):
+        find_state_dict(source)
+
+
 REFUSED = {
     "several": ({"state_dict": SD, "netC": SD}, None, "several state dicts: state_dict, netC; choose one with --key"),
     "unknown layout": ({"netG": SD, "epoch": b"N"}, None, '"netG" hold tensors: choose one with --key'),

@@ -1,0 +1,171 @@
+"""DenseNet-BC as torchvision defines it, and TrojanZoo's of the same layers.
+
+Glossary: w channels of the stem, g = w / 2 channels that each dense layer adds (the paper's growth rate k).
+
+A dense layer reads everything its block gave so far, in one tensor, and appends its own channels. TrojanZoo calls the
+last layer ``classifier.fc``; its ``_comp`` networks, for 32-pixel images, begin with a bare 3x3 convolution. Dropout in
+dense layers, of rate 0 in all published networks, is left out.
+
+The filters of all batch norms have masks. Scored are those that normalise one convolution's output: most others read a
+concatenation of many layers' channels.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from types import MappingProxyType
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rnp_jax.models.chain import Chain, Segment, Site
+from rnp_jax.models.design import Design, Shapes, Sizes
+from rnp_jax.models.layers import BatchNorm, Conv, Placement, Precision, avg_pool, max_pool
+from rnp_jax.models.resnet import Head
+
+Depths = tuple[int, int, int, int]
+_BOTTLENECK = 4  # channels inside a dense layer, in units of g
+
+
+class Stem(nn.Module):
+    """A 7x7 convolution in steps of 2, batch norm, ReLU and max-pooling; for small images a bare 3x3 convolution."""
+
+    width: int
+    small: bool
+    placement: Placement
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B Ho Wo F"]:
+        """Applies the stem."""
+        size, stride = (3, 1) if self.small else (7, 2)
+        conv = partial(Conv, placement=self.placement, precision=self.precision)
+        x = conv(self.width, size, stride, size // 2, name="features.conv0")(x)
+        if self.small:
+            return x
+        return max_pool(nn.relu(BatchNorm(self.placement, name="features.norm0")(x, train)), 3, 2, 1)
+
+
+class DenseLayer(nn.Module):
+    """Appends ``growth`` channels to its input, through a 1x1 bottleneck of 4 times as many."""
+
+    growth: int
+    placement: Placement
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B H W F"]:
+        """Applies the layer; F is C + growth."""
+        conv = partial(Conv, placement=self.placement, precision=self.precision)
+        out = nn.relu(BatchNorm(self.placement, name="norm1")(x, train))
+        out = conv(_BOTTLENECK * self.growth, 1, name="conv1")(out)
+        out = nn.relu(BatchNorm(self.placement, name="norm2")(out, train))
+        out = conv(self.growth, 3, 1, 1, name="conv2")(out)
+        return jnp.concatenate((x, out), -1)
+
+
+class Transition(nn.Module):
+    """Halves the channels and the image between two dense blocks."""
+
+    placement: Placement
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B Ho Wo F"]:
+        """Applies the transition; F is C // 2."""
+        out = nn.relu(BatchNorm(self.placement, name="norm")(x, train))
+        out = Conv(x.shape[-1] // 2, 1, placement=self.placement, precision=self.precision, name="conv")(out)
+        return avg_pool(out, 2)
+
+
+class LastNorm(nn.Module):
+    """The batch norm and ReLU behind the last dense block."""
+
+    placement: Placement
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B H W C"]:
+        """Applies them."""
+        return nn.relu(BatchNorm(self.placement, name="features.norm5")(x, train))
+
+
+class DenseNet(Chain):
+    """A stem, four dense blocks of ``depths`` layers with transitions between them, a last batch norm, and a head."""
+
+    depths: Depths
+    width: int
+    num_classes: int
+    placement: Placement = "bn_scale"
+    precision: Precision = "float32"
+    small: bool = False
+    head: str = "classifier"
+
+    @nn.nowrap
+    def segments(self) -> tuple[Segment, ...]:
+        """Stem, dense layers and transitions, last batch norm, head."""
+        settings = (self.placement, self.precision)
+        layer = DenseLayer(max(1, self.width // 2), *settings, parent=None)
+        transition = Transition(*settings, parent=None)
+        first = ("features.conv0",) if self.small else ("features.conv0", "features.norm0")
+        return (
+            Segment(first, Stem(self.width, self.small, *settings, parent=None), nested=False),
+            *(Segment((name,), layer if "denselayer" in name else transition, nested=True) for name in self._parts()),
+            Segment(("features.norm5",), LastNorm(self.placement, parent=None), nested=False),
+            Segment((self.head,), Head(self.num_classes, self.precision, self.head, parent=None), nested=False),
+        )
+
+    @nn.nowrap
+    def sites(self) -> tuple[Site, ...]:
+        """The batch norms; most of them normalise a concatenation."""
+        sites = [] if self.small else [Site("features.norm0", ("features.conv0",), "relu")]
+        for name in self._parts():
+            if "denselayer" in name:
+                sites += [Site(f"{name}.norm1", (), "relu"), Site(f"{name}.norm2", (f"{name}.conv1",), "relu")]
+            else:
+                sites.append(Site(f"{name}.norm", (), "relu"))
+        return (*sites, Site("features.norm5", (), "relu"))
+
+    @nn.nowrap
+    def _parts(self) -> Iterator[str]:
+        for block, depth in enumerate(self.depths, 1):
+            yield from (f"features.denseblock{block}.denselayer{i}" for i in range(1, depth + 1))
+            if block < len(self.depths):
+                yield f"features.transition{block}"
+
+
+def design(depths: Depths, width: int, head: str = "classifier", *, small: bool = False) -> Design:
+    """A DenseNet; ``width`` is as published."""
+    stem = "features.conv0.weight"
+
+    def build(sizes: Sizes, placement: Placement, precision: Precision) -> DenseNet:
+        return DenseNet(depths, sizes.width, sizes.num_classes, placement, precision, small, head)
+
+    def matches(shapes: Shapes) -> bool:
+        layers = [
+            sum(f"features.denseblock{block}.denselayer{i}.conv1.weight" in shapes for i in range(1, max(depths) + 2))
+            for block in range(1, 5)
+        ]
+        return tuple(layers) == depths and ("features.norm0.weight" in shapes) != small
+
+    return Design(build, matches, stem, f"{head}.weight", width, image_side=32 if small else 224)
+
+
+_PUBLISHED: Mapping[str, tuple[Depths, int]] = MappingProxyType(
+    {
+        "densenet121": ((6, 12, 24, 16), 64),
+        "densenet161": ((6, 12, 36, 24), 96),
+        "densenet169": ((6, 12, 32, 32), 64),
+        "densenet201": ((6, 12, 48, 32), 64),
+    }
+)
+
+DESIGNS: Mapping[str, Design] = MappingProxyType(
+    {
+        **{name: design(*published) for name, published in _PUBLISHED.items()},
+        **{f"trojanzoo_{name}": design(*published, "classifier.fc") for name, published in _PUBLISHED.items()},
+        **{
+            f"trojanzoo_{name}_comp": design(*published, "classifier.fc", small=True)
+            for name, published in _PUBLISHED.items()
+        },
+    }
+)

@@ -1,0 +1,175 @@
+"""Plain feed-forward classifiers: convolutions, each with ReLU and perhaps batch norm and pooling, then linear layers.
+
+Dropout is left out in training mode too: a network is a deterministic function of weights and images.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from rnp_jax.models.chain import Chain, Segment, Site
+from rnp_jax.models.design import Design, Shapes, Sizes
+from rnp_jax.models.layers import (
+    BatchNorm,
+    Conv,
+    Dense,
+    Placement,
+    Precision,
+    adaptive_avg_pool,
+    avg_pool,
+    flatten,
+    max_pool,
+)
+
+Pool = Literal["max", "average"]
+
+
+class ConvStep(NamedTuple):
+    """A convolution and what follows it, at the published size.
+
+    Attributes:
+      conv: its layer's name.
+      features: its filters.
+      norm: name of the batch norm behind it; None without one.
+      size: of its kernel.
+      pad: zeros around its input.
+      pool: halves the image behind the ReLU.
+    """
+
+    conv: str
+    features: int
+    norm: str | None = None
+    size: int = 3
+    pad: int = 1
+    pool: Pool | None = None
+
+
+class Plan(NamedTuple):
+    """A plain network at its published size.
+
+    Attributes:
+      convs: in order.
+      hidden: name and units of each hidden linear layer, in order.
+      head: name of the last linear layer.
+      pooled: side that adaptive average pooling gives the image before the linear layers; None leaves it as it is.
+    """
+
+    convs: tuple[ConvStep, ...]
+    hidden: tuple[tuple[str, int], ...]
+    head: str
+    pooled: int | None = None
+
+    def scaled(self, width: int) -> "Plan":
+        """The same with ``width`` filters in the first convolution and all others in proportion, 1 at least."""
+        published = self.convs[0].features
+        convs = tuple(step._replace(features=max(1, step.features * width // published)) for step in self.convs)
+        hidden = tuple((name, max(1, units * width // published)) for name, units in self.hidden)
+        return self._replace(convs=convs, hidden=hidden)
+
+    def matches(self, shapes: Shapes) -> bool:
+        """Whether these are the kernels of the network, all of them and no others, and its batch norms are there."""
+        kernels = {f"{step.conv}.weight": (step.size, step.size) for step in self.convs}
+        kernels |= {f"{name}.weight": () for name in (*(name for name, _ in self.hidden), self.head)}
+        norms = {f"{step.norm}.running_var" for step in self.convs if step.norm}
+        return kernels == {key: tuple(shape[2:]) for key, shape in shapes.items() if len(shape) > 1} and norms == {
+            key for key in shapes if key.endswith(".running_var")
+        }
+
+
+class Convolution(nn.Module):
+    """One ``ConvStep``."""
+
+    step: ConvStep
+    placement: Placement
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B Ho Wo F"]:
+        """Applies the step."""
+        conv, features, norm, size, pad, pool = self.step
+        x = Conv(features, size, pad=pad, use_bias=True, placement=self.placement, precision=self.precision, name=conv)(
+            x
+        )
+        x = nn.relu(x if norm is None else BatchNorm(self.placement, name=norm)(x, train))
+        if pool is None:
+            return x
+        return max_pool(x, 2, 2) if pool == "max" else avg_pool(x, 2)
+
+
+class Linear(nn.Module):
+    """A linear layer on vectors or on images, which it pools and flattens; a hidden one is followed by a ReLU."""
+
+    layer: str
+    units: int
+    hidden: bool
+    pooled: int | None
+    placement: Placement
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B ..."], train: bool) -> Float[Array, "B F"]:
+        """Applies the layer."""
+        del train  # nothing in it depends on the mode
+        if x.ndim == 4:
+            x = flatten(x if self.pooled is None else adaptive_avg_pool(x, self.pooled))
+        masked = self.hidden and self.placement == "unit"
+        x = Dense(self.units, masked=masked, precision=self.precision, name=self.layer)(x)
+        return nn.relu(x) if self.hidden else x
+
+
+class Plain(Chain):
+    """A network after a plan, whose sizes are meant as they are."""
+
+    plan: Plan
+    num_classes: int
+    placement: Placement = "bn_scale"
+    precision: Precision = "float32"
+
+    @nn.nowrap
+    def segments(self) -> tuple[Segment, ...]:
+        """One a convolution, one a linear layer."""
+        steps = self.plan.convs
+        convs = tuple(
+            Segment((step.conv, step.norm) if step.norm else (step.conv,), self._part(Convolution, step), nested=False)
+            for step in steps
+        )
+        linear = tuple(
+            Segment((name,), self._part(Linear, name, units, name != self.plan.head, self.plan.pooled), nested=False)
+            for name, units in (*self.plan.hidden, (self.plan.head, self.num_classes))
+        )
+        return *convs, *linear
+
+    @nn.nowrap
+    def sites(self) -> tuple[Site, ...]:
+        """Batch norms, or convolutions where there are none; hidden linear layers in the placement ``unit``."""
+        if self.placement == "unit":
+            return tuple(Site(name, (name,), "relu") for name, _ in self.plan.hidden)
+        return tuple(
+            Site(step.norm or step.conv, (step.conv,), "relu")
+            for step in self.plan.convs
+            if step.norm or self.placement == "conv_output"
+        )
+
+    @nn.nowrap
+    def _part(self, part: Callable[..., nn.Module], *what: object) -> nn.Module:
+        return part(*what, self.placement, self.precision, parent=None)
+
+
+def plain_design(plan: Plan, image_side: int | Callable[[Shapes], int]) -> Design:
+    """The architecture of a plan; its filter masks act on convolutions where it has no batch norm."""
+
+    def build(sizes: Sizes, placement: Placement, precision: Precision) -> Plain:
+        return Plain(plan.scaled(sizes.width), sizes.num_classes, placement, precision)
+
+    first = plan.convs[0]
+    return Design(
+        build,
+        plan.matches,
+        f"{first.conv}.weight",
+        f"{plan.head}.weight",
+        first.features,
+        image_side=image_side,
+        placement="bn_scale" if first.norm else "conv_output",
+    )

@@ -1,0 +1,98 @@
+"""VGG (Simonyan & Zisserman, ICLR 2015), with and without batch norm, with every classifier that releases gave it.
+
+| names | classifier | released by |
+|---|---|---|
+| ``vgg…`` | 7x7 average pooling, ``classifier.0``, ``.3``, ``.6`` | torchvision, BackdoorBench, TrojanZoo |
+| ``cifar_vgg…`` | one linear layer, ``classifier`` | RNP, BackdoorBox, LIRA and WaNet (kuangliu's) |
+| ``toolbox_vgg…`` | ``classifier.1``, ``.4``, ``.6`` of 512 units | backdoor-toolbox |
+| ``trojanzoo_vgg…_comp`` | global average pooling, ``classifier.fc1``, ``.fc2``, ``.fc3`` of 512 units | TrojanZoo |
+| ``trojanzoo_vgg…_comp_s`` | global average pooling, ``classifier.fc`` | TrojanZoo |
+
+The weights do not tell torchvision's image size: 224 pixels are assumed with ImageNet's 1000 classes, otherwise 32.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from rnp_jax.models.design import Design, Shapes
+from rnp_jax.models.plain import ConvStep, Plan, plain_design
+
+_STAGES: Mapping[int, tuple[int, ...]] = {
+    11: (1, 1, 2, 2, 2),
+    13: (2, 2, 2, 2, 2),
+    16: (2, 2, 3, 3, 3),
+    19: (2, 2, 4, 4, 4),
+}
+"""Convolutions of each stage (the paper's table 1: A, B, D, E), behind which the image is halved."""
+
+_FEATURES = (64, 128, 256, 512, 512)
+
+
+class _Form(NamedTuple):
+    """A family's names and what stands behind its convolutions."""
+
+    prefix: str
+    suffix: str
+    hidden: tuple[tuple[str, int], ...]
+    head: str
+    pooled: int | None
+    image_side: Callable[["_Convs"], int | Callable[[Shapes], int]]
+
+
+_Convs = tuple[ConvStep, ...]
+
+
+def _convolutions(depth: int, *, batch_norm: bool) -> _Convs:
+    """``features.N``, numbered by torch's Sequential: convolution, batch norm, ReLU; a pooling after each stage."""
+    steps: list[ConvStep] = []
+    position = 0
+    for count, features in zip(_STAGES[depth], _FEATURES, strict=True):
+        for i in range(count):
+            norm = f"features.{position + 1}" if batch_norm else None
+            pool = "max" if i == count - 1 else None
+            steps.append(ConvStep(f"features.{position}", features, norm, pool=pool))
+            position += 3 if batch_norm else 2
+        position += 1
+    return tuple(steps)
+
+
+def _torchvision_side(_: _Convs) -> Callable[[Shapes], int]:
+    return lambda shapes: 224 if shapes["classifier.6.weight"][0] == 1000 else 32
+
+
+def _cifar_side(convs: _Convs) -> Callable[[Shapes], int]:
+    """The image is halved five times and flattened, so the classifier's inputs tell (LIRA's: 2048 for 64 pixels)."""
+
+    def side(shapes: Shapes) -> int:
+        channels, *_ = shapes.get(f"{convs[-1].conv}.weight", (_FEATURES[-1],))
+        return 32 * max(1, math.isqrt(shapes["classifier.weight"][-1] // max(1, channels)))
+
+    return side
+
+
+_FORMS = (
+    _Form("vgg", "", (("classifier.0", 4096), ("classifier.3", 4096)), "classifier.6", 7, _torchvision_side),
+    _Form("cifar_vgg", "", (), "classifier", None, _cifar_side),
+    _Form("toolbox_vgg", "", (("classifier.1", 512), ("classifier.4", 512)), "classifier.6", None, lambda _: 32),
+    _Form(
+        "trojanzoo_vgg", "_comp", (("classifier.fc1", 512), ("classifier.fc2", 512)), "classifier.fc3", 1, lambda _: 32
+    ),
+    _Form("trojanzoo_vgg", "_comp_s", (), "classifier.fc", 1, lambda _: 32),
+)
+
+
+def _designs() -> dict[str, Design]:
+    found = {}
+    for form in _FORMS:
+        for depth in _STAGES:
+            for batch_norm in (False, True):
+                convs = _convolutions(depth, batch_norm=batch_norm)
+                name = f"{form.prefix}{depth}{'_bn' if batch_norm else ''}{form.suffix}"
+                plan = Plan(convs, form.hidden, form.head, form.pooled)
+                found[name] = plain_design(plan, form.image_side(convs))
+    return found
+
+
+DESIGNS: Mapping[str, Design] = MappingProxyType(_designs())

@@ -1,0 +1,153 @@
+"""torchvision's, TrojanZoo's and NAD's ResNets against torch."""
+
+import jax
+import pytest
+import torch
+
+from rnp_jax.models import Architecture, Network
+from rnp_jax.models.inference import infer_architecture
+from rnp_jax.models.registry import count_parameters
+from rnp_jax.models.resnet import design
+from rnp_jax.models.torchvision_resnet import DESIGNS, TORCHVISION, TROJANZOO
+from tests import parity
+from tests.oracle.torchvision_resnet import NadResNet, TrojanZoo
+from tests.oracle.vision import torchvision_models
+
+SHALLOW = {
+    "shallow": design("basic", (2, 1, 1, 1), TORCHVISION),
+    "shallow_comp": design("basic", (1, 1, 1, 1), TROJANZOO._replace(stem=3)),
+    "shallow_next": design("bottleneck", (1, 2, 1, 1), TROJANZOO, widening=2, groups=32),
+}
+PLACEMENTS = ("bn_scale", "channel", "conv_output")
+LARGE = ("resnet101", "resnet152", "wide_resnet101_2", "resnext101_32x8d", "resnext101_64x4d")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shallow():
+    """One block or two a stage: all that the published depths repeat."""
+    with parity.registered(**SHALLOW):
+        yield
+
+
+def build(name: str, num_classes: int = 10) -> torch.nn.Module:
+    """The oracle of an architecture of ours."""
+    models = torchvision_models()
+    if name == "nad_resnet32":
+        return NadResNet(num_classes=num_classes)
+    source, _, layers = name.partition("_")
+    if source == "torchvision":
+        return models.get_model(layers, num_classes=num_classes)
+    if source == "trojanzoo":
+        network = models.get_model(layers.removesuffix("_comp"), num_classes=num_classes)
+        return TrojanZoo(network, comp=name.endswith("_comp"))
+    resnet = models.resnet
+    if name == "shallow":
+        return resnet.ResNet(resnet.BasicBlock, [2, 1, 1, 1], num_classes)
+    if name == "shallow_comp":
+        return TrojanZoo(resnet.ResNet(resnet.BasicBlock, [1, 1, 1, 1], num_classes), comp=True)
+    bottlenecks = resnet.ResNet(resnet.Bottleneck, [1, 2, 1, 1], num_classes, groups=32, width_per_group=4)
+    return TrojanZoo(bottlenecks, comp=False)
+
+
+def loaded(name: str, side: int) -> tuple[torch.nn.Module, Network, dict]:
+    torch.manual_seed(0)
+    module = parity.randomize(build(name))
+    return module, *parity.load(module, image_shape=(side, side, 3))
+
+
+def tiny(name: str) -> Network:
+    return Network(Architecture(name, 3, 4, image_shape=(16, 16, 3)))
+
+
+@pytest.mark.parametrize(("name", "side", "pooled"), [("shallow", 40, "bn1"), ("shallow_next", 40, "features.bn1")])
+def test_every_layer_computes_what_torch_computes(name, side, pooled):
+    module, network, variables = loaded(name, side)
+    assert network.architecture == Architecture(name, 10, 64, image_shape=(side, side, 3))
+    parity.check_parity(module, network, variables)
+    parity.check_round_trip(module, network, variables)
+    parity.check_sites(network, variables, pooled=(pooled,))
+    if name == "shallow":
+        parity.check_placement(module, network, "bn_scale")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_pruning_is_torch_s_in_every_placement(placement):
+    module, network, _ = loaded("shallow_comp", 12)
+    parity.check_placement(module, network, placement)
+
+
+def test_a_small_stem_neither_strides_nor_pools():
+    module, network, variables = loaded("shallow_comp", 12)
+    parity.check_parity(module, network, variables)
+    parity.check_sites(network, variables)
+
+
+def test_training_reaches_every_parameter():
+    network = tiny("shallow")
+    parity.check_training_step(network, network.init(jax.random.key(0)))
+
+
+@pytest.mark.parametrize(
+    "names", [("clp",), pytest.param(("rnp", "anp", "holder", "fp"), marks=pytest.mark.slow)], ids=["clp", "others"]
+)
+def test_the_defenses_run(names):
+    network = tiny("shallow")
+    parity.check_defenses(network, network.init(jax.random.key(0)), names)
+
+
+def check_published(name: str, width: int, side: int, parameters: int | None) -> None:
+    with torch.device("meta"):
+        module = build(name)
+    shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    found = infer_architecture(shapes)
+    assert found == Architecture(name, 10, width, image_shape=(side, side, 3))
+    count = count_parameters(jax.eval_shape(Network(found).init, jax.random.key(0)))
+    assert count == sum(value.numel() for value in module.parameters())
+    assert parameters in (None, count)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "side", "parameters"),
+    [
+        ("torchvision_resnet18", 64, 224, 11_181_642),
+        ("trojanzoo_resnet18_comp", 64, 32, 11_173_962),
+        ("torchvision_resnet50", 64, 224, 23_528_522),
+        ("nad_resnet32", 16, 32, 466_906),
+    ],
+)
+def test_published_keys_and_shapes_are_recognised(name, width, side, parameters):
+    check_published(name, width, side, parameters)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(DESIGNS))
+def test_every_published_network_is_recognised(name):
+    check_published(name, DESIGNS[name].width, 224 if DESIGNS[name].image_side == 224 else 32, None)
+
+
+def test_a_wide_network_is_told_from_a_plain_one_and_from_a_resnext_without_building_any():
+    for name in ("torchvision_resnet50", "torchvision_wide_resnet50_2", "torchvision_resnext50_32x4d"):
+        with torch.device("meta"):
+            shapes = {key: tuple(value.shape) for key, value in build(name).state_dict().items()}
+        assert [known for known, each in DESIGNS.items() if each.stem in shapes and each.matches(shapes)] == [name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("torchvision_resnet18", 224),
+        ("torchvision_resnet34", 224),
+        ("torchvision_wide_resnet50_2", 64),
+        ("torchvision_resnext50_32x4d", 64),
+        ("trojanzoo_resnet50_comp", 32),
+        ("torchvision_resnet101", 64),
+        ("torchvision_resnet152", 64),
+        ("nad_resnet32", 32),
+    ],
+)
+def test_published_sizes(name, side):
+    module, network, variables = loaded(name, side)
+    parity.check_parity(module, network, variables)
+    parity.check_round_trip(module, network, variables)
