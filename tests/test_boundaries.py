@@ -40,7 +40,9 @@ MAY_IMPORT = {
     | {"compilation", "sweep", "detection"},
     "sweep": FOUNDATION | {"report", "torch_io", "checkpoints", "card", "config", "models", "data", "attacks", "masks"},
     "cli": FOUNDATION | {"config", "commands", "compilation"},
-    "__init__": FOUNDATION | LIBRARY | {"detection", "torch_io", "report", "checkpoints", "extractors", "card", "store", "config"},
+    "__init__": FOUNDATION
+    | LIBRARY
+    | {"detection", "torch_io", "report", "checkpoints", "extractors", "card", "store", "config"},
 }
 """What each part of the package may import besides itself. A new part needs a place here."""
 

@@ -61,7 +61,7 @@ def test_the_release_s_settings_are_the_defaults_of_the_library():
     assert options.rnp.unlearn == UnlearnConfig()
     assert options.rnp.recover == RecoverConfig()
     for phase, kind in (("unlearn", UnlearnConfig), ("recover", RecoverConfig)):
-        told = {each.name for each in fields(kind)} - {"shuffle"}
+        told = {each.name for each in fields(kind)} - {"shuffle", "batch_norm", "relative"}
         assert set(values["rnp"][phase]) == told
     assert (options.augmentation.padding, options.augmentation.flip) == (4, True)
     assert (options.compute.precision, options.compute.placement) == ("float32", "bn_scale")

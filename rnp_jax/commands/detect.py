@@ -9,7 +9,6 @@ import numpy as np
 import tyro
 
 from rnp_jax.atomic import open_atomic, write_atomic
-from rnp_jax.attacks.base import check_number
 from rnp_jax.checkpoints import save_model
 from rnp_jax.commands.calibrate import plain_settings
 from rnp_jax.commands.detected import Case, Recovered, Scored, describe_detection, plot_detection
@@ -93,7 +92,10 @@ class DetectOptions:
 
     def __post_init__(self):
         check_seed("seed", self.seed)
-        check_number("defense.holdout", self.defense.holdout, 0, 0)
+        if self.defense.holdout > 0:
+            raise ConfigError(
+                f"defense.holdout {self.defense.holdout}: nothing is chosen by held-out images; set it to 0"
+            )
         unknown = [name for name in self.sample_scores if name not in SAMPLE_SCORES]
         if unknown or not self.sample_scores:
             raise ConfigError(f"sample_scores {unknown or '()'}: choose of {', '.join(SAMPLE_SCORES)}")

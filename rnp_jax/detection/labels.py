@@ -55,7 +55,7 @@ class LabelConfig:
     modes: tuple[Mode, ...] = ("train",)
     unlearn: UnlearnConfig = field(default_factory=gentle_unlearning)
     images: int = 100
-    draws: int = 2
+    draws: int = 4
 
     def __post_init__(self):
         if not self.modes or len(set(self.modes)) < len(self.modes) or self.images < 2 or self.draws < 1:

@@ -116,7 +116,7 @@ def test_a_clean_model_has_an_oracle_row_that_says_why_it_has_no_figures(tmp_pat
     ("arguments", "message"),
     [
         ((), "no checkpoints: give one or more files"),
-        (("a.pt", "--methods", "clp", "clip"), "--methods: clip; choose among none, rnp, holder, clp, anp, fp, random"),
+        (("a.pt", "--methods", "clp", "clip"), "--methods: clip; choose among none, rnp, holder, clp, anp, fp, ft, "),
         (("a.pt", "--methods"), "--methods: none given; choose among none, "),
         (("nowhere.pt",), "nowhere.pt"),
         ((str(CHECKPOINT), "--defense.size", "0"), "defense.size is 0"),

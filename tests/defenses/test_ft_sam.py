@@ -44,7 +44,7 @@ def torch_steps(module, batches, rho: float, swing: int) -> None:
         scheduler.step()
 
 
-@pytest.mark.parametrize(("name", "swing"), [("mlp", 3), ("resnet18", 4)])
+@pytest.mark.parametrize(("name", "swing"), [("mlp", 3), pytest.param("resnet18", 4, marks=pytest.mark.slow)])
 def test_weights_are_torch_s(name, swing):
     """torch's label smoothing s spreads s over all K classes, ours over the K - 1 others: 0.09·5/4 there is 0.072."""
     module, network = build_random(name), network_of(name)

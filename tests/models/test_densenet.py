@@ -89,6 +89,7 @@ def test_pruning_is_torch_s_in_every_placement(placement):
     parity.check_placement(module, network, placement)
 
 
+@pytest.mark.slow
 def test_training_reaches_every_parameter():
     network = Network(Architecture("shallow", 3, 8, image_shape=(32, 32, 3)))
     parity.check_training_step(network, network.init(jax.random.key(0)))

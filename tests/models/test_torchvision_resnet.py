@@ -83,6 +83,7 @@ def test_a_small_stem_neither_strides_nor_pools():
     parity.check_sites(network, variables)
 
 
+@pytest.mark.slow
 def test_training_reaches_every_parameter():
     network = tiny("shallow")
     parity.check_training_step(network, network.init(jax.random.key(0)))

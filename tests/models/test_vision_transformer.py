@@ -117,6 +117,7 @@ def test_a_step_of_training_reaches_every_mask(tiny):
     parity.check_training_step(tiny.network, tiny.variables)
 
 
+@pytest.mark.slow
 def test_every_defense_runs(tiny):
     parity.check_defenses(tiny.network, tiny.variables)
 

@@ -43,6 +43,7 @@ def test_training_reaches_every_parameter(small):
     parity.check_training_step(*small[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names", [("clp",), pytest.param(("rnp", "anp", "holder", "fp"), marks=pytest.mark.slow)], ids=["clp", "others"]
 )

@@ -8,7 +8,7 @@ from rnp_jax.report.schema import Proportion, Result, Stage
 METHODS = {
     "oracle": (1900, 4),
     "rnp": (1850, 40),
-    "nad": (1840, 300),
+    "mine": (1840, 300),
     "none": (1920, 1811),
     "clp": (1860, 90),
     "holder": (1870, 60),

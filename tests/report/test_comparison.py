@@ -71,7 +71,7 @@ def test_seconds_are_means_by_stage_over_timed_runs():
 
 def test_groups_keep_the_attacks_order_and_sort_the_methods(comparison: Comparison):
     keys = [(s.keys["attack"], s.keys["method"]) for s in summarise(comparison.rows)]
-    methods = ["none", "holder", "clp", "anp", "fp", "rnp", "nad", "random", "oracle"]
+    methods = ["none", "holder", "clp", "anp", "fp", "rnp", "mine", "random", "oracle"]
     assert keys == [(attack, method) for attack in ("sig", "badnets") for method in methods]
     means = {(s.keys["attack"], s.keys["method"]): s.acc.value for s in summarise(comparison.rows) if s.acc}
     for key, mean in means.items():

@@ -29,7 +29,7 @@ def test_a_table_an_attack_with_the_summaries_figures(comparison: Comparison):
             r'<th scope="row">([^<]*)(?:<small>([^<]*)</small>)?</th>(.*?)</tr>', sections[f"{attack}, 10 % poisoned"]
         )
         assert [row[0] for row in rows] == [
-            "No defense", "Hölder", "CLP", "ANP", "FP", "RNP", "nad", "Random", "Oracle",
+            "No defense", "Hölder", "CLP", "ANP", "FP", "RNP", "mine", "Random", "Oracle",
         ]  # fmt: skip
         assert rows[-1][1] == "not available to a defender: it sees the trigger"
         summaries = [each for each in summarise(comparison.rows) if each.keys["attack"] == attack]

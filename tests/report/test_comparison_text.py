@@ -92,5 +92,5 @@ def test_notes_name_their_run(result):
     rows = make_rows(seeds=(4,))
     rows[2] = rows[2].model_copy(update={"note": "Nothing | was pruned."})
     text = to_markdown(make_comparison(result, rows))
-    assert "- NAD" not in text
+    assert rows[2].method == "mine"  # which no title is known of
     assert f"- {rows[2].method} on sig, 10 % poisoned, seed 4: Nothing \\| was pruned." in text

@@ -1,0 +1,87 @@
+"""The document and figures of a detection, for verdicts that a fast run does not reach."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rnp_jax.commands.detect import DetectOptions
+from rnp_jax.commands.detected import Case, Scored, describe_detection, plot_detection
+from rnp_jax.commands.inputs import open_images, open_model, open_trigger
+from rnp_jax.commands.run_log import RunLog
+from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, TriggerOptions
+from rnp_jax.detection.calibration import Verdict, find_bundled
+from rnp_jax.detection.labels import LabelFindings
+from rnp_jax.detection.suspicion import SuspicionRule
+from rnp_jax.detection.triggers import QUICK
+from rnp_jax.report.detection import render_detection
+from rnp_jax.types import Batch
+from tests.commands.conftest import CHECKPOINT
+
+SHARES = np.full((3, 10), 0.02) + 0.8 * np.eye(10)[[4, 4, 4]]
+OPTIONS = DetectOptions(str(CHECKPOINT))
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    model = open_model(str(CHECKPOINT), SourceOptions(), ComputeOptions())
+    clean, _, test = open_images(model, DataOptions(test_images=40), DefenseSetOptions(size=20, holdout=0.0))
+    return Case(model, clean, test, open_trigger(model, TriggerOptions(), test), RunLog(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def found(case) -> LabelFindings:
+    timing, history = {"train": 1.0}, {"train": {}}
+    return LabelFindings(case.model.variables, {"train": SHARES}, 0.82, 4, timing, history, ("Mind this.",))
+
+
+def describe(case, found, verdict, scored=None, calibration=None):
+    return describe_detection(case, OPTIONS, SuspicionRule(), found, verdict, calibration, {}, scored, None)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "headline", "level"),
+    [
+        ("backdoored", "This checkpoint looks backdoored, label 4", "bad"),
+        ("clean", "No backdoor was found", "ok"),
+        ("undecided", "Undecided whether there is a backdoor", "warning"),
+    ],
+)
+def test_the_headline_is_the_verdict_s(case, found, outcome, headline, level):
+    detection = describe(case, found, Verdict(outcome, 0.82, 0.7, "Because."))
+    assert (detection.verdict.headline, detection.verdict.level) == (headline, level)
+    assert detection.outcome == outcome
+    assert detection.warnings == ("Mind this.",)
+    page = render_detection(detection, {})
+    assert headline in page
+    assert "Because." in page
+
+
+def test_the_calibration_is_told_with_its_figures(case, found):
+    calibration = find_bundled(case.model.network.architecture)
+    assert calibration is not None
+    detection = describe(case, found, Verdict("undecided", 0.82, 0.7, ""), calibration=calibration)
+    held_out = calibration.held_out
+    assert f"AUROC {held_out.auroc:.2f}" in detection.labels.calibration
+    assert f"{held_out.detected.count} of {held_out.detected.total} backdoored" in detection.labels.calibration
+    figures = plot_detection(case, found, calibration, {}, None, QUICK, SuspicionRule())
+    assert set(figures) == {"shares", "calibration"}
+
+
+def test_no_bundled_calibration_is_of_other_models(case):
+    architecture = case.model.network.architecture
+    assert find_bundled(replace(architecture, width=9)) is None
+    assert find_bundled(replace(architecture, num_classes=7)) is None
+
+
+def test_samples_without_a_truth_are_listed_and_not_judged(case, found):
+    data = Batch(np.zeros((40, 32, 32, 3), np.uint8), np.zeros(40, np.int32))
+    scores = np.arange(40.0)
+    detection = describe(case, found, Verdict("clean", 0.1, 0.7, ""), Scored("mine", data, None, {"loss": scores}))
+    (part,) = detection.samples
+    assert (part.suspicious, part.threshold, part.truth) == ((39, 38), 38.0, None)
+    figures = plot_detection(
+        case, found, None, {}, Scored("mine", data, None, {"loss": scores}), QUICK, SuspicionRule()
+    )
+    assert "roc" not in figures
+    assert {"suspicious", "sample_scores"} <= set(figures)
