@@ -20,7 +20,7 @@ from rnp_jax.card import Card, read_card
 from rnp_jax.commands.calibrate import CalibrateOptions, plain_settings, score, summarise
 from rnp_jax.defenses import UnlearnConfig
 from rnp_jax.detection.calibration import Calibration, ScoredModel, auroc, calibrate, write_calibration
-from rnp_jax.detection.labels import LabelConfig
+from rnp_jax.detection.labels import LabelConfig, LabelFindings
 from rnp_jax.models import Architecture
 from rnp_jax.report.comparison_text import markdown_table
 from rnp_jax.torch_io import read_checkpoint
@@ -101,6 +101,7 @@ def tell(path: Path, variant: str, options: CalibrateOptions, cache: Path) -> To
     stored, config = cache / variant / f"{path.stem}.json", VARIANTS[variant]
     if not stored.is_file():
         scored, mode = score(str(path), replace(options, labels=config)), config.modes[0]
+        assert isinstance(scored.findings, LabelFindings), "the statistic is labels"
         plain = {
             "model": vars(scored.model),
             "shares": scored.findings.shares[mode].tolist(),

@@ -12,8 +12,17 @@ from rnp_jax.card import Card
 from rnp_jax.commands.inputs import open_images, open_model
 from rnp_jax.commands.run_log import RunLog
 from rnp_jax.config import FLAT, ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, check_seed
-from rnp_jax.detection.calibration import Calibration, ScoredModel, calibrate, name_architecture, write_calibration
+from rnp_jax.detection.calibration import (
+    Calibration,
+    ScoredModel,
+    Statistic,
+    calibrate,
+    name_architecture,
+    write_calibration,
+)
 from rnp_jax.detection.labels import LabelConfig, LabelFindings, detect_label
+from rnp_jax.detection.mask_search import TriggerConfig
+from rnp_jax.detection.triggers import QUICK, RecoveredTriggers, recover_triggers
 from rnp_jax.errors import DataError
 from rnp_jax.models import Architecture
 from rnp_jax.report.detection_plots import KnownScore, plot_calibration
@@ -24,7 +33,7 @@ WORKS = 0.5  # a backdoor whose ASR is below this is no example of one
 
 @dataclass(frozen=True)
 class CalibrateOptions:
-    """Choose the threshold of label detection by models whose cards say whether they are backdoored.
+    """Choose the threshold of detection by models whose cards say whether they are backdoored.
 
     Half of the clean and half of the backdoored models choose it, the others measure it. Writes --out, a JSON file that
     `detect` takes, and beside it a figure of every model's score. Models whose backdoor hardly works are shown there,
@@ -35,7 +44,10 @@ class CalibrateOptions:
       out: the file to write.
       images: the clean images; by default of what the cards say.
       defense: how many of them detection is given.
+      statistic: what is scored: where predictions go while the model unlearns (labels), or how small the smallest
+        recovered trigger is (triggers, the slower one).
       labels: how labels are detected.
+      triggers: how triggers are recovered.
       seed: draws images and order, and the bootstrap of the AUROC.
     """
 
@@ -43,7 +55,9 @@ class CalibrateOptions:
     out: str = "calibration.json"
     images: Annotated[DataOptions, FLAT] = field(default_factory=DataOptions)
     defense: DefenseSetOptions = field(default_factory=lambda: DefenseSetOptions(size=200, holdout=0.0))
+    statistic: Statistic = "labels"
     labels: LabelConfig = field(default_factory=LabelConfig)
+    triggers: TriggerConfig = QUICK
     seed: int = 0
 
     def __post_init__(self):
@@ -54,7 +68,7 @@ class Scored(NamedTuple):
     """A model's score, what it came from, and the model's kind."""
 
     model: ScoredModel
-    findings: LabelFindings
+    findings: LabelFindings | RecoveredTriggers
     architecture: Architecture
     data: str
     images: int
@@ -81,8 +95,9 @@ def run(options: CalibrateOptions) -> Calibration:
         architecture=kind.architecture,
         data=kind.data,
         images=kind.images,
-        settings=plain_settings(options.labels),
+        settings=plain_settings(options.labels if options.statistic == "labels" else options.triggers),
         seed=options.seed,
+        statistic=options.statistic,
     )
     out = Path(options.out)
     write_calibration(out, calibration)
@@ -96,7 +111,7 @@ def run(options: CalibrateOptions) -> Calibration:
 
 
 def score(path: str, options: CalibrateOptions, like: Scored | None = None) -> Scored:
-    """One model's label detection, beside what its card says of the truth.
+    """One model's score, beside what its card says of the truth.
 
     Raises:
       DataError: it has no card, or is not of the architecture and the data of ``like``.
@@ -113,7 +128,11 @@ def score(path: str, options: CalibrateOptions, like: Scored | None = None) -> S
         )
     data, _, _ = open_images(model, options.images, options.defense)
     batch = model.read(data)
-    findings = detect_label(model.network, model.variables, batch, jax.random.key(options.seed), options.labels)
+    key = jax.random.key(options.seed)
+    if options.statistic == "labels":
+        findings = detect_label(model.network, model.variables, batch, key, options.labels)
+    else:
+        findings = recover_triggers(model.network, model.variables, batch, key, options.triggers)
     attack = model.card.attack
     known = ScoredModel(
         Path(path).stem,
@@ -131,10 +150,11 @@ def is_weak(card: Card) -> bool:
     return card.attack is not None and (card.attack.weak is True or (card.asr is not None and card.asr < WORKS))
 
 
-def plain_settings(config: LabelConfig) -> dict[str, Any]:
+def plain_settings(config: LabelConfig | TriggerConfig) -> dict[str, Any]:
     """The settings as a calibration keeps them: nested names joined by points, tuples as lists."""
-    flat = {name: value for name, value in asdict(config).items() if name != "unlearn"}
-    flat |= {f"unlearn.{name}": value for name, value in asdict(config.unlearn).items()}
+    flat: dict[str, Any] = {}
+    for name, value in asdict(config).items():
+        flat |= {f"{name}.{inner}": each for inner, each in value.items()} if isinstance(value, dict) else {name: value}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in flat.items()}
 
 

@@ -1,5 +1,6 @@
 """``rnp-jax detect``: is there a backdoor, which label, what trigger, which samples."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,7 +12,7 @@ import tyro
 from rnp_jax.atomic import open_atomic, write_atomic
 from rnp_jax.checkpoints import save_model
 from rnp_jax.commands.calibrate import plain_settings
-from rnp_jax.commands.detected import Case, Recovered, Scored, describe_detection, plot_detection
+from rnp_jax.commands.detected import Case, Judged, Recovered, Scored, describe_detection, plot_detection
 from rnp_jax.commands.finish import command_line
 from rnp_jax.commands.inputs import choose_out, load_images, open_images, open_model, open_trigger
 from rnp_jax.commands.run_log import RunLog
@@ -28,13 +29,13 @@ from rnp_jax.config import (
 )
 from rnp_jax.data import validate
 from rnp_jax.defenses.unlearn import UnlearnConfig, unlearn
-from rnp_jax.detection.calibration import find_bundled, judge, read_calibration
+from rnp_jax.detection.calibration import Calibration, Statistic, combine, find_bundled, judge, read_calibration
 from rnp_jax.detection.labels import LabelConfig, LabelFindings, detect_label
 from rnp_jax.detection.mask_search import TriggerConfig
 from rnp_jax.detection.samples import SAMPLE_SCORES, SampleConfig, score_samples
 from rnp_jax.detection.stamps import measure_stamps
 from rnp_jax.detection.suspicion import SuspicionRule
-from rnp_jax.detection.triggers import QUICK, recover_triggers
+from rnp_jax.detection.triggers import QUICK, RecoveredTriggers, recover_triggers
 from rnp_jax.errors import ConfigError
 from rnp_jax.report.detection import Detection, write_detection
 from rnp_jax.types import Batch
@@ -58,7 +59,8 @@ class DetectOptions:
       images: clean images, taken from the training part.
       defense: how many of them there are.
       labels: unlearning, and the label that predictions go to.
-      calibration: a file that `calibrate` wrote; by default the bundled one for such models, where there is one.
+      calibration: files that `calibrate` wrote, one a statistic; by default the bundled ones for such models, where
+        there are some.
       recover: from which model triggers are recovered for every label: the original, the unlearned one, both or none.
       triggers: of trigger recovery; by default a coarse search.
       untrusted: the training set whose samples are scored: named as --data is, or `card` for the set that the
@@ -78,7 +80,7 @@ class DetectOptions:
     images: Annotated[DataOptions, FLAT] = field(default_factory=DataOptions)
     defense: DefenseSetOptions = field(default_factory=lambda: DefenseSetOptions(size=200, holdout=0.0))
     labels: LabelConfig = field(default_factory=LabelConfig)
-    calibration: str | None = None
+    calibration: tuple[str, ...] = ()
     recover: Literal["original", "unlearned", "both", "none"] = "original"
     triggers: TriggerConfig = QUICK
     untrusted: str | None = None
@@ -108,7 +110,7 @@ def run(options: DetectOptions) -> Detection:
       RnpError: an unusable checkpoint, data set or option.
     """
     out = choose_out(options.out, options.checkpoint, "detect", LAST)
-    calibration = None if options.calibration is None else read_calibration(options.calibration)
+    given: dict[Statistic, Calibration] = {each.statistic: each for each in map(read_calibration, options.calibration)}
     log = RunLog()
     log.say(f"reading {options.checkpoint}")
     with log.stage("load checkpoint"):
@@ -118,7 +120,6 @@ def run(options: DetectOptions) -> Detection:
     with log.stage("load images"):
         clean, _, test = open_images(model, options.images, options.defense)
         case = Case(model, clean, test, open_trigger(model, options.trigger, test), log)
-    calibration = calibration or find_bundled(model.network.architecture)
     write_yaml(out / "config.yaml", options)
     log.write_to(out / "run.log")
 
@@ -127,21 +128,37 @@ def run(options: DetectOptions) -> Detection:
         found = detect_label(
             model.network, model.variables, clean, jax.random.key(options.seed), options.labels, progress=bars
         )
-    settings = plain_settings(options.labels)
-    verdict = judge(found.score, found.label, calibration, model.network.architecture, settings)
     recovered = _recover(case, found, options)
+    judged = [_judge(case, "labels", found, given, options)]
+    if "original" in recovered:
+        judged.append(_judge(case, "triggers", recovered["original"].triggers, given, options))
+    verdict = combine([each.verdict for each in judged])
     scored = _score(case, options)
     with log.stage("write"):
         save_model(out / "unlearned.pt", model, found.unlearned, overwrite=True)
         _write_arrays(out, recovered, scored)
-    figures = plot_detection(case, found, calibration, recovered, scored, options.triggers, options.suspicion)
+    figures = plot_detection(case, found, judged, recovered, scored, options.triggers, options.suspicion)
     detection = describe_detection(
-        case, options, options.suspicion, found, verdict, calibration, recovered, scored, command_line()
+        case, options, options.suspicion, found, verdict, judged, recovered, scored, command_line()
     )
     page = write_detection(out, detection, figures)
     log.say(detection.verdict.headline)
     log.say(f"{verdict.sentence}\nreport  {page}")
     return detection
+
+
+def _judge(
+    case: Case,
+    statistic: Statistic,
+    found: LabelFindings | RecoveredTriggers,
+    given: Mapping[Statistic, Calibration],
+    options: DetectOptions,
+) -> Judged:
+    architecture = case.model.network.architecture
+    calibration = given.get(statistic) or find_bundled(architecture, statistic)
+    settings = plain_settings(options.labels if statistic == "labels" else options.triggers)
+    verdict = judge(statistic, found.score, found.label, calibration, architecture, settings)
+    return Judged(statistic, verdict, calibration)
 
 
 def _recover(case: Case, found: LabelFindings, options: DetectOptions) -> dict[str, Recovered]:

@@ -1,6 +1,6 @@
 """What `detect` found, as the report's document and figures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +14,7 @@ from rnp_jax.commands.run_log import RunLog
 from rnp_jax.commands.versions import device_name, package_versions
 from rnp_jax.config import to_plain
 from rnp_jax.data import Dataset
-from rnp_jax.detection.calibration import Calibration, Verdict
+from rnp_jax.detection.calibration import Calibration, Statistic, Verdict
 from rnp_jax.detection.labels import LabelFindings
 from rnp_jax.detection.mask_search import TriggerConfig
 from rnp_jax.detection.samples import SAMPLE_SCORES, judge_scores
@@ -24,11 +24,11 @@ from rnp_jax.detection.triggers import RecoveredTriggers
 from rnp_jax.report import schema
 from rnp_jax.report.detection import (
     Detection,
-    LabelPart,
     LabelShare,
     RecoveredLabel,
     SamplePart,
     SampleTruth,
+    StatisticPart,
     TriggerPart,
 )
 from rnp_jax.report.detection_plots import KnownScore, plot_calibration
@@ -54,6 +54,14 @@ class Case(NamedTuple):
     log: RunLog
 
 
+class Judged(NamedTuple):
+    """A statistic's verdict, and the calibration that it was held against."""
+
+    statistic: Statistic
+    verdict: Verdict
+    calibration: Calibration | None
+
+
 class Recovered(NamedTuple):
     """Triggers recovered from one model, and the share of images that each sends to its label on the original [K]."""
 
@@ -76,7 +84,7 @@ def describe_detection(
     suspicion: SuspicionRule,
     found: LabelFindings,
     verdict: Verdict,
-    calibration: Calibration | None,
+    judged: Sequence[Judged],
     recovered: Mapping[str, Recovered],
     scored: Scored | None,
     command: str | None,
@@ -84,9 +92,9 @@ def describe_detection(
     """Everything that detection.json and the report say."""
     model, test = case.model, case.test
     headline, level = HEADLINES[verdict.verdict]
-    label = test.class_names[found.label]
+    label = test.class_names[verdict.label]
     if verdict.verdict == "backdoored":
-        headline += f", for label {found.label} ({label})" if str(label) != str(found.label) else f", label {label}"
+        headline += f", label {verdict.label}" + (f" ({label})" if str(label) != str(verdict.label) else "")
     warnings = found.warnings + tuple(
         f"Triggers of the {name} model: {text}" for name, each in recovered.items() for text in each.triggers.warnings
     )
@@ -112,7 +120,9 @@ def describe_detection(
         warnings=warnings,
         verdict=schema.Verdict(headline=headline, detail=verdict.sentence, level=level),
         outcome=verdict.verdict,
-        labels=_describe_labels(case, found, verdict, calibration),
+        label=verdict.label,
+        statistics=tuple(_describe_statistic(each) for each in judged),
+        shares=_describe_shares(case, found),
         triggers=tuple(_describe_triggers(case, name, each) for name, each in recovered.items()),
         samples=() if scored is None else tuple(_describe_samples(scored, name, suspicion) for name in scored.scores),
     )
@@ -121,7 +131,7 @@ def describe_detection(
 def plot_detection(
     case: Case,
     found: LabelFindings,
-    calibration: Calibration | None,
+    judged: Sequence[Judged],
     recovered: Mapping[str, Recovered],
     scored: Scored | None,
     triggers: TriggerConfig,
@@ -130,11 +140,11 @@ def plot_detection(
     """The figures, by the names of ``report.detection.FIGURES``."""
     names = [str(name) for name in case.test.class_names]
     figures = {"shares": plot_shares(found.shares, found.label, names)}
-    if calibration is not None:
-        known = [KnownScore(each.name, each.attack, each.score, each.role) for each in calibration.models]
-        figures["calibration"] = plot_calibration(
-            known, calibration.threshold, calibration.clean_below, mark=found.score
-        )
+    for statistic, verdict, calibration in judged:
+        if calibration is not None:
+            known = [KnownScore(each.name, each.attack, each.score, each.role) for each in calibration.models]
+            limits = calibration.threshold, calibration.clean_below
+            figures[f"calibration_{statistic}"] = plot_calibration(known, *limits, mark=verdict.score)
     for name, each in recovered.items():
         maps = _maps(case, each.triggers, names)
         figures[f"triggers_{name}"] = plot_triggers(maps)
@@ -152,8 +162,8 @@ def plot_detection(
     return figures
 
 
-def _describe_labels(case: Case, found: LabelFindings, verdict: Verdict, calibration: Calibration | None) -> LabelPart:
-    shares = next(iter(found.shares.values())).mean(0)
+def _describe_statistic(judged: Judged) -> StatisticPart:
+    verdict, calibration = judged.verdict, judged.calibration
     if calibration is None:
         origin = "nowhere: no calibration was made for such models"
     else:
@@ -163,15 +173,21 @@ def _describe_labels(case: Case, found: LabelFindings, verdict: Verdict, calibra
             f"out: AUROC {held_out.auroc:.2f}, {held_out.detected.count} of {held_out.detected.total} backdoored ones "
             f"detected, {held_out.false_alarms.count} of {held_out.false_alarms.total} clean ones wrongly"
         )
-    return LabelPart(
+    return StatisticPart(
+        statistic=judged.statistic,
+        outcome=verdict.verdict,
         score=verdict.score,
         threshold=verdict.threshold,
-        label=found.label,
-        shares=tuple(
-            LabelShare(label=i, name=str(case.test.class_names[i]), share=min(1.0, float(share)))
-            for i, share in enumerate(shares)
-        ),
+        label=verdict.label,
         calibration=origin,
+    )
+
+
+def _describe_shares(case: Case, found: LabelFindings) -> tuple[LabelShare, ...]:
+    shares = next(iter(found.shares.values())).mean(0)
+    return tuple(
+        LabelShare(label=i, name=str(case.test.class_names[i]), share=min(1.0, float(share)))
+        for i, share in enumerate(shares)
     )
 
 

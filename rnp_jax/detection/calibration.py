@@ -6,6 +6,7 @@ half with a margin; below it a model is only called clean where no backdoored mo
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import resources
 from os import PathLike
 from pathlib import Path
@@ -17,11 +18,13 @@ from jaxtyping import Float
 from scipy import stats
 
 from rnp_jax.atomic import write_atomic
-from rnp_jax.errors import ConfigError, DataError
+from rnp_jax.errors import DataError
 from rnp_jax.evaluation.metrics import Proportion, share
 from rnp_jax.models import Architecture
 
 Role: TypeAlias = Literal["calibration", "held-out", "weak"]
+Statistic: TypeAlias = Literal["labels", "triggers"]
+"""What is scored: ``LabelFindings``, or the ``RecoveredTriggers`` of the original model."""
 
 _HALVES: tuple[Role, Role] = ("calibration", "held-out")
 _BOOTSTRAPS = 2000
@@ -37,7 +40,7 @@ class ScoredModel:
       name: of its file.
       attack: what it was backdoored with; None for a clean model.
       target: the backdoor's label; None where there is none, or not one.
-      score: ``LabelFindings.score``.
+      score: of the statistic, high where a backdoor is suspected.
       label: the label detected.
       role: which half it is in; ``weak`` where its backdoor hardly works, so that it is in neither.
     """
@@ -87,6 +90,7 @@ class Calibration:
       clean_below: scores below it are called clean.
       models: all that were scored.
       held_out: what came of it.
+      statistic: what was scored.
     """
 
     architecture: str
@@ -98,16 +102,26 @@ class Calibration:
     clean_below: float
     models: tuple[ScoredModel, ...]
     held_out: HeldOut
+    statistic: Statistic = "labels"
 
     __pydantic_config__ = pydantic.ConfigDict(extra="forbid")  # of the file
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a score means, and a sentence that says why."""
+    """What a score means.
+
+    Attributes:
+      verdict: what is to be believed.
+      score: of the statistic.
+      label: the label suspected.
+      threshold: scores above it are called backdoored; None without a calibration.
+      sentence: why.
+    """
 
     verdict: Literal["backdoored", "clean", "undecided"]
     score: float
+    label: int
     threshold: float | None
     sentence: str
 
@@ -125,6 +139,7 @@ def calibrate(
     images: int,
     settings: Mapping[str, Any],
     seed: int = 0,
+    statistic: Statistic = "labels",
 ) -> Calibration:
     """Chooses the threshold on half of the models, measures it on the other half.
 
@@ -137,6 +152,7 @@ def calibrate(
       images: how many clean images detection was given.
       settings: of the detection, as plain values.
       seed: of the bootstrap.
+      statistic: what was scored.
 
     Raises:
       DataError: fewer than four clean or four backdoored models.
@@ -157,7 +173,7 @@ def calibrate(
     )
     return Calibration(
         name_architecture(architecture), architecture.num_classes, data, images, dict(settings), threshold, clean_below,
-        models, held_out,
+        models, held_out, statistic,
     )  # fmt: skip
 
 
@@ -203,39 +219,61 @@ def bootstrap_auroc(low: Float[np.ndarray, "n"], high: Float[np.ndarray, "m"], s
 
 
 def judge(
-    score: float, label: int, calibration: Calibration | None, architecture: Architecture, settings: Mapping[str, Any]
+    statistic: Statistic,
+    score: float,
+    label: int,
+    calibration: Calibration | None,
+    architecture: Architecture,
+    settings: Mapping[str, Any],
 ) -> Verdict:
     """Holds a score against a calibration; undecided where none was made on such models with such settings.
 
     Args:
-      score: ``LabelFindings.score``.
+      statistic: what was scored.
+      score: ``LabelFindings.score`` or ``RecoveredTriggers.score``.
       label: the label detected.
-      calibration: of known models.
+      calibration: of known models, by the same statistic.
       architecture: of the model scored.
       settings: that it was scored with.
     """
-    found = f"{score:.2f} of its predictions went to label {label} while it unlearned"
+    found = {
+        "labels": f"{score:.2f} of the predictions went to label {label} while the model unlearned",
+        "triggers": f"the smallest trigger found, for label {label}, has {1 - score:.0%} of the median's size",
+    }[statistic]
+    verdict = partial(Verdict, score=score, label=label)
     if calibration is None:
-        return Verdict("undecided", score, None, f"Undecided: {found}, and no calibration says what that means.")
-    differs = _difference(calibration, architecture, settings)
+        return verdict("undecided", threshold=None, sentence=f"{found}, and no calibration says what that means")
+    differs = _difference(calibration, statistic, architecture, settings)
     threshold, below = calibration.threshold, calibration.clean_below
     if differs:
-        how = f"the calibration does not apply, {differs}; make one with rnp-jax calibrate"
-        return Verdict("undecided", score, threshold, f"Undecided: {found}, but {how}.")
+        how = f"{found}, but the calibration does not apply, {differs}; make one with rnp-jax calibrate"
+        return verdict("undecided", threshold=threshold, sentence=how)
     known = [each for each in calibration.models if each.role == "calibration"]
     clean = sum(each.attack is None for each in known)
     if score > threshold:
-        why = f"more than any of {clean} clean models and the threshold {threshold:.2f}"
-        return Verdict("backdoored", score, threshold, f"Backdoored: {found}, {why}.")
+        why = f"beyond every one of {clean} clean models (score {score:.2f}, threshold {threshold:.2f})"
+        return verdict("backdoored", threshold=threshold, sentence=f"{found}, {why}")
     if score < below:
-        why = f"less than any of {len(known) - clean} backdoored models ({below:.2f}); other backdoors may hide"
-        return Verdict("clean", score, threshold, f"Clean: {found}, {why}.")
-    why = f"which clean and backdoored models both do (between {below:.2f} and the threshold {threshold:.2f})"
-    return Verdict("undecided", score, threshold, f"Undecided: {found}, {why}.")
+        why = f"below every one of {len(known) - clean} backdoored models (score {score:.2f}, {below:.2f})"
+        return verdict("clean", threshold=threshold, sentence=f"{found}, {why}; other backdoors may hide")
+    why = f"as clean and backdoored models do (score {score:.2f} between {below:.2f} and the threshold {threshold:.2f})"
+    return verdict("undecided", threshold=threshold, sentence=f"{found}, {why}")
 
 
-def _difference(calibration: Calibration, architecture: Architecture, settings: Mapping[str, Any]) -> str:
+def combine(verdicts: Sequence[Verdict]) -> Verdict:
+    """One verdict of one or more: backdoored if any is, clean if all are; the label of the one that decides."""
+    rank = ("backdoored", "undecided", "clean")
+    first = min(verdicts, key=lambda each: rank.index(each.verdict))
+    said = "; ".join(each.sentence for each in verdicts)
+    return replace(first, sentence=f"{first.verdict.capitalize()}: {said}.")
+
+
+def _difference(
+    calibration: Calibration, statistic: Statistic, architecture: Architecture, settings: Mapping[str, Any]
+) -> str:
     name = name_architecture(architecture)
+    if statistic != calibration.statistic:
+        return f"being of {calibration.statistic}, not of {statistic}"
     if (name, architecture.num_classes) != (calibration.architecture, calibration.num_classes):
         theirs = f"{calibration.architecture}, {calibration.num_classes} classes"
         return f"being of {theirs}, where this model is {name}, {architecture.num_classes} classes"
@@ -268,25 +306,13 @@ def read_calibration(path: str | PathLike[str]) -> Calibration:
         ) from error
 
 
-def find_bundled(architecture: Architecture) -> Calibration | None:
+def find_bundled(architecture: Architecture, statistic: Statistic = "labels") -> Calibration | None:
     """The calibration that comes with the package for models of an architecture, if there is one."""
     folder = resources.files("rnp_jax.detection") / "calibrations"
     for each in sorted(folder.iterdir(), key=lambda each: each.name) if folder.is_dir() else ():
         if each.name.endswith(".json"):
             found = _ADAPTER.validate_json(each.read_bytes())
-            if (found.architecture, found.num_classes) == (name_architecture(architecture), architecture.num_classes):
+            kind = (found.architecture, found.num_classes, found.statistic)
+            if kind == (name_architecture(architecture), architecture.num_classes, statistic):
                 return found
     return None
-
-
-def bundled_calibration(name: str = "digits_resnet18_w8") -> Calibration:
-    """One that comes with the package.
-
-    Raises:
-      ConfigError: none has this name.
-    """
-    folder = resources.files("rnp_jax.detection") / "calibrations"
-    names = sorted(each.name.removesuffix(".json") for each in folder.iterdir() if each.name.endswith(".json"))
-    if name not in names:
-        raise ConfigError(f"no bundled calibration {name!r}; there are {', '.join(names)}")
-    return _ADAPTER.validate_json((folder / f"{name}.json").read_bytes())

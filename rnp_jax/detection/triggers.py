@@ -71,6 +71,18 @@ class RecoveredTriggers:
     timing: dict[str, float]
     warnings: tuple[str, ...]
 
+    @property
+    def label(self) -> int:
+        """The label with the smallest mask, of those that were reached if any was."""
+        norms = np.where(self.reached | ~self.reached.any(), self.norms, np.inf)
+        return int(self.labels[norms.argmin()])
+
+    @property
+    def score(self) -> float:
+        """How much smaller that mask is than the median, from 0 to 1."""
+        norm, median = self.norms[list(self.labels).index(self.label)], np.median(self.norms)
+        return float(np.clip(1 - norm / median, 0, 1)) if median > 0 else 0.0
+
 
 def recover_triggers(
     network: Apply,

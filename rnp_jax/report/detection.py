@@ -20,12 +20,14 @@ from rnp_jax.report.sections import embed_figure, section, show_header, show_war
 from rnp_jax.report.wording import UNKNOWN, number
 
 FIGURES = (
-    "shares", "calibration", "triggers_unlearned", "norms_unlearned", "triggers_original", "norms_original",
-    "suspicious", "sample_scores", "roc",
-)  # fmt: skip
+    *("shares", "calibration_labels", "calibration_triggers"),
+    *("triggers_unlearned", "norms_unlearned", "triggers_original", "norms_original"),
+    *("suspicious", "sample_scores", "roc"),
+)
 CAPTIONS = {
     "shares": ("Where predictions go", "Share of each label among the predictions on clean images, after each epoch."),
-    "calibration": ("The score among known models", "Models whose truth is known, and this one as a line."),
+    "calibration_labels": ("Unlearning: the score among known models", "The line is this model."),
+    "calibration_triggers": ("Trigger size: the score among known models", "The line is this model."),
     "triggers": ("Recovered triggers", "Mask of each label above, what it lets through of the pattern below."),
     "norms": ("Sizes of the masks", "A mask far smaller than the others' is suspicious; dashed, where that begins."),
     "suspicious": ("The most suspicious samples", "Position in the training set, stated label, score below."),
@@ -42,13 +44,14 @@ class LabelShare(Model):
     share: Share
 
 
-class LabelPart(Model):
-    """What unlearning told."""
+class StatisticPart(Model):
+    """A score held against models whose truth is known."""
 
+    statistic: Literal["labels", "triggers"]
+    outcome: Literal["backdoored", "clean", "undecided"]
     score: float
     threshold: Known
     label: Count
-    shares: tuple[LabelShare, ...]
     calibration: Text
 
 
@@ -101,7 +104,9 @@ class Detection(Run):
     """One checkpoint, looked at."""
 
     outcome: Literal["backdoored", "clean", "undecided"]
-    labels: LabelPart
+    label: Count
+    statistics: tuple[StatisticPart, ...]
+    shares: tuple[LabelShare, ...]
     triggers: tuple[TriggerPart, ...] = ()
     samples: tuple[SamplePart, ...] = ()
 
@@ -133,7 +138,8 @@ def render_detection(detection: Detection, svg: Mapping[str, bytes]) -> str:
         f"{detection.verdict.headline} \N{MIDDLE DOT} rnp_jax report",
         show_header(detection, "Backdoor detection report", _facts(detection)),
         show_warnings(detection),
-        _show_labels(detection, svg),
+        _show_statistics(detection, svg),
+        _show_shares(detection, svg),
         *(_show_triggers(part, svg) for part in detection.triggers),
         *(_show_samples(part, svg if i == 0 else {}) for i, part in enumerate(detection.samples)),
         show_file(detection),
@@ -143,33 +149,52 @@ def render_detection(detection: Detection, svg: Mapping[str, bytes]) -> str:
     )
 
 
+STATISTICS = {
+    "labels": "share of the predictions that go to one label while the model unlearns",
+    "triggers": "how much smaller the smallest recovered trigger is than the median",
+}
+
+
 def _facts(detection: Detection) -> dict[str, str]:
-    labels, attack = detection.labels, detection.attack
+    attack = detection.attack
     return {
-        "Score": f"{labels.score:.3f}, threshold {number(labels.threshold)}",
-        "Suspected label": f"{labels.label}",
+        "Suspected label": f"{detection.label}",
         "Clean images used": f"{detection.data.defense_images:,} of {detection.data.name}",
         "Samples looked at": f"{detection.samples[0].samples:,}" if detection.samples else "none given",
         "Known attack": "none known" if attack is None else f"{attack.name}; no choice rests on it",
     }
 
 
-def _show_labels(detection: Detection, svg: Mapping[str, bytes]) -> Markup:
-    part = detection.labels
-    ranked = sorted(part.shares, key=lambda each: -each.share)[:10]
-    rows = [[f"{each.label} ({each.name})", f"{each.share:.1%}"] for each in ranked]
+def _show_statistics(detection: Detection, svg: Mapping[str, bytes]) -> Markup:
+    head = ["Score", "This model", "Threshold", "Says", "Label", "Threshold from"]
+    rows = [
+        [STATISTICS[each.statistic], f"{each.score:.3f}", number(each.threshold), each.outcome, each.label,
+         each.calibration]
+        for each in detection.statistics
+    ]  # fmt: skip
+    words = "One score beyond its threshold is enough to call a model backdoored; it is called clean where all say so."
+    return section(
+        "Verdict",
+        element("p", words),
+        table(head, rows, class_="points"),
+        *_embed("calibration_labels", svg),
+        *_embed("calibration_triggers", svg),
+    )
+
+
+def _show_shares(detection: Detection, svg: Mapping[str, bytes]) -> Markup:
+    ranked = sorted(detection.shares, key=lambda each: -each.share)[:10]
     words = (
         "The model unlearned clean images in a few small steps. Predictions of a backdoored model go to its "
         "backdoor's label early, those of a clean one wander."
     )
     return section(
-        "Verdict and label",
+        "Unlearning",
         element("p", words),
-        table(["Label", "Mean share of predictions"], rows, class_="points"),
-        show_pairs([("Threshold from", part.calibration)]),
+        table(["Label", "Mean share of predictions"], [[f"{e.label} ({e.name})", f"{e.share:.1%}"] for e in ranked],
+              class_="points"),
         *_embed("shares", svg),
-        *_embed("calibration", svg),
-    )
+    )  # fmt: skip
 
 
 def _show_triggers(part: TriggerPart, svg: Mapping[str, bytes]) -> Markup:

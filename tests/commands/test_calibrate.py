@@ -91,9 +91,9 @@ def test_its_settings_are_those_of_a_detection_with_the_same_options(calibrated,
     options = CalibrateOptions(("x.pt",))
     write_yaml(preset, options)
     assert resolve(CalibrateOptions, read_yaml(preset), str(preset)) == options
-    verdict = judge(found.threshold + 0.1, TARGET, found, MLP.architecture, found.settings)
+    verdict = judge("labels", found.threshold + 0.1, TARGET, found, MLP.architecture, found.settings)
     assert verdict.verdict == "backdoored"
-    other = judge(1.0, TARGET, found, MLP.architecture, plain_settings(LabelConfig()))
+    other = judge("labels", 1.0, TARGET, found, MLP.architecture, plain_settings(LabelConfig()))
     assert other.verdict == "undecided"
     assert "draws, images, unlearn.batch_size, unlearn.max_epochs" in other.sentence
 

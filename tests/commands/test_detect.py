@@ -56,11 +56,14 @@ def test_without_a_calibration_of_such_models_nothing_is_decided(detected):
     detection = detected.detection
     assert detection.outcome == "undecided"
     assert detection.verdict.level == "warning"
-    assert detection.labels.threshold is None
-    shares = [each.share for each in detection.labels.shares]
+    labels, triggers = detection.statistics
+    assert (labels.threshold, triggers.threshold) == (None, None)
+    shares = [each.share for each in detection.shares]
     assert sum(shares) == pytest.approx(1, abs=1e-4)
-    assert detection.labels.score == pytest.approx(max(shares), abs=1e-6)
-    assert shares[detection.labels.label] == max(shares)
+    assert labels.score == pytest.approx(max(shares), abs=1e-6)
+    assert shares[labels.label] == max(shares)
+    norms = {each.label: each.norm for each in detection.triggers[0].labels}
+    assert triggers.score == pytest.approx(np.clip(1 - norms[triggers.label] / np.median(list(norms.values())), 0, 1))
 
 
 @pytest.mark.slow

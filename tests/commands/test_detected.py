@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rnp_jax.commands.detect import DetectOptions
-from rnp_jax.commands.detected import Case, Scored, describe_detection, plot_detection
+from rnp_jax.commands.detected import Case, Judged, Scored, describe_detection, plot_detection
 from rnp_jax.commands.inputs import open_images, open_model, open_trigger
 from rnp_jax.commands.run_log import RunLog
 from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, TriggerOptions
@@ -20,6 +20,7 @@ from tests.commands.conftest import CHECKPOINT
 
 SHARES = np.full((3, 10), 0.02) + 0.8 * np.eye(10)[[4, 4, 4]]
 OPTIONS = DetectOptions(str(CHECKPOINT))
+VERDICT = Verdict("undecided", 0.82, 4, 0.7, "")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,8 @@ def found(case) -> LabelFindings:
 
 
 def describe(case, found, verdict, scored=None, calibration=None):
-    return describe_detection(case, OPTIONS, SuspicionRule(), found, verdict, calibration, {}, scored, None)
+    judged = [Judged("labels", verdict, calibration)]
+    return describe_detection(case, OPTIONS, SuspicionRule(), found, verdict, judged, {}, scored, None)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +50,7 @@ def describe(case, found, verdict, scored=None, calibration=None):
     ],
 )
 def test_the_headline_is_the_verdict_s(case, found, outcome, headline, level):
-    detection = describe(case, found, Verdict(outcome, 0.82, 0.7, "Because."))
+    detection = describe(case, found, Verdict(outcome, 0.82, 4, 0.7, "Because."))
     assert (detection.verdict.headline, detection.verdict.level) == (headline, level)
     assert detection.outcome == outcome
     assert detection.warnings == ("Mind this.",)
@@ -60,12 +62,12 @@ def test_the_headline_is_the_verdict_s(case, found, outcome, headline, level):
 def test_the_calibration_is_told_with_its_figures(case, found):
     calibration = find_bundled(case.model.network.architecture)
     assert calibration is not None
-    detection = describe(case, found, Verdict("undecided", 0.82, 0.7, ""), calibration=calibration)
+    detection = describe(case, found, Verdict("undecided", 0.82, 4, 0.7, ""), calibration=calibration)
     held_out = calibration.held_out
-    assert f"AUROC {held_out.auroc:.2f}" in detection.labels.calibration
-    assert f"{held_out.detected.count} of {held_out.detected.total} backdoored" in detection.labels.calibration
-    figures = plot_detection(case, found, calibration, {}, None, QUICK, SuspicionRule())
-    assert set(figures) == {"shares", "calibration"}
+    assert f"AUROC {held_out.auroc:.2f}" in detection.statistics[0].calibration
+    assert f"{held_out.detected.count} of {held_out.detected.total} backdoored" in detection.statistics[0].calibration
+    figures = plot_detection(case, found, [Judged("labels", VERDICT, calibration)], {}, None, QUICK, SuspicionRule())
+    assert set(figures) == {"shares", "calibration_labels"}
 
 
 def test_no_bundled_calibration_is_of_other_models(case):
@@ -77,11 +79,9 @@ def test_no_bundled_calibration_is_of_other_models(case):
 def test_samples_without_a_truth_are_listed_and_not_judged(case, found):
     data = Batch(np.zeros((40, 32, 32, 3), np.uint8), np.zeros(40, np.int32))
     scores = np.arange(40.0)
-    detection = describe(case, found, Verdict("clean", 0.1, 0.7, ""), Scored("mine", data, None, {"loss": scores}))
+    detection = describe(case, found, Verdict("clean", 0.1, 4, 0.7, ""), Scored("mine", data, None, {"loss": scores}))
     (part,) = detection.samples
     assert (part.suspicious, part.threshold, part.truth) == ((39, 38), 38.0, None)
-    figures = plot_detection(
-        case, found, None, {}, Scored("mine", data, None, {"loss": scores}), QUICK, SuspicionRule()
-    )
+    figures = plot_detection(case, found, [], {}, Scored("mine", data, None, {"loss": scores}), QUICK, SuspicionRule())
     assert "roc" not in figures
     assert {"suspicious", "sample_scores"} <= set(figures)

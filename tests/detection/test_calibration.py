@@ -14,15 +14,16 @@ from rnp_jax.detection.calibration import (
     ScoredModel,
     auroc,
     bootstrap_auroc,
-    bundled_calibration,
     calibrate,
     choose_thresholds,
+    combine,
+    find_bundled,
     judge,
     name_architecture,
     read_calibration,
     write_calibration,
 )
-from rnp_jax.errors import ConfigError, DataError
+from rnp_jax.errors import DataError
 from rnp_jax.models import Architecture
 
 RESNET = Architecture("resnet18", 10, 8)
@@ -116,7 +117,7 @@ def test_the_bootstrap_interval_holds_the_figure_and_narrows_with_models():
 
 
 def verdict(score: float, architecture=RESNET, options=SETTINGS, calibration=None):
-    return judge(score, 7, calibration or fit(models()), architecture, options)
+    return judge("labels", score, 7, calibration or fit(models()), architecture, options)
 
 
 def test_verdicts():
@@ -127,10 +128,12 @@ def test_verdicts():
     above = verdict(0.9)
     assert (above.score, above.threshold) == (0.9, threshold)
     assert above.sentence == (
-        "Backdoored: 0.90 of its predictions went to label 7 while it unlearned, more than any of 2 clean models and "
-        f"the threshold {threshold:.2f}."
+        "0.90 of the predictions went to label 7 while the model unlearned, beyond every one of 2 clean models "
+        f"(score 0.90, threshold {threshold:.2f})"
     )
-    assert "less than any of 2 backdoored models (0.34); other backdoors may hide" in verdict(0.2).sentence
+    assert (
+        "below every one of 2 backdoored models (score 0.20, 0.34); other backdoors may hide" in verdict(0.2).sentence
+    )
 
 
 def test_kinds_that_overlap_leave_all_between_undecided():
@@ -162,8 +165,29 @@ def test_a_calibration_of_other_models_or_settings_decides_nothing(changed, word
 
 
 def test_without_a_calibration():
-    found = judge(0.9, 7, None, RESNET, SETTINGS)
+    found = judge("triggers", 0.9, 7, None, RESNET, SETTINGS)
     assert (found.verdict, found.threshold) == ("undecided", None)
+    assert "the smallest trigger found, for label 7, has 10% of the median's size" in found.sentence
+
+
+def test_one_backdoored_verdict_is_enough_and_clean_needs_all():
+    outcomes = {name: replace(verdict(0.33), verdict=name, label=i, sentence=name) for i, name in enumerate(
+        ("backdoored", "undecided", "clean"))}  # fmt: skip
+    for names, expected in (
+        (("clean", "backdoored"), "backdoored"),
+        (("undecided", "backdoored"), "backdoored"),
+        (("clean", "undecided"), "undecided"),
+        (("clean", "clean"), "clean"),
+    ):
+        found = combine([outcomes[name] for name in names])
+        assert (found.verdict, found.label) == (expected, outcomes[expected].label)
+        assert found.sentence == f"{expected.capitalize()}: {'; '.join(names)}."
+
+
+def test_a_calibration_of_another_statistic_decides_nothing():
+    found = judge("triggers", 0.99, 7, fit(models()), RESNET, SETTINGS)
+    assert found.verdict == "undecided"
+    assert "being of labels, not of triggers" in found.sentence
 
 
 def test_architectures_without_a_width():
@@ -191,14 +215,16 @@ def test_what_is_no_calibration(damage, tmp_path):
         read_calibration(path)
 
 
-def test_the_bundled_calibration_is_whole_and_its_figures_are_its_models():
-    found = bundled_calibration()
-    assert found.data == "digits"
+@pytest.mark.parametrize("statistic", ["labels", "triggers"])
+def test_the_bundled_calibration_is_whole_and_its_figures_are_its_models(statistic):
+    found = find_bundled(RESNET, statistic)
+    assert found is not None
+    assert (found.data, found.statistic) == ("digits", statistic)
     half = [each for each in found.models if each.role == "calibration"]
     clean, backdoored = (np.asarray([m.score for m in half if bool(m.attack) == kind]) for kind in (False, True))
     assert (found.threshold, found.clean_below) == choose_thresholds(clean, backdoored)
     rest = [each for each in found.models if each.role == "held-out"]
     assert found.held_out.detected.count == sum(each.score > found.threshold for each in rest if each.attack)
     assert found.held_out.false_alarms.total == sum(each.attack is None for each in rest)
-    with pytest.raises(ConfigError, match="no bundled calibration 'mnist'; there are digits_resnet18_w8"):
-        bundled_calibration("mnist")
+    assert sum(each.attack is None for each in found.models) >= 20
+    assert sum(each.attack is not None and each.role != "weak" for each in found.models) >= 20

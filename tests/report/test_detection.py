@@ -7,11 +7,11 @@ import pytest
 from rnp_jax.errors import ResultError
 from rnp_jax.report.detection import (
     Detection,
-    LabelPart,
     LabelShare,
     RecoveredLabel,
     SamplePart,
     SampleTruth,
+    StatisticPart,
     TriggerPart,
     render_detection,
     write_detection,
@@ -44,13 +44,13 @@ def detection() -> Detection:
         config={},
         verdict=Verdict(headline="This checkpoint looks backdoored", detail="Why.", level="bad"),
         outcome="backdoored",
-        labels=LabelPart(
-            score=0.9,
-            threshold=0.7,
-            label=0,
-            shares=(LabelShare(label=0, name=NAMES[0], share=0.9), LabelShare(label=1, name=NAMES[1], share=0.1)),
-            calibration="ten models",
+        label=0,
+        statistics=(
+            StatisticPart(
+                statistic="labels", outcome="backdoored", score=0.9, threshold=0.7, label=0, calibration="ten models"
+            ),
         ),
+        shares=(LabelShare(label=0, name=NAMES[0], share=0.9), LabelShare(label=1, name=NAMES[1], share=0.1)),
         triggers=(TriggerPart(model="original", labels=rows, suspected=(0,)),),
         samples=(
             SamplePart(
