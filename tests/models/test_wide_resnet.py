@@ -91,7 +91,7 @@ def test_a_legacy_file_as_abl_and_nad_write_it(small, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("depth", "widen"), [(16, 1), (40, 2), (28, 10)])
+@pytest.mark.parametrize(("depth", "widen"), [(16, 1), (40, 2)])
 def test_published_sizes(depth, widen):
     torch.manual_seed(2)
     module = parity.randomize(WideResNet(depth, widen))
