@@ -29,9 +29,7 @@ from rnp_jax.report.comparison_text import markdown_table
 from rnp_jax.torch_io.sources import name_source
 from tests.oracle import mobilenet_v2, models, torchvision_resnet, vgg, wide_resnet
 from tests.oracle.vision import torchvision_models
-from tests.parity import (
-    randomize,
-)
+from tests.parity import fill_constants, randomize
 
 State = dict[str, Any]
 HEAD = ("architecture", "source", "container", "image", "parameters", "max |Δlogit|", "import, s")
@@ -113,7 +111,7 @@ def measure(name: str, row: Row, folder: Path) -> list[str]:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        module = randomize(row.build())
+        module = fill_constants(randomize(row.build()))
     path = folder / f"{name}.pt"
     torch.save(row.wrap(dict(module.state_dict())), path, _use_new_zipfile_serialization=not row.legacy)
     shape = (row.side, row.side, row.channels)
