@@ -16,6 +16,7 @@ from torch import nn
 
 from rnp_jax import defenses, masks
 from rnp_jax.checkpoints import from_state_dict, to_state_dict
+from rnp_jax.defenses.site_maps import find
 from rnp_jax.errors import DefenseError
 from rnp_jax.evaluation.predict import predict
 from rnp_jax.models import Network, Placement, inference, registry
@@ -137,7 +138,7 @@ def check_parity(
         hook.remove()
     logits, ours = jax.jit(lambda v, x: (network(v, x)[0], network.activations(v, x)))(variables, images)
     named = {layer for layer, _ in masks.layers(variables["masks"])}
-    plain = {layer for layer in named if "in_proj." not in layer and not _is_bare(variables, layer)}
+    plain = {layer for layer in named if "in_proj." not in layer and "value" not in find(variables["params"], layer)}
     assert plain <= set(theirs), plain - set(theirs)
     for layer in sorted(plain):
         wanted = theirs[layer]
@@ -241,15 +242,3 @@ def check_defenses(network: Network, variables: Variables, names: tuple[str, ...
         values = masks.flatten(result.values)
         assert zeros > 0 if result.kind == "score" else 0 <= values.min() < 1, name
         assert np.isfinite(predict(network, result.variables, data).loss).all(), name
-
-
-def _is_bare(variables: Variables, layer: str) -> bool:
-    def find(tree, rest):
-        for name, node in tree.items():
-            if rest == name:
-                return node
-            if rest.startswith(f"{name}."):
-                return find(node, rest.removeprefix(f"{name}."))
-        raise KeyError(layer)
-
-    return "value" in find(variables["params"], layer)
