@@ -1,7 +1,8 @@
 """Architectures by name, and networks as pure hashable functions."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property, partial
@@ -166,12 +167,11 @@ class Network:
         """Every layer as it is declared, by its full name: strides and padding, epsilons."""
         found: dict[str, nn.Module] = {}
 
-        def note(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-            if context.method_name == "__call__" and context.module.path:
-                found[".".join(context.module.path)] = context.module.clone(parent=None, name=None)
-            return call(*args, **kwargs)
+        def note(name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+            del args
+            found[name] = module.clone(parent=None, name=None)
 
-        with nn.intercept_methods(note):
+        with _each_call(note):
             jax.eval_shape(partial(_initialize, self._module, self.architecture.image_shape), jax.random.key(0))
         return found
 
@@ -179,12 +179,12 @@ class Network:
         """Every layer's input by the layer's name, in evaluation mode."""
         found: dict[str, jax.Array] = {}
 
-        def note(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-            if context.method_name == "__call__" and context.module.path and args:  # a bare parameter takes none
-                found[".".join(context.module.path)] = args[0]
-            return call(*args, **kwargs)
+        def note(name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+            del module
+            if args:  # a bare parameter takes none
+                found[name] = args[0]
 
-        with nn.intercept_methods(note):
+        with _each_call(note):
             self._module.apply(variables, self.normalize(images))
         return found
 
@@ -194,6 +194,17 @@ class Network:
         _, state = self._module.apply(variables, self.normalize(images), capture_intermediates=True)
         flat: dict[Any, Any] = flax.traverse_util.flatten_dict(state["intermediates"])
         return {".".join(path[:-1]): values[0] for path, values in flat.items() if len(path) > 1}
+
+
+def _each_call(note: Callable[[str, nn.Module, tuple[Any, ...]], None]) -> AbstractContextManager[None]:
+    """Tells of every layer that is applied meanwhile: its full name, itself, what it is given."""
+
+    def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        if context.method_name == "__call__" and context.module.path:
+            note(".".join(context.module.path), context.module, args)
+        return call(*args, **kwargs)
+
+    return nn.intercept_methods(intercept)
 
 
 def _initialize(module: Chain, image_shape: tuple[int, int, int], key: jax.Array) -> Variables:
