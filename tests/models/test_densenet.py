@@ -99,8 +99,7 @@ def test_training_reaches_every_parameter():
     "names", [("clp",), pytest.param(("rnp", "anp", "holder", "fp"), marks=pytest.mark.slow)], ids=["clp", "others"]
 )
 def test_the_defenses_run(names):
-    network = Network(Architecture("shallow", 3, 8, image_shape=(32, 32, 3)))
-    parity.check_defenses(network, network.init(jax.random.key(0)), names)
+    parity.check_defenses(*loaded("shallow", 32)[1:], names)
 
 
 @pytest.mark.parametrize(
