@@ -1,10 +1,11 @@
 """RNP beside defenses that tune all weights, on a folder of backdoored checkpoints.
 
-    python -m benchmarks.removal checkpoints --match 'digits_*.pt' [--methods rnp ft nad] [--out table.md]
+    python -m benchmarks.removal checkpoints --match 'digits_*.pt' [--methods rnp ft] [--work sweeps] [--out table.md]
 
 Each method runs with its preset, configs/METHOD_DATA.yaml, on the same clean images and seed; ``ft@rnp`` and
-``nad@rnp`` start from what RNP left. Nothing is chosen by ASR. ACC, ASR and RA are measured before and after; seconds
-are the defense's own, compilation included where a program runs for the first time.
+``nad@rnp`` start from what RNP left, ``nad+rnp`` has a teacher that RNP pruned. Nothing is chosen by ASR. ACC, ASR and
+RA are measured before and after; seconds are the defense's own, compilation included where a program runs for the
+first time. ``--work`` keeps the sweep of each method and goes on with those that it finds there.
 """
 
 import argparse
@@ -25,32 +26,38 @@ from rnp_jax.report.methods import title
 from rnp_jax.report.schema import Proportion
 from rnp_jax.report.sweep_row import SweepRow
 
-METHODS = ("rnp", "ft", "nad", "ft_sam", "ibau", "ft@rnp", "nad@rnp")
+METHODS = ("rnp", "ft", "nad", "ft_sam", "ibau", "ft@rnp", "nad@rnp", "nad+rnp")
 HEAD = ("attack", "checkpoint", "method", "before: ACC / ASR / RA", "after", "DER", "seconds", "note")
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def resolve_options(method: str, data: str) -> SweepOptions:
-    """The preset of a method; after ``@rnp``, with RNP's own preset before it."""
-    name, _, start = method.partition("@")
+    """The preset of a method; with ``@rnp`` or ``+rnp``, RNP's own preset for the student or the teacher."""
+    name, start, teacher = parts(method)
     path = CONFIGS / f"{name}_{data}.yaml"
     values = read_yaml(path)
-    if start:
-        values[name] = {**values.get(name, {}), "start": start, "rnp": read_yaml(CONFIGS / f"rnp_{data}.yaml")["rnp"]}
+    if start or teacher:
+        helped = {"start": start} if start else {"teacher": "pruned"}
+        values[name] = {**values.get(name, {}), **helped, "rnp": read_yaml(CONFIGS / f"rnp_{data}.yaml")["rnp"]}
     return replace(resolve(SweepOptions, values, str(path)), method=(name,), write="row")
 
 
+def parts(method: str) -> tuple[str, str, str]:
+    """Name, what its student starts from, what its teacher was pruned by: ``nad@rnp``, ``nad+rnp``."""
+    named, _, start = method.partition("@")
+    name, _, teacher = named.partition("+")
+    return name, start, teacher
+
+
 def measure(
-    cards: Mapping[str, Card], methods: Sequence[str], data: str, data_dir: str | None
+    cards: Mapping[str, Card], methods: Sequence[str], data: str, data_dir: str | None, work: Path
 ) -> dict[str, list[SweepRow]]:
     """The rows of every method, one a checkpoint."""
     found = {}
     for method in methods:
         options = resolve_options(method, data)
         images = replace(options.images, data_dir=data_dir or options.images.data_dir)
-        with tempfile.TemporaryDirectory() as folder:
-            out = str(Path(folder) / "sweep")
-            found[method] = run(replace(options, inputs=tuple(cards), images=images, out=out))
+        found[method] = run(replace(options, inputs=tuple(cards), images=images, out=str(work / method)))
     return found
 
 
@@ -70,9 +77,9 @@ def make_table(cards: Mapping[str, Card], rows: Mapping[str, Sequence[SweepRow]]
 
 
 def name_of(method: str) -> str:
-    """``FT``, or ``FT after RNP``."""
-    name, _, start = method.partition("@")
-    return f"{title(name)} after {title(start)}" if start else title(name)
+    """``FT``, ``FT after RNP``, or ``NAD, teacher after RNP``."""
+    name, start, teacher = parts(method)
+    return title(name) + (f" after {title(start)}" if start else f", teacher after {title(teacher)}" if teacher else "")
 
 
 def show(*shares: Proportion | None) -> str:
@@ -87,10 +94,13 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--data", default="digits", choices=("digits", "cifar10"), help="whose presets")
     parser.add_argument("--data-dir", help="where prepared TensorFlow Datasets sets are")
+    parser.add_argument("--work", type=Path, help="where sweeps are kept, to go on with")
     parser.add_argument("--out", type=Path, help="also write the table to this Markdown file")
     arguments = parser.parse_args()
     cards = find_cards(arguments.folder, arguments.match)
-    rows = measure(cards, arguments.methods, arguments.data, arguments.data_dir)
+    with tempfile.TemporaryDirectory() as folder:
+        work = arguments.work or Path(folder)
+        rows = measure(cards, arguments.methods, arguments.data, arguments.data_dir, work)
     text = f"{describe_machine()}\n\n{make_table(cards, rows)}\n"
     sys.stdout.write(text)
     if arguments.out:

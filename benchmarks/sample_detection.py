@@ -31,7 +31,7 @@ from rnp_jax.defenses.unlearn import UnlearnConfig, unlearn
 from rnp_jax.detection.labels import LabelConfig, detect_label
 from rnp_jax.detection.samples import SAMPLE_SCORES, SampleConfig, SampleJudgement, judge_scores, score_samples
 from rnp_jax.detection.suspicion import SuspicionRule, find_suspicious
-from rnp_jax.errors import DataError
+from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.report.comparison_text import markdown_table
 from rnp_jax.types import Batch, Variables
 
@@ -189,7 +189,7 @@ def main() -> None:
                 if arguments.rows:
                     with arguments.rows.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(asdict(row)) + "\n")
-        except DataError as error:
+        except (ConfigError, DataError) as error:
             sys.stderr.write(f"{path.name} left out: {error}\n")
     areas = make_matrix(rows, lambda row: f"{row.judged.auroc:.3f}")
     found = make_matrix(rows, lambda row: f"{row.judged.tpr:.0%}")

@@ -18,6 +18,7 @@ from rnp_jax.models import Architecture, Network, Placement, Precision
 from rnp_jax.models.inference import consumed, entries, filter_masks, infer_architecture, resized
 from rnp_jax.models.torch_names import FILTER_MASK, from_torch, to_torch
 from rnp_jax.torch_io import (
+    Checked,
     Checkpoint,
     Limits,
     StateDict,
@@ -33,6 +34,7 @@ _LARGEST = 4096  # pixels of a side that a file may state
 
 
 _ALIGNMENT = 64  # bytes; XLA's
+_COLUMNS = 64  # that are transposed together: their cache lines are used whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +94,19 @@ def recognise(
       ArchitectureError: its tensors are of no supported architecture, or of several.
       CheckpointError: a weight is not finite, or a variance negative.
     """
-    shapes = {name: value.shape for name, value in state_dict.tensors.items()}
+    found = _recognise(checkpoint, state_dict, architecture, image_shape)
+    names = state_dict.tensors.refs
+    check_consumed(state_dict.tensors, [*consumed(_shapes(state_dict)), *filter_masks(names)], checkpoint.path)
+    return found
+
+
+def _recognise(
+    checkpoint: Checkpoint,
+    state_dict: StateDict,
+    architecture: str | None,
+    image_shape: tuple[int, int, int] | None,
+) -> Architecture:
+    shapes = _shapes(state_dict)
     found = infer_architecture(shapes, name=architecture, image_shape=image_shape)
     tree = checkpoint.tree if isinstance(checkpoint.tree, dict) else {}
     if image_shape is None and (size := _stated_size(tree)) is not None:
@@ -103,8 +117,11 @@ def recognise(
             f"{checkpoint.path}: the file says num_classes {stated}, but its last layer has {found.num_classes} "
             "outputs; one of them is wrong, so the file is not to be trusted as it is"
         )
-    check_consumed(state_dict.tensors, [*consumed(shapes), *filter_masks(shapes)], checkpoint.path)
     return found
+
+
+def _shapes(state_dict: StateDict) -> dict[str, tuple[int, ...]]:
+    return {name: ref.shape for name, ref in state_dict.tensors.refs.items()}
 
 
 def _stated_size(tree: Mapping[Any, Any]) -> tuple[int, int] | None:
@@ -150,7 +167,7 @@ def load_model(
     card = read_card(path, checkpoint.sha256)
     if image_shape is None and card is not None:
         image_shape = card.architecture.image_shape
-    found = recognise(checkpoint, state_dict, architecture, image_shape)
+    found = _recognise(checkpoint, state_dict, architecture, image_shape)
     if normalization is None:
         if card is None:
             raise DataError(
@@ -160,7 +177,8 @@ def load_model(
         normalization = Normalization(card.normalization.mean, card.normalization.std)
     normalization = normalization.for_channels(found.image_shape[-1])
     network = Network(found, normalization.mean, normalization.std, found.place(placement), precision)
-    return Model(network, from_state_dict(network, state_dict.tensors), checkpoint, state_dict, card)
+    tensors = Checked(state_dict.tensors, checkpoint.path)  # as they are read, which is once
+    return Model(network, from_state_dict(network, tensors), checkpoint, state_dict, card)
 
 
 @lru_cache(maxsize=64)
@@ -174,6 +192,7 @@ def from_state_dict(network: Network, tensors: Mapping[str, np.ndarray]) -> Vari
     Masks are ones, or those a masked release kept. Its masks act on batch norm's scale; in another placement than
     ``bn_scale`` they become part of that scale.
     """
+
     variables: Variables = {"params": {}, "batch_stats": {}, "masks": jax.tree.map(_ones, _mask_shapes(network))}
     for entry in entries(network.architecture):
         node: Tree = variables
@@ -255,7 +274,9 @@ def _place(value: np.ndarray) -> jax.Array:
     memory = np.empty(value.nbytes + _ALIGNMENT, np.uint8)
     first = -memory.ctypes.data % _ALIGNMENT
     copy = memory[first : first + value.nbytes].view(value.dtype).reshape(value.shape)
-    copy[...] = value
+    for first in range(0, value.shape[-1] if value.ndim else 1, _COLUMNS):
+        part = (..., slice(first, first + _COLUMNS)) if value.ndim else ...
+        copy[part] = value[part]
     return jax.device_put(copy)
 
 

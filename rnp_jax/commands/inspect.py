@@ -92,15 +92,15 @@ def _summarise(value: object) -> str:
 
 
 def _print_state_dict(console: Console, state_dict: StateDict, *, listed: bool) -> None:
-    kinds = Counter(str(value.dtype) for value in state_dict.tensors.values())
+    kinds = Counter(ref.dtype for ref in state_dict.tensors.refs.values())
     where = quote("/".join(map(str, state_dict.location))) if state_dict.location else "the whole file"
     prefix = f", prefix {quote(state_dict.prefix)} taken off" if state_dict.prefix else ""
     count = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
     console.print(f"state dict    {where}: {count}{prefix}", markup=False)
     if listed:
         table = Table("name", "dtype", "shape")
-        for name, value in state_dict.tensors.items():
-            table.add_row(Text(quote(name)), str(value.dtype), str(list(value.shape)))
+        for name, ref in state_dict.tensors.refs.items():
+            table.add_row(Text(quote(name)), ref.dtype, str(list(ref.shape)))
         console.print(table)
 
 

@@ -119,7 +119,7 @@ def _image_shape(request: dict[str, Any], state_dict: StateDict, card: Card | No
     if request["image_shape"] is not None:
         return tuple(request["image_shape"])
     if request["is_head"]:
-        widths = [value.shape[1] for value in state_dict.tensors.values() if value.ndim == 2]
+        widths = [ref.shape[1] for ref in state_dict.tensors.refs.values() if len(ref.shape) == 2]
         return (1, 1, widths[0]) if widths else None
     return None if card is None else card.architecture.image_shape
 

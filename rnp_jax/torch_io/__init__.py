@@ -4,10 +4,11 @@ from rnp_jax.torch_io.checkpoint import Checkpoint, materialise
 from rnp_jax.torch_io.limits import Limits
 from rnp_jax.torch_io.nodes import Opaque, TensorRef
 from rnp_jax.torch_io.reader import read_checkpoint
-from rnp_jax.torch_io.state_dict import StateDict, check_consumed, find_state_dict
+from rnp_jax.torch_io.state_dict import Checked, StateDict, check_consumed, find_state_dict
 from rnp_jax.torch_io.writer import write_checkpoint, write_state_dict
 
 __all__ = [
+    "Checked",
     "Checkpoint",
     "Limits",
     "Opaque",

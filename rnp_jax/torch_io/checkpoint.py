@@ -1,6 +1,6 @@
-"""A checkpoint in memory: an inert tree, and the bytes its tensors refer to."""
+"""A checkpoint: an inert tree in memory, and the file that holds what its tensors refer to."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -11,9 +11,36 @@ from rnp_jax.errors import CheckpointError
 from rnp_jax.torch_io.dtypes import DTYPES, itemsize
 from rnp_jax.torch_io.limits import Limits
 from rnp_jax.torch_io.nodes import Node, TensorRef
-from rnp_jax.torch_io.source_file import Container
+from rnp_jax.torch_io.source_file import Container, SourceFile
 
 ByteOrder = Literal["little", "big"]
+Bytes = bytes | bytearray | np.ndarray
+
+
+class Records(Mapping[str, bytearray]):
+    """The bytes of each storage, by key, read when they are asked for: a copy each time.
+
+    Raises:
+      CheckpointError: at any reading, that the file is not what it was.
+    """
+
+    def __init__(self, file: SourceFile, extents: Mapping[str, slice]):
+        self._file, self._extents = file, extents
+
+    def __getitem__(self, key: str) -> bytearray:
+        return self._file.read(self._extents[key].start, self._extents[key].stop)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._extents)
+
+    def __len__(self) -> int:
+        return len(self._extents)
+
+    def read(self, key: str, part: slice) -> np.ndarray:
+        """Some of the bytes of one storage, uint8: NumPy's memory is the fastest to fill."""
+        values = np.empty(part.stop - part.start, np.uint8)
+        self._file.read_into(self._extents[key].start + part.start, values.data)
+        return values
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +56,7 @@ class Checkpoint:
       anomalies: one sentence for each thing that is unusual or was left unread.
       root: the folder that a zip archive keeps its members in.
       metadata: of a safetensors file.
-      records: the bytes of each storage, by key.
+      records: the bytes of each storage, by key, still in the file.
       limits: what it was read under.
     """
 
@@ -41,7 +68,7 @@ class Checkpoint:
     anomalies: tuple[str, ...]
     root: str = field(repr=False)
     metadata: Mapping[str, str] = field(repr=False)
-    records: Mapping[str, memoryview] = field(repr=False)
+    records: Records = field(repr=False)
     limits: Limits = field(repr=False)
 
 
@@ -49,40 +76,32 @@ def materialise(checkpoint: Checkpoint, ref: TensorRef) -> np.ndarray:
     """A contiguous copy of a tensor in native byte order, of `ref.shape` and `ref.dtype` (bfloat16 by ml_dtypes).
 
     Raises:
-      CheckpointError: it takes more than `Limits.materialised_bytes`.
+      CheckpointError: it takes more than `Limits.materialised_bytes`, or the file is not what it was.
     """
-    _check_size(checkpoint, ref)
-    return decode(ref, checkpoint.records[ref.storage.key], checkpoint.byteorder)
-
-
-def view(checkpoint: Checkpoint, ref: TensorRef) -> np.ndarray:
-    """What `materialise` gives, read-only, and without a copy where the file's bytes can be used as they lie.
-
-    Raises:
-      CheckpointError: it takes more than `Limits.materialised_bytes`.
-    """
-    _check_size(checkpoint, ref)
-    bits = view_bits(ref, checkpoint.records[ref.storage.key], checkpoint.byteorder)
-    if ref.dtype == "bool" or not (bits.dtype.isnative and bits.flags.c_contiguous and bits.flags.aligned):
-        found = decode(ref, checkpoint.records[ref.storage.key], checkpoint.byteorder)
-    else:
-        found = bits.view(DTYPES[ref.dtype])
-    found.flags.writeable = False
-    return found
-
-
-def _check_size(checkpoint: Checkpoint, ref: TensorRef) -> None:
-    if ref.nbytes > checkpoint.limits.materialised_bytes:
+    extent, limit = find_extent(ref), checkpoint.limits.materialised_bytes
+    if (largest := max(ref.nbytes, extent.stop - extent.start)) > limit:
         raise CheckpointError(
-            checkpoint.path,
-            f"a tensor of {ref.nbytes} bytes, more than {checkpoint.limits.materialised_bytes} "
-            "(Limits.materialised_bytes)",
+            checkpoint.path, f"a tensor of {largest} bytes, more than {limit} (Limits.materialised_bytes)"
         )
+    record = checkpoint.records.read(ref.storage.key, extent)
+    bits = view_bits(ref, record, checkpoint.byteorder, extent.start)
+    if ref.dtype == "bool" or not (bits.dtype.isnative and bits.flags.c_contiguous and bits.flags.aligned):
+        return decode(ref, record, checkpoint.byteorder, extent.start)
+    return bits.view(DTYPES[ref.dtype])
 
 
-def decode(ref: TensorRef, record: memoryview | bytearray, byteorder: ByteOrder) -> np.ndarray:
-    """A contiguous native copy of the view `ref` of a storage's bytes."""
-    bits = np.array(view_bits(ref, record, byteorder), order="C", dtype=f"u{itemsize(ref.dtype)}", copy=True)
+def find_extent(ref: TensorRef) -> slice:
+    """From the first to the last byte of its storage that a tensor reads."""
+    if 0 in ref.shape:
+        return slice(0, 0)
+    steps = sum((dim - 1) * stride for dim, stride in zip(ref.shape, ref.strides, strict=True))
+    size = itemsize(ref.dtype)
+    return slice(size * ref.offset, size * (ref.offset + steps + 1))
+
+
+def decode(ref: TensorRef, record: Bytes, byteorder: ByteOrder, start: int = 0) -> np.ndarray:
+    """A contiguous native copy of the view `ref` of a storage's bytes, given from the byte `start` on."""
+    bits = np.array(view_bits(ref, record, byteorder, start), order="C", dtype=f"u{itemsize(ref.dtype)}", copy=True)
     return np.asarray(bits != 0) if ref.dtype == "bool" else bits.view(DTYPES[ref.dtype])
 
 
@@ -93,11 +112,11 @@ def encode(values: np.ndarray, ref: TensorRef, record: bytearray, byteorder: Byt
         view_bits(ref, record, byteorder)[...] = bits
 
 
-def view_bits(ref: TensorRef, record: memoryview | bytearray, byteorder: ByteOrder) -> np.ndarray:
+def view_bits(ref: TensorRef, record: Bytes, byteorder: ByteOrder, start: int = 0) -> np.ndarray:
     """The view itself, as unsigned integers in the file's byte order: bits survive whatever they mean. Not copied."""
     size = itemsize(ref.dtype)
     dtype = np.dtype(f"u{size}").newbyteorder("<" if byteorder == "little" else ">")
     if 0 in ref.shape:
         return np.empty(ref.shape, dtype)
     strides = tuple(size * stride for stride in ref.strides)
-    return np.ndarray(ref.shape, dtype, record, size * ref.offset, strides)
+    return np.ndarray(ref.shape, dtype, record, size * ref.offset - start, strides)

@@ -12,7 +12,7 @@ from rnp_jax.torch_io.nodes import StorageRef
 from rnp_jax.torch_io.pickle_emitter import PickleEmitter
 from rnp_jax.torch_io.safetensors_container import METADATA
 
-Buffer = bytes | bytearray | memoryview
+Buffer = bytes | bytearray
 
 _ALIGNMENT: Final = 64
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # the same content gives the same file

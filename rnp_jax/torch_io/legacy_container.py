@@ -13,6 +13,7 @@ from rnp_jax.torch_io.limits import Limits
 from rnp_jax.torch_io.nodes import Node
 from rnp_jax.torch_io.pickle_cursor import PickleCursor
 from rnp_jax.torch_io.pickle_machine import PickleMachine
+from rnp_jax.torch_io.source_file import Sliceable
 from rnp_jax.torch_io.storages import StorageTable
 from rnp_jax.torch_io.text import quote
 
@@ -21,9 +22,9 @@ PROTOCOL: Final = 1001
 
 
 def read_legacy(
-    data: bytes, path: str | PathLike[str], limits: Limits
-) -> tuple[Node, StorageTable, dict[str, memoryview]]:
-    """The tree, its storages and the bytes of each storage by key, not copied.
+    data: Sliceable, path: str | PathLike[str], limits: Limits
+) -> tuple[Node, StorageTable, dict[str, slice]]:
+    """The tree, its storages and where the bytes of each storage lie, by key.
 
     Raises:
       CheckpointError: a plain pickle, a big-endian writer, or storages that are missing, truncated or not announced.
@@ -52,7 +53,7 @@ def read_legacy(
     tree = read_pickle("the pickled object", table)
     keys = read_pickle("the list of storage keys")
     _check_keys(keys, table, path)
-    records: dict[str, memoryview] = {}
+    extents: dict[str, slice] = {}
     for key in keys:
         storage = table.refs[key]
         (numel,) = struct.unpack("<q", data[position : position + 8].ljust(8, b"\xff"))
@@ -66,13 +67,13 @@ def read_legacy(
             raise CheckpointError(
                 path, f"the file is truncated: storage {quote(key)} ends at byte {position} of {len(data)}"
             )
-        records[key] = memoryview(data)[start:position]
+        extents[key] = slice(start, position)
     if position != len(data):
         raise CheckpointError(path, f"{len(data) - position} bytes follow the last storage")
-    return tree, table, records
+    return tree, table, extents
 
 
-def _has_magic(data: bytes) -> bool:
+def _has_magic(data: Sliceable) -> bool:
     head = data[:32]
     magic = b"\x8a\x0a" + MAGIC.to_bytes(10, "little") + b"."
     return head[2:].startswith(magic) or (head[2:3] == b"\x95" and head[11:].startswith(magic))

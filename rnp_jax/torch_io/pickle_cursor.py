@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from rnp_jax.errors import CheckpointError
 from rnp_jax.torch_io.limits import Limits
+from rnp_jax.torch_io.source_file import Sliceable
 
 _LONGEST_LINE: Final = 1024
 
@@ -24,7 +25,7 @@ class PickleCursor:
       position: the next byte.
     """
 
-    def __init__(self, data: bytes | memoryview, path: str | PathLike[str], name: str, limits: Limits, start: int = 0):
+    def __init__(self, data: Sliceable, path: str | PathLike[str], name: str, limits: Limits, start: int = 0):
         self.limits = limits
         self.position = start
         self._data = data
@@ -57,7 +58,7 @@ class PickleCursor:
             cut = "the file ends" if self._end == len(self._data) else "Limits.pickle_bytes ends it"
             raise self.error(f"{count} bytes are announced, but {cut} after {self._end - start}")
         self.position = end
-        return bytes(self._data[start:end])
+        return self._data[start:end]
 
     def take_number(self, layout: str) -> Any:
         """The next number, its layout in the notation of `struct`."""
@@ -72,7 +73,7 @@ class PickleCursor:
 
     def take_line(self) -> str:
         """The text up to the end of the line, without it."""
-        window = bytes(self._data[self.position : min(self._end, self.position + _LONGEST_LINE)])
+        window = self._data[self.position : min(self._end, self.position + _LONGEST_LINE)]
         length = window.find(b"\n")
         if length < 0:
             raise self.error(f"a line without an end within {_LONGEST_LINE} bytes")

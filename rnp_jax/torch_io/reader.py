@@ -1,6 +1,5 @@
 """Reading a checkpoint file that nobody trusts: no import, no call, no torch; a typed error or an inert tree."""
 
-import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,17 +8,17 @@ from pathlib import Path
 from typing import Final
 
 from rnp_jax.errors import CheckpointError
-from rnp_jax.torch_io.checkpoint import ByteOrder, Checkpoint
+from rnp_jax.torch_io.checkpoint import ByteOrder, Checkpoint, Records
 from rnp_jax.torch_io.legacy_container import read_legacy
 from rnp_jax.torch_io.limits import DEFAULT_LIMITS, Limits
 from rnp_jax.torch_io.nodes import Location, Node, Opaque, StorageRef, TensorRef, check_tree, walk
 from rnp_jax.torch_io.pickle_cursor import PickleCursor
 from rnp_jax.torch_io.pickle_machine import PickleMachine
 from rnp_jax.torch_io.safetensors_container import read_safetensors
-from rnp_jax.torch_io.source_file import identify, read_file
+from rnp_jax.torch_io.source_file import SourceFile, identify
 from rnp_jax.torch_io.storages import StorageTable
 from rnp_jax.torch_io.text import format_path, quote
-from rnp_jax.torch_io.zip_container import read_contents, read_directory
+from rnp_jax.torch_io.zip_container import check_contents, locate_contents, read_directory
 
 _MOST_OPAQUE_KINDS: Final = 50
 _KNOWN_RECORDS: Final = {
@@ -34,9 +33,10 @@ MODULE_ADVICE: Final = (
 
 @dataclass
 class _Contents:
+    sha256: str
     tree: Node
     refs: Mapping[str, StorageRef]
-    records: dict[str, memoryview]
+    extents: dict[str, slice]
     byteorder: ByteOrder = "little"
     root: str = "archive"
     metadata: dict[str, str] = field(default_factory=dict)
@@ -56,16 +56,16 @@ def read_checkpoint(
     Raises:
       CheckpointError: it cannot be read, is hostile, damaged, too large or of an unsupported kind.
     """
-    data = read_file(path, limits)
-    container = identify(data, path)
+    file = SourceFile(path, limits)
+    container = identify(file, path)
     if container == "zip":
-        contents = _read_zip(data, path, limits, check_crc)
+        contents = _read_zip(file, path, limits, check_crc)
     elif container == "legacy":
-        tree, table, records = read_legacy(data, path, limits)
-        contents = _Contents(tree, table.refs, records)
+        tree, table, extents = read_legacy(file, path, limits)
+        contents = _Contents(file.digest()[0], tree, table.refs, extents)
     else:
-        tree, records, metadata = read_safetensors(data, path, limits)
-        contents = _Contents(tree, {}, records, metadata=metadata)
+        tree, extents, metadata = read_safetensors(file, path, limits)
+        contents = _Contents(file.digest()[0], tree, {}, extents, metadata=metadata)
     check_tree(contents.tree, path, limits)
     if isinstance(contents.tree, Opaque):
         reason = MODULE_ADVICE if contents.tree.is_module else "the file holds one object and no tensors"
@@ -73,33 +73,41 @@ def read_checkpoint(
     _check_storages(contents, container, path)
     return Checkpoint(
         path=Path(path),
-        sha256=hashlib.sha256(data).hexdigest(),
+        sha256=contents.sha256,
         container=container,
         byteorder=contents.byteorder,
         tree=contents.tree,
         anomalies=(*contents.anomalies, *_describe_opaque(contents.tree)),
         root=contents.root,
         metadata=contents.metadata,
-        records=contents.records,
+        records=Records(file, contents.extents),
         limits=limits,
     )
 
 
-def _read_zip(data: bytes, path: str | PathLike[str], limits: Limits, check_crc: bool) -> _Contents:
-    directory = read_directory(data, path, limits)
+def _read_zip(file: SourceFile, path: str | PathLike[str], limits: Limits, check_crc: bool) -> _Contents:
+    directory = read_directory(file, path, limits)
     root = _find_root([member.name for member in directory.members], path)
-    members, anomalies = read_contents(data, directory, path, check_crc=check_crc)
-    pickle = members[f"{root}/data.pkl"]
+    members, anomalies = locate_contents(file, directory, path)
+    sha256, checksums = file.digest(list(members.values()))
+    if check_crc:
+        check_contents(directory, dict(zip(members, checksums, strict=True)), path)
+    else:
+        anomalies.append("the checksums of the zip members were not checked")
+    name, extent = quote(f"{root}/data.pkl"), members[f"{root}/data.pkl"]
+    if extent.stop - extent.start > limits.pickle_bytes:
+        raise CheckpointError(path, f"{name} is larger than {limits.pickle_bytes} bytes (Limits.pickle_bytes)")
+    pickle = file[extent]
     table = StorageTable(path)
-    name = quote(f"{root}/data.pkl")
     cursor = PickleCursor(pickle, path, name, limits)
     tree = PickleMachine(cursor, table.load).run()
     if cursor.position != len(pickle):
         raise CheckpointError(path, f"{len(pickle) - cursor.position} bytes follow the end of the pickle {name}")
     folder = f"{root}/data/"
-    records = {name.removeprefix(folder): content for name, content in members.items() if name.startswith(folder)}
+    extents = {name.removeprefix(folder): extent for name, extent in members.items() if name.startswith(folder)}
     anomalies += _describe_members(members, root, table)
-    return _Contents(tree, table.refs, records, _read_byteorder(members, root, path), root, {}, anomalies)
+    byteorder = _read_byteorder(file, members.get(f"{root}/byteorder"), path)
+    return _Contents(sha256, tree, table.refs, extents, byteorder, root, {}, anomalies)
 
 
 def _find_root(names: Sequence[str], path: str | PathLike[str]) -> str:
@@ -121,8 +129,8 @@ def _find_root(names: Sequence[str], path: str | PathLike[str]) -> str:
     return roots.pop()
 
 
-def _read_byteorder(members: Mapping[str, memoryview], root: str, path: str | PathLike[str]) -> ByteOrder:
-    match bytes(members.get(f"{root}/byteorder", b"little")[:16]):
+def _read_byteorder(file: SourceFile, extent: slice | None, path: str | PathLike[str]) -> ByteOrder:
+    match b"little" if extent is None else file[extent.start : min(extent.stop, extent.start + 16)]:
         case b"little":
             return "little"
         case b"big":
@@ -131,7 +139,7 @@ def _read_byteorder(members: Mapping[str, memoryview], root: str, path: str | Pa
             raise CheckpointError(path, f"byte order {quote(other)}; 'little' and 'big' are known")
 
 
-def _describe_members(members: Mapping[str, memoryview], root: str, table: StorageTable) -> list[str]:
+def _describe_members(members: Mapping[str, slice], root: str, table: StorageTable) -> list[str]:
     anomalies = []
     if f"{root}/byteorder" not in members:
         anomalies.append("no byteorder record, as before torch 2.1: little endian is assumed")
@@ -145,17 +153,18 @@ def _describe_members(members: Mapping[str, memoryview], root: str, table: Stora
 
 def _check_storages(contents: _Contents, container: str, path: str | PathLike[str]) -> None:
     for key, storage in contents.refs.items():
-        record = contents.records.get(key)
-        if record is not None and len(record) == storage.nbytes:
+        extent = contents.extents.get(key)
+        held = None if extent is None else extent.stop - extent.start
+        if held == storage.nbytes:
             continue
         user = next((place for place, ref in _tensors(contents.tree) if ref.storage.key == key), None)
         who = f"tensor {format_path(user)}" if user else "an unread object"
         name = quote(f"{contents.root}/data/{key}" if container == "zip" else key)
-        if record is None:
+        if held is None:
             raise CheckpointError(path, f"{who} needs the storage {name}, which the file does not hold")
         raise CheckpointError(
             path,
-            f"the storage {name} holds {len(record)} bytes, but {who} claims {storage.numel} {storage.dtype} elements",
+            f"the storage {name} holds {held} bytes, but {who} claims {storage.numel} {storage.dtype} elements",
         )
 
 

@@ -52,7 +52,7 @@ def plan_replacement(
     moved: dict[Slot, TensorRef] = {}
     taken = set(checkpoint.records)
     for key, users in views.items():
-        record = bytearray(checkpoint.records[key])
+        record = checkpoint.records[key]
         for slot, ref in users:
             if slot in wanted:
                 encode(wanted[slot], ref, record, checkpoint.byteorder)

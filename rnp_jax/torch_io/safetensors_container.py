@@ -11,6 +11,7 @@ from rnp_jax.errors import CheckpointError
 from rnp_jax.torch_io.dtypes import SAFETENSORS, itemsize
 from rnp_jax.torch_io.limits import Limits
 from rnp_jax.torch_io.nodes import Node, Opaque, StorageRef, TensorRef
+from rnp_jax.torch_io.source_file import SourceFile
 from rnp_jax.torch_io.storages import find_layout_fault
 from rnp_jax.torch_io.text import quote
 
@@ -19,20 +20,21 @@ METADATA: Final = "__metadata__"
 
 
 def read_safetensors(
-    data: bytes, path: str | PathLike[str], limits: Limits
-) -> tuple[dict[str, Node], dict[str, memoryview], dict[str, str]]:
-    """The tensors by name, the bytes of each, not copied, and the file's metadata.
+    file: SourceFile, path: str | PathLike[str], limits: Limits
+) -> tuple[dict[str, Node], dict[str, slice], dict[str, str]]:
+    """The tensors by name, where the bytes of each lie, and the file's metadata.
 
     Raises:
       CheckpointError: the library refuses it, a name appears twice, or it is beyond a limit.
     """
-    length = int.from_bytes(data[:8], "little")
+    length = int.from_bytes(file[:8], "little")
     if length > limits.header_bytes:
         raise CheckpointError(
             path, f"a header of {length} bytes, more than {limits.header_bytes} (Limits.header_bytes)"
         )
     try:
-        safetensors.deserialize(data)
+        with safetensors.safe_open(f"/dev/fd/{file.descriptor}", "numpy"):  # reads and checks the header alone
+            pass
     except safetensors.SafetensorError as error:
         raise CheckpointError(path, f"not a valid safetensors file: {quote(str(error))}") from error
 
@@ -42,12 +44,12 @@ def read_safetensors(
             raise CheckpointError(path, "the safetensors header gives a name twice")
         return result
 
-    header = json.loads(data[8 : 8 + length], object_pairs_hook=build)
+    header = json.loads(file[8 : 8 + length], object_pairs_hook=build)
     metadata = header.pop(METADATA, None) or {}
     if len(header) > limits.members:
         raise CheckpointError(path, f"{len(header)} tensors, more than {limits.members} (Limits.members)")
     tree: dict[str, Node] = {}
-    records: dict[str, memoryview] = {}
+    extents: dict[str, slice] = {}
     for name, entry in header.items():
         start, end = entry["data_offsets"]
         dtype = SAFETENSORS.get(entry["dtype"])
@@ -64,8 +66,8 @@ def read_safetensors(
         if fault := find_layout_fault(storage, 0, shape, strides, limits):
             raise CheckpointError(path, f"tensor {quote(name)}: {fault}")
         tree[name] = TensorRef(storage, 0, shape, strides)
-        records[name] = memoryview(data)[8 + length + start : 8 + length + end]
-    return tree, records, metadata
+        extents[name] = slice(8 + length + start, 8 + length + end)
+    return tree, extents, metadata
 
 
 def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,17 +1,25 @@
-"""Reading an untrusted file once, whole and bounded, and telling what kind of file it is."""
+"""Reading an untrusted file, bounded and only as long as it does not change, and telling what kind of file it is."""
 
+import hashlib
 import os
 import stat
 import tarfile
-from io import FileIO
+import weakref
+import zlib
+from collections.abc import Sequence
 from os import PathLike
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 from rnp_jax.errors import CheckpointError
 from rnp_jax.torch_io.limits import Limits
 
 Container = Literal["zip", "legacy", "safetensors"]
 CONTAINERS: Final[tuple[Container, ...]] = ("zip", "legacy", "safetensors")
+
+_CHANGED: Final = "the file changed while it was read; wait until it is complete and try again"
+_WINDOW: Final = 2**16
+_PIECE: Final = 2**18  # stays in a processor's cache between two checksums
+_LONGEST: Final = 2**30  # one read of Linux stops at 2 GiB
 
 _KNOWN_KINDS: Final = {
     b"version https://git-lfs": "a Git-LFS pointer, not the file itself; run `git lfs pull` to fetch it",
@@ -26,79 +34,140 @@ _KNOWN_KINDS: Final = {
 }
 
 
-def read_file(path: str | PathLike[str], limits: Limits) -> bytes:
-    """The bytes of a regular file, followed through symbolic links.
+class Sliceable(Protocol):
+    """Bytes in memory, or a file."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> bytes: ...
+
+
+class SourceFile:
+    """A regular file, followed through symbolic links, whose bytes are read when they are asked for: ``file[2:5]``.
+
+    It stays open as long as the object lives, so what becomes of its name meanwhile does not matter. That its content
+    stays what it was is told by its size and time of modification, at every reading.
+
+    Args:
+      path: the file.
+      limits: its size must be within `limits.file_bytes`.
 
     Raises:
-      CheckpointError: it cannot be read, is not a regular file, is above `limits.file_bytes` or changed meanwhile.
+      CheckpointError: it cannot be read, is not a regular file or too large; any reading, that it changed meanwhile.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a FIFO must not block
+
+    def __init__(self, path: str | PathLike[str], limits: Limits):
+        self._path = path
+        self._window = (0, b"")  # small readings are near each other
         try:
-            before = os.fstat(descriptor)
-            if not stat.S_ISREG(before.st_mode):
-                raise CheckpointError(
-                    path, f"{_describe(before.st_mode)}, not a regular file; give the checkpoint file"
-                )
-            if before.st_size > limits.file_bytes:
-                raise CheckpointError(
-                    path, f"{before.st_size} bytes, more than {limits.file_bytes} (Limits.file_bytes)"
-                )
-            with open(descriptor, "rb", buffering=0, closefd=False) as file:
-                data = _read_exactly(file, before.st_size)
-                grown = bool(file.read(1))
-            after = os.fstat(descriptor)
-        finally:
-            os.close(descriptor)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise CheckpointError(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if grown or len(data) != before.st_size or after.st_mtime_ns != before.st_mtime_ns:
-        raise CheckpointError(path, "the file changed while it was read; wait until it is complete and try again")
-    return data
+            self.descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a FIFO must not block
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            raise self._unreadable(error) from error
+        close = weakref.finalize(self, os.close, self.descriptor)
+        state = os.fstat(self.descriptor)
+        self._size, self._modified = state.st_size, state.st_mtime_ns
+        reason = ""
+        if not stat.S_ISREG(state.st_mode):
+            reason = f"{_describe(state.st_mode)}, not a regular file; give the checkpoint file"
+        elif self._size > limits.file_bytes:
+            reason = f"{self._size} bytes, more than {limits.file_bytes} (Limits.file_bytes)"
+        elif os.pread(self.descriptor, 1, self._size):
+            reason = _CHANGED
+        if reason:
+            close()
+            raise CheckpointError(path, reason)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, part: slice) -> bytes:
+        start, stop, _ = part.indices(self._size)
+        first, window = self._window
+        if not first <= start <= stop <= first + len(window):
+            first, window = start, bytes(self.read(start, max(stop, min(start + _WINDOW, self._size))))
+            if len(window) <= _WINDOW:
+                self._window = first, window
+        return window[start - first : stop - first]
+
+    def read(self, start: int, stop: int) -> bytearray:
+        """A copy of its own of the bytes from `start` to `stop`."""
+        buffer = bytearray(stop - start)
+        self.read_into(start, memoryview(buffer))
+        return buffer
+
+    def read_into(self, start: int, buffer: memoryview) -> None:
+        """Fill the buffer with the bytes from `start` on."""
+        try:
+            while buffer and (count := os.preadv(self.descriptor, [buffer[:_LONGEST]], start)):
+                start, buffer = start + count, buffer[count:]
+            state = os.fstat(self.descriptor)
+        except OSError as error:
+            raise self._unreadable(error) from error
+        if buffer or (state.st_size, state.st_mtime_ns) != (self._size, self._modified):
+            raise CheckpointError(self._path, _CHANGED)
+
+    def digest(self, extents: Sequence[slice] = ()) -> tuple[str, list[int]]:
+        """SHA-256 of the whole, in hexadecimal, and the CRC-32 of each of the extents, which lie one after another."""
+        sha256, checksums, reached = hashlib.sha256(), [0] * len(extents), 0
+        buffer = memoryview(bytearray(_PIECE))
+        for start in range(0, self._size, _PIECE):
+            piece = buffer[: self._size - start]
+            self.read_into(start, piece)
+            sha256.update(piece)
+            while reached < len(extents) and (extent := extents[reached]).start < start + _PIECE:
+                part = piece[max(extent.start - start, 0) : extent.stop - start]
+                checksums[reached] = zlib.crc32(part, checksums[reached])
+                if extent.stop > start + _PIECE:
+                    break
+                reached += 1
+        return sha256.hexdigest(), checksums
+
+    def _unreadable(self, error: Exception) -> CheckpointError:
+        return CheckpointError(self._path, f"cannot be read: {getattr(error, 'strerror', None) or error}")
 
 
-def identify(data: bytes, path: str | PathLike[str]) -> Container:
+def read_file(path: str | PathLike[str], limits: Limits) -> bytes:
+    """All bytes of a regular file.
+
+    Raises:
+      CheckpointError: as `SourceFile`.
+    """
+    return SourceFile(path, limits)[:]
+
+
+def identify(data: Sliceable, path: str | PathLike[str]) -> Container:
     """The kind of container, by its first bytes.
 
     Raises:
       CheckpointError: none that is supported; the reason says what the file is and what to do.
     """
-    if not data:
+    head = bytes(data[: tarfile.BLOCKSIZE])
+    if not head:
         raise CheckpointError(path, "the file is empty; the download or the save was interrupted")
-    if data.startswith(b"PK\x03\x04"):
+    if head.startswith(b"PK\x03\x04"):
         return "zip"
-    if data.startswith(b"PK\x05\x06"):
+    if head.startswith(b"PK\x05\x06"):
         raise CheckpointError(path, "an empty zip archive, not a PyTorch checkpoint")
-    if data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= len(data) - 8:
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= len(data) - 8:
         return "safetensors"
-    if _is_tar(data):
+    if _is_tar(head):
         raise CheckpointError(path, "a tar archive, as torch wrote before 0.1.10; load it in torch and save it again")
-    head = data[:64].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    text = head[:64].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     for start, kind in _KNOWN_KINDS.items():
-        if head.startswith(start):
+        if text.startswith(start):
             raise CheckpointError(path, kind)
-    if data.startswith(b"\x80"):
+    if head.startswith(b"\x80"):
         return "legacy"
-    raise CheckpointError(path, f"not a PyTorch checkpoint: it begins with {data[:8]!r}, which is no known container")
+    raise CheckpointError(path, f"not a PyTorch checkpoint: it begins with {head[:8]!r}, which is no known container")
 
 
-def _is_tar(data: bytes) -> bool:
+def _is_tar(head: bytes) -> bool:
     """As torch decides, before it looks for anything older than zip: the checksum of the first header is right."""
     try:
-        tarfile.TarInfo.frombuf(data[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
     except tarfile.TarError:
         return False
     return True
-
-
-def _read_exactly(file: FileIO, size: int) -> bytes:
-    """Up to `size` bytes: fewer only where the file ends. One read of Linux stops at 2 GiB."""
-    data = file.read(size) or b""
-    parts = [data]
-    while data and (missing := size - sum(map(len, parts))):
-        data = file.read(missing) or b""
-        parts.append(data)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _describe(mode: int) -> str:

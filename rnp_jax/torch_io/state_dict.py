@@ -1,7 +1,6 @@
 """Finding the state dict inside a checkpoint, wherever the training code of its author put it."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Final
@@ -9,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from rnp_jax.errors import CheckpointError
-from rnp_jax.torch_io.checkpoint import Checkpoint, materialise, view
+from rnp_jax.torch_io.checkpoint import Checkpoint, find_extent, materialise
 from rnp_jax.torch_io.nodes import Location, Node, Opaque, TensorRef, walk
 from rnp_jax.torch_io.reader import MODULE_ADVICE
 from rnp_jax.torch_io.text import format_path, quote
@@ -21,6 +20,30 @@ _PARALLEL_PREFIX: Final = "module."  # torch.nn.DataParallel
 _SECOND_PREFIX: Final = "1."  # the network in a Sequential, behind a step without tensors such as a resize
 
 
+class Tensors(Mapping[str, np.ndarray]):
+    """Arrays that are read from the file whenever they are asked for, and not kept.
+
+    Args:
+      checkpoint: their file.
+      refs: what is known of each without reading it: shape and dtype.
+
+    Raises:
+      CheckpointError: at any reading, that the file is not what it was.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, refs: Mapping[str, TensorRef]):
+        self._checkpoint, self.refs = checkpoint, refs
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return materialise(self._checkpoint, self.refs[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.refs)
+
+    def __len__(self) -> int:
+        return len(self.refs)
+
+
 @dataclass(frozen=True, eq=False)
 class StateDict:
     """The tensors of a classifier.
@@ -29,13 +52,13 @@ class StateDict:
       location: the keys that lead to it from the root of the tree; empty if the root is the state dict.
       prefix: what was taken off every name: ``module.`` for a network trained on several GPUs, ``1.`` for one behind a
         step without tensors (BackdoorBench's transformers), both, or nothing.
-      tensors: by name without the prefix, in the order of the file, in the file's dtypes; not to be written to.
+      tensors: by name without the prefix, in the order of the file, in the file's dtypes.
       skipped: the names of entries that are not tensors.
     """
 
     location: Location
     prefix: str
-    tensors: Mapping[str, np.ndarray]
+    tensors: Tensors
     skipped: tuple[str, ...]
 
 
@@ -67,15 +90,11 @@ def find_state_dict(checkpoint: Checkpoint, key: str | None = None) -> StateDict
     if not refs:
         raise CheckpointError(path, f"{where} holds no tensors")
     prefix = _find_prefix(refs, where, path)
-    total = sum(ref.nbytes for ref in refs.values())
+    total = sum(max(ref.nbytes, (extent := find_extent(ref)).stop - extent.start) for ref in refs.values())
     if total > checkpoint.limits.materialised_bytes:
         allowed = f"{checkpoint.limits.materialised_bytes} (Limits.materialised_bytes)"
         raise CheckpointError(path, f"the tensors of {where} take {total} bytes, more than {allowed}")
-    users = Counter(ref.storage.key for ref in refs.values())  # tied weights stay independent of each other
-    tensors = {
-        name.removeprefix(prefix): (view if users[ref.storage.key] == 1 else materialise)(checkpoint, ref)
-        for name, ref in refs.items()
-    }
+    tensors = Tensors(checkpoint, {name.removeprefix(prefix): ref for name, ref in refs.items()})
     return StateDict(location, prefix, tensors, tuple(name for name in chosen if name not in refs))
 
 
@@ -86,17 +105,42 @@ def check_consumed(tensors: Mapping[str, np.ndarray], names: Iterable[str], path
       CheckpointError: one holds NaN or infinity, or a running variance is negative.
     """
     for name in names:
-        values = tensors[name]
-        if values.dtype.kind in "iub" or not values.size:
-            continue
-        with np.errstate(invalid="ignore"):
-            extremes = values.min(), values.max()  # NaN is both; no array of booleans is made
-        if not np.isfinite(extremes).all():
-            place = tuple(map(int, np.argwhere(~np.isfinite(values))[0]))
-            value = values[place]
-            raise CheckpointError(path, f"tensor {quote(name)} holds {value} at {place}; weights must be finite")
-        if name.endswith("running_var") and (values < 0).any():
-            raise CheckpointError(path, f"tensor {quote(name)} holds the negative variance {values.min()}")
+        _check_values(name, tensors[name], path)
+
+
+class Checked(Mapping[str, np.ndarray]):
+    """The same tensors, each checked whenever it is asked for, as by ``check_consumed``.
+
+    Args:
+      tensors: by name.
+      path: their file, for errors.
+    """
+
+    def __init__(self, tensors: Mapping[str, np.ndarray], path: str | PathLike[str]):
+        self._tensors, self._path = tensors, path
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        values = self._tensors[name]
+        _check_values(name, values, self._path)
+        return values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def _check_values(name: str, values: np.ndarray, path: str | PathLike[str]) -> None:
+    if values.dtype.kind in "iub" or not values.size:
+        return
+    with np.errstate(invalid="ignore"):
+        extremes = values.min(), values.max()  # NaN is both; no array of booleans is made
+    if not np.isfinite(extremes).all():
+        place = tuple(map(int, np.argwhere(~np.isfinite(values))[0]))
+        raise CheckpointError(path, f"tensor {quote(name)} holds {values[place]} at {place}; weights must be finite")
+    if name.endswith("running_var") and extremes[0] < 0:
+        raise CheckpointError(path, f"tensor {quote(name)} holds the negative variance {extremes[0]}")
 
 
 def _choose(tree: Node, path: str | PathLike[str]) -> Location:

@@ -146,7 +146,7 @@ def _write_safetensors(
     for name, value in chosen.items():
         if isinstance(value, TensorRef):
             ref = plan.moved.get((id(chosen), name), value)
-            array = decode(ref, memoryview(_get_record(ref.storage.key, checkpoint, plan)), checkpoint.byteorder)
+            array = decode(ref, _get_record(ref.storage.key, checkpoint, plan), checkpoint.byteorder)
             tensors[name] = (dtypes[ref.dtype], ref.shape, _spell_little_endian(array))
     dropped = [(*state_dict.location, name) for name in state_dict.skipped]
     node = checkpoint.tree

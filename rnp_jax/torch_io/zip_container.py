@@ -5,13 +5,14 @@ Format: PKWARE APPNOTE 6.3, sections 4.3.7 (local header), 4.3.9 (data descripto
 """
 
 import struct
-import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from typing import Final
 
 from rnp_jax.errors import CheckpointError
 from rnp_jax.torch_io.limits import Limits
+from rnp_jax.torch_io.source_file import Sliceable
 from rnp_jax.torch_io.text import quote
 
 _LOCAL: Final = struct.Struct("<4s5H3I2H")
@@ -45,7 +46,7 @@ class Directory:
     start: int
 
 
-def read_directory(data: bytes, path: str | PathLike[str], limits: Limits) -> Directory:
+def read_directory(data: Sliceable, path: str | PathLike[str], limits: Limits) -> Directory:
     """What the archive says it holds.
 
     Raises:
@@ -57,16 +58,15 @@ def read_directory(data: bytes, path: str | PathLike[str], limits: Limits) -> Di
     return Directory(tuple(_read_entries(data, start, end, count, path)), start)
 
 
-def read_contents(
-    data: bytes, directory: Directory, path: str | PathLike[str], *, check_crc: bool
-) -> tuple[dict[str, memoryview], list[str]]:
-    """Name → bytes of each member, not copied, and what is odd about the archive.
+def locate_contents(
+    data: Sliceable, directory: Directory, path: str | PathLike[str]
+) -> tuple[dict[str, slice], list[str]]:
+    """Name → where the bytes of each member lie, in this order, and what is odd about the archive.
 
     Raises:
-      CheckpointError: compressed, encrypted or overlapping members; headers that disagree; a wrong checksum (unless
-        `check_crc` is False).
+      CheckpointError: compressed, encrypted or overlapping members; headers that disagree.
     """
-    contents: dict[str, memoryview] = {}
+    extents: dict[str, slice] = {}
     anomalies = []
     position = 0
     for member in sorted(directory.members, key=lambda member: member.header):
@@ -76,16 +76,23 @@ def read_contents(
             anomalies.append(f"{member.header - position} bytes before zip member {quote(member.name)} belong to none")
         _check_stored(member, path)
         first, position = _read_local_header(data, member, directory.start, path)
-        contents[member.name] = memoryview(data)[first : first + member.size]
-        if check_crc and zlib.crc32(contents[member.name]) != member.crc:
+        extents[member.name] = slice(first, first + member.size)
+    if position < directory.start:
+        anomalies.append(f"{directory.start - position} bytes before the zip directory belong to no member")
+    return extents, anomalies
+
+
+def check_contents(directory: Directory, checksums: Mapping[str, int], path: str | PathLike[str]) -> None:
+    """Hold the CRC-32 of the members, by name, against the directory's.
+
+    Raises:
+      CheckpointError: a wrong checksum.
+    """
+    for member in directory.members:
+        if checksums[member.name] != member.crc:
             raise CheckpointError(
                 path, f"the checksum of zip member {quote(member.name)} is wrong: the file is damaged"
             )
-    if position < directory.start:
-        anomalies.append(f"{directory.start - position} bytes before the zip directory belong to no member")
-    if not check_crc:
-        anomalies.append("the checksums of the zip members were not checked")
-    return {member.name: contents[member.name] for member in directory.members}, anomalies
 
 
 def _check_stored(member: Member, path: str | PathLike[str]) -> None:
@@ -96,14 +103,14 @@ def _check_stored(member: Member, path: str | PathLike[str]) -> None:
         raise CheckpointError(path, f"zip member {quote(member.name)} is compressed; torch stores members as they are")
 
 
-def _find_directory(data: bytes, path: str | PathLike[str]) -> tuple[int, int, int]:
+def _find_directory(data: Sliceable, path: str | PathLike[str]) -> tuple[int, int, int]:
     """First byte, end and number of entries of the central directory."""
     place = len(data) - _END.size
     if place < 0 or data[place : place + 4] != b"PK\x05\x06":
         raise CheckpointError(path, "the zip directory is missing at the end: the file is truncated or has bytes added")
-    _, disk, first_disk, here, count, size, start, comment = _END.unpack_from(data, place)
+    _, disk, first_disk, here, count, size, start, comment = _END.unpack(data[place:])
     end = place
-    if place >= _LOCATOR.size and data[place - _LOCATOR.size :][:4] == b"PK\x06\x07":
+    if place >= _LOCATOR.size and data[place - _LOCATOR.size : place - _LOCATOR.size + 4] == b"PK\x06\x07":
         end, wide = _find_directory64(data, place - _LOCATOR.size, path)
         narrow = (here, count, size, start)
         for value, wide_value, ceiling in zip(narrow, wide, (_MAX16, _MAX16, _MAX32, _MAX32), strict=True):
@@ -115,23 +122,25 @@ def _find_directory(data: bytes, path: str | PathLike[str]) -> tuple[int, int, i
     return start, end, count
 
 
-def _find_directory64(data: bytes, locator: int, path: str | PathLike[str]) -> tuple[int, tuple[int, int, int, int]]:
-    _, disk, place, disks = _LOCATOR.unpack_from(data, locator)
+def _find_directory64(
+    data: Sliceable, locator: int, path: str | PathLike[str]
+) -> tuple[int, tuple[int, int, int, int]]:
+    _, disk, place, disks = _LOCATOR.unpack(data[locator : locator + _LOCATOR.size])
     if disk or disks != 1 or place + _END64.size != locator or data[place : place + 4] != b"PK\x06\x06":
         raise CheckpointError(path, "the zip64 locator does not point at the end of the zip directory")
-    _, size, _, _, disk, first_disk, here, count, directory_size, start = _END64.unpack_from(data, place)
+    _, size, _, _, disk, first_disk, here, count, directory_size, start = _END64.unpack(data[place:locator])
     if size != _END64.size - 12 or disk or first_disk:
         raise CheckpointError(path, "the zip64 end of the directory is malformed")
     return place, (here, count, directory_size, start)
 
 
-def _read_entries(data: bytes, start: int, end: int, count: int, path: str | PathLike[str]) -> list[Member]:
+def _read_entries(data: Sliceable, start: int, end: int, count: int, path: str | PathLike[str]) -> list[Member]:
     members: dict[str, Member] = {}
     position = start
     for _ in range(count):
         if position + _CENTRAL.size > end or data[position : position + 4] != b"PK\x01\x02":
             raise CheckpointError(path, f"the zip directory breaks off after {len(members)} of {count} members")
-        fields = _CENTRAL.unpack_from(data, position)
+        fields = _CENTRAL.unpack(data[position : position + _CENTRAL.size])
         _, _, _, flags, method, _, _, crc, packed, size, *lengths, disk, _, _, header = fields
         name_end = position + _CENTRAL.size + lengths[0]
         name = _decode_name(data[position + _CENTRAL.size : name_end], path)
@@ -175,12 +184,12 @@ def _widen(extra: bytes, values: list[int], name: str, path: str | PathLike[str]
     return [next(numbers) if value == _MAX32 else value for value in values]
 
 
-def _read_local_header(data: bytes, member: Member, limit: int, path: str | PathLike[str]) -> tuple[int, int]:
+def _read_local_header(data: Sliceable, member: Member, limit: int, path: str | PathLike[str]) -> tuple[int, int]:
     """First byte of the member's content, and the end of the member with its data descriptor."""
     disagree = CheckpointError(path, f"the two zip headers of member {quote(member.name)} disagree")
     if member.header + _LOCAL.size > limit or data[member.header : member.header + 4] != b"PK\x03\x04":
         raise CheckpointError(path, f"zip member {quote(member.name)} has no header where the directory says")
-    fields = _LOCAL.unpack_from(data, member.header)
+    fields = _LOCAL.unpack(data[member.header : member.header + _LOCAL.size])
     _, _, flags, method, _, _, crc, packed, size, name_length, extra_length = fields
     name_end = member.header + _LOCAL.size + name_length
     first = name_end + extra_length

@@ -354,7 +354,7 @@ def test_35_many_tensors_of_one_storage_are_refused_before_any_is_copied(tmp_pat
         watch(lambda: find_state_dict(checkpoint), path, budget=2**20)
 
 
-def test_36_overlapping_views_are_copied(tmp_path, watch):
+def test_36_overlapping_views_are_read_each_for_itself(tmp_path, watch):
     path = tmp_path / "model.pt"
     row = h.tensor(offset=1, shape=(3,), strides=(1,))
     path.write_bytes(h.torch_zip(h.dict_(state_dict=h.ordered(w=h.tensor(), x=h.tensor(), row=row))))

@@ -1,16 +1,20 @@
-"""Telling files apart by their first bytes, and reading them once and whole."""
+"""Telling files apart by their first bytes, and reading parts of them as long as they do not change."""
 
+import hashlib
 import io
 import os
 import tarfile
+import zlib
 
 import pytest
 import safetensors.numpy
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rnp_jax.errors import CheckpointError
 from rnp_jax.torch_io.limits import DEFAULT_LIMITS, Limits
-from rnp_jax.torch_io.source_file import identify, read_file
+from rnp_jax.torch_io.source_file import SourceFile, identify, read_file
 
 
 def torch_saved(**options) -> bytes:
@@ -86,3 +90,50 @@ def test_no_descriptor_stays_open(tmp_path):
     with pytest.raises(CheckpointError, match="a directory"):
         read_file(tmp_path, DEFAULT_LIMITS)
     assert len(os.listdir("/dev/fd")) == len(before)
+    file = SourceFile(tmp_path / "m.pt", DEFAULT_LIMITS)
+    assert len(os.listdir("/dev/fd")) == len(before) + 1
+    del file
+    assert len(os.listdir("/dev/fd")) == len(before)
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory):
+    data = bytes(range(251)) * 2000
+    path = tmp_path_factory.mktemp("source") / "m.bin"
+    path.write_bytes(data)
+    return data, SourceFile(path, DEFAULT_LIMITS)
+
+
+@given(st.lists(st.tuples(st.integers(0, 600_000), st.integers(0, 70_000)), max_size=5))
+@settings(deadline=None, derandomize=True)
+def test_parts_are_those_of_the_bytes(content, parts):
+    data, file = content
+    assert len(file) == len(data)
+    for start, length in parts:
+        assert file[start : start + length] == data[start : start + length]
+    assert file[-3:] == data[-3:]
+
+
+def test_checksums_of_parts_and_whole_come_of_one_pass(content):
+    data, file = content
+    extents = [slice(0, 0), slice(3, 300_000), slice(300_000, 300_001), slice(len(data) - 1, len(data))]
+    sha256, checksums = file.digest(extents)
+    assert sha256 == hashlib.sha256(data).hexdigest()
+    assert checksums == [zlib.crc32(data[extent]) for extent in extents]
+
+
+def test_a_file_that_changes_is_refused_and_one_that_loses_its_name_is_not(tmp_path):
+    path = tmp_path / "m.pt"
+    path.write_bytes(b"x" * 100_000)
+    file = SourceFile(path, DEFAULT_LIMITS)
+    (tmp_path / "other").write_bytes(b"y")
+    os.replace(tmp_path / "other", path)
+    assert file[:] == b"x" * 100_000
+    path.write_bytes(b"x" * 100_000)
+    for change in (lambda: os.utime(path, ns=(0, 1)), lambda: os.truncate(path, 99_999)):
+        file = SourceFile(path, DEFAULT_LIMITS)
+        change()
+        with pytest.raises(CheckpointError, match="changed while it was read"):
+            file[50_000:]
+        with pytest.raises(CheckpointError, match="changed while it was read"):
+            file.digest()
