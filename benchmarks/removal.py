@@ -2,10 +2,11 @@
 
     python -m benchmarks.removal checkpoints --match 'digits_*.pt' [--methods rnp ft] [--work sweeps] [--out table.md]
 
-Each method runs with its preset, configs/METHOD_DATA.yaml, on the same clean images and seed; ``ft@rnp`` and
-``nad@rnp`` start from what RNP left, ``nad+rnp`` has a teacher that RNP pruned. Nothing is chosen by ASR. ACC, ASR and
-RA are measured before and after; seconds are the defense's own, compilation included where a program runs for the
-first time. ``--work`` keeps the sweep of each method and goes on with those that it finds there.
+Each method runs with its preset, configs/METHOD_DATA.yaml, on the same clean images and seed. ``@rnp`` and
+``@unlearned`` start from what RNP left or unlearned, the teacher of ``nad+pruned`` was pruned by RNP, ``nad-unlearned``
+keeps the student away from the unlearned network's attention (``repel`` 1). Nothing is chosen by ASR. ACC, ASR and RA
+are measured before and after; seconds are the defense's own, compilation included where a program runs for the first
+time. ``--work`` keeps the sweep of each method and goes on with those that it finds there.
 """
 
 import argparse
@@ -26,27 +27,30 @@ from rnp_jax.report.methods import title
 from rnp_jax.report.schema import Proportion
 from rnp_jax.report.sweep_row import SweepRow
 
-METHODS = ("rnp", "ft", "nad", "ft_sam", "ibau", "ft@rnp", "nad@rnp", "nad+rnp")
+METHODS = (
+    *("rnp", "ft", "nad", "ft_sam", "ibau"),
+    *("ft@rnp", "ft@unlearned", "nad@rnp", "nad@unlearned", "nad+pruned", "nad-unlearned"),
+)
 HEAD = ("attack", "checkpoint", "method", "before: ACC / ASR / RA", "after", "DER", "seconds", "note")
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def resolve_options(method: str, data: str) -> SweepOptions:
-    """The preset of a method; with ``@rnp`` or ``+rnp``, RNP's own preset for the student or the teacher."""
-    name, start, teacher = parts(method)
+    """The preset of a method; where RNP helps it, with RNP's own preset."""
+    name, sign, what = parts(method)
     path = CONFIGS / f"{name}_{data}.yaml"
     values = read_yaml(path)
-    if start or teacher:
-        helped = {"start": start} if start else {"teacher": "pruned"}
+    if sign:
+        helped = {"@": {"start": what}, "+": {"teacher": what}, "-": {"repel": 1.0}}[sign]
         values[name] = {**values.get(name, {}), **helped, "rnp": read_yaml(CONFIGS / f"rnp_{data}.yaml")["rnp"]}
     return replace(resolve(SweepOptions, values, str(path)), method=(name,), write="row")
 
 
 def parts(method: str) -> tuple[str, str, str]:
-    """Name, what its student starts from, what its teacher was pruned by: ``nad@rnp``, ``nad+rnp``."""
-    named, _, start = method.partition("@")
-    name, _, teacher = named.partition("+")
-    return name, start, teacher
+    """Name, sign and what follows it."""
+    sign = next((sign for sign in "@+-" if sign in method), "")
+    name, _, what = method.partition(sign) if sign else (method, "", "")
+    return name, sign, what
 
 
 def measure(
@@ -77,9 +81,10 @@ def make_table(cards: Mapping[str, Card], rows: Mapping[str, Sequence[SweepRow]]
 
 
 def name_of(method: str) -> str:
-    """``FT``, ``FT after RNP``, or ``NAD, teacher after RNP``."""
-    name, start, teacher = parts(method)
-    return title(name) + (f" after {title(start)}" if start else f", teacher after {title(teacher)}" if teacher else "")
+    """``FT``, or ``FT from the unlearned network``."""
+    name, sign, what = parts(method)
+    source = {"rnp": "RNP", "unlearned": "the unlearned network", "pruned": "RNP", "": ""}[what]
+    return title(name) + {"": "", "@": " from ", "+": ", teacher from ", "-": " away from "}[sign] + source
 
 
 def show(*shares: Proportion | None) -> str:

@@ -144,7 +144,7 @@ def _metrics(metrics: evaluation.Metrics, der: float | None = None) -> schema.Me
 
 
 def rnp_config(options: Any) -> RnpConfig | None:
-    """The settings of RNP, where the method is it or begins with it."""
+    """The settings of RNP, where the method is it or has it prune first."""
     own = getattr(options, options.method)
     if options.method == "rnp":
         return own

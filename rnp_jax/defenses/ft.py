@@ -4,7 +4,8 @@ The baseline of every comparison of defenses. The constants are BackdoorBench's 
 coupled weight decay, batches of 256, 100 epochs, a cosine schedule that advances once an epoch, batch norm in training
 mode. It computes in half precision where this does not.
 
-``start`` rnp prunes the network by RNP first (Li et al., ICML 2023) and then tunes what is left, masks fixed.
+``start`` rnp prunes the network by RNP first (Li et al., ICML 2023) and then tunes what is left, masks fixed;
+``unlearned`` has RNP unlearn the clean images and then teaches them anew.
 """
 
 import time
@@ -33,7 +34,7 @@ class FtConfig:
 
     Attributes:
       start: the network that is tuned.
-      rnp: how it is pruned first, for ``start`` rnp.
+      rnp: how it is pruned or unlearned first.
       finetune: how it is tuned.
     """
 
@@ -42,7 +43,7 @@ class FtConfig:
     finetune: FinetuneConfig = field(default_factory=benchmark_settings)
 
     def __post_init__(self):
-        check_rnp(self.start == "rnp", self.rnp)
+        check_rnp(self.start != "original", self.rnp)
 
 
 def ft(

@@ -8,11 +8,13 @@ student's batch norm is in training mode; SGD with Nesterov momentum, at 0.1 for
 stages' weights are those of BackdoorBench, (500, 1000, 1000); the release distils the last of three stages alone, by
 5,000. What differs: the last epoch's student is kept, where the release keeps one by its accuracies, ASR among them.
 
-``start`` and ``teacher`` put RNP (Li et al., ICML 2023) before it: a student that is pruned, or a teacher that was
-pruned before it was fine-tuned.
+RNP (Li et al., ICML 2023) helps, where asked to: by a student that is pruned or unlearned (``start``), by a teacher
+that was pruned before it was fine-tuned, or by its unlearned network, which attends to the backdoor alone: the student
+is kept away from it by −γ Σ_l β_l · the same distance (``repel``, this project's).
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
@@ -27,7 +29,7 @@ from rnp_jax.defenses.phase import Phase, Progress, run_phase
 from rnp_jax.defenses.result import Pruned
 from rnp_jax.defenses.rnp import RnpConfig
 from rnp_jax.defenses.stages import find_stages, run_segments
-from rnp_jax.defenses.tuning import Start, begin, check_finite, check_rnp, conclude, unpruned
+from rnp_jax.defenses.tuning import Start, begin, check_finite, check_rnp, conclude
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Network
 from rnp_jax.training.epoch import Augment, batch_metrics, cross_entropy
@@ -41,9 +43,10 @@ class NadConfig:
     """Settings of NAD.
 
     Attributes:
-      start: the network that is distilled: as it came, or as RNP pruned it.
+      start: the network that is distilled: as it came, as RNP pruned it, or as RNP unlearned it.
       teacher: ``finetuned``, a fine-tuned copy of the network; ``pruned``, one that RNP pruned before.
-      rnp: how either is pruned.
+      repel: γ, how much the student is kept away from the unlearned network's attention; 0 does without it.
+      rnp: how they are pruned or unlearned.
       teacher_epochs: of fine-tuning the teacher.
       epochs: of distillation.
       batch_size: images a step; the last batch of an epoch may be smaller.
@@ -58,6 +61,7 @@ class NadConfig:
 
     start: Start = "original"
     teacher: Literal["finetuned", "pruned"] = "finetuned"
+    repel: float = 0.0
     rnp: RnpConfig = field(default_factory=RnpConfig)
     teacher_epochs: int = 10
     epochs: int = 20
@@ -71,7 +75,7 @@ class NadConfig:
     shuffle: bool = True
 
     def __post_init__(self):
-        check_rnp(self.start == "rnp" or self.teacher == "pruned", self.rnp)
+        check_rnp(self.start != "original" or self.teacher == "pruned" or self.repel > 0, self.rnp)
         if min(self.teacher_epochs, self.epochs) < 1 or self.batch_size < 2 or not self.power > 0:
             raise ConfigError(f"{self}: expected teacher_epochs and epochs >= 1, batch_size >= 2 and power > 0")
         if len(self.learning_rates) != len(self.milestones) + 1 or not min(self.learning_rates) > 0:
@@ -79,8 +83,10 @@ class NadConfig:
                 f"learning_rates {self.learning_rates} with milestones {self.milestones}: expected rates above 0, one "
                 "more than milestones"
             )
-        if not self.betas or min(self.betas) < 0:
-            raise ConfigError(f"betas {self.betas}: expected one or more, of 0 or more")
+        if not self.betas or min(self.betas) < 0 or self.repel < 0:
+            raise ConfigError(
+                f"betas {self.betas}, repel {self.repel}: expected one or more betas, none of them below 0, nor repel"
+            )
 
 
 def nad(
@@ -103,21 +109,19 @@ def nad(
     stages = find_stages(network, variables)
     if len(config.betas) > len(stages):
         raise ConfigError(f"betas {config.betas}: {network.architecture.name} has {len(stages)} stages; give no more")
-    student = teacher = unpruned(network, variables)
-    if config.start == "rnp" or config.teacher == "pruned":
-        pruned = begin(
-            "rnp", network, variables, data, key, config.rnp, holdout=holdout, augment=augment, progress=progress
-        )
-        told = replace(student, history=pruned.history, timing=pruned.timing, warnings=pruned.warnings)
-        student = pruned if config.start == "rnp" else told
-        teacher = pruned if config.teacher == "pruned" else teacher
+    source: Start = "rnp" if config.teacher == "pruned" else "original"
+    needed: tuple[Start, ...] = (source, config.start, *(("unlearned",) if config.repel else ()))
+    before = {"holdout": holdout, "augment": augment, "progress": progress}
+    made = {each: begin(each, network, variables, data, key, config.rnp, **before) for each in dict.fromkeys(needed)}
+    student = _with_all(made[config.start], made.values())
+    avoided = made["unlearned"].variables if config.repel else {}
 
     def tune(begun: Variables, taught_by: Variables | None, name: str) -> tuple[Variables, dict[str, np.ndarray]]:
         epochs = config.teacher_epochs if taught_by is None else config.epochs
         taught = None if taught_by is None else stages[-len(config.betas) :]
         settings = replace(config, rnp=RnpConfig(), start="original", teacher="finetuned")
         phase = _Distilling(name, network, epochs, config.batch_size, config.shuffle, augment, settings, taught)
-        fixed = {"masks": begun["masks"], "teacher": taught_by or {}}
+        fixed = {"masks": begun["masks"], "teacher": taught_by or {}, "avoided": avoided}
         params, batch_stats, history, _ = run_phase(
             phase, begun["params"], fixed, begun["batch_stats"], data, jax.random.fold_in(key, epochs), progress
         )
@@ -126,12 +130,22 @@ def nad(
 
     started = time.perf_counter()
     timing, history = {}, {}
-    taught_by, history["teacher"] = tune(teacher.variables, None, "teacher")
+    taught_by, history["teacher"] = tune(made[source].variables, None, "teacher")
     timing["teacher"] = time.perf_counter() - started
     started = time.perf_counter()
     tuned, history["distil"] = tune(student.variables, taught_by, "distil")
     timing["distil"] = time.perf_counter() - started
     return conclude(network, variables, student, tuned, holdout, history, timing)
+
+
+def _with_all(student: Pruned, begun: Iterable[Pruned]) -> Pruned:
+    """The student, with what was told of everything that came before."""
+    history, timing, warnings = {}, {}, {}
+    for each in begun:
+        history |= each.history
+        timing |= {name: timing.get(name, 0.0) + seconds for name, seconds in each.timing.items()}
+        warnings |= dict.fromkeys(each.warnings)
+    return replace(student, history=history, timing=timing, warnings=tuple(warnings))
 
 
 def attention(features: Float[Array, "B H W F"], power: float = 2.0) -> Float[Array, "B H W"]:
@@ -172,8 +186,12 @@ class _Distilling(Phase):
         loss = cross_entropy(logits, batch.labels).mean()
         if self.stages is not None:
             taught = run_segments(network, fixed["teacher"], batch.images)[1]
+            repel, power = self.config.repel, self.config.power
+            avoided = run_segments(network, fixed["avoided"], batch.images)[1] if repel else ()
             for i, beta in zip(self.stages, self.config.betas, strict=True):
-                loss += beta * attention_loss(outputs[i], taught[i], self.config.power)
+                loss += beta * attention_loss(outputs[i], taught[i], power)
+                if repel:
+                    loss -= repel * beta * attention_loss(outputs[i], avoided[i], power)
         metrics = batch_metrics(logits, batch.labels)
         return loss, (moved, {**metrics, "loss": batch.labels.shape[0] * loss})
 

@@ -1,5 +1,6 @@
 """What the defenses share that tune all weights: where they start from, and what they return."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
@@ -11,6 +12,7 @@ from rnp_jax import masks
 from rnp_jax.defenses.phase import Progress
 from rnp_jax.defenses.result import Candidates, Choice, Pruned
 from rnp_jax.defenses.rnp import RnpConfig, rnp
+from rnp_jax.defenses.unlearn import unlearn
 from rnp_jax.errors import ConfigError, DefenseError
 from rnp_jax.evaluation.metrics import Proportion, share
 from rnp_jax.evaluation.predict import predict
@@ -18,8 +20,8 @@ from rnp_jax.models import Network
 from rnp_jax.training.epoch import Augment
 from rnp_jax.types import Batch, Variables
 
-Start = Literal["original", "rnp"]
-"""The network that is tuned: as it came, or as RNP pruned it."""
+Start = Literal["original", "rnp", "unlearned"]
+"""The network that is tuned: as it came, as RNP pruned it, or as RNP's first step left it, without the clean task."""
 
 COSTLY = 0.05
 """Share of the held-out clean images whose loss becomes a warning."""
@@ -48,9 +50,16 @@ def begin(
     progress: Progress | None,
 ) -> Pruned:
     """The network to tune; see ``rnp`` for the arguments and what it raises."""
+    if start == "rnp":
+        return rnp(network, variables, data, key, config, holdout=holdout, augment=augment, progress=progress)
+    begun = unpruned(network, variables)
     if start == "original":
-        return unpruned(network, variables)
-    return rnp(network, variables, data, key, config, holdout=holdout, augment=augment, progress=progress)
+        return begun
+    started = time.perf_counter()
+    found = unlearn(network, begun.variables, data, key, config.unlearn, augment=augment, progress=progress)
+    timing = {"unlearn": time.perf_counter() - started}
+    check_finite("unlearning", found.history)
+    return replace(begun, variables=found.variables, history={"unlearn": found.history}, timing=timing)
 
 
 def unpruned(network: Network, variables: Variables) -> Pruned:

@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812 (everybody's name)
 
 from rnp_jax import masks
 from rnp_jax.checkpoints import from_state_dict, to_state_dict
-from rnp_jax.defenses import NadConfig, PruneConfig, RecoverConfig, RnpConfig, UnlearnConfig, nad, phase
+from rnp_jax.defenses import NadConfig, PruneConfig, RecoverConfig, RnpConfig, UnlearnConfig, nad, phase, unlearn
 from rnp_jax.defenses.nad import attention, attention_loss
 from rnp_jax.errors import ConfigError, DefenseError
 from rnp_jax.types import Batch
@@ -40,7 +40,7 @@ def torch_stages(module, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tens
     return logits, outputs
 
 
-def torch_tune(module, teacher, batches, epochs: int) -> None:
+def torch_tune(module, teacher, batches, epochs: int, avoided=None, repel: float = 0.0) -> None:
     optimizer = torch.optim.SGD(module.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-4, nesterov=True)
     module.train()
     for epoch in range(epochs):
@@ -52,8 +52,10 @@ def torch_tune(module, teacher, batches, epochs: int) -> None:
             if teacher is not None:
                 with torch.no_grad():
                     taught = torch_stages(teacher, x)[1]
-                for beta, ours, theirs in zip((500, 1000, 1000), outputs, taught, strict=True):
+                    kept_from = outputs if avoided is None else torch_stages(avoided, x)[1]
+                for beta, ours, theirs, bad in zip((500, 1000, 1000), outputs, taught, kept_from, strict=True):
                     loss = loss + beta * F.mse_loss(torch_attention(ours), torch_attention(theirs))
+                    loss = loss - repel * beta * F.mse_loss(torch_attention(ours), torch_attention(bad))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -86,19 +88,25 @@ def test_a_map_without_activity_has_no_slope():
 
 
 @pytest.mark.slow
-def test_teacher_and_student_are_torch_s():
+@pytest.mark.parametrize("repel", [0.0, 0.1])
+def test_teacher_and_student_are_torch_s(repel):
     module, network = build_random("resnet18"), network_of("resnet18")
     variables = from_state_dict(network, state_of(module))
     images, labels = images_for("resnet18", 10), np.arange(10, dtype=np.int32) % CLASSES
-    found = nad(network, variables, Batch(images, labels), KEY, QUICK)
-    batches, teacher = rnp.make_batches(images, labels, 6), build_random("resnet18")
+    data, forgetting = Batch(images, labels), RnpConfig(UnlearnConfig(max_epochs=1, batch_size=6))
+    found = nad(network, variables, data, KEY, replace(QUICK, repel=repel, rnp=forgetting if repel else RnpConfig()))
+    batches, teacher, avoided = rnp.make_batches(images, labels, 6), build_random("resnet18"), None
+    if repel:
+        avoided = build_random("resnet18").eval()
+        forgotten = to_state_dict(network, unlearn(network, variables, data, KEY, forgetting.unlearn).variables)
+        avoided.load_state_dict({key: torch.tensor(value) for key, value in forgotten.items()}, strict=False)
     torch_tune(teacher, None, batches, 1)
-    torch_tune(module, teacher.eval(), batches, 2)
+    torch_tune(module, teacher.eval(), batches, 2, avoided, repel)
     ours = to_state_dict(network, found.variables)
     for key, expected in state_of(module).items():
         if "tracked" not in key:
             np.testing.assert_allclose(ours[key], expected, rtol=5e-3, atol=2e-3, err_msg=key)
-    assert list(found.history) == ["teacher", "distil"]
+    assert list(found.history) == [*(["unlearn"] if repel else []), "teacher", "distil"]
 
 
 RNP = RnpConfig(
@@ -110,7 +118,12 @@ RNP = RnpConfig(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("start", "teacher", "kind", "pruned"), [("rnp", "finetuned", "mask", 2), ("original", "pruned", "weights", 0)]
+    ("start", "teacher", "kind", "pruned"),
+    [
+        ("rnp", "finetuned", "mask", 2),
+        ("original", "pruned", "weights", 0),
+        ("unlearned", "pruned", "weights", 0),
+    ],
 )
 def test_what_comes_before_it(start, teacher, kind, pruned):
     network = network_of("resnet18")
@@ -146,6 +159,7 @@ def test_more_betas_than_stages():
         ({"epochs": 0}, "epochs >= 1"),
         ({"milestones": (2,)}, "one more than milestones"),
         ({"betas": ()}, "expected one or more"),
+        ({"repel": -1.0}, "nor repel"),
         ({"rnp": RNP}, "nothing starts from it"),
     ],
 )

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from rnp_jax.defenses import RnpConfig, UnlearnConfig
+from rnp_jax.defenses import RnpConfig, UnlearnConfig, unlearn
 from rnp_jax.defenses.tuning import begin, check_finite, check_rnp, conclude, unpruned
 from rnp_jax.errors import ConfigError, DefenseError
 from rnp_jax.types import Batch
@@ -29,6 +29,21 @@ def test_the_original_is_the_network_as_it_came(features):
         jax.tree.leaves(begun.variables["params"]), jax.tree.leaves(features.variables["params"]), strict=True
     ):
         np.testing.assert_array_equal(found, given)
+
+
+def test_the_unlearned_network_has_lost_the_clean_task_and_no_filter(features):
+    settings = RnpConfig(UnlearnConfig(max_epochs=20, batch_size=16, learning_rate=0.03, stop_accuracy=0.4))
+    begun = begin(
+        "unlearned", features.network, features.variables, features.data, KEY, settings, holdout=None, augment=None,
+        progress=None,
+    )  # fmt: skip
+    expected = unlearn(features.network, features.variables, features.data, KEY, settings.unlearn)
+    assert (begun.kind, begun.choice.count, list(begun.timing)) == ("weights", 0, ["unlearn"])
+    assert begun.history["unlearn"]["accuracy"][-1] <= 0.4
+    for found, wanted in zip(
+        jax.tree.leaves(begun.variables["params"]), jax.tree.leaves(expected.variables["params"]), strict=True
+    ):
+        np.testing.assert_array_equal(found, wanted)
 
 
 def test_a_costly_tuning_is_a_warning_and_a_harmless_one_is_not(features):
