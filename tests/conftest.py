@@ -6,9 +6,16 @@ from pathlib import Path
 import jax
 import pytest
 
+from rnp_jax.compilation import enable_cache
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-os.environ["RNP_JAX_CACHE"] = "off"  # here and in the processes that tests start: the user's cache is none of ours
+
+# Compiling is most of what the tests do: programs are kept between runs, also by the processes that tests start. The
+# user's own cache is none of ours.
+os.environ["RNP_JAX_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache" / "programs")
+enable_cache()
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 SHARED = Path(__file__).parents[2] / "shared"
 

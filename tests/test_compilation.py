@@ -32,6 +32,7 @@ def cache(tmp_path, monkeypatch):
     before = {name: jax.config.values[name] for name in SETTINGS}
     monkeypatch.setenv("RNP_JAX_CACHE_DIR", str(tmp_path / "programs"))
     monkeypatch.setenv("RNP_JAX_CACHE", "on")
+    jax.config.update("jax_compilation_cache_dir", None)  # the tests' own
     yield tmp_path / "programs"
     for name, value in before.items():
         jax.config.update(name, value)
