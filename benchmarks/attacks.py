@@ -1,6 +1,7 @@
 """Every attack of a folder of backdoored checkpoints: what it reached, what RNP leaves of it, what was published.
 
-    python -m benchmarks.attacks checkpoints --config configs/rnp_digits.yaml [--match 'digits_*.pt'] [--out table.md]
+    python -m benchmarks.attacks checkpoints --config configs/rnp_digits.yaml [--match 'digits_*.pt']
+        [--data-dir DIR] [--out table.md]
 
 ACC, ASR and RA are measured again here, before and after RNP with the preset's settings; seconds of training and the
 gate's verdict are the cards'. Published figures are BackdoorBench's (PreActResNet-18, CIFAR-10, 10 % poisoned, as
@@ -75,13 +76,15 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--match", default="*.pt", help="which checkpoints of the folder")
     parser.add_argument("--config", type=Path, required=True, help="preset of RNP")
+    parser.add_argument("--data-dir", help="where prepared TensorFlow Datasets sets are")
     parser.add_argument("--out", type=Path, help="also write the table to this Markdown file")
     arguments = parser.parse_args()
     cards = find_cards(arguments.folder, arguments.match)
     preset = resolve(SweepOptions, read_yaml(arguments.config), str(arguments.config))
+    images = replace(preset.images, data_dir=arguments.data_dir or preset.images.data_dir)
     with tempfile.TemporaryDirectory() as folder:
         out = str(Path(folder) / "sweep")
-        rows = run(replace(preset, inputs=tuple(cards), method=("rnp",), write="row", out=out))
+        rows = run(replace(preset, inputs=tuple(cards), images=images, method=("rnp",), write="row", out=out))
     text = f"{describe_machine()}\n\n{make_table(cards, rows)}\n"
     sys.stdout.write(text)
     if arguments.out:
