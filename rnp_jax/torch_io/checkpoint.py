@@ -36,6 +36,9 @@ class Records(Mapping[str, bytearray]):
     def __len__(self) -> int:
         return len(self._extents)
 
+    def __contains__(self, key: object) -> bool:  # the inherited one would read it
+        return key in self._extents
+
     def read(self, key: str, part: slice) -> np.ndarray:
         """Some of the bytes of one storage, uint8: NumPy's memory is the fastest to fill."""
         values = np.empty(part.stop - part.start, np.uint8)

@@ -64,18 +64,14 @@ class SourceFile:
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             raise self._unreadable(error) from error
         close = weakref.finalize(self, os.close, self.descriptor)
-        state = os.fstat(self.descriptor)
-        self._size, self._modified = state.st_size, state.st_mtime_ns
-        reason = ""
-        if not stat.S_ISREG(state.st_mode):
-            reason = f"{_describe(state.st_mode)}, not a regular file; give the checkpoint file"
-        elif self._size > limits.file_bytes:
-            reason = f"{self._size} bytes, more than {limits.file_bytes} (Limits.file_bytes)"
-        elif os.pread(self.descriptor, 1, self._size):
-            reason = _CHANGED
-        if reason:
+        try:
+            self._size, self._modified = self._inspect(limits)
+        except CheckpointError:
             close()
-            raise CheckpointError(path, reason)
+            raise
+
+    def __reduce__(self):
+        raise TypeError("an open file cannot be copied or sent to another process; send its path")
 
     def __len__(self) -> int:
         return self._size
@@ -121,6 +117,24 @@ class SourceFile:
                     break
                 reached += 1
         return sha256.hexdigest(), checksums
+
+    def _inspect(self, limits: Limits) -> tuple[int, int]:
+        """Size and time of modification of an acceptable file."""
+        try:
+            state = os.fstat(self.descriptor)
+            if not stat.S_ISREG(state.st_mode):
+                raise CheckpointError(
+                    self._path, f"{_describe(state.st_mode)}, not a regular file; give the checkpoint file"
+                )
+            if state.st_size > limits.file_bytes:
+                raise CheckpointError(
+                    self._path, f"{state.st_size} bytes, more than {limits.file_bytes} (Limits.file_bytes)"
+                )
+            if os.pread(self.descriptor, 1, state.st_size):
+                raise CheckpointError(self._path, _CHANGED)
+        except OSError as error:
+            raise self._unreadable(error) from error
+        return state.st_size, state.st_mtime_ns
 
     def _unreadable(self, error: Exception) -> CheckpointError:
         return CheckpointError(self._path, f"cannot be read: {getattr(error, 'strerror', None) or error}")

@@ -43,6 +43,9 @@ class Tensors(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self.refs)
 
+    def __contains__(self, name: object) -> bool:  # the inherited one would read it
+        return name in self.refs
+
 
 @dataclass(frozen=True, eq=False)
 class StateDict:
@@ -129,6 +132,9 @@ class Checked(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._tensors)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
 
 
 def _check_values(name: str, values: np.ndarray, path: str | PathLike[str]) -> None:

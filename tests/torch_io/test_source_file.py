@@ -1,8 +1,10 @@
 """Telling files apart by their first bytes, and reading parts of them as long as they do not change."""
 
+import copy
 import hashlib
 import io
 import os
+import pickle
 import tarfile
 import zlib
 
@@ -137,3 +139,9 @@ def test_a_file_that_changes_is_refused_and_one_that_loses_its_name_is_not(tmp_p
             file[50_000:]
         with pytest.raises(CheckpointError, match="changed while it was read"):
             file.digest()
+
+
+def test_an_open_file_is_neither_copied_nor_pickled(content):
+    for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="send its path"):
+            attempt(content[1])

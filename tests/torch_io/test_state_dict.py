@@ -1,11 +1,13 @@
 """Where each project keeps the classifier's state dict, and what is refused."""
 
+import os
+
 import ml_dtypes
 import numpy as np
 import pytest
 
 from rnp_jax.errors import CheckpointError
-from rnp_jax.torch_io import check_consumed, find_state_dict, read_checkpoint
+from rnp_jax.torch_io import Checked, check_consumed, find_state_dict, read_checkpoint
 from tests.torch_io import hostile as h
 
 SD = h.ordered(w=h.tensor())
@@ -120,3 +122,24 @@ def test_consumed_values_are_checked_and_others_not(dtype):
         check_consumed(tensors, tensors, "m.pt")
     with pytest.raises(CheckpointError, match="negative variance -2"):
         check_consumed({"bn.running_var": good}, ["bn.running_var"], "m.pt")
+
+
+def test_names_and_shapes_are_known_without_reading(checkpoint):
+    found = checkpoint(state_dict=SD)
+    tensors = find_state_dict(found).tensors
+    os.truncate(found.path, 10)
+    assert (list(tensors), len(tensors), tensors.refs["w"].shape) == (["w"], 1, (2, 2))
+    assert "w" in tensors
+    assert "w" in Checked(tensors, "m.pt")
+    assert "b" not in tensors
+    with pytest.raises(CheckpointError, match="changed while it was read"):
+        tensors["w"]
+
+
+def test_checked_tensors_are_refused_when_they_are_asked_for():
+    given = {"good": np.ones(2), "bad": np.array([1.0, np.nan])}
+    checked = Checked(given, "m.pt")
+    assert (list(checked), len(checked), checked.get("none")) == (["good", "bad"], 2, None)
+    assert checked["good"] is given["good"]
+    with pytest.raises(CheckpointError, match=r"bad.* holds nan at \(1,\)"):
+        checked["bad"]
