@@ -11,10 +11,10 @@ from rnp_jax.compilation import enable_cache
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-# Compiling is most of what the tests do: programs are kept between runs, also by the processes that tests start. The
-# user's own cache is none of ours.
-os.environ["RNP_JAX_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache" / "programs")
-enable_cache()
+# Compiling is most of what the tests do: programs are kept between runs. The user's own cache is none of ours, here and
+# in the processes that tests start, some of which count on taking their time.
+os.environ["RNP_JAX_CACHE"] = "off"
+enable_cache(Path(__file__).parents[1] / ".pytest_cache" / "programs")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 SHARED = Path(__file__).parents[2] / "shared"
