@@ -9,8 +9,8 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from rnp_jax.defenses.phase import Phase, Progress, run_phase
-from rnp_jax.errors import ConfigError, DefenseError
+from rnp_jax.defenses.phase import Phase, Progress, check_finite, run_phase
+from rnp_jax.errors import ConfigError
 from rnp_jax.training.epoch import Augment, batch_metrics, cross_entropy
 from rnp_jax.types import Apply, Batch, Tree, Variables
 
@@ -86,12 +86,8 @@ def finetune(
       DefenseError: the loss became infinite or not a number.
     """
     phase = _Finetuning("finetune", apply, config.epochs, config.batch_size, config.shuffle, augment, config)
-    params, batch_stats, history, stopped = run_phase(
+    params, batch_stats, history, _ = run_phase(
         phase, variables["params"], variables["masks"], variables["batch_stats"], data, key, progress
     )
-    if stopped:
-        raise DefenseError(
-            f"fine-tuning diverged: the loss became {history['loss'][-1]} in epoch {len(history['loss'])}; "
-            "lower its learning_rate, and check that the normalisation is the checkpoint's"
-        )
+    check_finite("fine-tuning", history)
     return {**variables, "params": params, "batch_stats": batch_stats}, history

@@ -19,9 +19,9 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from rnp_jax.defenses.phase import Phase, Progress, run_phase
+from rnp_jax.defenses.phase import Phase, Progress, check_finite, run_phase
 from rnp_jax.defenses.result import Pruned
-from rnp_jax.defenses.tuning import check_finite, conclude, unpruned
+from rnp_jax.defenses.tuning import conclude, unpruned
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Network
 from rnp_jax.training.epoch import Augment, batch_metrics

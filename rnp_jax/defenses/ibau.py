@@ -23,9 +23,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from rnp_jax.defenses.phase import Progress
+from rnp_jax.defenses.phase import Progress, check_finite
 from rnp_jax.defenses.result import Pruned
-from rnp_jax.defenses.tuning import check_finite, conclude, unpruned
+from rnp_jax.defenses.tuning import conclude, unpruned
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Network
 from rnp_jax.training.epoch import Augment, cross_entropy

@@ -25,11 +25,11 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from rnp_jax.defenses.phase import Phase, Progress, run_phase
+from rnp_jax.defenses.phase import Phase, Progress, check_finite, run_phase
 from rnp_jax.defenses.result import Pruned
 from rnp_jax.defenses.rnp import RnpConfig
 from rnp_jax.defenses.stages import find_stages, run_segments
-from rnp_jax.defenses.tuning import Start, begin, check_finite, check_rnp, conclude
+from rnp_jax.defenses.tuning import Start, begin, check_rnp, conclude
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Network
 from rnp_jax.training.epoch import Augment, batch_metrics, cross_entropy

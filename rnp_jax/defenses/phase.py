@@ -1,7 +1,7 @@
 """A phase of a defense: epochs over the defense set in one compiled program that can stop early by itself."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias, cast
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from rnp_jax.errors import DefenseError
 from rnp_jax.training.epoch import Augment, run_epoch
 from rnp_jax.types import Apply, Batch, Tree
 
@@ -116,3 +117,16 @@ def _run_until(phase: Phase, state: PhaseState, fixed: Tree, data: Batch, key: A
         return PhaseState(*carry, state.epoch + 1, history, phase.stops(metrics))
 
     return jax.lax.while_loop(lambda state: (state.epoch < until) & ~state.stopped, epoch, state)
+
+
+def check_finite(phase: str, history: Mapping[str, np.ndarray]) -> None:
+    """The loss stayed finite.
+
+    Raises:
+      DefenseError: it did not.
+    """
+    if not np.isfinite(history["loss"]).all():
+        raise DefenseError(
+            f"{phase} diverged: the loss became {history['loss'][-1]} in epoch {len(history['loss'])}; "
+            "lower its learning rate, and check that the normalisation is the checkpoint's"
+        )

@@ -4,15 +4,13 @@ import time
 from dataclasses import dataclass, field
 
 import jax
-import numpy as np
 
 from rnp_jax import masks
-from rnp_jax.defenses.phase import Progress
+from rnp_jax.defenses.phase import Progress, check_finite
 from rnp_jax.defenses.prune import PruneConfig, choose, measure_damage, rank
 from rnp_jax.defenses.recover import RecoverConfig, recover
 from rnp_jax.defenses.result import Pruned, prune
 from rnp_jax.defenses.unlearn import UnlearnConfig, unlearn
-from rnp_jax.errors import DefenseError
 from rnp_jax.models import Network
 from rnp_jax.training.epoch import Augment
 from rnp_jax.types import Batch, Variables
@@ -61,7 +59,7 @@ def rnp(
     started = time.perf_counter()
     unlearned = unlearn(network, variables, data, unlearn_key, config.unlearn, augment=augment, progress=progress)
     timing["unlearn"] = time.perf_counter() - started
-    _check_finite("unlearning", unlearned.history)
+    check_finite("unlearning", unlearned.history)
     if not unlearned.reached:
         warnings.append(
             f"Unlearning never reached the stop accuracy {config.unlearn.stop_accuracy:.2f}: after "
@@ -74,7 +72,7 @@ def rnp(
         network, unlearned.variables, data, recover_key, config.recover, augment=augment, progress=progress
     )
     timing["recover"] = time.perf_counter() - started
-    _check_finite("recovery", recovered.history)
+    check_finite("recovery", recovered.history)
     loss = recovered.history["loss"]
     if loss[-1] > loss[0]:
         warnings.append(f"Recovery did not recover: the clean loss rose from {loss[0]:.3g} to {loss[-1]:.3g}.")
@@ -101,11 +99,3 @@ def rnp(
         timing,
         tuple(warnings),
     )
-
-
-def _check_finite(phase: str, history: dict[str, np.ndarray]) -> None:
-    if not np.isfinite(history["loss"]).all():
-        raise DefenseError(
-            f"{phase} diverged: the loss became {history['loss'][-1]} in epoch {len(history['loss'])}; "
-            "lower its learning_rate, and check that the normalisation is the checkpoint's"
-        )

@@ -9,11 +9,11 @@ import jax
 import numpy as np
 
 from rnp_jax import masks
-from rnp_jax.defenses.phase import Progress
+from rnp_jax.defenses.phase import Progress, check_finite
 from rnp_jax.defenses.result import Candidates, Choice, Pruned
 from rnp_jax.defenses.rnp import RnpConfig, rnp
 from rnp_jax.defenses.unlearn import unlearn
-from rnp_jax.errors import ConfigError, DefenseError
+from rnp_jax.errors import ConfigError
 from rnp_jax.evaluation.metrics import Proportion, share
 from rnp_jax.evaluation.predict import predict
 from rnp_jax.models import Network
@@ -91,19 +91,6 @@ def conclude(
         timing={**begun.timing, **timing},
         warnings=warnings,
     )
-
-
-def check_finite(phase: str, history: Mapping[str, np.ndarray]) -> None:
-    """The loss stayed finite.
-
-    Raises:
-      DefenseError: it did not.
-    """
-    if not np.isfinite(history["loss"]).all():
-        raise DefenseError(
-            f"{phase} diverged: the loss became {history['loss'][-1]} in epoch {len(history['loss'])}; "
-            "lower its learning rate, and check that the normalisation is the checkpoint's"
-        )
 
 
 def _accuracy(network: Network, variables: Variables, data: Batch | None) -> Proportion | None:

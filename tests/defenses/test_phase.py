@@ -5,8 +5,11 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from rnp_jax.defenses import UnlearnConfig, phase, unlearn
+from rnp_jax.defenses.phase import check_finite
+from rnp_jax.errors import DefenseError
 from tests.compiled import count_compiled
 from tests.linear import Linear, linear_data, linear_variables
 
@@ -76,3 +79,9 @@ def test_batches_are_augmented():
     augmented = run(Linear(), config, augment=Darken()).variables["params"]["fc"]
     np.testing.assert_array_equal(augmented["kernel"], linear_variables()["params"]["fc"]["kernel"])
     assert np.abs(augmented["bias"]).max() > 0
+
+
+def test_a_loss_that_is_not_finite_is_told_with_its_epoch():
+    check_finite("tuning", {"loss": np.array([1.0, 0.5])})
+    with pytest.raises(DefenseError, match="tuning diverged: the loss became nan in epoch 2"):
+        check_finite("tuning", {"loss": np.array([1.0, np.nan])})
