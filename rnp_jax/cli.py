@@ -11,7 +11,7 @@ from typing import Any
 import tyro
 
 from rnp_jax.compilation import enable_cache
-from rnp_jax.config import read_yaml, resolve
+from rnp_jax.config import over_preset, read_yaml, resolve
 from rnp_jax.errors import ConfigError, RnpError
 
 COMMANDS = {
@@ -104,7 +104,8 @@ def parse(name: str, arguments: list[str]) -> tuple[Any, Any]:
     description = f"{about}\n\n--config FILE.yaml takes a preset, over which the options given here go."
     if name in LISTINGS:
         description += f" rnp-jax {name} --list shows what can be named here."
-    return module.run, tyro.cli(schema, prog=f"rnp-jax {name}", description=description, args=rest, default=default)
+    options = tyro.cli(schema, prog=f"rnp-jax {name}", description=description, args=rest, default=default)
+    return module.run, options if default is None else over_preset(default, options)
 
 
 def _find(path: str) -> Any:

@@ -22,8 +22,24 @@ from rnp_jax.models import Placement, Precision
 
 Options = TypeVar("Options")
 
-Constants = dict[str, Annotated[str, pydantic.BeforeValidator(str)]]
-"""An attack's constants by name, as text: a preset may have them as numbers."""
+
+def _read_pairs(words: list[str]) -> dict[str, str]:
+    if len(words) % 2:
+        raise ValueError(f"{' '.join(words)!r}: expected pairs of NAME and VALUE")
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+Constants = Annotated[
+    dict[str, Annotated[str, pydantic.BeforeValidator(str)]],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[NAME VALUE ...]",
+        instance_from_str=_read_pairs,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda pairs: [word for pair in pairs.items() for word in pair],
+    ),
+]
+"""An attack's constants by name, as text (a preset may have numbers); given ones go over a preset's one by one."""
 
 FLAT = tyro.conf.arg(name="")
 """A group whose options go by their own names on the command line (``--data``, not ``--images.data``)."""
@@ -174,6 +190,20 @@ def resolve(schema: type[Options], values: dict[str, Any], source: str = "option
     except pydantic.ValidationError as error:
         lines = [f" {'.'.join(map(str, e['loc']))}: {e['msg']} (given {e['input']!r})" for e in error.errors()]
         raise ConfigError(f"{source}: impossible values:\n" + "\n".join(lines)) from error
+
+
+def over_preset(preset: Options, given: Options) -> Options:
+    """Options given over a preset, which keeps those constants that are not among the given."""
+
+    def merged(before: Any, after: Any) -> Any:
+        if isinstance(after, dict):
+            return {**before, **after}
+        if dataclasses.is_dataclass(after) and type(before) is type(after):
+            pairs = ((f.name, getattr(before, f.name), getattr(after, f.name)) for f in dataclasses.fields(after))
+            return dataclasses.replace(after, **{name: merged(*values) for name, *values in pairs})  # pyright: ignore
+        return after
+
+    return merged(preset, given)
 
 
 def to_plain(options: Any) -> dict[str, Any]:

@@ -42,6 +42,25 @@ def leaves_of(schema) -> Iterator[str]:
             yield name
 
 
+@pytest.mark.parametrize(
+    ("given", "constants"),
+    [
+        ([], {"alpha": "0.1", "size": "3"}),
+        (["--constants", "alpha", "0.5", "seed", "1"], {"alpha": "0.5", "size": "3", "seed": "1"}),
+    ],
+)
+def test_constants_go_over_a_preset_s_one_by_one(given, constants, tmp_path):
+    (tmp_path / "preset.yaml").write_text("trigger: {constants: {alpha: 0.1, size: 3}}")
+    options = parse("defend", ["a.pt", "--out", "o", "--config", str(tmp_path / "preset.yaml"), *given])[1]
+    assert options.trigger.constants == constants
+
+
+def test_a_constant_without_a_value(capsys):
+    with pytest.raises(SystemExit):
+        parse("attack", ["cl", "--out", "o.pt", "--constants", "epsilon"])
+    assert "expected pairs of NAME and VALUE" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_lists_every_option_and_the_preset(name, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
