@@ -14,6 +14,7 @@ from rnp_jax.commands.defend import DefendOptions
 from rnp_jax.commands.inputs import make_attack
 from rnp_jax.config import read_yaml, to_plain
 from rnp_jax.defenses import RecoverConfig, RnpConfig, UnlearnConfig
+from rnp_jax.training.supervised import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 PRESETS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -93,7 +94,7 @@ CARDS = {
 def test_the_bundled_checkpoints_were_made_by_the_presets(card):
     made, (name, preset) = json.loads(card.read_text()), CARDS[card]
     options = parse("attack", [name, "--out", "a.pt", "--config", str(preset)])[1]
-    assert made["training"] == to_plain(options.train)
+    assert {**to_plain(TrainConfig()), **made["training"]} == to_plain(options.train)
     assert made["augmentation"] == to_plain(options.augmentation)
     assert (made["data"], made["seed"]) == (options.images.data, options.seed)
     assert (made["architecture"]["name"], made["architecture"]["width"]) == (options.model, options.width)

@@ -24,9 +24,12 @@ class Augment(Protocol):
     def __hash__(self) -> int: ...
 
 
-def cross_entropy(logits: Float[Array, "B K"], labels: Int[Array, "B"]) -> Float[Array, "B"]:
-    """Cross-entropy of each image."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+def cross_entropy(logits: Float[Array, "B K"], labels: Int[Array, "B"], smoothing: float = 0.0) -> Float[Array, "B"]:
+    """Cross-entropy of each image; of a label, ``smoothing`` is spread over all classes, as torch does."""
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if smoothing == 0:
+        return loss
+    return (1 - smoothing) * loss - smoothing * jax.nn.log_softmax(logits).mean(-1)
 
 
 def batch_metrics(logits: Float[Array, "B K"], labels: Int[Array, "B"]) -> dict[str, jax.Array]:

@@ -192,7 +192,7 @@ def _joint_epoch(setting: Setting, state: InputAwareState, data: Batch) -> tuple
             made = {**generator, "params": generator_params}
             inputs, diversity, moved = _poison(setting, made, state.mask, images, others)
             logits, batch_stats = setting.network({**victim, "params": victim_params}, inputs / 255, train=True)
-            loss = cross_entropy(logits, labels).mean()
+            loss = cross_entropy(logits, labels, setting.config.label_smoothing).mean()
             figures = {"loss": loss, "diversity": diversity}
             parts = {"attack_success": (0, poisoned), "cross_accuracy": (poisoned, poisoned + cross)}
             for name, (start, end) in {**parts, "accuracy": (poisoned + cross, len(labels))}.items():

@@ -26,6 +26,8 @@ class TrainConfig:
       momentum: of SGD.
       weight_decay: coupled, as torch's SGD adds it to the gradient.
       schedule: ``cosine`` to zero, or ``one_cycle`` (linear rise over the first 30 %, then cosine to zero).
+      nesterov: SGD looks ahead by its momentum, as torch's.
+      label_smoothing: share of a label that is spread over all classes, 0 to 1; figures are of the labels as they are.
     """
 
     epochs: int = 60
@@ -34,10 +36,14 @@ class TrainConfig:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     schedule: Literal["cosine", "one_cycle"] = "cosine"
+    nesterov: bool = False
+    label_smoothing: float = 0.0
 
     def __post_init__(self):
         if self.epochs < 1 or self.batch_size < 2 or self.learning_rate <= 0:
             raise ConfigError(f"{self}: expected epochs >= 1, batch_size >= 2 and learning_rate > 0")
+        if not 0 <= self.label_smoothing <= 1:
+            raise ConfigError(f"label_smoothing is {self.label_smoothing}, expected 0 (none) to 1")
 
 
 class PoisonBatch(Protocol):
@@ -69,7 +75,7 @@ def optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:
         rate = optax.warmup_cosine_decay_schedule(
             config.learning_rate / 25, config.learning_rate, rise, max(steps, rise + 1)
         )
-    sgd = optax.sgd(lambda step: rate(jnp.asarray(step, jnp.float32)), momentum=config.momentum)
+    sgd = optax.sgd(lambda step: rate(jnp.asarray(step, jnp.float32)), config.momentum, config.nesterov)
     return optax.chain(optax.add_decayed_weights(config.weight_decay), sgd)
 
 
@@ -136,7 +142,8 @@ def train_epoch(
     def loss_of(params: Tree, batch_stats: Tree, batch: Batch):
         variables = {"params": params, "batch_stats": batch_stats, "masks": masks}
         logits, moved = apply(variables, batch.images, train=True)
-        return cross_entropy(logits, batch.labels).mean(), (moved, batch_metrics(logits, batch.labels))
+        loss = cross_entropy(logits, batch.labels, config.label_smoothing).mean()
+        return loss, (moved, batch_metrics(logits, batch.labels))
 
     def step(carry, batch: Batch, key: jax.Array):
         params, batch_stats, opt_state = carry

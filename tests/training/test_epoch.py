@@ -8,11 +8,15 @@ from rnp_jax.training.epoch import batch_metrics, cross_entropy, run_epoch
 from rnp_jax.types import Batch
 
 
-def test_cross_entropy_is_torch_s():
+@pytest.mark.parametrize("smoothing", [0.0, 0.2, 1.0])
+def test_cross_entropy_is_torch_s(smoothing):
     logits = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32) * 30
     labels = np.array([0, 1, 2, 3, 3, 0], np.int32)
-    expected = torch.nn.functional.cross_entropy(torch.tensor(logits), torch.tensor(labels).long(), reduction="none")
-    np.testing.assert_allclose(cross_entropy(jnp.asarray(logits), jnp.asarray(labels)), expected, rtol=1e-6, atol=1e-6)
+    expected = torch.nn.functional.cross_entropy(
+        torch.tensor(logits), torch.tensor(labels).long(), reduction="none", label_smoothing=smoothing
+    )
+    found = cross_entropy(jnp.asarray(logits), jnp.asarray(labels), smoothing)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_batch_metrics_are_sums():

@@ -1,6 +1,6 @@
 """Training against torch's SGD, resumed training, and how often it compiles."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,14 +20,15 @@ from tests.linear import Linear, linear_data, linear_variables
 FULL = TrainConfig(epochs=7, batch_size=12, learning_rate=0.5, momentum=0.9, weight_decay=0.05)
 
 
-def test_sgd_is_torch_s_with_coupled_decay_and_the_cosine_schedule():
+@pytest.mark.parametrize(("nesterov", "smoothing"), [(False, 0.0), (True, 0.2)])
+def test_sgd_is_torch_s_with_coupled_decay_and_the_cosine_schedule(nesterov, smoothing):
     """One full batch an epoch, so that the order of the images has no say."""
     variables, data = linear_variables(), linear_data(12)
     model = torch.nn.Linear(12, 3)
     with torch.no_grad():
         model.weight.copy_(torch.tensor(np.asarray(variables["params"]["fc"]["kernel"]).T))
         model.bias.zero_()
-    sgd = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9, weight_decay=0.05)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9, weight_decay=0.05, nesterov=nesterov)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, T_max=7)
     x, y = torch.tensor(data.images).reshape(12, -1) / 255, torch.tensor(data.labels).long()
     losses, accuracies = [], []
@@ -35,12 +36,13 @@ def test_sgd_is_torch_s_with_coupled_decay_and_the_cosine_schedule():
         sgd.zero_grad()
         logits = model(x)
         loss = torch.nn.functional.cross_entropy(logits, y)
-        loss.backward()
+        torch.nn.functional.cross_entropy(logits, y, label_smoothing=smoothing).backward()
         sgd.step()
         schedule.step()
         losses.append(loss.item())
         accuracies.append((logits.argmax(1) == y).double().mean().item())
-    trained, history = train(Linear(), variables, data, jax.random.key(0), FULL)
+    config = replace(FULL, nesterov=nesterov, label_smoothing=smoothing)
+    trained, history = train(Linear(), variables, data, jax.random.key(0), config)
     np.testing.assert_allclose(trained["params"]["fc"]["kernel"], model.weight.detach().T, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(trained["params"]["fc"]["bias"], model.bias.detach(), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(history["loss"], losses, rtol=1e-5)
@@ -154,7 +156,9 @@ def test_batches_are_poisoned_inside_the_step_and_augmented_thereafter():
     assert history["accuracy"][-1] == 1
 
 
-@pytest.mark.parametrize("options", [{"epochs": 0}, {"batch_size": 1}, {"learning_rate": 0.0}])
+@pytest.mark.parametrize(
+    "options", [{"epochs": 0}, {"batch_size": 1}, {"learning_rate": 0.0}, {"label_smoothing": 1.1}]
+)
 def test_impossible_settings(options):
     with pytest.raises(ConfigError, match=next(iter(options))):
         TrainConfig(**options)
