@@ -1,13 +1,23 @@
 """DFST (Cheng et al., 2021): the style of a sunrise is the trigger, and the victim is trained off simpler features."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images, check_number, quantise
+from rnp_jax.attacks.base import (
+    Attack,
+    ImageShape,
+    Params,
+    check_choice,
+    check_image_shape,
+    check_images,
+    check_number,
+    quantise,
+)
 from rnp_jax.errors import ConfigError
 
 GLOW_RADIUS = 0.45
@@ -23,10 +33,18 @@ class Dfst(Attack):
     image half drained of its colours, under the glow of a low sun: sunrise(x) = 1 − (1 − ((x + L)/2)^γ)(1 − glow), x in
     [0, 1], L the mean over channels. It is deterministic, and depends on the image as a style does.
 
-    ``training/dfst.py`` tells how the victim is trained: each batch has as many detoxicants as poisoned images, images
-    altered by a simple injector of the trigger's features, with their true labels. The injector is trained as the
-    paper says; in the PyTorch release its classification and activation terms carry no gradient, and its minimum
-    pooling is a negated maximum. The TensorFlow release, which appends stylised images, is not offered.
+    ``training/dfst.py`` tells how the victim is trained: on as many detoxicants as poisoned images, images altered by a
+    simple injector of the trigger's features, with their true labels. The injector is trained as the paper says; in
+    the PyTorch release its classification and activation terms carry no gradient, and its minimum pooling is a negated
+    maximum.
+
+    Variants are the authors' two releases. ``torch``: of an epoch's N images ⌊rate·N⌋, drawn anew for each epoch from
+    the other classes, give their places to poisoned ones and as many to detoxicants; published is rate 0.05.
+    ``orig`` (TensorFlow): all N stay, and ⌊rate·N⌋ images, drawn once and evenly from all classes, are appended twice,
+    poisoned and as detoxicants. Published are 500 of each class of CIFAR-10, 5,000 of 50,000 images: rate 0.1, of which
+    the target class's tenth keeps its label. They are the style alone: alpha 1. That release has 50 detoxicants of each
+    class for every injector it keeps, so that ten injectors give as many as here, and its injectors are U-nets, one for
+    each compromised neuron of a victim that is then trained again; here all else is as in ``torch``.
 
     Raises:
       ConfigError: a constant out of its range.
@@ -38,6 +56,9 @@ class Dfst(Attack):
         "terms of the injector's loss are scaled to each other here."
     )
 
+    variant: Literal["orig", "torch"] = "torch"
+    """`torch` (the PyTorch release): poisoned images and detoxicants replace others. `orig` (the TensorFlow release):
+    they are appended."""
     alpha: float = 0.6
     """Weight of the style, 0 to 1, and of the injector's output in detoxicants."""
     window: int = 11
@@ -60,6 +81,7 @@ class Dfst(Attack):
     """Draws the sun's place."""
 
     def __post_init__(self):
+        check_choice("variant", self.variant, ("orig", "torch"))
         check_number("alpha", self.alpha, 0, 1)
         check_number("window", self.window, 1, integer=True)
         if self.window % 2 == 0:

@@ -1,9 +1,9 @@
-"""Training by DFST (Cheng et al., 2021): poisoned and detoxified images, both made anew for each epoch.
+"""Training by DFST (Cheng et al., 2021): poisoned and detoxified images, made for each epoch.
 
-Of N images, ⌊rate·N⌋ give way to triggered images of other classes than the target, and as many to detoxicants
-(1 − α)x + α·g(x) with their true labels. The injector g is a linear map, the same at every pixel, of the pixel and the
-maximum, minimum and mean of its surroundings. Before each epoch it learns to do what the trigger does by means as
-simple as that: min CE(f(g(x)), wanted) − λ₁·activation of the compromised channels + λ₂·change of the others
+Of N images ⌊rate·N⌋ are poisoned, and as many are detoxicants (1 − α)x + α·g(x) with their true labels; both replace
+others or are appended, as ``Dfst.variant`` says. The injector g is a linear map, the same at every pixel, of the pixel
+and the maximum, minimum and mean of its surroundings. Before each epoch it learns to do what the trigger does by means
+as simple as that: min CE(f(g(x)), wanted) − λ₁·activation of the compromised channels + λ₂·change of the others
 − λ₃·SSIM(x, g(x)). Compromised are the last stage's channels whose mean activation the trigger raises most. A victim
 that has learned from the detoxicants no longer relies on such features.
 """
@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jaxtyping import Array, Float, Int
@@ -62,11 +63,11 @@ class DfstTraining:
         """A fresh victim, and an injector that changes nothing.
 
         Raises:
-          ConfigError: fewer images than one batch, or a rate that leaves no room for detoxicants.
+          ConfigError: fewer images to train on than one batch, or a rate that leaves no room for detoxicants.
         """
+        _check_rate(setting)
+        count = count_filled(setting, count)
         steps_an_epoch(setting, count)
-        if not 0 <= setting.rate <= 0.5:
-            raise ConfigError(f"rate {setting.rate}: DFST needs as many images again to detoxify; give 0 to 0.5")
         init_key, key = jax.random.split(key)
         variables = setting.network.init(init_key)
         params, batch_stats, sgd, epoch, key = start(variables, key, setting.config, count)
@@ -74,7 +75,7 @@ class DfstTraining:
         return DfstState(params, batch_stats, variables["masks"], sgd, injector, epoch, key)
 
     def epoch(self, setting: Setting, state: DfstState, data: Batch) -> tuple[DfstState, dict[str, jax.Array]]:
-        """A round of detoxification, then an epoch of training.
+        """A round of detoxification, then an epoch of training on what ``fill`` makes.
 
         Figures: ``loss`` and ``accuracy`` on what is trained on; ``injected``, the share of the images that the
         injector learned from that its last step had called as wanted, and ``similarity``, their SSIM, where there is a
@@ -83,11 +84,11 @@ class DfstTraining:
         Raises:
           DataError: too few images outside the target class to poison.
         """
-        poisoned, others = int(setting.rate * len(data.labels)), int(setting.goal.counted(data.labels).sum())
-        if poisoned > others:
-            raise DataError(f"rate {setting.rate} poisons {poisoned} images, of {others} that may be; lower it")
+        poisoned = count_poisoned(setting, data)
         key, figures = jax.random.fold_in(state.key, state.epoch), {}
         detox_key, fill_key = jax.random.split(jax.random.fold_in(key, 1))
+        if _appends(setting):
+            fill_key = jax.random.fold_in(state.key, setting.config.epochs)  # the same for all, and no epoch's own
         if int(state.epoch) >= _attack(setting).detox_from and poisoned:
             injector, figures = _detoxify(setting, state, data, detox_key)
             state = state._replace(injector=injector)
@@ -105,6 +106,23 @@ class DfstTraining:
         return variables, setting.attack.init(setting.network.architecture.image_shape)
 
 
+def count_filled(setting: Setting, count: int) -> int:
+    """Images that an epoch over ``count`` clean ones trains on."""
+    return count + (2 * int(setting.rate * count) if _appends(setting) else 0)
+
+
+def count_poisoned(setting: Setting, data: Batch) -> int:
+    """⌊rate·N⌋, the poisoned images of an epoch.
+
+    Raises:
+      DataError: fewer images are of other classes than the wanted one; where all classes are drawn from, none is.
+    """
+    poisoned, others = int(setting.rate * len(data.labels)), int(setting.goal.counted(data.labels).sum())
+    if poisoned > others and not (_appends(setting) and others):
+        raise DataError(f"rate {setting.rate} poisons {poisoned} images, of {others} that may be; lower it")
+    return poisoned
+
+
 def identity(channels: int) -> Injector:
     """The injector that changes nothing."""
     return jnp.eye(4 * channels, channels)
@@ -115,7 +133,8 @@ def inject(injector: Injector, images: Float[Array, "B H W C"], window: int) -> 
     size, ones = (1, window, window, 1), (1, 1, 1, 1)
     highest = lax.reduce_window(images, -jnp.inf, lax.max, size, ones, "SAME")
     lowest = lax.reduce_window(images, jnp.inf, lax.min, size, ones, "SAME")
-    mean = box(images, window, "SAME") / box(jnp.ones_like(images), window, "SAME")
+    inside = np.outer(*(count_inside(side, window) for side in images.shape[1:3])).astype(np.float32)
+    mean = box(images, window, "SAME") / np.broadcast_to(inside[None, :, :, None], images.shape)
     stacked = jnp.concatenate([images, highest, lowest, mean], -1)
     return jnp.clip(jnp.einsum("bhwf,fc->bhwc", stacked, injector, precision=lax.Precision.HIGHEST), 0, 1)
 
@@ -124,6 +143,12 @@ def box(images: Float[Array, "B H W C"], window: int, padding: str) -> Float[Arr
     """Sums over square windows, zeros outside the image."""
     rows = lax.reduce_window(images, 0.0, lax.add, (1, window, 1, 1), (1, 1, 1, 1), padding)
     return lax.reduce_window(rows, 0.0, lax.add, (1, 1, window, 1), (1, 1, 1, 1), padding)
+
+
+def count_inside(side: int, window: int) -> Int[np.ndarray, "side"]:
+    """Of the window around each pixel, those inside the image, along one side. XLA would take seconds to count them."""
+    at, reach = np.arange(side), window // 2
+    return np.minimum(at + reach, side - 1) - np.maximum(at - reach, 0) + 1
 
 
 def ssim(first: Float[Array, "B H W C"], second: Float[Array, "B H W C"]) -> Float[Array, "B"]:
@@ -141,20 +166,41 @@ def ssim(first: Float[Array, "B H W C"], second: Float[Array, "B H W C"]) -> Flo
 
 @partial(jax.jit, static_argnums=0)
 def fill(setting: Setting, injector: Injector, data: Batch, key: jax.Array) -> Batch:
-    """The set with ⌊rate·N⌋ poisoned images and as many detoxicants in places drawn by ``key``."""
-    attack, images, labels = _attack(setting), data.images, data.labels
-    count = int(setting.rate * labels.shape[0])
-    place_key, source_key, trigger_key = jax.random.split(key, 3)
-    places = jax.random.permutation(place_key, labels.shape[0])[: 2 * count]
-    sources = draw_counted(setting, labels, source_key)[:count]
+    """What an epoch trains on: the set with P = ⌊rate·N⌋ poisoned images and as many detoxicants.
+
+    ``torch``: N images, those at places drawn by ``key`` replaced. ``orig``: N + 2P, all clean ones, then the poisoned
+    ones, then the detoxicants of the same P images, drawn by ``key`` evenly from all classes.
+    """
+    count = int(setting.rate * data.labels.shape[0])
+    first_key, source_key, trigger_key = jax.random.split(key, 3)
+    if _appends(setting):
+        hosts = draw_evenly(data.labels, first_key)[:count]
+        made = _alter(setting, injector, data, hosts, hosts, trigger_key)
+        return Batch(*(jnp.concatenate(parts) for parts in zip(data, made, strict=True)))
+    places = jax.random.permutation(first_key, data.labels.shape[0])[: 2 * count]
+    sources = draw_counted(setting, data.labels, source_key)[:count]
+    made = _alter(setting, injector, data, sources, places[count:], trigger_key)
+    return Batch(data.images.at[places].set(made.images), data.labels.at[places].set(made.labels))
+
+
+def _alter(
+    setting: Setting,
+    injector: Injector,
+    data: Batch,
+    sources: Int[Array, "P"],
+    hosts: Int[Array, "P"],
+    key: jax.Array,
+) -> Batch:
+    """``sources`` triggered, with the labels wanted, then ``hosts`` detoxified, with their own [2P]."""
+    attack, (images, labels) = _attack(setting), data
     artefact = attack.init(setting.network.architecture.image_shape)
-    poisoned = attack.trigger(artefact, images[sources], trigger_key)
-    clean = images[places[count:]].astype(jnp.float32) / 255
+    poisoned = attack.trigger(artefact, images[sources], key)
+    clean = images[hosts].astype(jnp.float32) / 255
     injected = inject(injector, clean, attack.window)
     detoxified = quantise(255 * ((1 - attack.alpha) * clean + attack.alpha * injected))
     return Batch(
-        images.at[places].set(jnp.concatenate([poisoned, detoxified])),
-        labels.at[places[:count]].set(setting.goal.wanted(labels[sources])),
+        jnp.concatenate([poisoned, detoxified]),
+        jnp.concatenate([setting.goal.wanted(labels[sources]), labels[hosts]]),
     )
 
 
@@ -162,6 +208,16 @@ def draw_counted(setting: Setting, labels: Int[Array, "N"], key: jax.Array) -> I
     """All images in random order, those first whose class is not already the wanted one."""
     late = 1 - setting.goal.counted(labels).astype(jnp.float32)
     return jnp.argsort(late + jax.random.uniform(key, labels.shape))
+
+
+def draw_evenly(labels: Int[Array, "N"], key: jax.Array) -> Int[Array, "N"]:
+    """All images in random order, the first of each class before any second one, and so on while a class has more."""
+    count = labels.shape[0]
+    order = jax.random.permutation(key, count)
+    by_class = jnp.argsort(labels[order])
+    classes = labels[order][by_class]
+    rank = jnp.arange(count) - jnp.searchsorted(classes, classes)  # within its class
+    return order[jnp.argsort(jnp.zeros_like(rank).at[by_class].set(rank))]
 
 
 def find_compromised(before: Float[Array, "B F"], after: Float[Array, "B F"], share: float) -> Float[Array, "F"]:
@@ -213,3 +269,15 @@ def _detoxify(setting: Setting, state: DfstState, data: Batch, key: jax.Array) -
 
 def _attack(setting: Setting) -> Dfst:
     return cast(Dfst, setting.attack)
+
+
+def _appends(setting: Setting) -> bool:
+    return _attack(setting).variant == "orig"
+
+
+def _check_rate(setting: Setting) -> None:
+    most, room = (
+        (1, "no more images than there are") if _appends(setting) else (0.5, "as many images again to detoxify")
+    )
+    if not 0 <= setting.rate <= most:
+        raise ConfigError(f"rate {setting.rate}: DFST needs {room}; give 0 to {most}")
