@@ -57,9 +57,10 @@ def make_table(cards: dict[str, Card], rows: Sequence[SweepRow]) -> str:
     for path, card in sorted(cards.items(), key=lambda item: (item[1].attack.name, item[0])):  # pyright: ignore
         row, attack = next(row for row in rows if row.checkpoint == path), card.attack
         assert attack is not None
-        each_batch = "" if attack.rate is None else f"{attack.rate:.0%} of each batch"
+        share_of = "appended" if attack.appended else "of each batch"
+        each_batch = "" if attack.rate is None else f"{attack.rate:.0%} {share_of}"
         rate = each_batch if attack.poisoned is None else f"{attack.poisoned}"
-        note = ("weak. " if attack.weak else "") + get_attack(attack.name).deviation
+        note = " ".join(filter(None, ["weak." if attack.weak else "", get_attack(attack.name).deviation]))
         figures = [show(each) for each in (row.acc_before, row.asr_before, row.ra_before, row.acc, row.asr)]
         trained = "" if card.seconds is None else f"{card.seconds:.0f}"
         lines.append([attack.name, card.file, rate, *figures, trained, PUBLISHED.get(attack.name, ""), note])

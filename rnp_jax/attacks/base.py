@@ -50,6 +50,11 @@ class Attack(ABC):
         """Images altered by ``cover``, with their true labels, for each poisoned one."""
         return 0.0
 
+    @property
+    def appends(self) -> bool:
+        """Whether its own way to train a victim adds poisoned images to the set."""
+        return False
+
     @abstractmethod
     def init(self, image_shape: ImageShape) -> Params:
         """Draw the trigger artefact for images of this shape. The same constants give the same arrays.

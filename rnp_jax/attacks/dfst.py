@@ -93,6 +93,11 @@ class Dfst(Attack):
             check_number(name, getattr(self, name), 0)
         check_number("seed", self.seed, 0, integer=True)
 
+    @property
+    def appends(self) -> bool:
+        """In ``orig``."""
+        return self.variant == "orig"
+
     def init(self, image_shape: ImageShape) -> Params:
         """``curve`` float32 [C], the exponents γ, and ``glow`` float32 [H, W, C] in [0, 1)."""
         height, width, channels = check_image_shape(image_shape)

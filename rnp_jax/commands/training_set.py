@@ -72,7 +72,7 @@ def describe_attack(
         mapping=goal.mapping,
         rate=poison.rate if attack.takes_rate else None,
         variant=poison.variant,
-        appended=poison.append,
+        appended=poison.append or attack.appends,
         poisoned=None if plan is None else len(plan.indices),
         indices_sha256=None if plan is None else plan.indices_sha256,
         cover=None if plan is None else len(plan.cover),

@@ -43,7 +43,8 @@ class PoisonConfig:
     Attributes:
       rate: poison rate, the share of the training set; what it counts is ``variant``'s convention.
       variant: ``bb`` (BackdoorBench) or ``rnp`` (the release); they differ for clean-label attacks.
-      append: poisoned images are added to the training set instead of replacing their originals.
+      append: poisoned images are added to the training set instead of replacing their originals; not for attacks that
+        poison batches or train with their victim.
     """
 
     rate: float = 0.1
@@ -129,8 +130,8 @@ def train_backdoored(
     reads (features of a frozen extractor), every attack poisons once.
 
     Raises:
-      ConfigError, DataError: rates, targets and labels that do not fit; with ``read``, an attack that needs a network
-        of images.
+      ConfigError, DataError: rates, targets and labels that do not fit; images to append where batches are poisoned;
+        with ``read``, an attack that needs a network of images.
     """
     init_key, poison_key, train_key = _keys(seed)
     report = progress or _silent
@@ -143,6 +144,11 @@ def train_backdoored(
         raise ConfigError(
             f"{type(attack).__name__} needs a network of images, not a head on features; remove --extractor"
         )
+    in_step = None
+    if attack is not None and attack.in_step and read is None:
+        in_step = _InStep(attack, goal, poison.rate)
+    if poison.append and (joint is not None or in_step is not None):
+        raise ConfigError(f"{type(attack).__name__} poisons in the victim's training step; remove --poison.append")
     if joint is not None and attack is not None:
         setting = Setting(network, attack, goal, config, poison.rate, augment)
         epochs = joint.epochs(setting)
@@ -151,9 +157,7 @@ def train_backdoored(
         )
         return Backdoored(variables, params, None, history)
     epochs = config.epochs
-    in_step = None
-    if attack is not None and attack.in_step and read is None:
-        in_step = _InStep(attack, goal, poison.rate)
+    if attack is not None and in_step is not None:
         made = TrainingSet(data, attack.init(_image_shape(data)), None)
     else:
         means = Means(

@@ -87,7 +87,7 @@ class DfstTraining:
         poisoned = count_poisoned(setting, data)
         key, figures = jax.random.fold_in(state.key, state.epoch), {}
         detox_key, fill_key = jax.random.split(jax.random.fold_in(key, 1))
-        if _appends(setting):
+        if setting.attack.appends:
             fill_key = jax.random.fold_in(state.key, setting.config.epochs)  # the same for all, and no epoch's own
         if int(state.epoch) >= _attack(setting).detox_from and poisoned:
             injector, figures = _detoxify(setting, state, data, detox_key)
@@ -108,7 +108,7 @@ class DfstTraining:
 
 def count_filled(setting: Setting, count: int) -> int:
     """Images that an epoch over ``count`` clean ones trains on."""
-    return count + (2 * int(setting.rate * count) if _appends(setting) else 0)
+    return count + (2 * int(setting.rate * count) if setting.attack.appends else 0)
 
 
 def count_poisoned(setting: Setting, data: Batch) -> int:
@@ -118,7 +118,7 @@ def count_poisoned(setting: Setting, data: Batch) -> int:
       DataError: fewer images are of other classes than the wanted one; where all classes are drawn from, none is.
     """
     poisoned, others = int(setting.rate * len(data.labels)), int(setting.goal.counted(data.labels).sum())
-    if poisoned > others and not (_appends(setting) and others):
+    if poisoned > others and not (setting.attack.appends and others):
         raise DataError(f"rate {setting.rate} poisons {poisoned} images, of {others} that may be; lower it")
     return poisoned
 
@@ -173,7 +173,7 @@ def fill(setting: Setting, injector: Injector, data: Batch, key: jax.Array) -> B
     """
     count = int(setting.rate * data.labels.shape[0])
     first_key, source_key, trigger_key = jax.random.split(key, 3)
-    if _appends(setting):
+    if setting.attack.appends:
         hosts = draw_evenly(data.labels, first_key)[:count]
         made = _alter(setting, injector, data, hosts, hosts, trigger_key)
         return Batch(*(jnp.concatenate(parts) for parts in zip(data, made, strict=True)))
@@ -271,13 +271,9 @@ def _attack(setting: Setting) -> Dfst:
     return cast(Dfst, setting.attack)
 
 
-def _appends(setting: Setting) -> bool:
-    return _attack(setting).variant == "orig"
-
-
 def _check_rate(setting: Setting) -> None:
     most, room = (
-        (1, "no more images than there are") if _appends(setting) else (0.5, "as many images again to detoxify")
+        (1, "no more images than there are") if setting.attack.appends else (0.5, "as many images again to detoxify")
     )
     if not 0 <= setting.rate <= most:
         raise ConfigError(f"rate {setting.rate}: DFST needs {room}; give 0 to {most}")

@@ -21,7 +21,7 @@ class Setting(NamedTuple):
     attack: Attack
     goal: Goal
     config: TrainConfig
-    rate: float  # share of each batch that is poisoned
+    rate: float  # share that is poisoned, of each batch or of the set
     augment: Augment | None
 
 

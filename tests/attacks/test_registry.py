@@ -40,7 +40,7 @@ CHANGED = [
     Sig(delta=20.0, frequency=5),
     SigRnp(alpha=0.1),
     Ssba(bits=8, width=4, epochs=5, secret_epochs=1, learning_rate=1e-3, seed=3),
-    Dfst(alpha=0.5, window=7, compromised=0.05, detox_from=2, detox_steps=10, seed=5),
+    Dfst(variant="orig", alpha=0.5, window=7, compromised=0.05, detox_from=2, detox_steps=10, seed=5),
     Awp(variant="relative", epsilon=0.1, size=8, epochs=3, samples=64, labels="predicted"),
     WaNet(grid_size=8, strength=0.75, rescale=0.98, noise_ratio=1.0, seed=4),
 ]

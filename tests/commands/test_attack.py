@@ -189,6 +189,8 @@ def test_options_that_do_not_fit_a_head(options, message, fails, tmp_path):
         (("badnet",), "attack 'badnet' is unknown; did you mean badnets?"),
         (("badnets", "--constants", "colour", "red"), "badnets has no constant colour; it has variant, size, margin"),
         (("none", "--constants", "size", "3"), "attack none has no constants"),
+        (("wanet", "--poison.append"), "WaNet poisons in the victim's training step; remove --poison.append"),
+        (("dfst", "--poison.append"), "Dfst poisons in the victim's training step; remove --poison.append"),
         (("badnets", "--target", "10"), "target is 10, expected an integer between 0 and 9"),
         (("badnets", "--poison.rate", "1.5"), "rate is 1.5, expected a number between 0 and 1"),
         (("badnets", "--train.batch-size", "2000"), "batch_size 2000 exceeds the 1297 training images"),
