@@ -143,7 +143,7 @@ def make_victim(
     metrics = _measure(options, victim, extractor, attack, goal, trained, test)
     _write(options, victim, extractor, attack, goal, trained, metrics, train_set, log.timing["train"])
     states.remove()
-    if attack is not None and (weakness := find_weakness(attack, metrics)) is not None:
+    if attack is not None and (weakness := find_weakness(attack, goal, metrics)) is not None:
         log.say(f"  warning: {weakness}")
     return metrics
 

@@ -11,7 +11,7 @@ from rnp_jax.checkpoints import Model
 from rnp_jax.commands.inputs import Trigger, make_attack
 from rnp_jax.data import Dataset
 from rnp_jax.errors import ConfigError, DataError
-from rnp_jax.evaluation.acceptance import find_weakness
+from rnp_jax.evaluation.acceptance import expect_asr, find_weakness
 from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.training.backdoor import PoisonConfig, TrainingSet, poison_once
 
@@ -76,8 +76,8 @@ def describe_attack(
         poisoned=None if plan is None else len(plan.indices),
         indices_sha256=None if plan is None else plan.indices_sha256,
         cover=None if plan is None else len(plan.cover),
-        expected_asr=attack.expected_asr,
-        weak=None if metrics is None else find_weakness(attack, metrics) is not None,
+        expected_asr=expect_asr(attack, goal, metrics),
+        weak=None if metrics is None else find_weakness(attack, goal, metrics) is not None,
     )
 
 
