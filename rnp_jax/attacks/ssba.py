@@ -24,16 +24,24 @@ SCALES = 3
 MOST_HELD_OUT = 256
 """Images kept from training to measure how well secrets are read."""
 
+CRITIC_BOUND = 0.01
+"""To which the critic's weights are clipped after each step, so that its score cannot grow without end."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ssba(Attack):
     """x' = Q(x + E(s, x)): one secret s for all images, encoder E learned with a decoder that reads any secret back.
 
     The encoder is StegaStamp's U-Net at half its width (1.2 MB in an artefact for 32x32x3 instead of 4.1 MB). Loss:
-    2·mean(r²) + 1.5·gradients(r) + 1.5·BCE on the residual r, BCE alone in the first epochs. LPIPS, whose weights
-    cannot be had without a download, is replaced by ``gradients``, the mean absolute finite difference of r at three
-    scales; the critic, whose term is a tenth of the published loss, and the decoder's spatial transformer, made for
-    photographed prints, are left out. The encoder is convolutional: one learned at a size triggers any other.
+    2·mean(r²) + 1.5·gradients(r) + 1.5·BCE + 0.5·D(x') on the residual r, BCE alone in the first epochs. LPIPS, whose
+    weights cannot be had without a download, is replaced by ``gradients``, the mean absolute finite difference of r at
+    three scales; the decoder's spatial transformer, made for photographed prints, is left out. The encoder is
+    convolutional: one learned at a size triggers any other.
+
+    After each of these steps but in the first epochs, the critic D takes one down mean D(x) − mean D(x'), x' by the
+    encoder as it now is. Its weights are clipped, as StegaStamp's (Tancik et al., 2020), whose clip of their gradients
+    at 0.25 is left out: with such weights none comes near it. BackdoorBox clips gradients alone, at 0.01, rectifies the
+    score, and in its examples never trains D, so that the term there is a random network's.
 
     Raises:
       ConfigError: a constant out of its range.
@@ -42,7 +50,7 @@ class Ssba(Attack):
     paper = "Li et al., 2021"
     deviation = (
         "LPIPS is replaced by the residual's gradients at three scales; the encoder has half the width; there is no "
-        "critic and no spatial transformer."
+        "spatial transformer."
     )
 
     bits: int = 20
@@ -63,6 +71,10 @@ class Ssba(Attack):
     """Of the residual's gradients, in LPIPS's place."""
     secret_weight: float = 1.5
     """Of the binary cross-entropy of the bits read."""
+    critic_weight: float = 0.5
+    """Of the critic's mean score of triggered images; 0 leaves the critic out."""
+    critic_learning_rate: float = 1e-5
+    """RMSprop's, of the critic."""
     seed: int = 0
     """Draws the secret."""
 
@@ -70,7 +82,9 @@ class Ssba(Attack):
         for name in ("bits", "width", "epochs", "batch_size"):
             check_number(name, getattr(self, name), 1, integer=True)
         check_number("secret_epochs", self.secret_epochs, 0, self.epochs, integer=True)
-        for name in ("learning_rate", "residual_weight", "gradient_weight", "secret_weight"):
+        for name in ("residual_weight", "gradient_weight", "secret_weight", "critic_weight"):
+            check_number(name, getattr(self, name), 0)
+        for name in ("learning_rate", "critic_learning_rate"):
             check_number(name, getattr(self, name), 0)
         check_number("seed", self.seed, 0, integer=True)
 
@@ -80,7 +94,7 @@ class Ssba(Attack):
         return {"secret": secret, **to_params(self.pair(check_image_shape(image_shape)).zeros(), "encoder")}
 
     def fit(self, params: Params, means: Means) -> Params:
-        """Trains encoder and decoder on the clean images; the decoder is not kept."""
+        """Trains encoder, decoder and critic on the clean images; the encoder alone is kept."""
 
         def report(epoch: int, figures: dict[str, float]) -> None:
             means.progress("encoder", epoch, self.epochs, figures)
@@ -126,6 +140,8 @@ def gradients(residuals: Float[Array, "B H W C"]) -> Float[Array, ""]:
 class _State(NamedTuple):
     networks: Tree  # encoder and decoder
     adam: optax.OptState
+    critic: Tree  # empty where it has no weight
+    rmsprop: optax.OptState
 
 
 def train_pair(
@@ -137,8 +153,9 @@ def train_pair(
     """Trains ``{'encoder', 'decoder'}`` on all images but a tenth (at most ``MOST_HELD_OUT``), secrets drawn anew.
 
     Returns:
-      Both networks' parameters, and the last epoch's figures, each epoch's being told to ``report``: ``loss``, and on
-      the images held out, stored with 8 bits: ``bit_accuracy``, and ``residual``, mean absolute grey levels.
+      Both networks' parameters, and the last epoch's figures, each epoch's being told to ``report``: ``loss``,
+      ``critic`` (mean D(x') − D(x) before each step, where there is a critic), and on the images held out, stored with
+      8 bits: ``bit_accuracy``, and ``residual``, mean absolute grey levels.
 
     Raises:
       DataError: fewer than two images.
@@ -152,14 +169,21 @@ def train_pair(
     order = np.asarray(jax.random.permutation(split_key, len(images)))
     held_out = min(MOST_HELD_OUT, max(1, len(images) // 10))
     test, train = jax.device_put((images[order[:held_out]], images[order[held_out:]]))
-    networks = jax.tree.map(jnp.asarray, pair.init(init_key))
-    state = _State(networks, optax.adam(attack.learning_rate).init(networks))
+    state = _start(attack, pair, init_key)
     figures: dict[str, float] = {}
     for epoch in range(attack.epochs):
         state, found = _epoch(attack, pair, state, train, test, jax.random.fold_in(epoch_key, epoch), jnp.int32(epoch))
         figures = {name: float(value) for name, value in found.items()}
         report(epoch + 1, figures)
     return state.networks, figures
+
+
+def _start(attack: Ssba, pair: Steganography, key: jax.Array) -> _State:
+    """Fresh networks; encoder and decoder are the same whether there is a critic or not."""
+    networks = jax.tree.map(jnp.asarray, pair.init(key))
+    fresh = pair.init_critic(jax.random.fold_in(key, 1), CRITIC_BOUND) if attack.critic_weight else {}
+    critic = jax.tree.map(jnp.asarray, fresh)
+    return _State(networks, optax.adam(attack.learning_rate).init(networks), critic, _rmsprop(attack).init(critic))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -177,29 +201,75 @@ def _epoch(
     steps = train.shape[0] // size
     batches = jax.random.permutation(order_key, train.shape[0])[: steps * size].reshape(steps, size)
     weighted = (epoch >= attack.secret_epochs).astype(jnp.float32)
-    tx = optax.adam(attack.learning_rate)
 
-    def loss_of(networks: Tree, images: jax.Array, secrets: jax.Array) -> jax.Array:
-        residuals = pair.hide(networks["encoder"], images, secrets)
-        read = pair.read(networks["decoder"], jnp.clip(images + residuals, 0, 1))
-        visible = attack.residual_weight * jnp.square(residuals).mean() + attack.gradient_weight * gradients(residuals)
-        secret = optax.sigmoid_binary_cross_entropy(read, secrets).mean()
-        return weighted * visible + attack.secret_weight * secret
-
-    def step(state: _State, inputs: tuple[jax.Array, jax.Array]) -> tuple[_State, jax.Array]:
+    def step(state: _State, inputs: tuple[jax.Array, jax.Array]) -> tuple[_State, dict[str, jax.Array]]:
         index, key = inputs
         images = train[index].astype(jnp.float32) / 255
-        loss, gradient = jax.value_and_grad(loss_of)(state.networks, images, draw_secrets(key, size, attack.bits))
-        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power in Adam's
-            updates, adam = tx.update(gradient, state.adam)
-        return _State(jax.tree.map(jnp.add, state.networks, updates), adam), loss
+        return _step(attack, pair, state, images, draw_secrets(key, size, attack.bits), weighted)
 
-    state, losses = jax.lax.scan(step, state, (batches, jax.random.split(step_key, steps)))
+    state, figures = jax.lax.scan(step, state, (batches, jax.random.split(step_key, steps)))
     secrets, images = draw_secrets(test_key, test.shape[0], attack.bits), test.astype(jnp.float32) / 255
     stored = quantise(255 * (images + pair.hide(state.networks["encoder"], images, secrets))).astype(jnp.float32)
     right = (pair.read(state.networks["decoder"], stored / 255) > 0) == (secrets > 0)
     residual = jnp.abs(stored - test.astype(jnp.float32)).mean()
-    return state, {"loss": losses.mean(), "bit_accuracy": right.astype(jnp.float32).mean(), "residual": residual}
+    means = {name: values.mean() for name, values in figures.items()}
+    return state, {**means, "bit_accuracy": right.astype(jnp.float32).mean(), "residual": residual}
+
+
+def _step(
+    attack: Ssba,
+    pair: Steganography,
+    state: _State,
+    images: Float[Array, "B H W C"],
+    secrets: Float[Array, "B S"],
+    weighted: Float[Array, ""],
+) -> tuple[_State, dict[str, jax.Array]]:
+    """One of encoder and decoder, and where the residual is ``weighted`` (1, not 0), then one of the critic."""
+
+    def loss_of(networks: Tree) -> jax.Array:
+        residuals = pair.hide(networks["encoder"], images, secrets)
+        encoded = jnp.clip(images + residuals, 0, 1)
+        read = pair.read(networks["decoder"], encoded)
+        visible = attack.residual_weight * jnp.square(residuals).mean() + attack.gradient_weight * gradients(residuals)
+        if attack.critic_weight:
+            visible += attack.critic_weight * pair.judge(state.critic, encoded).mean()
+        secret = optax.sigmoid_binary_cross_entropy(read, secrets).mean()
+        return weighted * visible + attack.secret_weight * secret
+
+    loss, gradient = jax.value_and_grad(loss_of)(state.networks)
+    with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power in Adam's
+        updates, adam = optax.adam(attack.learning_rate).update(gradient, state.adam)
+    state = state._replace(networks=jax.tree.map(jnp.add, state.networks, updates), adam=adam)
+    if not attack.critic_weight:
+        return state, {"loss": loss}
+    encoded = jnp.clip(images + pair.hide(state.networks["encoder"], images, secrets), 0, 1)
+    stepped, told_apart = _critic_step(attack, pair, state, images, encoded)
+    return jax.tree.map(partial(jnp.where, weighted > 0), stepped, state), {"loss": loss, "critic": told_apart}
+
+
+def _critic_step(
+    attack: Ssba,
+    pair: Steganography,
+    state: _State,
+    images: Float[Array, "B H W C"],
+    encoded: Float[Array, "B H W C"],
+) -> tuple[_State, Float[Array, ""]]:
+    """One step towards higher scores of encoded images than of clean ones, and how far apart these were before."""
+
+    def loss_of(critic: Tree) -> jax.Array:
+        return pair.judge(critic, images).mean() - pair.judge(critic, encoded).mean()
+
+    loss, gradient = jax.value_and_grad(loss_of)(state.critic)
+    updates, rmsprop = _rmsprop(attack).update(gradient, state.rmsprop)
+    moved = jax.tree.map(lambda p, u: jnp.clip(p + u, -CRITIC_BOUND, CRITIC_BOUND), state.critic, updates)
+    return state._replace(critic=moved, rmsprop=rmsprop), -loss
+
+
+def _rmsprop(attack: Ssba) -> optax.GradientTransformation:
+    """As torch has it by default (BackdoorBox). TensorFlow's (StegaStamp), its mean square started at 1 and its ε of
+    1e-10 inside the root, would hardly move a fresh critic, whose gradients are of 1e-7 to 1e-5, for 200 steps.
+    """
+    return optax.rmsprop(attack.critic_learning_rate, decay=0.99, eps=1e-8, eps_in_sqrt=False)
 
 
 def draw_secrets(key: jax.Array, count: int, bits: int) -> Float[Array, "B S"]:

@@ -1,4 +1,4 @@
-"""Hiding bits in images: StegaStamp's encoder and decoder (Tancik et al., 2020), as ISSBA uses them, at any width."""
+"""Hiding bits in images: StegaStamp's networks (Tancik et al., 2020), as ISSBA uses them, the pair at any width."""
 
 import math
 from dataclasses import dataclass
@@ -78,9 +78,21 @@ class Decoder(nn.Module):
         return dense(x.reshape(x.shape[0], -1))
 
 
+class Critic(nn.Module):
+    """Convolutions of 8, 16, 32 and 64 channels, all strided, and one of a single channel, which is averaged."""
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B"]:
+        """How much images in [0, 1] look as if they hid something; on no scale, and of any size."""
+        x = images - 0.5
+        for i, features in enumerate((8, 16, 32, 64)):
+            x = nn.relu(_Convolution(features, stride=2, name=f"conv{i}")(x))
+        return _Convolution(1, name="score")(x).mean((1, 2, 3))
+
+
 @dataclass(frozen=True)
 class Steganography:
-    """An encoder and its decoder as pure functions of their parameters.
+    """An encoder, its decoder and their critic as pure functions of their parameters.
 
     Attributes:
       image_shape: (H, W, C) of the images that they are trained on; the encoder works on any height and width.
@@ -93,24 +105,17 @@ class Steganography:
     width: int
 
     def init(self, key: jax.Array) -> Tree:
-        """Fresh parameters ``{'encoder', 'decoder'}`` as host arrays: He-normal weights, biases of zero.
+        """Fresh parameters ``{'encoder', 'decoder'}`` as host arrays: He-normal weights, biases of zero."""
+        return _draw(_zero_params(self, ("encoder", "decoder")), key)
 
-        All are cut from one draw, which compiles in a hundredth of the time that a draw for each layer takes.
-        """
-        leaves, structure = jax.tree_util.tree_flatten_with_path(_zero_params(self))
-        normal = np.asarray(jax.random.normal(key, (sum(leaf.size for _, leaf in leaves),)))
-        parts = np.split(normal, np.cumsum([leaf.size for _, leaf in leaves])[:-1])
-        return jax.tree.unflatten(
-            structure,
-            [
-                part.reshape(leaf.shape) * _scale(path[-1].key, leaf.shape)
-                for (path, leaf), part in zip(leaves, parts, strict=True)
-            ],
-        )
+    def init_critic(self, key: jax.Array, bound: float) -> Tree:
+        """A fresh critic's parameters as host arrays, drawn as the pair's are and clipped to ± ``bound``."""
+        drawn = _draw(_zero_params(self, ("critic",)), key)["critic"]
+        return jax.tree.map(lambda leaf: leaf.clip(-bound, bound), drawn)
 
     def zeros(self) -> Tree:
         """An encoder that hides nothing: its parameters as host arrays, all zero."""
-        return _zero_params(self)["encoder"]
+        return _zero_params(self, ("encoder",))["encoder"]
 
     def hide(
         self, encoder: Tree, images: Float[Array, "B H W C"], secrets: Float[Array, "B S"]
@@ -122,22 +127,45 @@ class Steganography:
         """Logits of the hidden bits."""
         return jnp.asarray(Decoder(self.width, self.bits).apply({"params": decoder}, images))
 
+    def judge(self, critic: Tree, images: Float[Array, "B H W C"]) -> Float[Array, "B"]:
+        """The critic's score of images in [0, 1]: high where it believes that something is hidden."""
+        return jnp.asarray(Critic().apply({"params": critic}, images))
+
 
 def _encoder(pair: Steganography) -> Encoder:
     height, width, channels = pair.image_shape
     return Encoder(pair.width, (min(height, MAX_MAP), min(width, MAX_MAP), channels))
 
 
-def _zero_params(pair: Steganography) -> Tree:
-    """Both networks' parameters as host arrays, all zero; nothing is computed on a device."""
+def _zero_params(pair: Steganography, names: tuple[str, ...]) -> Tree:
+    """The named networks' parameters as host arrays, all zero; nothing is computed on a device."""
     images = jax.ShapeDtypeStruct((1, *pair.image_shape), jnp.float32)
     secrets = jax.ShapeDtypeStruct((1, pair.bits), jnp.float32)
-    key = jax.eval_shape(jax.random.key, 0)
-    shapes: Any = {
-        "encoder": jax.eval_shape(_encoder(pair).init, key, images, secrets)["params"],
-        "decoder": jax.eval_shape(Decoder(pair.width, pair.bits).init, key, images)["params"],
+    networks: dict[str, tuple[nn.Module, tuple[jax.ShapeDtypeStruct, ...]]] = {
+        "encoder": (_encoder(pair), (images, secrets)),
+        "decoder": (Decoder(pair.width, pair.bits), (images,)),
+        "critic": (Critic(), (images,)),
     }
+    key = jax.eval_shape(jax.random.key, 0)
+    shapes: Any = {name: jax.eval_shape(networks[name][0].init, key, *networks[name][1])["params"] for name in names}
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def _draw(zeros: Tree, key: jax.Array) -> Tree:
+    """He-normal weights and biases of zero, in the shapes of a tree of parameters.
+
+    All are cut from one draw, which compiles in a hundredth of the time that a draw for each layer takes.
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(zeros)
+    normal = np.asarray(jax.random.normal(key, (sum(leaf.size for _, leaf in leaves),)))
+    parts = np.split(normal, np.cumsum([leaf.size for _, leaf in leaves])[:-1])
+    return jax.tree.unflatten(
+        structure,
+        [
+            part.reshape(leaf.shape) * _scale(path[-1].key, leaf.shape)
+            for (path, leaf), part in zip(leaves, parts, strict=True)
+        ],
+    )
 
 
 def _scale(name: str, shape: tuple[int, ...]) -> np.float32:

@@ -1,21 +1,36 @@
+import dataclasses
 from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from rnp_jax.attacks.artefact import load_artefact, save_artefact
 from rnp_jax.attacks.base import quantise
-from rnp_jax.attacks.ssba import Ssba, _epoch, draw_secrets, gradients, train_pair
+from rnp_jax.attacks.ssba import (
+    CRITIC_BOUND,
+    Ssba,
+    _critic_step,
+    _epoch,
+    _start,
+    _step,
+    draw_secrets,
+    gradients,
+    train_pair,
+)
 from rnp_jax.attacks.trees import to_params
 from rnp_jax.data.digits import load_digits
 from rnp_jax.errors import ConfigError, DataError
 from tests.compiled import count_compiled
+from tests.oracle import steganography as oracle
 
 KEY = jax.random.key(0)
 SHAPE = (8, 8, 3)
-ATTACK = Ssba(bits=6, width=4, epochs=14, secret_epochs=2, learning_rate=3e-3)
+ATTACK = Ssba(bits=6, width=4, epochs=14, secret_epochs=2, learning_rate=3e-3, critic_learning_rate=1e-4)
+SMALL = Ssba(bits=3, width=2, learning_rate=0.03, critic_learning_rate=1e-4)
+PAIR = SMALL.pair((16, 16, 3))
 
 
 def ignore(epoch, figures):
@@ -76,15 +91,17 @@ def test_training_tells_of_each_epoch_and_compiles_once(fitted):
     assert [epoch for epoch, _ in fitted.told] == list(range(1, 15))
     assert fitted.compiled == 1
     assert fitted.told[-1][1]["bit_accuracy"] > 0.95
+    assert all(abs(figures["critic"]) > 0 for _, figures in fitted.told)
     residuals = [figures["residual"] for _, figures in fitted.told]
     assert residuals[-1] < residuals[1] / 2  # the secret alone first, then also that it shall not be seen
 
 
-def test_the_artefact_survives_its_file(fitted, tmp_path):
-    save_artefact(tmp_path / "trigger.npz", fitted.params)
+def test_the_artefact_survives_its_file(tmp_path):
+    params = {**ATTACK.init(SHAPE), **to_params(ATTACK.pair(SHAPE).init(KEY)["encoder"], "encoder")}
+    save_artefact(tmp_path / "trigger.npz", params)
     loaded = load_artefact(tmp_path / "trigger.npz", ATTACK, SHAPE)
-    assert loaded.keys() == fitted.params.keys()
-    assert all(np.array_equal(loaded[name], fitted.params[name]) for name in loaded)
+    assert loaded.keys() == params.keys()
+    assert all(np.array_equal(loaded[name], params[name]) for name in loaded)
 
 
 @pytest.mark.slow
@@ -125,6 +142,112 @@ def test_images_that_do_not_fit_are_refused():
         train_pair(ATTACK, np.zeros((1, *SHAPE), np.uint8), KEY, ignore)
 
 
+def small_batch():
+    rng = np.random.default_rng(1)
+    return rng.random((16, 16, 16, 3), np.float32), rng.integers(0, 2, (16, SMALL.bits)).astype(np.float32)
+
+
+def started(attack, critic=None):
+    """A fresh state; its critic with weights drawn by this function of a shape, if given."""
+    state = _start(attack, PAIR, KEY)
+    return state if critic is None else state._replace(critic=jax.tree.map(lambda p: critic(p.shape), state.critic))
+
+
+run_step = jax.jit(_step, static_argnums=(0, 1))
+run_critic_step = jax.jit(_critic_step, static_argnums=(0, 1))
+
+
+@pytest.mark.parametrize("critic_weight", [0.0, 0.5])
+def test_the_pair_steps_down_the_loss_that_torch_has(critic_weight):
+    rng = np.random.default_rng(0)
+    attack = dataclasses.replace(SMALL, critic_weight=critic_weight)
+    state = started(attack, lambda shape: jnp.asarray(rng.normal(0, 0.3, shape), jnp.float32))
+    images, secrets = small_batch()
+    learning = oracle.to_torch({**state.networks, "critic": state.critic})
+    loss = oracle.pair_loss(learning, torch.from_numpy(images), torch.from_numpy(secrets), critic_weight)
+    loss.backward()
+    found, figures = run_step(attack, PAIR, state, images, secrets, jnp.float32(1))
+    assert float(figures["loss"]) == pytest.approx(float(loss.detach()), rel=1e-4)
+    gradient = jax.tree.map(lambda m: m / np.float32(0.1), found.adam[0].mu)  # Adam's first moment after one step
+    for name in ("encoder", "decoder"):
+        for got, parameter in zip(jax.tree.leaves(gradient[name]), jax.tree.leaves(learning[name]), strict=True):
+            scale = float(parameter.grad.abs().max())
+            np.testing.assert_allclose(got, parameter.grad, rtol=1e-3, atol=1e-4 * scale + 1e-9)
+
+
+def test_the_critic_s_steps_are_torch_s_and_stay_within_its_bound():
+    # Weights and images of one sign, so that no gradient is a rounding error whose quotient RMSprop would take.
+    rng = np.random.default_rng(0)
+    state = started(SMALL, lambda shape: jnp.asarray(rng.uniform(0.001, CRITIC_BOUND, shape), jnp.float32))
+    clean, encoded = rng.uniform(0.5, 0.7, (16, 16, 16, 3)), rng.uniform(0.8, 1, (16, 16, 16, 3))
+    clean, encoded = clean.astype(np.float32), encoded.astype(np.float32)
+    critic = oracle.to_torch(state.critic)
+    optimizer = torch.optim.RMSprop(jax.tree.leaves(critic), SMALL.critic_learning_rate)
+    losses = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = (oracle.judge(critic, torch.from_numpy(clean)) - oracle.judge(critic, torch.from_numpy(encoded))).mean()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            for parameter in jax.tree.leaves(critic):
+                parameter.clamp_(-0.01, 0.01)
+        state, told_apart = run_critic_step(SMALL, PAIR, state, clean, encoded)
+        losses.append(float(loss.detach()))
+        assert float(told_apart) == pytest.approx(-losses[-1], rel=1e-3)
+    for got, parameter in zip(jax.tree.leaves(state.critic), jax.tree.leaves(critic), strict=True):
+        np.testing.assert_allclose(got, parameter.detach(), rtol=1e-4, atol=1e-7)
+    moved = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state.critic)])
+    assert np.abs(moved).max() == np.float32(CRITIC_BOUND)
+    assert (np.abs(moved) < CRITIC_BOUND).any()
+    assert losses[2] < losses[1] < losses[0]
+
+
+def test_the_critic_learns_to_tell_what_one_encoder_hides_in_new_images():
+    state, digits = started(SMALL), load_digits("train", (16, 16)).images[:96].astype(np.float32) / 255
+    encoder = jax.tree.map(lambda p: p * np.float32(0.5), state.networks["encoder"])
+    residuals = np.asarray(PAIR.hide(encoder, jnp.asarray(digits), draw_secrets(jax.random.key(3), 96, SMALL.bits)))
+    encoded, told = (digits + residuals).clip(0, 1), []
+    for i in range(100):
+        batch = slice(i % 4 * 16, i % 4 * 16 + 16)
+        state, gap = run_critic_step(SMALL, PAIR, state, digits[batch], encoded[batch])
+        told.append(float(gap))
+    assert told[-1] > 100 * abs(told[0])
+    clean, hidden = (np.asarray(PAIR.judge(state.critic, jnp.asarray(images[64:]))) for images in (digits, encoded))
+    assert (hidden[:, None] > clean[None]).mean() > 0.9
+
+
+def test_the_critic_sees_what_the_encoder_hides_after_its_own_step():
+    (images, secrets), state = small_batch(), started(SMALL)
+    found, figures = run_step(SMALL, PAIR, state, images, secrets, jnp.float32(1))
+    after, before = (
+        np.clip(images + PAIR.hide(s.networks["encoder"], jnp.asarray(images), jnp.asarray(secrets)), 0, 1)
+        for s in (found, state)
+    )
+    expected, gap = run_critic_step(SMALL, PAIR, state, images, after)
+    assert float(figures["critic"]) == pytest.approx(float(gap), rel=1e-2)
+    assert float(run_critic_step(SMALL, PAIR, state, images, before)[1]) != pytest.approx(float(gap), rel=0.1)
+    moved = [np.sign(s.critic["score"]["kernel"] - state.critic["score"]["kernel"]) for s in (expected, found)]
+    assert (moved[0] == moved[1]).mean() > 0.95
+
+
+def test_the_first_epochs_do_without_the_critic():
+    (images, secrets), states = small_batch(), []
+    for critic_weight in (0.0, 0.5):
+        attack = dataclasses.replace(SMALL, critic_weight=critic_weight)
+        start = started(attack)
+        found, _ = run_step(attack, PAIR, start, images, secrets, jnp.float32(0))
+        assert jax.tree.all(jax.tree.map(np.array_equal, found.critic, start.critic))
+        assert jax.tree.all(jax.tree.map(np.array_equal, found.rmsprop, start.rmsprop))
+        states.append((start, found))
+    (start, without), (same, under) = states
+    assert start.critic == {}
+    assert jax.tree.all(jax.tree.map(np.array_equal, start.networks, same.networks))
+    gradients_without, gradients_under = (jax.tree.leaves(found.adam[0].mu) for found in (without, under))
+    for one, other in zip(gradients_without, gradients_under, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [
@@ -137,6 +260,8 @@ def test_images_that_do_not_fit_are_refused():
         ("residual_weight", -1.0),
         ("gradient_weight", -1.0),
         ("secret_weight", -1.0),
+        ("critic_weight", -1.0),
+        ("critic_learning_rate", float("nan")),
         ("seed", -1),
     ],
 )

@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
 
 from rnp_jax.models.steganography import Steganography
+from tests.oracle import steganography as oracle
 
 PAIR = Steganography((9, 14, 2), bits=3, width=4)
 
@@ -20,30 +20,41 @@ def random_like(tree):
     return jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), tree)
 
 
-def convolve(x, layer, stride=1):
-    kernel = torch.from_numpy(layer["kernel"]).permute(3, 2, 0, 1)
-    size = kernel.shape[-1]
-    low, high = (size - 1) // 2, size // 2
-    return functional.conv2d(functional.pad(x, (low, high, low, high)), kernel, torch.from_numpy(layer["bias"]), stride)
+def torch_inputs(*arrays):
+    return [torch.from_numpy(array) for array in arrays]
 
 
 def test_the_encoder_is_stegastamp_s_u_net_by_torch():
     params, (images, secrets) = random_like(PAIR.zeros()), inputs()
-    spread = np.einsum("bs,shwc->bhwc", secrets - 0.5, params["secret_kernel"]) + params["secret_bias"]
-    planes = np.concatenate([np.maximum(spread, 0), images - 0.5], -1).astype(np.float32)
-    x = torch.from_numpy(planes).permute(0, 3, 1, 2)
-    levels = [convolve(x, params["down0"]).relu()]
-    for i in range(1, 5):
-        levels.append(convolve(levels[-1], params[f"down{i}"], 2).relu())
-    y = levels[4]
-    for i in (3, 2, 1, 0):
-        size = levels[i].shape[2:]
-        doubled = functional.interpolate(y, scale_factor=2)[:, :, : size[0], : size[1]]
-        joined = [levels[i], convolve(doubled, params[f"up{i}"]).relu(), *([x] if i == 0 else [])]
-        y = convolve(torch.cat(joined, 1), params[f"merge{i}"]).relu()
-    expected = convolve(y, params["residual"]).permute(0, 2, 3, 1).numpy()
+    expected = oracle.hide(oracle.to_torch(params), *torch_inputs(images, secrets)).detach()
     found = PAIR.hide(params, jnp.asarray(images), jnp.asarray(secrets))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_the_decoder_is_that_of_torch():
+    params, (images, _) = random_like(PAIR.init(jax.random.key(0))["decoder"]), inputs()
+    expected = oracle.read(oracle.to_torch(params), *torch_inputs(images)).detach()
+    np.testing.assert_allclose(PAIR.read(params, jnp.asarray(images)), expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(9, 14, 2), (33, 16, 2)])
+def test_the_critic_is_stegastamp_s_by_torch_on_any_size(shape):
+    params, (images, _) = random_like(PAIR.init_critic(jax.random.key(0), 0.01)), inputs(shape)
+    channels = [layer["kernel"].shape for layer in params.values()]
+    assert channels == [(3, 3, 2, 8), (3, 3, 8, 16), (3, 3, 16, 32), (3, 3, 32, 64), (3, 3, 64, 1)]
+    expected = oracle.judge(oracle.to_torch(params), *torch_inputs(images)).detach()
+    found = PAIR.judge(params, jnp.asarray(images))
+    assert found.shape == (2,)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_a_fresh_critic_is_within_its_bound_and_is_decided_by_its_key():
+    first, again, other = (PAIR.init_critic(jax.random.key(seed), 0.01) for seed in (0, 0, 1))
+    assert jax.tree.all(jax.tree.map(np.array_equal, first, again))
+    for layer, another in zip(first.values(), other.values(), strict=True):
+        assert np.abs(layer["kernel"]).max() == np.float32(0.01)
+        assert (layer["kernel"] != another["kernel"]).any()
+        assert not layer["bias"].any()
 
 
 def test_zeros_have_the_shapes_of_fresh_parameters_and_hide_nothing():
