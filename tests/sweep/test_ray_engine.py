@@ -154,6 +154,7 @@ def exits(out, supervisor):
 BROKEN = {"full": full, "raises": raises, "exits": exits}
 
 DRIVER = """
+import signal
 import sys
 from pathlib import Path
 from rnp_jax.sweep.items import read_plan
@@ -162,6 +163,7 @@ from rnp_jax.sweep.ray_engine import run_ray
 from tests.sweep.light import serve
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
     out = Path(sys.argv[1])
     run_ray(Ledger(out), read_plan(out), serve, int(sys.argv[2]), None, lambda: None, {"LIGHT_SECONDS": sys.argv[3]})
 """
