@@ -28,6 +28,7 @@ from rnp_jax.torch_io import read_checkpoint
 
 PUBLISHED = {
     "badnets": "91.8 / 93.8",
+    "badnets all_to_all": "91.9 / 74.4",
     "trojan": "93.5 / 100.0",
     "blend": "93.4 / 97.7",
     "cl": "84.6 / 99.9",
@@ -63,7 +64,8 @@ def make_table(cards: dict[str, Card], rows: Sequence[SweepRow]) -> str:
         note = " ".join(filter(None, ["weak." if attack.weak else "", get_attack(attack.name).deviation]))
         figures = [show(each) for each in (row.acc_before, row.asr_before, row.ra_before, row.acc, row.asr)]
         trained = "" if card.seconds is None else f"{card.seconds:.0f}"
-        lines.append([attack.name, card.file, rate, *figures, trained, PUBLISHED.get(attack.name, ""), note])
+        name = attack.name if attack.mapping == "all_to_one" else f"{attack.name} {attack.mapping}"
+        lines.append([name, card.file, rate, *figures, trained, PUBLISHED.get(name, ""), note])
     return markdown_table(HEAD, lines)
 
 
