@@ -82,9 +82,8 @@ class Ssba(Attack):
         for name in ("bits", "width", "epochs", "batch_size"):
             check_number(name, getattr(self, name), 1, integer=True)
         check_number("secret_epochs", self.secret_epochs, 0, self.epochs, integer=True)
-        for name in ("residual_weight", "gradient_weight", "secret_weight", "critic_weight"):
-            check_number(name, getattr(self, name), 0)
-        for name in ("learning_rate", "critic_learning_rate"):
+        weights = ("residual_weight", "gradient_weight", "secret_weight", "critic_weight")
+        for name in ("learning_rate", "critic_learning_rate", *weights):
             check_number(name, getattr(self, name), 0)
         check_number("seed", self.seed, 0, integer=True)
 

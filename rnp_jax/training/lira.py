@@ -131,9 +131,10 @@ def _mixed_loss(
     labels: Int[Array, "B"],
 ) -> tuple[Float[Array, ""], tuple[Tree, dict[str, jax.Array]]]:
     """α·CE(f(x), y) + (1 − α)·CE(f(x'), t), with f's moved statistics and figures."""
-    alpha, wanted = _attack(setting).alpha, setting.goal.wanted(labels)
+    alpha, smoothing, wanted = _attack(setting).alpha, setting.config.label_smoothing, setting.goal.wanted(labels)
     logits, attacked_logits, moved = _classify(setting, classifier, images, attacked)
-    loss = alpha * cross_entropy(logits, labels).mean() + (1 - alpha) * cross_entropy(attacked_logits, wanted).mean()
+    clean = cross_entropy(logits, labels, smoothing).mean()
+    loss = alpha * clean + (1 - alpha) * cross_entropy(attacked_logits, wanted, smoothing).mean()
     figures = {
         "loss": loss,
         "accuracy": share_correct(logits, labels),

@@ -156,3 +156,9 @@ def test_batches_without_room_are_refused(rate, ratio, count):
     setting = SETTING._replace(rate=rate, attack=InputAware(cross_ratio=ratio))
     with pytest.raises(ConfigError, match=f"asks for {count} of a batch of 32"):
         InputAwareTraining().start(setting, jax.random.key(0), 64)
+
+
+def test_labels_spread_over_all_classes_cannot_be_learned():
+    setting = SETTING._replace(config=dataclasses.replace(CONFIG, epochs=4, label_smoothing=1.0))
+    _, _, history = train_jointly(InputAwareTraining(), setting, digits("train"), jax.random.key(0))
+    assert history["loss"][-1] >= np.log(10)  # far less where labels are as they are

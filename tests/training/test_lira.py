@@ -137,3 +137,9 @@ def test_in_stage_one_f_descends_on_its_loss_and_in_bb_on_the_generators_too(var
 def test_a_set_smaller_than_a_batch_is_refused():
     with pytest.raises(ConfigError, match="batch_size 32 exceeds the 20 training images"):
         LiraTraining().start(SETTING, jax.random.key(0), 20)
+
+
+def test_labels_spread_over_all_classes_cannot_be_learned():
+    setting = SETTING._replace(config=dataclasses.replace(CONFIG, epochs=6, label_smoothing=1.0))
+    _, _, history = train_jointly(LiraTraining(), setting, digits("train"), jax.random.key(0))
+    assert history["loss"][-1] >= np.log(10)  # far less where labels are as they are
