@@ -3,31 +3,30 @@
     python -m benchmarks.headline [--seeds 3] [--data-dir DIR] [--out benchmarks/results/NAME.md] [-- OPTIONS]
 
 Runs ``rnp-jax attack none`` with configs/attacks/cifar10_94.yaml, OPTIONS over it. Seconds are those of training as the
-card has them, compilation included: the first seed compiles, the others find its programs.
+card has them, compilation included: the first seed compiles, the others use its programs.
 """
 
 import argparse
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from benchmarks.compare import describe_machine
+from rnp_jax import cli
 from rnp_jax.card import CARD_SUFFIX, Card, beside
 from rnp_jax.report.comparison_text import markdown_table
 
 PRESET = Path(__file__).parents[1] / "configs" / "attacks" / "cifar10_94.yaml"
-RUN = "import sys; from rnp_jax.cli import main; sys.exit(main())"
 GOAL = 0.94
 
 
-def train(seed: int, options: list[str], cache: str) -> Card:
+def train(seed: int, options: list[str]) -> Card:
     """The card of a model trained from this seed."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "clean.pt"
-        command = ["attack", "none", "--config", str(PRESET), "--out", str(out), "--seed", str(seed), *options]
-        subprocess.run([sys.executable, "-c", RUN, *command], check=True, env=os.environ | {"RNP_JAX_CACHE_DIR": cache})
+        given = ["--config", str(PRESET), "--out", str(out), "--seed", str(seed), *options]
+        if status := cli.main(["attack", "none", "--no-cache", *given]):
+            sys.exit(status)
         return Card.model_validate_json(beside(out, CARD_SUFFIX).read_bytes())
 
 
@@ -39,8 +38,7 @@ def main() -> None:
     parser.add_argument("options", nargs="*", metavar="OPTIONS", help="of rnp-jax attack, after --")
     arguments = parser.parse_args()
     options = arguments.options + (["--data-dir", arguments.data_dir] if arguments.data_dir else [])
-    with tempfile.TemporaryDirectory() as cache:
-        cards = [train(seed, options, cache) for seed in range(arguments.seeds)]
+    cards = [train(seed, options) for seed in range(arguments.seeds)]
     lines = [[f"{c.seed}", f"{c.acc:.2%}", f"{c.seconds:.1f}", "yes" if c.acc >= GOAL else "no"] for c in cards]
     card = cards[0]
     work = f"{card.architecture.name} of width {card.architecture.width}, {card.precision}, {card.training}"
