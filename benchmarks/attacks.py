@@ -19,7 +19,7 @@ from benchmarks.compare import describe_machine
 from rnp_jax.attacks import get_attack
 from rnp_jax.card import Card, read_card
 from rnp_jax.commands.sweep import run
-from rnp_jax.commands.sweep_options import SweepOptions
+from rnp_jax.sweep.options import SweepOptions
 from rnp_jax.config import read_yaml, resolve
 from rnp_jax.report.comparison_text import markdown_table
 from rnp_jax.report.schema import Proportion

@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from rnp_jax.commands.versions import device_name, package_versions
+from rnp_jax.pipeline.versions import device_name, package_versions
 from rnp_jax.defenses import (
     DEFENSES,
     AnpConfig,

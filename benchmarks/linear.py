@@ -24,8 +24,8 @@ import jax
 from benchmarks.compare import describe_machine
 from benchmarks.sweep import COMMAND
 from rnp_jax.checkpoints import save_variables
-from rnp_jax.commands.sweep_job import SweepJob
-from rnp_jax.commands.sweep_options import OPTIONS, SweepOptions
+from rnp_jax.sweep.job import SweepJob
+from rnp_jax.sweep.options import OPTIONS, SweepOptions
 from rnp_jax.config import read_yaml, resolve
 from rnp_jax.models import Architecture, Network
 from rnp_jax.report.sweep_row import SweepRow

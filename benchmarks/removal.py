@@ -20,7 +20,7 @@ from benchmarks.attacks import find_cards
 from benchmarks.compare import describe_machine
 from rnp_jax.card import Card
 from rnp_jax.commands.sweep import run
-from rnp_jax.commands.sweep_options import SweepOptions
+from rnp_jax.sweep.options import SweepOptions
 from rnp_jax.config import read_yaml, resolve
 from rnp_jax.report.comparison_text import markdown_table
 from rnp_jax.report.methods import title

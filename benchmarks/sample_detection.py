@@ -23,8 +23,8 @@ import numpy as np
 
 from benchmarks.compare import describe_machine
 from rnp_jax.checkpoints import Model, load_model
-from rnp_jax.commands.inputs import load_images
-from rnp_jax.commands.training_set import remake
+from rnp_jax.pipeline.opening import load_images
+from rnp_jax.pipeline.training_set import remake
 from rnp_jax.config import DataOptions
 from rnp_jax.data.sampling import sample_defense_set
 from rnp_jax.defenses.unlearn import UnlearnConfig, unlearn

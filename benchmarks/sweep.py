@@ -32,8 +32,8 @@ import yaml
 from benchmarks.compare import describe_machine, run
 from rnp_jax.card import CARD_SUFFIX, TRIGGER_SUFFIX, beside, write_card
 from rnp_jax.checkpoints import load_model, save_variables
-from rnp_jax.commands.sweep_job import SweepJob
-from rnp_jax.commands.sweep_options import OPTIONS, SweepOptions
+from rnp_jax.sweep.job import SweepJob
+from rnp_jax.sweep.options import OPTIONS, SweepOptions
 from rnp_jax.config import read_yaml, resolve
 from rnp_jax.report.sweep_row import SweepRow
 from rnp_jax.report.sweep_table import read_rows

@@ -24,8 +24,8 @@ from benchmarks.compare import describe_machine
 from rnp_jax.attacks import Goal, load_artefact, trigger_test_set
 from rnp_jax.card import TRIGGER_SUFFIX, beside
 from rnp_jax.checkpoints import Model, load_model, to_state_dict
-from rnp_jax.commands.inputs import make_attack
-from rnp_jax.commands.sweep_options import SweepOptions
+from rnp_jax.pipeline.opening import make_attack
+from rnp_jax.sweep.options import SweepOptions
 from rnp_jax.config import read_yaml, resolve
 from rnp_jax.data import Dataset, load, sample_defense_set
 from rnp_jax.defenses import unlearn

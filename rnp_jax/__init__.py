@@ -4,15 +4,15 @@ from rnp_jax.checkpoints import Model, load_model, save_model
 from rnp_jax.data import NORMALIZATIONS, Augmentation, Normalization, holdout_split, sample_defense_set
 from rnp_jax.data import load as load_data
 from rnp_jax.defenses import (
-    DEFENSES,
+    METHODS,
     AnpConfig,
     ClpConfig,
+    Defended,
     FinePruningConfig,
     HidConfig,
     HolderConfig,
     HolderPruneConfig,
     PruneConfig,
-    Pruned,
     RecoverConfig,
     RnpConfig,
     ThresholdConfig,
@@ -39,7 +39,7 @@ from rnp_jax.extractors import Extractor, feature_set, from_function, open_extra
 from rnp_jax.models import Architecture, Network, mlp_head
 
 __all__ = [
-    "DEFENSES",
+    "METHODS",
     "NORMALIZATIONS",
     "AnpConfig",
     "Architecture",
@@ -49,6 +49,7 @@ __all__ = [
     "ClpConfig",
     "ConfigError",
     "DataError",
+    "Defended",
     "DefenseError",
     "Extractor",
     "FinePruningConfig",
@@ -59,7 +60,6 @@ __all__ = [
     "Network",
     "Normalization",
     "PruneConfig",
-    "Pruned",
     "RecoverConfig",
     "ResultError",
     "RnpConfig",

@@ -6,13 +6,16 @@ import os
 import sys
 from dataclasses import MISSING, Field, fields, replace
 from difflib import get_close_matches
+from itertools import takewhile
 from typing import Any
 
 import tyro
 
 from rnp_jax.compilation import enable_cache
-from rnp_jax.config import over_preset, read_yaml, resolve
+from rnp_jax.config import UNREAD, over_preset, read_yaml, resolve
+from rnp_jax.defenses import METHODS
 from rnp_jax.errors import ConfigError, RnpError
+from rnp_jax.pipeline.options import RunOptions, names_in, schema_for
 
 COMMANDS = {
     "inspect": ("InspectOptions", "what a checkpoint file holds; nothing in it is executed"),
@@ -79,7 +82,7 @@ def usage() -> str:
     return (
         "usage: rnp-jax COMMAND [options]   (rnp-jax COMMAND --help lists them)\n\n"
         f"{lines}\n\n"
-        "Each command takes --config FILE.yaml: a preset, over which the options on the command line go.\n"
+        "Each command takes --config FILE.yaml, a preset; options on the command line override it.\n"
         "Compiled programs are kept for later runs in ~/.cache/rnp_jax/programs, or in the folder that the variable\n"
         "RNP_JAX_CACHE_DIR of the environment names; --no-cache, or RNP_JAX_CACHE=off, goes without.\n"
     )
@@ -99,13 +102,59 @@ def parse(name: str, arguments: list[str]) -> tuple[Any, Any]:
     module = importlib.import_module(f"rnp_jax.commands.{name}")
     schema = getattr(module, COMMANDS[name][0])
     preset, rest = _take_preset(arguments)
-    default = schema_default(schema, preset)
+    values = {} if preset is None else read_yaml(preset)
+    if issubclass(schema, RunOptions):
+        schema, values = _for_methods(schema, values, rest)
+    values = _own(schema, values)
+    default = None if preset is None else schema_default(schema, values, preset)
     about = (inspect.getdoc(schema) or "").partition("Attributes:")[0].strip()
-    description = f"{about}\n\n--config FILE.yaml takes a preset, over which the options given here go."
+    description = f"{about}\n\n--config FILE.yaml takes a preset; options given here override it."
+    if issubclass(schema, RunOptions):
+        description += f" The settings shown are those of the chosen methods; --method takes {', '.join(METHODS)}."
     if name in LISTINGS:
         description += f" rnp-jax {name} --list shows what can be named here."
     options = tyro.cli(schema, prog=f"rnp-jax {name}", description=description, args=rest, default=default)
     return module.run, options if default is None else over_preset(default, options)
+
+
+def _for_methods(schema: Any, values: dict[str, Any], arguments: list[str]) -> tuple[Any, dict[str, Any]]:
+    """The schema of the methods that the command line names, or the preset, or that are the command's default."""
+    default = {each.name: each.default for each in fields(schema)}["method"]
+    one = isinstance(default, str)
+    named = _after(arguments, "--method")
+    names = named[:1] if one else named
+    if not names:
+        names = names_in(values.get("method", default))
+        if "method" in values:
+            if one and len(names) > 1:
+                raise ConfigError(f"the preset names the methods {' '.join(names)}: choose one of them with --method")
+            values = {**values, "method": names[0] if one else names}
+    else:
+        values = {key: value for key, value in values.items() if key != "method"}
+    return schema_for(schema, names), values
+
+
+def _after(arguments: list[str], option: str) -> list[str]:
+    """The words that an option is given."""
+    for i, argument in enumerate(arguments):
+        if argument.startswith(f"{option}="):
+            return [argument.removeprefix(f"{option}=")]
+        if argument == option:
+            return list(takewhile(lambda word: not word.startswith("-"), arguments[i + 1 :]))
+    return []
+
+
+def _own(schema: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """A preset's values without those of other methods and commands, so that one preset serves several.
+
+    A name that nothing knows stays, and is refused later.
+    """
+    own = {each.name for each in fields(schema) if not each.metadata.get(UNREAD)}
+    foreign = set(METHODS) | {each.name for each in fields(schema)}
+    if not set(values) <= foreign:
+        modules = [(importlib.import_module(f"rnp_jax.commands.{each}"), kind) for each, (kind, _) in COMMANDS.items()]
+        foreign |= {each.name for module, kind in modules for each in fields(getattr(module, kind))}
+    return {key: value for key, value in values.items() if key in own or key not in foreign}
 
 
 def _find(path: str) -> Any:
@@ -128,11 +177,8 @@ def _take_preset(arguments: list[str]) -> tuple[str | None, list[str]]:
     return None, arguments
 
 
-def schema_default(schema: Any, preset: str | None) -> Any:
+def schema_default(schema: Any, values: dict[str, Any], preset: str) -> Any:
     """The options a preset gives; required ones that it leaves open must come from the command line."""
-    if preset is None:
-        return None
-    values = read_yaml(preset)
     open_ones = [f.name for f in fields(schema) if f.name not in values and not _has_default(f)]
     options = resolve(schema, {**dict.fromkeys(open_ones, ""), **values}, preset)
     return replace(options, **dict.fromkeys(open_ones, tyro.MISSING))

@@ -45,14 +45,18 @@ FLAT = tyro.conf.arg(name="")
 """A group whose options go by their own names on the command line (``--data``, not ``--images.data``)."""
 
 
+UNREAD = "unread"
+"""Metadata of a field that nothing reads in this run: it stands on no command line and in no resolved file."""
+
+
 @dataclasses.dataclass(frozen=True)
 class SourceOptions:
     """How the checkpoint file is read.
 
     Attributes:
-      key: where the state dict is in the file (slashes go deeper; a single slash is the root), where several are.
-      architecture: its name, where the file leaves it open.
-      image_shape: (H, W, C) of the input, where the file leaves it open.
+      key: where the state dict is in the file, if it holds several (slashes go deeper; a single slash is the root).
+      architecture: its name, if it cannot be inferred.
+      image_shape: (H, W, C) of the input, if it cannot be inferred.
       normalization: name (cifar10_rnp, cifar10_bb, ...) or 'm,m,m/s,s,s'; by default the card's.
       extractor: for a head on features, the checkpoint or folder that gives them; by default the card's.
       allow_bad_crc: read a zip container whose checksums are wrong.
@@ -207,14 +211,17 @@ def over_preset(preset: Options, given: Options) -> Options:
 
 
 def to_plain(options: Any) -> dict[str, Any]:
-    """Options as nested plain values, tuples as lists."""
+    """Options, or groups of them by name, as nested plain values, tuples as lists, without what nothing reads."""
 
     def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            read = [each.name for each in dataclasses.fields(value) if not each.metadata.get(UNREAD)]
+            return {name: plain(getattr(value, name)) for name in read}
         if isinstance(value, dict):
             return {key: plain(item) for key, item in value.items()}
         return [plain(item) for item in value] if isinstance(value, tuple | list) else value
 
-    return plain(dataclasses.asdict(options))
+    return plain(options)
 
 
 def write_yaml(path: str | PathLike[str], options: Any) -> None:

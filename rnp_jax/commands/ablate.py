@@ -9,11 +9,6 @@ import numpy as np
 import tyro
 
 from rnp_jax import masks
-from rnp_jax.commands.inputs import choose_out, open_images, open_model, open_trigger
-from rnp_jax.commands.judging import read_sets
-from rnp_jax.commands.result import as_proportion
-from rnp_jax.commands.run_log import RunLog
-from rnp_jax.commands.versions import device_name, package_versions
 from rnp_jax.config import (
     FLAT,
     ComputeOptions,
@@ -24,7 +19,7 @@ from rnp_jax.config import (
     to_plain,
     write_yaml,
 )
-from rnp_jax.defenses import HolderConfig, Pruned, ThresholdConfig, holder_scores
+from rnp_jax.defenses import Defended, HolderConfig, ThresholdConfig, holder_scores
 from rnp_jax.defenses.probes import Norm
 from rnp_jax.defenses.scores import prune_by_score, scores_by_filter
 from rnp_jax.defenses.site_maps import Scope
@@ -32,6 +27,11 @@ from rnp_jax.defenses.thresholds import Rule
 from rnp_jax.errors import ConfigError
 from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.models import Network
+from rnp_jax.pipeline.describing import as_proportion
+from rnp_jax.pipeline.opening import choose_out, open_images, open_model, open_trigger
+from rnp_jax.pipeline.run_log import RunLog
+from rnp_jax.pipeline.sets import read_sets
+from rnp_jax.pipeline.versions import device_name, package_versions
 from rnp_jax.report.ablation import Ablation, AblationCell, write_ablation
 from rnp_jax.report.schema import Versions
 from rnp_jax.types import Batch, Variables
@@ -183,7 +183,9 @@ def _radii(text: str) -> tuple[float, ...]:
         raise ConfigError(f"--radii {text!r}: give numbers with commas between, such as 0.05,0.1,0.2") from error
 
 
-def _cell(config: HolderConfig, rule: str, pruned: Pruned, metrics: Metrics, correlation: float | None) -> AblationCell:
+def _cell(
+    config: HolderConfig, rule: str, pruned: Defended, metrics: Metrics, correlation: float | None
+) -> AblationCell:
     return AblationCell(
         alpha=config.alpha,
         radii=", ".join(f"{radius:g}" for radius in config.radii),

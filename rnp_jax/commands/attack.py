@@ -16,12 +16,7 @@ from rnp_jax.atomic import open_atomic
 from rnp_jax.attacks import Attack, Goal, save_artefact, trigger_test_set
 from rnp_jax.card import CARD_SUFFIX, TRIGGER_SUFFIX, beside, write_card
 from rnp_jax.checkpoints import save_variables
-from rnp_jax.commands.cards import describe_model
-from rnp_jax.commands.inputs import TRIGGER_SEED, load_images, read_features
-from rnp_jax.commands.run_log import RunLog
 from rnp_jax.commands.saved_states import SavedStates
-from rnp_jax.commands.tables import metrics_table
-from rnp_jax.commands.training_set import describe_attack, open_attack
 from rnp_jax.config import FLAT, ComputeOptions, Constants, DataOptions, check_seed, to_plain
 from rnp_jax.data import Augmentation, Dataset, parse_normalization
 from rnp_jax.errors import ConfigError, DataError
@@ -31,6 +26,11 @@ from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.extractors import Extractor, open_extractor
 from rnp_jax.models import Architecture, Network, mlp_head
 from rnp_jax.models.registry import DESIGNS, suggest
+from rnp_jax.pipeline.cards import describe_model
+from rnp_jax.pipeline.opening import TRIGGER_SEED, load_images, read_features
+from rnp_jax.pipeline.run_log import RunLog
+from rnp_jax.pipeline.tables import metrics_table
+from rnp_jax.pipeline.training_set import describe_attack, open_attack
 from rnp_jax.training.backdoor import Backdoored, PoisonConfig, start_state, train_backdoored
 from rnp_jax.training.supervised import TrainConfig
 

@@ -9,8 +9,6 @@ import jax
 import tyro
 
 from rnp_jax.card import Card
-from rnp_jax.commands.inputs import open_images, open_model
-from rnp_jax.commands.run_log import RunLog
 from rnp_jax.config import FLAT, ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, check_seed
 from rnp_jax.detection.calibration import (
     Calibration,
@@ -25,6 +23,8 @@ from rnp_jax.detection.mask_search import TriggerConfig
 from rnp_jax.detection.triggers import QUICK, RecoveredTriggers, recover_triggers
 from rnp_jax.errors import DataError
 from rnp_jax.models import Architecture
+from rnp_jax.pipeline.opening import open_images, open_model
+from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.report.detection_plots import KnownScore, plot_calibration
 from rnp_jax.report.figures import save_figures
 

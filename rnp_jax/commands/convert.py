@@ -10,11 +10,11 @@ import pydantic
 import tyro
 
 from rnp_jax.checkpoints import from_state_dict, open_checkpoint, save_variables
-from rnp_jax.commands.inputs import source_arguments
-from rnp_jax.commands.run_log import RunLog
 from rnp_jax.config import FLAT, SourceOptions, to_plain
 from rnp_jax.errors import CheckpointError, ConfigError
 from rnp_jax.models import Architecture, Network
+from rnp_jax.pipeline.opening import source_arguments
+from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.store import load_tree, save_tree
 from rnp_jax.torch_io import write_checkpoint, write_state_dict
 

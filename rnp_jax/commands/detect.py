@@ -13,10 +13,6 @@ from rnp_jax.atomic import open_atomic, write_atomic
 from rnp_jax.checkpoints import save_model
 from rnp_jax.commands.calibrate import plain_settings
 from rnp_jax.commands.detected import Case, Judged, Recovered, Scored, describe_detection, plot_detection
-from rnp_jax.commands.finish import command_line
-from rnp_jax.commands.inputs import choose_out, load_images, open_images, open_model, open_trigger
-from rnp_jax.commands.run_log import RunLog
-from rnp_jax.commands.training_set import remake
 from rnp_jax.config import (
     FLAT,
     ComputeOptions,
@@ -37,6 +33,10 @@ from rnp_jax.detection.stamps import measure_stamps
 from rnp_jax.detection.suspicion import SuspicionRule
 from rnp_jax.detection.triggers import QUICK, RecoveredTriggers, recover_triggers
 from rnp_jax.errors import ConfigError
+from rnp_jax.pipeline.describing import command_line
+from rnp_jax.pipeline.opening import choose_out, load_images, open_images, open_model, open_trigger
+from rnp_jax.pipeline.run_log import RunLog
+from rnp_jax.pipeline.training_set import remake
 from rnp_jax.report.detection import Detection, write_detection
 from rnp_jax.types import Batch
 

@@ -8,10 +8,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 
-from rnp_jax.commands.inputs import Suspect, Trigger
-from rnp_jax.commands.result import describe_checkpoint, describe_trigger
-from rnp_jax.commands.run_log import RunLog
-from rnp_jax.commands.versions import device_name, package_versions
 from rnp_jax.config import to_plain
 from rnp_jax.data import Dataset
 from rnp_jax.detection.calibration import Calibration, Statistic, Verdict
@@ -21,6 +17,10 @@ from rnp_jax.detection.samples import SAMPLE_SCORES, judge_scores
 from rnp_jax.detection.stamps import changed_pixels, overlap
 from rnp_jax.detection.suspicion import SuspicionRule, find_suspicious
 from rnp_jax.detection.triggers import RecoveredTriggers
+from rnp_jax.pipeline.describing import describe_checkpoint, describe_trigger
+from rnp_jax.pipeline.opening import Suspect, Trigger
+from rnp_jax.pipeline.run_log import RunLog
+from rnp_jax.pipeline.versions import device_name, package_versions
 from rnp_jax.report import schema
 from rnp_jax.report.detection import (
     Detection,

@@ -10,12 +10,12 @@ from rich.console import Console
 
 from rnp_jax.atomic import write_atomic
 from rnp_jax.attacks import describe
-from rnp_jax.commands.inputs import open_data, open_model, open_trigger
-from rnp_jax.commands.judging import evaluation_sets
-from rnp_jax.commands.tables import metrics_table
-from rnp_jax.commands.versions import device_name, package_versions
 from rnp_jax.config import FLAT, ComputeOptions, DataOptions, SourceOptions, TriggerOptions, to_plain
 from rnp_jax.evaluation.metrics import Metrics
+from rnp_jax.pipeline.opening import open_data, open_model, open_trigger
+from rnp_jax.pipeline.sets import evaluation_sets
+from rnp_jax.pipeline.tables import metrics_table
+from rnp_jax.pipeline.versions import device_name, package_versions
 
 
 @dataclass(frozen=True)

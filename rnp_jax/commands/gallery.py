@@ -15,11 +15,11 @@ from rnp_jax.attacks import ATTACKS, Attack, ImageShape, Params, describe, load_
 from rnp_jax.attacks.poison import apply_batch
 from rnp_jax.card import CARD_SUFFIX, TRIGGER_SUFFIX, Card, beside, read_card
 from rnp_jax.commands.attack_list import describe_constants, describe_kind
-from rnp_jax.commands.inputs import TRIGGER_SEED, load_images, make_attack
-from rnp_jax.commands.run_log import RunLog
-from rnp_jax.commands.versions import package_versions
 from rnp_jax.config import FLAT, DataOptions
 from rnp_jax.errors import ConfigError, DataError
+from rnp_jax.pipeline.opening import TRIGGER_SEED, load_images, make_attack
+from rnp_jax.pipeline.run_log import RunLog
+from rnp_jax.pipeline.versions import package_versions
 from rnp_jax.report.gallery import Exhibit, write_gallery
 from rnp_jax.report.pictures import Pictures, picture_array
 from rnp_jax.report.samples import Samples, amplify_difference

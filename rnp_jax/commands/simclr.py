@@ -14,12 +14,7 @@ from rnp_jax.atomic import open_atomic
 from rnp_jax.attacks import Attack, Goal, save_artefact, trigger_test_set
 from rnp_jax.card import CARD_SUFFIX, TRIGGER_SUFFIX, beside, write_card
 from rnp_jax.checkpoints import save_variables
-from rnp_jax.commands.cards import describe_model
-from rnp_jax.commands.inputs import TRIGGER_SEED, load_images
-from rnp_jax.commands.run_log import RunLog
 from rnp_jax.commands.saved_states import SavedStates
-from rnp_jax.commands.tables import metrics_table
-from rnp_jax.commands.training_set import describe_attack, open_attack
 from rnp_jax.config import FLAT, ComputeOptions, Constants, DataOptions, check_seed, to_plain
 from rnp_jax.data import Dataset, parse_normalization
 from rnp_jax.errors import ConfigError, DataError
@@ -27,6 +22,11 @@ from rnp_jax.evaluation.measure import measure_variants
 from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.models import Architecture, Network
 from rnp_jax.models.resnet import DESIGNS as RESNETS
+from rnp_jax.pipeline.cards import describe_model
+from rnp_jax.pipeline.opening import TRIGGER_SEED, load_images
+from rnp_jax.pipeline.run_log import RunLog
+from rnp_jax.pipeline.tables import metrics_table
+from rnp_jax.pipeline.training_set import describe_attack, open_attack
 from rnp_jax.training.backdoor import PoisonConfig, TrainingSet, poison_once
 from rnp_jax.training.extended import fit_probe
 from rnp_jax.training.simclr import SimclrConfig, pretrain, start

@@ -9,20 +9,23 @@ from rnp_jax.defenses.ft_sam import FtSamConfig, ft_sam
 from rnp_jax.defenses.hid import HidConfig, hid
 from rnp_jax.defenses.holder import HolderPruneConfig, holder
 from rnp_jax.defenses.ibau import IbauConfig, ibau
+from rnp_jax.defenses.method import Chooses, Method, Pairs, Task
 from rnp_jax.defenses.nad import NadConfig, nad
 from rnp_jax.defenses.prune import PruneConfig
 from rnp_jax.defenses.recover import RecoverConfig, Recovered, recover
-from rnp_jax.defenses.registry import DEFENSES
-from rnp_jax.defenses.result import Pruned
+from rnp_jax.defenses.registry import METHODS, find_method
+from rnp_jax.defenses.result import Defended
 from rnp_jax.defenses.rnp import RnpConfig, rnp
 from rnp_jax.defenses.sensitivity import HolderConfig, holder_scores, pair_scores
 from rnp_jax.defenses.thresholds import ThresholdConfig
 from rnp_jax.defenses.unlearn import UnlearnConfig, Unlearned, unlearn
 
 __all__ = [
-    "DEFENSES",
+    "METHODS",
     "AnpConfig",
+    "Chooses",
     "ClpConfig",
+    "Defended",
     "FinePruningConfig",
     "FinetuneConfig",
     "FtConfig",
@@ -31,17 +34,20 @@ __all__ = [
     "HolderConfig",
     "HolderPruneConfig",
     "IbauConfig",
+    "Method",
     "NadConfig",
+    "Pairs",
     "PruneConfig",
-    "Pruned",
     "RecoverConfig",
     "Recovered",
     "RnpConfig",
+    "Task",
     "ThresholdConfig",
     "UnlearnConfig",
     "Unlearned",
     "anp",
     "clp",
+    "find_method",
     "fine_pruning",
     "ft",
     "ft_sam",

@@ -12,7 +12,6 @@ the original network by thresholds up to 0.90, after rounding to four decimals, 
 but by default held-out clean images decide how many, and not a threshold chosen with triggered ones.
 """
 
-import time
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
@@ -23,11 +22,11 @@ import numpy as np
 import optax
 
 from rnp_jax import masks
+from rnp_jax.defenses.method import Method, Task
 from rnp_jax.defenses.phase import Progress
-from rnp_jax.defenses.prune import PruneConfig, choose, measure_damage, rank
-from rnp_jax.defenses.result import Pruned, prune
+from rnp_jax.defenses.prune import PruneConfig, chooses_by_masks, prune_by_masks
+from rnp_jax.defenses.result import Defended
 from rnp_jax.errors import ConfigError, DefenseError
-from rnp_jax.models import Network
 from rnp_jax.training.epoch import Augment, cross_entropy
 from rnp_jax.types import Apply, Batch, Tree, Variables
 
@@ -74,40 +73,20 @@ class AnpConfig:
             raise ConfigError(f"{self}: expected eps > 0 and alpha in [0, 1]")
 
 
-def anp(
-    network: Network,
-    variables: Variables,
-    data: Batch,
-    key: jax.Array,
-    config: AnpConfig,
-    *,
-    holdout: Batch | None = None,
-    augment: Augment | None = None,
-    progress: Progress | None = None,
-) -> Pruned:
-    """Defends a network with clean images; see ``rnp`` for the arguments.
+def run_anp(task: Task, config: AnpConfig) -> Defended:
+    """Optimises the masks on the clean images, and prunes.
 
     Raises:
       ConfigError: nothing to choose the number of filters by.
       DefenseError: the masks' loss became infinite or not a number, or the network has nothing to mask.
     """
-    variables = masks.bake(variables, network.placement)
-    started = time.perf_counter()
-    filters, history = optimize_masks(network, variables, data, key, config, augment=augment, progress=progress)
-    timing = {"optimize": time.perf_counter() - started}
-    started = time.perf_counter()
-    damage = measure_damage(network, variables, filters, data) if config.prune.ranking == "damage" else None
-    candidates = rank(config.prune.ranking, filters, history["masks"], damage)
-    timing["rank"] = time.perf_counter() - started
-    started = time.perf_counter()
-    choice = choose(network, variables, candidates, holdout, config.prune)
-    timing["choose"] = time.perf_counter() - started
-    warnings = ()
-    if choice.count == 0:
-        why = "no mask fell to 0.90" if len(candidates.order) == 0 else "every choice costs more than the budget"
-        warnings = (f"Nothing was pruned: {why}.",)
-    cleaned = prune(variables, candidates, choice.count)
-    return Pruned(cleaned, filters, "mask", candidates, choice, {"anp": history}, timing, warnings)
+    with task.stage("optimize"):
+        filters, history = optimize_masks(
+            task.network, task.variables, task.data, task.key, config, augment=task.augment, progress=task.progress
+        )
+    task.note("anp", history)
+    done = prune_by_masks(task, filters, history["masks"], config.prune)
+    return replace(done, choice=replace(done.choice, ranking=anp.name))
 
 
 def optimize_masks(
@@ -261,3 +240,18 @@ def _scaled(params: Tree, tree: Tree, weight: masks.Filters, bias: masks.Filters
         name: _scaled(node, tree[name], weight, bias, f"{prefix}.{name}" if prefix else name)
         for name, node in params.items()
     }
+
+
+anp = Method(
+    name="anp",
+    title="ANP",
+    summary="adversarial neuron pruning: prune the filters that perturbed weights turn against the clean task",
+    basis="The mask of a filter is what keeps the clean loss low while weights are perturbed by an adversary; filters "
+    "that are sensitive to it have masks near 0 (Adversarial Neuron Pruning, NeurIPS 2021).",
+    run=run_anp,
+    defaults=AnpConfig(),
+    augments=True,
+    chooses=lambda config: chooses_by_masks(config.prune),
+    colour="#009e73",
+    marker="^",
+)

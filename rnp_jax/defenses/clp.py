@@ -16,7 +16,6 @@ What differs from the released code:
   the network itself divides.
 """
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -25,15 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from rnp_jax import masks
-from rnp_jax.defenses.phase import Progress
-from rnp_jax.defenses.result import Pruned
-from rnp_jax.defenses.scores import prune_by_score, scores_by_filter
+from rnp_jax.defenses.method import Method, Task
+from rnp_jax.defenses.result import Defended
+from rnp_jax.defenses.scores import chooses_by_score, prune_by_site_scores
 from rnp_jax.defenses.thresholds import ThresholdConfig
 from rnp_jax.errors import DefenseError
 from rnp_jax.models import Network
-from rnp_jax.training.epoch import Augment
-from rnp_jax.types import Batch, Tree, Variables
+from rnp_jax.types import Tree, Variables
 
 
 @dataclass(frozen=True)
@@ -43,29 +40,14 @@ class ClpConfig:
     threshold: ThresholdConfig = field(default_factory=lambda: ThresholdConfig("std", u=3.0))
 
 
-def clp(
-    network: Network,
-    variables: Variables,
-    data: Batch | None,
-    key: jax.Array,
-    config: ClpConfig,
-    *,
-    holdout: Batch | None = None,
-    augment: Augment | None = None,
-    progress: Progress | None = None,
-) -> Pruned:
-    """Defends a network without any data; ``holdout`` is needed by the threshold rule ``budget`` only.
+def run_clp(task: Task, config: ClpConfig) -> Defended:
+    """Prunes without any data; held-out images are needed by the threshold rule ``budget`` only.
 
     Raises:
       ConfigError: the rule is ``budget`` and nothing is held out, or prunes more filters than a layer has.
       DefenseError: weights that are not finite, or a network with nothing to mask.
     """
-    del data, key, augment, progress  # the scores follow from the weights
-    variables = masks.bake(variables, network.placement)
-    started = time.perf_counter()
-    scores = scores_by_filter(network, variables, clp_scores(network, variables))
-    timing = {"score": time.perf_counter() - started}
-    return prune_by_score(network, variables, scores, config.threshold, holdout=holdout, timing=timing)
+    return prune_by_site_scores(task, lambda: clp_scores(task.network, task.variables), config.threshold)
 
 
 def clp_scores(network: Network, variables: Variables) -> dict[str, Float[np.ndarray, "F"]]:
@@ -114,3 +96,18 @@ def _by_layer(tree: Tree) -> Mapping[str, Tree]:
         *names, last = (str(entry.key) for entry in path)
         found.setdefault(".".join(names), {})[last] = leaf
     return found
+
+
+clp = Method(
+    name="clp",
+    title="CLP",
+    summary="channel Lipschitzness based pruning, which needs no images",
+    basis="The score of a filter is the largest singular value of its weights, times the scale of its batch norm: an "
+    "upper bound of its Lipschitz constant that needs no data (Channel Lipschitzness based Pruning, ECCV 2022).",
+    run=run_clp,
+    defaults=ClpConfig(),
+    needs="none",
+    chooses=lambda config: chooses_by_score(config.threshold),
+    colour="#0072b2",
+    marker="s",
+)

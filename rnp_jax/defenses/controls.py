@@ -1,8 +1,10 @@
-"""The two rows that every table of scores needs: no knowledge at all, and the attacker's own.
+"""The rows that every table needs: no defense, no knowledge at all, and the attacker's own.
 
-To compare scores, and not their thresholds, prune as many filters of each layer as another defense did:
-``prune_by_score(network, variables, random_scores(…), count_pruned(other))``.
+To compare scores, and not their thresholds, the random and the oracle's pruning take as many filters of each layer as
+Hölder pruning does with its settings.
 """
+
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -10,7 +12,10 @@ from jaxtyping import Array, Float
 
 from rnp_jax import masks
 from rnp_jax.defenses.activations import mean_activations, mean_changes
-from rnp_jax.defenses.scores import scores_by_filter
+from rnp_jax.defenses.holder import HolderPruneConfig, run_holder
+from rnp_jax.defenses.method import Method, Task
+from rnp_jax.defenses.result import NO_CANDIDATES, Choice, Defended
+from rnp_jax.defenses.scores import chooses_by_score, count_pruned, prune_by_score, scores_by_filter
 from rnp_jax.errors import DefenseError
 from rnp_jax.models import Network
 from rnp_jax.types import Variables
@@ -56,3 +61,82 @@ def oracle_scores(
     usual = {layer: row.mean() for layer, row in mean_activations(network, variables, clean, sites).items()}
     scores = {layer: row / usual[layer] if usual[layer] > 0 else row for layer, row in changes.items()}
     return scores_by_filter(network, variables, scores)
+
+
+def run_none(task: Task, config: None) -> Defended:
+    """Leaves the network as it is."""
+    del config
+    return Defended(task.variables, {}, "weights", NO_CANDIDATES, Choice(0, "Nothing is changed."))
+
+
+def run_random(task: Task, config: HolderPruneConfig) -> Defended:
+    """Prunes filters at random.
+
+    Raises:
+      DefenseError: the network has nothing to mask.
+    """
+    return _prune_as_many(task, config, lambda: random_scores(task.network, task.variables, task.key))
+
+
+def run_oracle(task: Task, config: HolderPruneConfig) -> Defended:
+    """Prunes the filters whose activations the trigger changes most.
+
+    Raises:
+      DefenseError: no images with the trigger are given.
+    """
+    if task.pairs is None:
+        raise DefenseError("the trigger is not known, and the oracle prunes by it")
+    clean, triggered = task.pairs
+    return _prune_as_many(task, config, lambda: oracle_scores(task.network, task.variables, clean, triggered))
+
+
+def _prune_as_many(task: Task, config: HolderPruneConfig, score: Callable[[], masks.Filters]) -> Defended:
+    counts = count_pruned(run_holder(task, config))
+    task.timing.clear()  # Hölder pruning only says how many
+    with task.stage("score"):
+        scores = score()
+    return prune_by_score(task.network, task.variables, scores, counts)
+
+
+none = Method(
+    name="none",
+    title="No defense",
+    summary="measure the checkpoint as it is",
+    basis="",
+    run=run_none,
+    needs="none",
+    changes="nothing",
+    control=True,
+    colour="#1f2933",
+    marker="X",
+)
+
+random = Method(
+    name="random",
+    title="Random",
+    summary="control: prune at random as many filters of each layer as Hölder pruning does",
+    basis="The score of a filter is random: a control that any method should beat.",
+    run=run_random,
+    defaults=HolderPruneConfig(),
+    chooses=lambda config: chooses_by_score(config.threshold),
+    reads="holder",
+    control=True,
+    colour="#8c510a",
+    marker="p",
+)
+
+oracle = Method(
+    name="oracle",
+    title="Oracle",
+    summary="control that sees the trigger: prune as many filters of each layer as Hölder pruning does",
+    basis="The score of a filter is the change of its activation under the attacker's trigger, which no defender has: "
+    "a bound, not a defense.",
+    run=run_oracle,
+    defaults=HolderPruneConfig(),
+    needs="trigger",
+    chooses=lambda config: chooses_by_score(config.threshold),
+    reads="holder",
+    control=True,
+    colour="#69737d",
+    marker="*",
+)

@@ -9,24 +9,21 @@ head. The output of a ResNet's very last batch norm is added to the residual str
 the activation behind the sum. And the accuracy is measured on images that play no other part.
 """
 
-import time
 from dataclasses import dataclass, field, replace
 
-import jax
 import numpy as np
 
 from rnp_jax import masks
 from rnp_jax.defenses.activations import mean_activations
 from rnp_jax.defenses.finetune import FinetuneConfig, finetune
-from rnp_jax.defenses.phase import Progress
-from rnp_jax.defenses.result import Candidates, Choice, Pruned, choose_within, prune
+from rnp_jax.defenses.method import Chooses, Method, Task
+from rnp_jax.defenses.result import Candidates, Choice, Defended, choose_within, prune
 from rnp_jax.defenses.scores import scores_by_filter
 from rnp_jax.errors import ConfigError, DefenseError
 from rnp_jax.evaluation.metrics import share
 from rnp_jax.evaluation.predict import predict
 from rnp_jax.models import Network
 from rnp_jax.models.chain import Site
-from rnp_jax.training.epoch import Augment
 from rnp_jax.types import Batch, Variables
 
 
@@ -49,18 +46,8 @@ class FinePruningConfig:
             raise ConfigError(f"accuracy_drop {self.accuracy_drop}: expected a share in [0, 1]")
 
 
-def fine_pruning(
-    network: Network,
-    variables: Variables,
-    data: Batch,
-    key: jax.Array,
-    config: FinePruningConfig,
-    *,
-    holdout: Batch | None = None,
-    augment: Augment | None = None,
-    progress: Progress | None = None,
-) -> Pruned:
-    """Defends a network with clean images; see ``rnp`` for the arguments.
+def run_fine_pruning(task: Task, config: FinePruningConfig) -> Defended:
+    """Prunes the dormant channels of the last layer, and fine-tunes on the clean images.
 
     The values are dormancies, 1 for a silent channel and 0 for the layer's most active one; 0 in all other layers, of
     which nothing is a candidate. The layer's most active channel always stays.
@@ -70,28 +57,25 @@ def fine_pruning(
       DataError: no images.
       DefenseError: the network has nothing to score, or fine-tuning diverged.
     """
-    variables = masks.bake(variables, network.placement)
-    started = time.perf_counter()
-    site = last_site(network)
-    dormancies = scores_by_filter(network, variables, {site.layer: dormancy(network, variables, data.images, site)})
-    timing = {"score": time.perf_counter() - started}
-
-    started = time.perf_counter()
-    candidates = _rank(site, dormancies)
-    choice = _choose(network, variables, candidates, holdout, config.accuracy_drop)
-    pruned = prune(variables, candidates, choice.count)
-    timing["choose"] = time.perf_counter() - started
-
-    history, warnings = {}, ()
-    if choice.count == 0:
-        warnings = ("No channel was pruned: the first costs more than the accuracy that may be lost.",)
-    if config.fine_tune:
-        started = time.perf_counter()
-        pruned, history["finetune"] = finetune(
-            network, pruned, data, key, config.finetune, augment=augment, progress=progress
+    network, variables = task.network, task.variables
+    with task.stage("score"):
+        site = last_site(network)
+        dormancies = scores_by_filter(
+            network, variables, {site.layer: dormancy(network, variables, task.data.images, site)}
         )
-        timing["finetune"] = time.perf_counter() - started
-    return Pruned(pruned, dormancies, "score", candidates, choice, history, timing, warnings)
+    with task.stage("choose"):
+        candidates = _rank(site, dormancies)
+        choice = _choose(network, variables, candidates, task.holdout, config.accuracy_drop)
+        pruned = prune(variables, candidates, choice.count)
+    if choice.count == 0:
+        task.warn("No channel was pruned: the first costs more than the accuracy that may be lost.")
+    if config.fine_tune:
+        with task.stage("finetune"):
+            pruned, history = finetune(
+                network, pruned, task.data, task.key, config.finetune, augment=task.augment, progress=task.progress
+            )
+        task.note("finetune", history)
+    return Defended(pruned, dormancies, "score", candidates, choice)
 
 
 def last_site(network: Network) -> Site:
@@ -135,3 +119,19 @@ def _choose(
         f"accuracy on {len(holdout.labels)} held-out clean images"
     )
     return replace(choice, rule=rule)
+
+
+fine_pruning = Method(
+    name="fp",
+    title="FP",
+    summary="Fine-Pruning: prune the channels that clean images leave idle, then fine-tune",
+    basis="The score of a filter rises as its mean activation on clean images falls: what clean images leave idle is "
+    "suspected (Fine-Pruning, RAID 2018).",
+    run=run_fine_pruning,
+    defaults=FinePruningConfig(),
+    changes="both",
+    augments=True,
+    chooses=lambda _: Chooses(True, True),
+    colour="#a8487f",
+    marker="v",
+)

@@ -67,6 +67,11 @@ class _Finetuning(Phase):
         return jax.tree.map(jnp.add, trained, updates)
 
 
+def start_finetuning(apply: Apply, config: FinetuneConfig, augment: Augment | None = None) -> Phase:
+    """The phase of ``finetune``, for those who run it themselves. Equal ones share compiled programs."""
+    return _Finetuning("finetune", apply, config.epochs, config.batch_size, config.shuffle, augment, config)
+
+
 def finetune(
     apply: Apply,
     variables: Variables,
@@ -85,7 +90,7 @@ def finetune(
     Raises:
       DefenseError: the loss became infinite or not a number.
     """
-    phase = _Finetuning("finetune", apply, config.epochs, config.batch_size, config.shuffle, augment, config)
+    phase = start_finetuning(apply, config, augment)
     params, batch_stats, history, _ = run_phase(
         phase, variables["params"], variables["masks"], variables["batch_stats"], data, key, progress
     )

@@ -8,19 +8,15 @@ mode. It computes in half precision where this does not.
 ``unlearned`` has RNP unlearn the clean images and then teaches them anew.
 """
 
-import time
 from dataclasses import dataclass, field
 
 import jax
 
-from rnp_jax.defenses.finetune import FinetuneConfig, finetune
-from rnp_jax.defenses.phase import Progress
-from rnp_jax.defenses.result import Pruned
+from rnp_jax.defenses.finetune import FinetuneConfig, start_finetuning
+from rnp_jax.defenses.method import Method, Task
+from rnp_jax.defenses.result import Defended
 from rnp_jax.defenses.rnp import RnpConfig
-from rnp_jax.defenses.tuning import Start, begin, check_rnp, conclude
-from rnp_jax.models import Network
-from rnp_jax.training.epoch import Augment
-from rnp_jax.types import Batch, Variables
+from rnp_jax.defenses.tuning import Start, begin, check_rnp, chooses_before, conclude, tune
 
 
 def benchmark_settings() -> FinetuneConfig:
@@ -46,29 +42,30 @@ class FtConfig:
         check_rnp(self.start != "original", self.rnp)
 
 
-def ft(
-    network: Network,
-    variables: Variables,
-    data: Batch,
-    key: jax.Array,
-    config: FtConfig,
-    *,
-    holdout: Batch | None = None,
-    augment: Augment | None = None,
-    progress: Progress | None = None,
-) -> Pruned:
-    """Defends a network with clean images; see ``rnp`` for the arguments. ``holdout`` measures, and chooses for RNP.
+def run_ft(task: Task, config: FtConfig) -> Defended:
+    """Tunes the network, or what RNP left of it, on the clean images.
 
     Raises:
       ConfigError: nothing is held out for RNP to choose by.
       DefenseError: the loss became infinite or not a number.
     """
-    begun = begin(
-        config.start, network, variables, data, key, config.rnp, holdout=holdout, augment=augment, progress=progress
-    )
-    started = time.perf_counter()
-    tuned, history = finetune(
-        network, begun.variables, data, jax.random.fold_in(key, 1), config.finetune, augment=augment, progress=progress
-    )
-    timing = {"finetune": time.perf_counter() - started}
-    return conclude(network, variables, begun, tuned, holdout, {"finetune": history}, timing)
+    begun = begin(config.start, task, config.rnp)
+    phase = start_finetuning(task.network, config.finetune, task.augment)
+    tuned = tune(task, phase, begun.variables, begun.variables["masks"], jax.random.fold_in(task.key, 1))
+    return conclude(task, begun, tuned)
+
+
+ft = Method(
+    name="ft",
+    title="FT",
+    summary="fine-tuning of all weights, of the network or of what RNP left of it",
+    basis="All weights are trained on the clean images, in the hope that the backdoor is forgotten (fine-tuning as in "
+    "BackdoorBench, NeurIPS 2022).",
+    run=run_ft,
+    defaults=FtConfig(),
+    changes="both",
+    augments=True,
+    chooses=lambda config: chooses_before(config.start == "rnp", config.rnp),
+    colour="#2f7f86",
+    marker="<",
+)

@@ -10,7 +10,6 @@ and the first alone moves the running statistics; labels are smoothed; and a cos
 a batch, so that the learning rate swings between its peak and zero for as long as training goes on.
 """
 
-import time
 from dataclasses import dataclass
 
 import jax
@@ -19,13 +18,14 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from rnp_jax.defenses.phase import Phase, Progress, check_finite, run_phase
-from rnp_jax.defenses.result import Pruned
-from rnp_jax.defenses.tuning import conclude, unpruned
+from rnp_jax.defenses.method import Method, Task
+from rnp_jax.defenses.phase import Phase
+from rnp_jax.defenses.result import Defended
+from rnp_jax.defenses.rnp import RnpConfig
+from rnp_jax.defenses.tuning import begin, conclude, tune
 from rnp_jax.errors import ConfigError
-from rnp_jax.models import Network
-from rnp_jax.training.epoch import Augment, batch_metrics
-from rnp_jax.types import Batch, Tree, Variables
+from rnp_jax.training.epoch import batch_metrics
+from rnp_jax.types import Batch, Tree
 
 
 @dataclass(frozen=True)
@@ -64,33 +64,17 @@ class FtSamConfig:
             raise ConfigError(f"{self}: expected rho >= 0 and label_smoothing in [0, 1)")
 
 
-def ft_sam(
-    network: Network,
-    variables: Variables,
-    data: Batch,
-    key: jax.Array,
-    config: FtSamConfig,
-    *,
-    holdout: Batch | None = None,
-    augment: Augment | None = None,
-    progress: Progress | None = None,
-) -> Pruned:
-    """Defends a network with clean images; see ``rnp`` for the arguments. ``holdout`` only measures.
+def run_ft_sam(task: Task, config: FtSamConfig) -> Defended:
+    """Tunes the network on the clean images to where the loss stays low all around.
 
     Raises:
       DefenseError: the loss became infinite or not a number.
     """
-    begun = unpruned(network, variables)
-    started = time.perf_counter()
-    phase = _SharpnessAware("ft_sam", network, config.epochs, config.batch_size, config.shuffle, augment, config)
-    start = begun.variables
-    params, batch_stats, history, _ = run_phase(
-        phase, start["params"], start["masks"], start["batch_stats"], data, key, progress
+    begun = begin("original", task, RnpConfig())
+    phase = _SharpnessAware(
+        "ft_sam", task.network, config.epochs, config.batch_size, config.shuffle, task.augment, config
     )
-    check_finite("FT-SAM", history)
-    timing = {"ft_sam": time.perf_counter() - started}
-    tuned = {**start, "params": params, "batch_stats": batch_stats}
-    return conclude(network, variables, begun, tuned, holdout, {"ft_sam": history}, timing)
+    return conclude(task, begun, tune(task, phase, begun.variables, begun.variables["masks"], task.key))
 
 
 def climb(params: Tree, gradient: Tree, rho: float, adaptive: bool = True) -> Tree:
@@ -143,3 +127,18 @@ class _SharpnessAware(Phase):
     def update(self, trained: Tree, updates: Tree, fixed: Tree) -> Tree:
         del fixed
         return jax.tree.map(jnp.add, trained, updates)
+
+
+ft_sam = Method(
+    name="ft_sam",
+    title="FT-SAM",
+    summary="fine-tuning with sharpness-aware minimisation",
+    basis="All weights are trained on the clean images to where the loss stays low all around them, relative to their "
+    "size (fine-tuning with sharpness-aware minimisation, ICCV 2023).",
+    run=run_ft_sam,
+    defaults=FtSamConfig(),
+    changes="weights",
+    augments=True,
+    colour="#4d6a00",
+    marker=">",
+)

@@ -6,23 +6,22 @@ submitted to ICLR 2025). Its text is not public: the order of the steps is its a
 here, most after DBD (Huang et al., ICLR 2022), whose selection and semi-supervised step are alike.
 """
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from rnp_jax import masks
 from rnp_jax.defenses.holder import HolderPruneConfig, holder
+from rnp_jax.defenses.method import Method, Task
 from rnp_jax.defenses.phase import Progress
-from rnp_jax.defenses.result import Pruned
+from rnp_jax.defenses.result import Candidates, Defended
 from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.evaluation.predict import predict
 from rnp_jax.models import Network
-from rnp_jax.training.epoch import Augment
-from rnp_jax.training.extended import Extended, extract, feature_width, join, split
+from rnp_jax.training.extended import Extended, extract, fit_probe, head_on, join, split
 from rnp_jax.training.mixmatch import MixMatchConfig, mixmatch
 from rnp_jax.training.simclr import SimclrConfig, pretrain
 from rnp_jax.training.supervised import TrainConfig, train
@@ -32,10 +31,12 @@ from rnp_jax.types import Batch, Variables
 
 @dataclass(frozen=True)
 class HidConfig:
-    """Settings of the defense's steps.
+    """Settings of HID's steps.
 
     Attributes:
-      simclr: of the extractor; unused where a pretrained one is given.
+      units: hidden units of the head, an MLP on the extractor's features, a number a layer.
+      simclr: of the extractor; not read where it starts from given weights.
+      views: of SimCLR.
       head: of the head's training on cached features and poisoned labels.
       prune: of the head's units.
       keep: share of the images held to be clean, in (0, 1).
@@ -44,7 +45,9 @@ class HidConfig:
       rounds: how often to score, prune, select and train.
     """
 
+    units: tuple[int, ...] = (256, 256)
     simclr: SimclrConfig = field(default_factory=SimclrConfig)
+    views: Views = field(default_factory=Views)
     head: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=20, learning_rate=0.05))
     prune: HolderPruneConfig = field(default_factory=HolderPruneConfig)
     keep: float = 0.5
@@ -55,6 +58,13 @@ class HidConfig:
     def __post_init__(self):
         if not 0 < self.keep < 1 or self.rounds < 1:
             raise ConfigError(f"keep {self.keep}, rounds {self.rounds}: expected keep in (0, 1) and rounds >= 1")
+        if not self.units:
+            raise ConfigError("units (): give one hidden layer or more, such as 256 256: its units are what is pruned")
+        if self.prune.threshold.rule == "budget":
+            raise ConfigError(
+                "prune.threshold.rule budget needs clean held-out images, and hid has none: choose another rule, such "
+                "as mixture"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,112 +75,95 @@ class Round:
       extractor: its variables after the round.
       head: its variables after the round, masks of all units pruned so far at 0.
       pruned: what pruning did to the head.
-      count: units pruned in all rounds so far.
       kept: the images held to be clean, ascending.
       history: of the semi-supervised training.
-      timing: seconds: ``cache`` of features, pruning's own stages, ``select``, ``mixmatch``; compilation included.
-      precision: share of the kept images that are not poisoned, where that is known.
-      poison_kept: share of the poisoned images that are kept, where there are known ones.
     """
 
     extractor: Variables
     head: Variables
-    pruned: Pruned
-    count: int
+    pruned: Defended
     kept: Int[np.ndarray, "kept"]
     history: dict[str, np.ndarray]
-    timing: dict[str, float]
-    precision: float | None
-    poison_kept: float | None
 
 
-@dataclass(frozen=True, eq=False)
-class Purified:
-    """What the defense made of the poisoned set: a network ``Extended(extractor, head)``.
+def run_hid(task: Task, config: HidConfig) -> Defended:
+    """Trains a clean classifier on the untrusted images, fresh or from the extractor weights that are given.
 
-    Attributes:
-      extractor: variables.
-      head: variables.
-      rounds: in order.
-      history: by step before the rounds (``simclr``, ``head``), the series of its epochs.
-      timing: seconds of those steps: ``simclr``, ``cache``, ``head``.
-      warnings: what did not go as planned, one sentence each.
-    """
-
-    extractor: Variables
-    head: Variables
-    rounds: tuple[Round, ...]
-    history: dict[str, dict[str, np.ndarray]]
-    timing: dict[str, float]
-    warnings: tuple[str, ...]
-
-
-def hid(
-    extractor: Network,
-    head: Network,
-    data: Batch,
-    key: jax.Array,
-    config: HidConfig,
-    *,
-    views: Augment = Views(),  # noqa: B008 (frozen)
-    augment: Augment | None = None,
-    pretrained: Variables | None = None,
-    poisoned: Bool[np.ndarray, "N"] | None = None,
-    progress: Progress | None = None,
-) -> Purified:
-    """Trains a clean classifier on a poisoned set.
-
-    Args:
-      extractor: gives the features; its last layer is not used.
-      head: classifies them (see ``head_on``).
-      data: the poisoned set, uint8 [N, H, W, C] and int32 [N].
-      key: initial weights, order, views and mixing.
-      config: settings of the steps.
-      views: of SimCLR.
-      augment: of the semi-supervised training.
-      pretrained: the extractor's variables, instead of SimCLR. To interrupt and resume the long step, run ``pretrain``
-        with its ``save`` and ``state`` and give its variables here.
-      poisoned: the truth, for the record alone: no step sees it.
-      progress: called after every epoch.
+    Returns:
+      The head, its extractor (with a linear probe on the kept images as its last layer) and which images were kept;
+      the scores are those of the last round, the pruned units those of all rounds.
 
     Raises:
-      ConfigError: a head for other features, batches larger than the set, or a share that keeps all images or none.
-      DataError: images or labels that do not fit the networks.
+      ConfigError: batches larger than the set, or a share that keeps all images or none.
+      DataError: images or labels that do not fit the network.
     """
-    _check(extractor, head, data, poisoned)
-    extractor_key, head_key, simclr_key, fit_key, rounds_key = jax.random.split(key, 5)
-    timing, history = {}, {}
-    clock = _Clock(timing)
+    network, data, progress = task.network, task.data, task.progress
+    num_classes = network.architecture.num_classes
+    _check(data, num_classes)
+    head = head_on(network, num_classes, config.units)
+    extractor_key, head_key, simclr_key, fit_key, rounds_key = jax.random.split(task.key, 5)
+    pretrained = task.variables
     if pretrained is None:
-        pretrained, history["simclr"] = pretrain(
-            extractor,
-            extractor.init(extractor_key),
-            np.asarray(data.images),
-            simclr_key,
-            config.simclr,
-            views=views,
-            progress=_report(progress, "simclr", config.simclr.epochs),
+        with task.stage("simclr"):
+            pretrained, history = pretrain(
+                network,
+                network.init(extractor_key),
+                np.asarray(data.images),
+                simclr_key,
+                config.simclr,
+                views=config.views,
+                progress=_report(progress, "simclr", config.simclr.epochs),
+            )
+        task.note("simclr", history)
+    with task.stage("cache"):
+        cached = _cache(network, pretrained, data)
+    with task.stage("head"):
+        fitted, history = train(
+            head,
+            head.init(head_key),
+            cached,
+            fit_key,
+            config.head,
+            progress=_report(progress, "head", config.head.epochs),
         )
-        clock.note("simclr")
-    cached = _cache(extractor, pretrained, data)
-    clock.note("cache")
-    fitted, history["head"] = train(
-        head,
-        head.init(head_key),
-        cached,
-        fit_key,
-        config.head,
-        progress=_report(progress, "head", config.head.epochs),
-    )
-    clock.note("head")
-    parts, rounds, warnings = (pretrained, fitted), [], []
+    task.note("head", history)
+    parts, rounds = (pretrained, fitted), []
     for number in range(config.rounds):
         step_key = jax.random.fold_in(rounds_key, number)
-        done = _run_round(Extended(extractor, head), *parts, data, step_key, config, augment, poisoned, progress)
+        done = run_round(task, Extended(network, head), *parts, step_key, config)
         rounds.append(done)
         parts = done.extractor, done.head
-        warnings += [f"Round {number + 1}: {text}" for text in done.pruned.warnings]
-    return Purified(*parts, tuple(rounds), history, timing, tuple(warnings))
+        task.note("mixmatch" if config.rounds == 1 else f"mixmatch, round {number + 1}", done.history)
+        for text in done.pruned.warnings:
+            task.warn(f"Round {number + 1}: {text}")
+    kept = rounds[-1].kept
+    labelled = Batch(np.asarray(data.images)[kept], np.asarray(data.labels)[kept])
+    settings = replace(config.head, batch_size=min(config.head.batch_size, len(kept)))
+    with task.stage("probe"):
+        probed, _ = fit_probe(network, parts[0], labelled, task.key, settings)
+    return _conclude(rounds, network, head, probed)
+
+
+def _conclude(rounds: list[Round], network: Network, head: Network, extractor: Variables) -> Defended:
+    """The rounds as one pruning: each unit with its score in the round that pruned it."""
+    last, several = rounds[-1].pruned, len(rounds)
+    found: dict[int, float] = {}
+    for each in rounds:
+        candidates, count = each.pruned.candidates, each.pruned.choice.count
+        for position, value in zip(candidates.order[:count], candidates.values[:count], strict=True):
+            found.setdefault(int(position), float(value))
+    order, values = np.array(list(found), np.int64), np.array(list(found.values()))
+    rule = last.choice.rule + (f", in each of {several} rounds" if several > 1 else "")
+    return Defended(
+        rounds[-1].head,
+        last.values,
+        "score",
+        Candidates(order, values, np.full(len(order), np.nan)),
+        replace(last.choice, count=len(order), rule=rule),
+        network=head,
+        extractor=(network, extractor),
+        kept=tuple(each.kept for each in rounds),
+    )
 
 
 def select_lowest(
@@ -182,71 +175,43 @@ def select_lowest(
     return np.sort(np.concatenate(kept))
 
 
-def _run_round(
-    network: Extended,
-    extractor: Variables,
-    head: Variables,
-    data: Batch,
-    key: jax.Array,
-    config: HidConfig,
-    augment: Augment | None,
-    poisoned: np.ndarray | None,
-    progress: Progress | None,
+def run_round(
+    task: Task, network: Extended, extractor: Variables, head: Variables, key: jax.Array, config: HidConfig
 ) -> Round:
+    """Scores and prunes the head, keeps the images that it fits best, and trains on them."""
     prune_key, mix_key = jax.random.split(key)
-    timing: dict[str, float] = {}
-    clock = _Clock(timing)
-    cached = _cache(network.extractor, extractor, data)
-    clock.note("cache")
+    with task.stage("cache"):
+        cached = _cache(network.extractor, extractor, task.data)
     before = masks.filters(head["masks"])
     pruned = holder(network.head, head, cached, prune_key, config.prune)
-    timing |= pruned.timing
+    for stage, seconds in pruned.timing.items():
+        task.timing[stage] = task.timing.get(stage, 0.0) + seconds
     # Pruning starts from masks of ones with earlier ones multiplied into the weights: what was pruned stays so.
     both = {name: mask * before[name] for name, mask in masks.filters(pruned.variables["masks"]).items()}
     head = masks.apply_filters(pruned.variables, both)
-    clock.restart()
-    labels = np.asarray(data.labels)
-    loss = predict(network.head, head, cached).loss[0]
-    kept = select_lowest(loss, labels, config.keep, per_class=config.per_class)
-    rest = np.setdiff1d(np.arange(len(labels)), kept)
-    clock.note("select")
-    images = np.asarray(data.images)
-    trained, history = mixmatch(
-        network,
-        join(extractor, head),
-        Batch(images[kept], labels[kept]),
-        images[rest],
-        mix_key,
-        config.mixmatch,
-        augment=augment,
-        progress=_report(progress, "mixmatch", config.mixmatch.epochs),
-    )
-    clock.note("mixmatch")
+    images, labels = np.asarray(task.data.images), np.asarray(task.data.labels)
+    with task.stage("select"):
+        loss = predict(network.head, head, cached).loss[0]
+        kept = select_lowest(loss, labels, config.keep, per_class=config.per_class)
+        rest = np.setdiff1d(np.arange(len(labels)), kept)
+    with task.stage("mixmatch"):
+        trained, history = mixmatch(
+            network,
+            join(extractor, head),
+            Batch(images[kept], labels[kept]),
+            images[rest],
+            mix_key,
+            config.mixmatch,
+            augment=task.augment,
+            progress=_report(task.progress, "mixmatch", config.mixmatch.epochs),
+        )
     extractor, head = split(trained)
-    count = sum(int((np.asarray(mask) == 0).sum()) for mask in both.values())
-    precision = None if poisoned is None else float((~poisoned[kept]).mean())
-    poison_kept = None if poisoned is None or not poisoned.any() else float(poisoned[kept].sum() / poisoned.sum())
-    return Round(extractor, head, pruned, count, kept, history, timing, precision, poison_kept)
+    return Round(extractor, head, pruned, kept, history)
 
 
 def _cache(extractor: Network, variables: Variables, data: Batch) -> Batch:
     """Features as the head's images [N, 1, 1, D]."""
     return Batch(extract(extractor, variables, np.asarray(data.images))[:, None, None], np.asarray(data.labels))
-
-
-class _Clock:
-    """Notes seconds since the note before."""
-
-    def __init__(self, timing: dict[str, float]):
-        self._timing = timing
-        self.restart()
-
-    def restart(self) -> None:
-        self._since = time.perf_counter()
-
-    def note(self, stage: str) -> None:
-        now = time.perf_counter()
-        self._timing[stage], self._since = now - self._since, now
 
 
 def _report(progress: Progress | None, phase: str, most: int) -> Callable[[int, dict[str, float]], None] | None:
@@ -255,15 +220,25 @@ def _report(progress: Progress | None, phase: str, most: int) -> Callable[[int, 
     return lambda epoch, metrics: progress(phase, epoch, most, metrics)
 
 
-def _check(extractor: Network, head: Network, data: Batch, poisoned: np.ndarray | None) -> None:
-    width, takes = feature_width(extractor), head.architecture.image_shape
-    if takes != (1, 1, width):
-        raise ConfigError(f"the head takes images of {takes}, expected (1, 1, {width}) as head_on(extractor, …) makes")
+def _check(data: Batch, num_classes: int) -> None:
     count, labels = len(data.images), np.asarray(data.labels)
-    if labels.shape != (count,) or count == 0 or labels.min() < 0 or labels.max() >= head.architecture.num_classes:
+    if labels.shape != (count,) or count == 0 or labels.min() < 0 or labels.max() >= num_classes:
         raise DataError(
-            f"{count} images with labels {labels.shape}: expected as many, one or more, from 0 to "
-            f"{head.architecture.num_classes - 1}"
+            f"{count} images with labels {labels.shape}: expected as many, one or more, from 0 to {num_classes - 1}"
         )
-    if poisoned is not None and (poisoned.shape != (count,) or poisoned.dtype != bool):
-        raise DataError(f"poisoned is {poisoned.dtype} {poisoned.shape}, expected one bool for each of {count} images")
+
+
+hid = Method(
+    name="hid",
+    title="HID",
+    summary="Hölder Iterative Defence: train a new network on the untrusted training set",
+    basis="The score of a hidden unit is its Hölder constant on features that were learned without labels; the pruned "
+    "head then picks the clean samples to go on with (Hölder Iterative Defence, ICLR 2025 submission).",
+    run=run_hid,
+    defaults=HidConfig(),
+    needs="untrusted",
+    changes="both",
+    augments=True,
+    colour="#b8860b",
+    marker="P",
+)

@@ -8,20 +8,13 @@ comes from the density of the constants. Its text is not public. What is decided
 too, channel by channel. A head is an ``mlp`` on cached features.
 """
 
-import time
 from dataclasses import dataclass, field
 
-import jax
-
-from rnp_jax import masks
-from rnp_jax.defenses.phase import Progress
-from rnp_jax.defenses.result import Pruned
-from rnp_jax.defenses.scores import prune_by_score, scores_by_filter
+from rnp_jax.defenses.method import Method, Task
+from rnp_jax.defenses.result import Defended
+from rnp_jax.defenses.scores import chooses_by_score, prune_by_site_scores
 from rnp_jax.defenses.sensitivity import HolderConfig, holder_scores
 from rnp_jax.defenses.thresholds import ThresholdConfig
-from rnp_jax.models import Network
-from rnp_jax.training.epoch import Augment
-from rnp_jax.types import Batch, Variables
 
 
 @dataclass(frozen=True)
@@ -32,38 +25,29 @@ class HolderPruneConfig:
     threshold: ThresholdConfig = field(default_factory=ThresholdConfig)
 
 
-def holder(
-    network: Network,
-    variables: Variables,
-    data: Batch,
-    key: jax.Array,
-    config: HolderPruneConfig,
-    *,
-    holdout: Batch | None = None,
-    augment: Augment | None = None,
-    progress: Progress | None = None,
-) -> Pruned:
-    """Defends a network by its neurons' Hölder constants on images, whose labels are not read.
-
-    Args:
-      network: the function of the variables.
-      variables: the suspicious weights.
-      data: images to score on [N, H, W, C]; clean or not, labelled or not.
-      key: unused.
-      config: how to score, and what to prune.
-      holdout: clean images, not in ``data``, for the threshold rule that needs them.
-      augment: unused.
-      progress: unused.
+def run_holder(task: Task, config: HolderPruneConfig) -> Defended:
+    """Prunes by the neurons' Hölder constants on the images, clean or not, whose labels are not read.
 
     Raises:
       ConfigError: the threshold rule needs held-out images, or more filters than there are.
       DataError: images of another shape than the network's, or values that are not finite.
       DefenseError: the network has nothing to score, or the images do not vary.
     """
-    del key, augment, progress  # scores are a function of weights and images, found in one pass
-    variables = masks.bake(variables, network.placement)
-    started = time.perf_counter()
-    found = holder_scores(network, variables, data.images, config.sensitivity)
-    scores = scores_by_filter(network, variables, found)
-    timing = {"score": time.perf_counter() - started}
-    return prune_by_score(network, variables, scores, config.threshold, holdout=holdout, timing=timing)
+    images = task.data.images
+    return prune_by_site_scores(
+        task, lambda: holder_scores(task.network, task.variables, images, config.sensitivity), config.threshold
+    )
+
+
+holder = Method(
+    name="holder",
+    title="Hölder",
+    summary="Hölder pruning: prune the filters that small steps of the input move most",
+    basis="The score of a filter is the largest change of its activation that small steps along its gradient cause, "
+    "over the step's length to the power \N{GREEK SMALL LETTER ALPHA} (Hölder Pruning, ICLR 2025 submission).",
+    run=run_holder,
+    defaults=HolderPruneConfig(),
+    chooses=lambda config: chooses_by_score(config.threshold),
+    colour="#d55e00",
+    marker="o",
+)

@@ -11,7 +11,6 @@ own predictions; in L it is laid over a share of the images alone; Adam moves th
 one image at least, and images that fill no batch are left out. δ is in pixels of [0, 1], as the authors have it.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -23,12 +22,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
+from rnp_jax.defenses.method import Method, Task
 from rnp_jax.defenses.phase import Progress, check_finite
-from rnp_jax.defenses.result import Pruned
-from rnp_jax.defenses.tuning import conclude, unpruned
+from rnp_jax.defenses.result import Defended
+from rnp_jax.defenses.rnp import RnpConfig
+from rnp_jax.defenses.tuning import begin, conclude
 from rnp_jax.errors import ConfigError
-from rnp_jax.models import Network
-from rnp_jax.training.epoch import Augment, cross_entropy
+from rnp_jax.training.epoch import cross_entropy
 from rnp_jax.training.joint_epoch import descend
 from rnp_jax.types import Apply, Batch, Tree, Variables
 
@@ -70,29 +70,19 @@ class IbauConfig:
             raise ConfigError(f"{self}: expected penalty >= 0 and portion in (0, 1]")
 
 
-def ibau(
-    network: Network,
-    variables: Variables,
-    data: Batch,
-    key: jax.Array,
-    config: IbauConfig,
-    *,
-    holdout: Batch | None = None,
-    augment: Augment | None = None,
-    progress: Progress | None = None,
-) -> Pruned:
-    """Defends a network with clean images; see ``rnp`` for the arguments. ``holdout`` only measures.
+def run_ibau(task: Task, config: IbauConfig) -> Defended:
+    """Finds and unlearns universal perturbations of the clean images, by turns; as in the release, none is augmented.
 
     Raises:
       DefenseError: the loss became infinite or not a number.
     """
-    del augment  # the release has none
-    begun = unpruned(network, variables)
-    started = time.perf_counter()
-    params, history = unlearn_perturbations(network, begun.variables, data, key, config, progress=progress)
-    timing = {"ibau": time.perf_counter() - started}
-    tuned = {**begun.variables, "params": params}
-    return conclude(network, variables, begun, tuned, holdout, {"ibau": history}, timing)
+    begun = begin("original", task, RnpConfig())
+    with task.stage("ibau"):
+        params, history = unlearn_perturbations(
+            task.network, begun.variables, task.data, task.key, config, progress=task.progress
+        )
+    task.note("ibau", history)
+    return conclude(task, begun, {**begun.variables, "params": params})
 
 
 def unlearn_perturbations(
@@ -229,3 +219,17 @@ def _unlearn(
     }
     gradient = hypergradient(outer, contract, params, delta, config.fixed_point_steps)
     return descend(optax.adam(config.learning_rate), gradient, adam, params), figures
+
+
+ibau = Method(
+    name="ibau",
+    title="I-BAU",
+    summary="adversarial unlearning of universal perturbations by implicit hypergradients",
+    basis="Perturbations of all images that mislead the network are found and unlearned, by turns "
+    "(Adversarial Unlearning of Backdoors via Implicit Hypergradient, ICLR 2022).",
+    run=run_ibau,
+    defaults=IbauConfig(),
+    changes="weights",
+    colour="#c0392b",
+    marker="h",
+)

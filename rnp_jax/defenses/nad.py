@@ -13,26 +13,24 @@ that was pruned before it was fine-tuned, or by its unlearned network, which att
 is kept away from it by −γ Σ_l β_l · the same distance (``repel``, this project's).
 """
 
-import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from rnp_jax.defenses.phase import Phase, Progress, check_finite, run_phase
-from rnp_jax.defenses.result import Pruned
+from rnp_jax.defenses.method import Method, Task
+from rnp_jax.defenses.phase import Phase
+from rnp_jax.defenses.result import Defended
 from rnp_jax.defenses.rnp import RnpConfig
 from rnp_jax.defenses.stages import find_stages, run_segments
-from rnp_jax.defenses.tuning import Start, begin, check_rnp, conclude
+from rnp_jax.defenses.tuning import Start, begin, check_rnp, chooses_before, conclude, tune
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Network
-from rnp_jax.training.epoch import Augment, batch_metrics, cross_entropy
+from rnp_jax.training.epoch import batch_metrics, cross_entropy
 from rnp_jax.types import Batch, Tree, Variables
 
 _EPS = 1e-6  # the release's, added to the norm of an attention map
@@ -89,63 +87,38 @@ class NadConfig:
             )
 
 
-def nad(
-    network: Network,
-    variables: Variables,
-    data: Batch,
-    key: jax.Array,
-    config: NadConfig,
-    *,
-    holdout: Batch | None = None,
-    augment: Augment | None = None,
-    progress: Progress | None = None,
-) -> Pruned:
-    """Defends a network with clean images; see ``rnp`` for the arguments. ``holdout`` measures, and chooses for RNP.
+def run_nad(task: Task, config: NadConfig) -> Defended:
+    """Distils a student on the clean images that attends where its teacher does.
 
     Raises:
       ConfigError: more betas than the network has stages, or nothing is held out for RNP to choose by.
       DefenseError: the network has no feature maps, or the loss became infinite or not a number.
     """
-    stages = find_stages(network, variables)
+    network = task.network
+    stages = find_stages(network, task.variables)
     if len(config.betas) > len(stages):
         raise ConfigError(f"betas {config.betas}: {network.architecture.name} has {len(stages)} stages; give no more")
-    source: Start = "rnp" if config.teacher == "pruned" else "original"
+    source = _source(config)
     needed: tuple[Start, ...] = (source, config.start, *(("unlearned",) if config.repel else ()))
-    before = {"holdout": holdout, "augment": augment, "progress": progress}
-    made = {each: begin(each, network, variables, data, key, config.rnp, **before) for each in dict.fromkeys(needed)}
-    student = _with_all(made[config.start], made.values())
+    made = {each: begin(each, task, config.rnp) for each in dict.fromkeys(needed)}
+    student = made[config.start]
     avoided = made["unlearned"].variables if config.repel else {}
+    settings = replace(config, rnp=RnpConfig(), start="original", teacher="finetuned")
 
-    def tune(begun: Variables, taught_by: Variables | None, name: str) -> tuple[Variables, dict[str, np.ndarray]]:
+    def distil(name: str, begun: Variables, taught_by: Variables | None) -> Variables:
         epochs = config.teacher_epochs if taught_by is None else config.epochs
         taught = None if taught_by is None else stages[-len(config.betas) :]
-        settings = replace(config, rnp=RnpConfig(), start="original", teacher="finetuned")
-        phase = _Distilling(name, network, epochs, config.batch_size, config.shuffle, augment, settings, taught)
+        phase = _Distilling(name, network, epochs, config.batch_size, config.shuffle, task.augment, settings, taught)
         fixed = {"masks": begun["masks"], "teacher": taught_by or {}, "avoided": avoided}
-        params, batch_stats, history, _ = run_phase(
-            phase, begun["params"], fixed, begun["batch_stats"], data, jax.random.fold_in(key, epochs), progress
-        )
-        check_finite(f"NAD's {name}", history)
-        return {**begun, "params": params, "batch_stats": batch_stats}, history
+        return tune(task, phase, begun, fixed, jax.random.fold_in(task.key, epochs))
 
-    started = time.perf_counter()
-    timing, history = {}, {}
-    taught_by, history["teacher"] = tune(made[source].variables, None, "teacher")
-    timing["teacher"] = time.perf_counter() - started
-    started = time.perf_counter()
-    tuned, history["distil"] = tune(student.variables, taught_by, "distil")
-    timing["distil"] = time.perf_counter() - started
-    return conclude(network, variables, student, tuned, holdout, history, timing)
+    teacher = distil("teacher", made[source].variables, None)
+    return conclude(task, student, distil("distil", student.variables, teacher))
 
 
-def _with_all(student: Pruned, begun: Iterable[Pruned]) -> Pruned:
-    """The student, with what was told of everything that came before."""
-    history, timing, warnings = {}, {}, {}
-    for each in begun:
-        history |= each.history
-        timing |= {name: timing.get(name, 0.0) + seconds for name, seconds in each.timing.items()}
-        warnings |= dict.fromkeys(each.warnings)
-    return replace(student, history=history, timing=timing, warnings=tuple(warnings))
+def _source(config: NadConfig) -> Start:
+    """What the teacher is fine-tuned from."""
+    return "rnp" if config.teacher == "pruned" else "original"
 
 
 def attention(features: Float[Array, "B H W F"], power: float = 2.0) -> Float[Array, "B H W"]:
@@ -198,3 +171,19 @@ class _Distilling(Phase):
     def update(self, trained: Tree, updates: Tree, fixed: Tree) -> Tree:
         del fixed
         return jax.tree.map(jnp.add, trained, updates)
+
+
+nad = Method(
+    name="nad",
+    title="NAD",
+    summary="neural attention distillation from a fine-tuned copy of the network",
+    basis="All weights are trained to attend to clean images as a fine-tuned copy of the network does "
+    "(Neural Attention Distillation, ICLR 2021).",
+    run=run_nad,
+    defaults=NadConfig(),
+    changes="both",
+    augments=True,
+    chooses=lambda config: chooses_before("rnp" in (config.start, _source(config)), config.rnp),
+    colour="#3f51b5",
+    marker="d",
+)

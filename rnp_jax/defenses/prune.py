@@ -12,14 +12,15 @@ Three rankings of the filters whose recovered mask is low:
 ``docs/rankings.md`` compares them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from rnp_jax import masks
-from rnp_jax.defenses.result import Candidates, Choice, choose_within
+from rnp_jax.defenses.method import Chooses, Task
+from rnp_jax.defenses.result import Candidates, Choice, Defended, choose_within, prune
 from rnp_jax.errors import ConfigError
 from rnp_jax.evaluation.predict import predict_variants
 from rnp_jax.models import Network
@@ -120,12 +121,37 @@ def choose(
     Raises:
       ConfigError: more filters to prune than are exposed, or nothing to choose by.
     """
-    total = len(candidates.order)
+    total, named = len(candidates.order), {"ranking": config.ranking, "threshold": config.threshold}
     if config.number is not None:
         if config.number > total:
             raise ConfigError(f"number {config.number}: only {total} filters have a mask of 0.90 or less")
-        return Choice(config.number, f"{config.number} filters, as asked for")
+        return Choice(config.number, f"{config.number} filters, as asked for", **named)
     if config.threshold is not None:
         count = candidates.count_at(config.threshold)
-        return Choice(count, f"every filter with a mask of {config.threshold:g} or less, as asked for")
-    return choose_within(network, variables, candidates, holdout, config.accuracy_budget, _ORDER[config.ranking])
+        return Choice(count, f"every filter with a mask of {config.threshold:g} or less, as asked for", **named)
+    found = choose_within(network, variables, candidates, holdout, config.accuracy_budget, _ORDER[config.ranking])
+    return replace(found, budget=config.accuracy_budget, **named)
+
+
+def prune_by_masks(task: Task, filters: masks.Filters, path: Float[np.ndarray, "E F"], config: PruneConfig) -> Defended:
+    """Prunes the original network by masks [F] a layer; ``path`` are the masks at the end of every epoch.
+
+    Raises:
+      ConfigError: as ``choose``.
+    """
+    with task.stage("rank"):
+        damage = None
+        if config.ranking == "damage":
+            damage = measure_damage(task.network, task.variables, filters, task.data)
+        candidates = rank(config.ranking, filters, path, damage)
+    with task.stage("choose"):
+        choice = choose(task.network, task.variables, candidates, task.holdout, config)
+    if choice.count == 0:
+        why = "no mask fell to 0.90" if len(candidates.order) == 0 else "every choice costs more than the budget"
+        task.warn(f"Nothing was pruned: {why}.")
+    return Defended(prune(task.variables, candidates, choice.count), filters, "mask", candidates, choice)
+
+
+def chooses_by_masks(config: PruneConfig) -> Chooses:
+    """What a method with these settings decides about filters."""
+    return Chooses(True, config.threshold is None and config.number is None, config.number)

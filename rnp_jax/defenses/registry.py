@@ -1,30 +1,71 @@
-"""Defenses that return a network, by name. They share one signature, that of ``rnp``."""
+"""The defenses by name, in the order of a table's rows. A new one is a line here and a file of its own."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 
 from rnp_jax.defenses.anp import anp
 from rnp_jax.defenses.clp import clp
+from rnp_jax.defenses.controls import none, oracle, random
 from rnp_jax.defenses.fine_pruning import fine_pruning
 from rnp_jax.defenses.ft import ft
 from rnp_jax.defenses.ft_sam import ft_sam
+from rnp_jax.defenses.hid import hid
 from rnp_jax.defenses.holder import holder
 from rnp_jax.defenses.ibau import ibau
+from rnp_jax.defenses.method import Method
 from rnp_jax.defenses.nad import nad
-from rnp_jax.defenses.result import Pruned
 from rnp_jax.defenses.rnp import rnp
+from rnp_jax.errors import ConfigError
 
-DEFENSES: Mapping[str, Callable[..., Pruned]] = MappingProxyType(
-    {
-        "rnp": rnp,
-        "holder": holder,
-        "clp": clp,
-        "anp": anp,
-        "fp": fine_pruning,
-        "ft": ft,
-        "nad": nad,
-        "ft_sam": ft_sam,
-        "ibau": ibau,
-    }
+_RECORDS = (
+    none,
+    holder,
+    hid,
+    clp,
+    anp,
+    fine_pruning,
+    ft,
+    nad,
+    ft_sam,
+    ibau,
+    rnp,
+    random,
+    oracle,
 )
-"""``(network, variables, data, key, config, *, holdout, augment, progress) -> Pruned``."""
+
+METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method in _RECORDS})
+
+
+def find_method(name: str) -> Method:
+    """The method of this name.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    if name not in METHODS:
+        raise ConfigError(f"--method {name}: there is no such method; choose among {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def title(name: str) -> str:
+    """What a reader calls the method; an unknown one keeps its name."""
+    return METHODS[name].title if name in METHODS else name
+
+
+def basis(name: str) -> str:
+    """What its masks or scores are; empty where that is not known."""
+    return METHODS[name].basis if name in METHODS else ""
+
+
+def sees_trigger(name: str) -> bool:
+    """Whether the method works with the attacker's trigger, which no defender has."""
+    return name in METHODS and METHODS[name].needs == "trigger"
+
+
+def order(name: str) -> tuple[int, str]:
+    """Sort key of rows: the methods in their order, unknown ones by name, then the controls that prune."""
+    known = list(METHODS)
+    if name not in METHODS:
+        return len(known), name
+    last = METHODS[name].control and METHODS[name].changes != "nothing"
+    return known.index(name) + (len(known) + 1) * last, ""

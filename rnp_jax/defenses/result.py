@@ -1,6 +1,7 @@
 """What every defense returns, and how many filters to prune where clean held-out images decide it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -37,29 +38,46 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Choice:
-    """An operating point and what it cost on the images it was chosen by."""
+    """An operating point, and what it cost on the images it was chosen by.
+
+    Attributes:
+      count: how many of the candidates are pruned.
+      rule: why so many, in words.
+      before: accuracy on held-out clean images before pruning; None where it was not measured.
+      after: the same after it.
+      ranking: what the order of the candidates is called; by default the method's name.
+      threshold: on masks, where one decided.
+      budget: share of the held-out accuracy that could be lost, where that decided.
+    """
 
     count: int
     rule: str
     before: Proportion | None = None
     after: Proportion | None = None
+    ranking: str = ""
+    threshold: float | None = None
+    budget: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Pruned:
+class Defended:
     """What a defense did.
 
     Attributes:
-      variables: the original weights (times the masks they came with), or tuned ones, with the filter masks of the
-        pruned network.
+      variables: the defended weights, with the filter masks of the pruned network.
       values: by layer, what the choice of filters rests on [F]; empty where none was made.
       kind: of ``values``: ``mask`` in [0, 1], low where a filter is suspected, or ``score``, high where it is;
         ``weights`` where the defense chooses no filters and tunes all weights.
       candidates: the suspected filters, in the order of pruning.
       choice: how many of them were pruned, and why.
+      release: the order of the RNP release for the same masks, where they come from recovery.
+      network: the function of ``variables``, where the defense trained a new one.
+      extractor: the network and weights whose features ``network`` reads, where it is a head.
+      kept: positions of the untrusted images that were held to be clean, a row a round.
       history: by phase, the series of its epochs.
+      stops: by phase, why it ended, where it did not just run all its epochs.
       timing: seconds by stage, compilation included.
-      warnings: what did not go as the paper has it, one sentence each.
+      warnings: what did not go as planned, one sentence each.
     """
 
     variables: Variables
@@ -67,9 +85,23 @@ class Pruned:
     kind: Literal["mask", "score", "weights"]
     candidates: Candidates
     choice: Choice
-    history: dict[str, dict[str, np.ndarray]]
-    timing: dict[str, float]
-    warnings: tuple[str, ...]
+    release: Candidates | None = None
+    network: Network | None = None
+    extractor: tuple[Network, Variables] | None = None
+    kept: tuple[Int[np.ndarray, "_"], ...] = ()
+    history: Mapping[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    stops: Mapping[str, str] = field(default_factory=dict)
+    timing: Mapping[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def prunes(self) -> bool:
+        """Whether filters were chosen."""
+        return self.kind != "weights"
+
+
+NO_CANDIDATES = Candidates(np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
+"""Of a defense that chooses no filters."""
 
 
 def choose_within(

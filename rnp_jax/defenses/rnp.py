@@ -1,19 +1,14 @@
 """Reconstructive Neuron Pruning: unlearn, recover, prune (Li et al., ICML 2023, algorithm 1)."""
 
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import jax
 
-from rnp_jax import masks
-from rnp_jax.defenses.phase import Progress, check_finite
-from rnp_jax.defenses.prune import PruneConfig, choose, measure_damage, rank
+from rnp_jax.defenses.method import Method, Task
+from rnp_jax.defenses.prune import PruneConfig, chooses_by_masks, prune_by_masks, rank
 from rnp_jax.defenses.recover import RecoverConfig, recover
-from rnp_jax.defenses.result import Pruned, prune
-from rnp_jax.defenses.unlearn import UnlearnConfig, unlearn
-from rnp_jax.models import Network
-from rnp_jax.training.epoch import Augment
-from rnp_jax.types import Batch, Variables
+from rnp_jax.defenses.result import Defended
+from rnp_jax.defenses.unlearn import UnlearnConfig, Unlearned, unlearn
 
 
 @dataclass(frozen=True)
@@ -25,77 +20,66 @@ class RnpConfig:
     prune: PruneConfig = field(default_factory=PruneConfig)
 
 
-def rnp(
-    network: Network,
-    variables: Variables,
-    data: Batch,
-    key: jax.Array,
-    config: RnpConfig,
-    *,
-    holdout: Batch | None = None,
-    augment: Augment | None = None,
-    progress: Progress | None = None,
-) -> Pruned:
-    """Defends a network with clean images.
-
-    Args:
-      network: the function of the variables.
-      variables: the suspicious weights.
-      data: clean images to unlearn and recover on, uint8 [N, H, W, C] and int32 [N].
-      key: order and augmentation.
-      config: settings of the steps.
-      holdout: clean images, not in ``data``, by which the number of pruned filters is chosen.
-      augment: applied to every batch of ``data``.
-      progress: called after every epoch.
+def run_rnp(task: Task, config: RnpConfig) -> Defended:
+    """Unlearns and recovers on the clean images, and prunes the original network.
 
     Raises:
       DefenseError: unlearning or recovery diverged, or the network has nothing to mask.
     """
-    unlearn_key, recover_key = jax.random.split(key)
-    # Recovery and pruning replace masks: those it came with become part of the weights.
-    variables = masks.bake(variables, network.placement)
-    timing, warnings = {}, []
-
-    started = time.perf_counter()
-    unlearned = unlearn(network, variables, data, unlearn_key, config.unlearn, augment=augment, progress=progress)
-    timing["unlearn"] = time.perf_counter() - started
-    check_finite("unlearning", unlearned.history)
+    unlearn_key, recover_key = jax.random.split(task.key)
+    unlearned = run_unlearning(task, unlearn_key, config.unlearn)
     if not unlearned.reached:
-        warnings.append(
+        task.warn(
             f"Unlearning never reached the stop accuracy {config.unlearn.stop_accuracy:.2f}: after "
             f"{len(unlearned.history['accuracy'])} epochs it stood at {unlearned.history['accuracy'][-1]:.2f}. "
             "The masks may expose little; raise max_epochs or learning_rate."
         )
-
-    started = time.perf_counter()
-    recovered = recover(
-        network, unlearned.variables, data, recover_key, config.recover, augment=augment, progress=progress
-    )
-    timing["recover"] = time.perf_counter() - started
-    check_finite("recovery", recovered.history)
+    with task.stage("recover"):
+        recovered = recover(
+            task.network,
+            unlearned.variables,
+            task.data,
+            recover_key,
+            config.recover,
+            augment=task.augment,
+            progress=task.progress,
+        )
+    task.note("recover", recovered.history)
     loss = recovered.history["loss"]
     if loss[-1] > loss[0]:
-        warnings.append(f"Recovery did not recover: the clean loss rose from {loss[0]:.3g} to {loss[-1]:.3g}.")
+        task.warn(f"Recovery did not recover: the clean loss rose from {loss[0]:.3g} to {loss[-1]:.3g}.")
+    path = recovered.history["masks"]
+    done = prune_by_masks(task, recovered.filters, path, config.prune)
+    return replace(done, release=rank("release", recovered.filters, path))
 
-    started = time.perf_counter()
-    damage = None
-    if config.prune.ranking == "damage":
-        damage = measure_damage(network, variables, recovered.filters, data)
-    candidates = rank(config.prune.ranking, recovered.filters, recovered.history["masks"], damage)
-    timing["rank"] = time.perf_counter() - started
-    started = time.perf_counter()
-    choice = choose(network, variables, candidates, holdout, config.prune)
-    timing["choose"] = time.perf_counter() - started
-    if choice.count == 0:
-        why = "no mask fell to 0.90" if len(candidates.order) == 0 else "every choice costs more than the budget"
-        warnings.append(f"Nothing was pruned: {why}.")
-    return Pruned(
-        prune(variables, candidates, choice.count),
-        recovered.filters,
-        "mask",
-        candidates,
-        choice,
-        {"unlearn": unlearned.history, "recover": recovered.history},
-        timing,
-        tuple(warnings),
-    )
+
+def run_unlearning(task: Task, key: jax.Array, config: UnlearnConfig) -> Unlearned:
+    """RNP's first step, timed and noted.
+
+    Raises:
+      DefenseError: it diverged.
+    """
+    with task.stage("unlearn"):
+        found = unlearn(
+            task.network, task.variables, task.data, key, config, augment=task.augment, progress=task.progress
+        )
+    verb = "reached" if found.reached else "did not reach"
+    epochs = len(found.history["loss"])
+    task.note("unlearn", found.history, f"{verb} the stop accuracy {config.stop_accuracy:g} after {epochs} epochs")
+    return found
+
+
+rnp = Method(
+    name="rnp",
+    title="RNP",
+    summary="Reconstructive Neuron Pruning: unlearn the clean task, recover it with filter masks, prune low masks",
+    basis="The mask of a filter is what brings back clean accuracy to a network that has unlearned its clean task; "
+    "filters that do not help have masks near 0 (Reconstructive Neuron Pruning, ICML 2023).",
+    run=run_rnp,
+    defaults=RnpConfig(UnlearnConfig(batch_size=100), RecoverConfig(batch_size=100)),
+    augments=True,
+    chooses=lambda config: chooses_by_masks(config.prune),
+    colour="#7b5ea7",
+    marker="D",
+)
+"""By default in batches of 100: of 400 images, the release's 128 would leave a batch of 16, too few for batch norm."""

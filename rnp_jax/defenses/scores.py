@@ -1,7 +1,7 @@
 """From scores of channels and units to a pruned network."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import cast
 
@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from rnp_jax import masks
-from rnp_jax.defenses.result import Candidates, Choice, Pruned, choose_within, prune
+from rnp_jax.defenses.method import Chooses, Task
+from rnp_jax.defenses.result import Candidates, Choice, Defended, choose_within, prune
 from rnp_jax.defenses.thresholds import Selection, ThresholdConfig, checked, select, standardize
 from rnp_jax.errors import DefenseError
 from rnp_jax.evaluation.metrics import share
@@ -56,9 +57,7 @@ def prune_by_score(
     config: ThresholdConfig | Mapping[str, int],
     *,
     holdout: Batch | None = None,
-    timing: Mapping[str, float] | None = None,
-    warnings: tuple[str, ...] = (),
-) -> Pruned:
+) -> Defended:
     """Prunes the filters whose scores stand out.
 
     Candidates are the selected filters and then all others, each part by how far a filter lies above its own layer. The
@@ -71,8 +70,6 @@ def prune_by_score(
       config: a rule, or how many filters to prune by layer (see ``count_pruned``).
       holdout: clean images that played no part in the scores: the rule ``budget`` chooses by them, and what any other
         costs is measured on them.
-      timing: seconds of the stages so far.
-      warnings: of the stages so far.
 
     Raises:
       ConfigError: a number that a layer does not have, or nothing to choose by.
@@ -96,19 +93,32 @@ def prune_by_score(
         )
     if choice.count == 0:
         notes.append("Nothing was pruned: no filter met the rule.")
-    return Pruned(
+    return Defended(
         prune(variables, candidates, choice.count),
         scores,
         "score",
         candidates,
         choice,
-        {},
-        {**(timing or {}), "choose": time.perf_counter() - started},
-        (*warnings, *notes),
+        timing={"choose": time.perf_counter() - started},
+        warnings=tuple(notes),
     )
 
 
-def count_pruned(pruned: Pruned) -> dict[str, int]:
+def prune_by_site_scores(
+    task: Task, score: Callable[[], Mapping[str, Float[Array | np.ndarray, "F"]]], config: ThresholdConfig
+) -> Defended:
+    """Prunes by scores [F] of the network's sites, which ``score`` computes; see ``prune_by_score``."""
+    with task.stage("score"):
+        scores = scores_by_filter(task.network, task.variables, score())
+    return prune_by_score(task.network, task.variables, scores, config, holdout=task.holdout)
+
+
+def chooses_by_score(config: ThresholdConfig) -> Chooses:
+    """What a method with this rule decides about filters."""
+    return Chooses(True, config.rule == "budget")
+
+
+def count_pruned(pruned: Defended) -> dict[str, int]:
     """How many filters of each layer a defense pruned: what another needs to prune as many of each."""
     found = masks.filters(pruned.variables["masks"])
     return {name: int((np.asarray(mask) == 0).sum()) for name, mask in found.items()}

@@ -1,24 +1,21 @@
 """What the defenses share that tune all weights: where they start from, and what they return."""
 
-import time
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
 import jax
 import numpy as np
 
-from rnp_jax import masks
-from rnp_jax.defenses.phase import Progress, check_finite
-from rnp_jax.defenses.result import Candidates, Choice, Pruned
-from rnp_jax.defenses.rnp import RnpConfig, rnp
-from rnp_jax.defenses.unlearn import unlearn
+from rnp_jax.defenses.method import Chooses, Task
+from rnp_jax.defenses.phase import Phase, run_phase
+from rnp_jax.defenses.prune import chooses_by_masks
+from rnp_jax.defenses.result import NO_CANDIDATES, Choice, Defended
+from rnp_jax.defenses.rnp import RnpConfig, run_rnp, run_unlearning
 from rnp_jax.errors import ConfigError
 from rnp_jax.evaluation.metrics import Proportion, share
 from rnp_jax.evaluation.predict import predict
 from rnp_jax.models import Network
-from rnp_jax.training.epoch import Augment
-from rnp_jax.types import Batch, Variables
+from rnp_jax.types import Batch, Tree, Variables
 
 Start = Literal["original", "rnp", "unlearned"]
 """The network that is tuned: as it came, as RNP pruned it, or as RNP's first step left it, without the clean task."""
@@ -37,60 +34,42 @@ def check_rnp(used: bool, config: RnpConfig) -> None:
         raise ConfigError("settings of RNP are given, but nothing starts from it: set start to rnp, or remove them")
 
 
-def begin(
-    start: Start,
-    network: Network,
-    variables: Variables,
-    data: Batch,
-    key: jax.Array,
-    config: RnpConfig,
-    *,
-    holdout: Batch | None,
-    augment: Augment | None,
-    progress: Progress | None,
-) -> Pruned:
-    """The network to tune; see ``rnp`` for the arguments and what it raises."""
+def chooses_before(pruned: bool, config: RnpConfig) -> Chooses:
+    """What RNP decides about filters before the weights are tuned, where it prunes first."""
+    return chooses_by_masks(config.prune)._replace(option="rnp.prune.number") if pruned else Chooses()
+
+
+def begin(start: Start, task: Task, config: RnpConfig) -> Defended:
+    """The network to tune; see ``run_rnp`` for what it raises."""
     if start == "rnp":
-        return rnp(network, variables, data, key, config, holdout=holdout, augment=augment, progress=progress)
-    begun = unpruned(network, variables)
-    if start == "original":
-        return begun
-    started = time.perf_counter()
-    found = unlearn(network, begun.variables, data, key, config.unlearn, augment=augment, progress=progress)
-    timing = {"unlearn": time.perf_counter() - started}
-    check_finite("unlearning", found.history)
-    return replace(begun, variables=found.variables, history={"unlearn": found.history}, timing=timing)
-
-
-def unpruned(network: Network, variables: Variables) -> Pruned:
-    """The network as it came, of which nothing is pruned."""
-    nothing = Candidates(np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
+        return run_rnp(task, config)
+    variables = task.variables
+    if start == "unlearned":
+        variables = run_unlearning(task, task.key, config.unlearn).variables
     choice = Choice(0, "No filter is pruned: all weights are tuned, with settings fixed beforehand.")
-    return Pruned(masks.bake(variables, network.placement), {}, "weights", nothing, choice, {}, {}, ())
+    return Defended(variables, {}, "weights", NO_CANDIDATES, choice)
 
 
-def conclude(
-    network: Network,
-    original: Variables,
-    begun: Pruned,
-    tuned: Variables,
-    holdout: Batch | None,
-    history: Mapping[str, dict[str, np.ndarray]],
-    timing: Mapping[str, float],
-) -> Pruned:
+def tune(task: Task, phase: Phase, start: Variables, fixed: Tree, key: jax.Array) -> Variables:
+    """Runs a phase that trains all weights of ``start``, timed and noted under the phase's name.
+
+    Raises:
+      DefenseError: its loss became infinite or not a number.
+    """
+    with task.stage(phase.name):
+        params, batch_stats, history, _ = run_phase(
+            phase, start["params"], fixed, start["batch_stats"], task.data, key, task.progress
+        )
+    task.note(phase.name, history)
+    return {**start, "params": params, "batch_stats": batch_stats}
+
+
+def conclude(task: Task, begun: Defended, tuned: Variables) -> Defended:
     """The tuned network, with the held-out accuracy before and after; what it cost too much becomes a warning."""
-    before, after = (_accuracy(network, each, holdout) for each in (original, tuned))
-    warnings = begun.warnings
+    before, after = (_accuracy(task.network, each, task.holdout) for each in (task.variables, tuned))
     if before is not None and after is not None and before.count - after.count > COSTLY * before.total:
-        warnings = (*warnings, f"Accuracy on held-out clean images fell from {before.value:.1%} to {after.value:.1%}.")
-    return replace(
-        begun,
-        variables=tuned,
-        choice=replace(begun.choice, before=before, after=after),
-        history={**begun.history, **history},
-        timing={**begun.timing, **timing},
-        warnings=warnings,
-    )
+        task.warn(f"Accuracy on held-out clean images fell from {before.value:.1%} to {after.value:.1%}.")
+    return replace(begun, variables=tuned, choice=replace(begun.choice, before=before, after=after))
 
 
 def _accuracy(network: Network, variables: Variables, data: Batch | None) -> Proportion | None:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from rnp_jax.checkpoints import Model, load_model
-from rnp_jax.extractors.extractor import Extractor
+from rnp_jax.extractors.extractor import Extractor, Provenance
 from rnp_jax.extractors.preprocessing import Geometry
 from rnp_jax.models import Network
 from rnp_jax.types import Variables
@@ -29,12 +29,16 @@ def from_checkpoint(path: str | PathLike[str], **options: Any) -> Extractor:
       CheckpointError, ArchitectureError, DataError: as ``load_model``.
     """
     model = load_model(path, **options)
-    network = model.network
+    return from_network(Path(path).stem, model.network, model.variables, _provenance(path, model))
+
+
+def from_network(name: str, network: Network, variables: Variables, provenance: Provenance) -> Extractor:
+    """An extractor from a classifier in memory; its features are what its last layer reads."""
     geometry = Geometry(network.architecture.image_shape, network.architecture.image_shape[:2])
     shape = jax.ShapeDtypeStruct((1, *geometry.image_shape), "uint8")
-    dim = jax.eval_shape(partial(network_features, network, geometry), model.variables, shape).shape[-1]
-    compute = partial(network_features, network, geometry, jax.device_put(model.variables))
-    return Extractor(Path(path).stem, dim, geometry.image_shape, _provenance(path, model), compute)
+    dim = jax.eval_shape(partial(network_features, network, geometry), variables, shape).shape[-1]
+    compute = partial(network_features, network, geometry, jax.device_put(variables))
+    return Extractor(name, dim, geometry.image_shape, provenance, compute)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -14,7 +14,7 @@ from PIL import Image
 from rnp_jax import masks
 from rnp_jax.checkpoints import load_model
 from rnp_jax.cli import main, parse
-from rnp_jax.commands.inputs import draw_evenly, open_data, open_model
+from rnp_jax.pipeline.opening import draw_evenly, open_data, open_model
 from rnp_jax.config import ComputeOptions, DataOptions, SourceOptions
 from rnp_jax.data import NORMALIZATIONS, load
 from rnp_jax.data.splits import Split

@@ -12,9 +12,9 @@ import torch
 from rnp_jax.card import read_card, write_card
 from rnp_jax.checkpoints import load_model
 from rnp_jax.cli import main, parse
-from rnp_jax.commands.inputs import draw_evenly
+from rnp_jax.pipeline.opening import draw_evenly
 from rnp_jax.commands.purify import HidOptions
-from rnp_jax.commands.training_set import remake
+from rnp_jax.pipeline.training_set import remake
 from rnp_jax.data import load
 from rnp_jax.defenses import HidConfig, HolderPruneConfig, ThresholdConfig
 from rnp_jax.errors import ConfigError

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from rnp_jax.cli import main
-from rnp_jax.commands.run_log import EpochBars
+from rnp_jax.pipeline.run_log import EpochBars
 from rnp_jax.report.comparison import read_comparison
 from tests.commands.conftest import CHECKPOINT, SMALL
 

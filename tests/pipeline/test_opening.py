@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rnp_jax.attacks import ATTACKS, BadNets, Blend, describe
-from rnp_jax.commands.inputs import (
+from rnp_jax.pipeline.opening import (
     choose_out,
     draw_evenly,
     make_attack,

@@ -1,17 +1,17 @@
-"""A worker of a sweep, as a process of its own: ``python -m rnp_jax.commands.sweep_worker FOLDER [SUPERVISOR]``."""
+"""A worker of a sweep, as a process of its own: ``python -m rnp_jax.sweep.serving FOLDER [SUPERVISOR]``."""
 
 import signal
 import sys
 from pathlib import Path
 
-from rnp_jax.commands.sweep_job import SweepJob
-from rnp_jax.commands.sweep_options import OPTIONS, SweepOptions
 from rnp_jax.compilation import enable_cache
-from rnp_jax.config import read_yaml, resolve
 from rnp_jax.errors import RnpError
+from rnp_jax.pipeline.options import read_options
 from rnp_jax.sweep.items import read_plan
+from rnp_jax.sweep.job import SweepJob
 from rnp_jax.sweep.ledger import Ledger
 from rnp_jax.sweep.local import STOPPED
+from rnp_jax.sweep.options import OPTIONS, SweepOptions
 from rnp_jax.sweep.worker import work
 
 
@@ -25,8 +25,8 @@ def serve(out: Path, supervisor: str = "") -> int:
       SweepError: no sweep there, or no room for its rows.
     """
     enable_cache()
-    options = resolve(SweepOptions, read_yaml(out / OPTIONS), str(out / OPTIONS))
-    ledger, job = Ledger(out), SweepJob(options, out)
+    options = read_options(SweepOptions, out / OPTIONS)
+    ledger, job = Ledger(out), SweepJob(options, out, options.write)
     with ledger.join(supervisor) as member:
         return work(
             ledger, read_plan(out), job, member, may_go_on=lambda: not supervisor or ledger.is_alive(supervisor)

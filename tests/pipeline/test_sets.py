@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from rnp_jax import masks
-from rnp_jax.commands.inputs import open_images, open_model, open_trigger
-from rnp_jax.commands.judging import (
+from rnp_jax.pipeline.opening import open_images, open_model, open_trigger
+from rnp_jax.pipeline.sets import (
     EvaluationSets,
     can_measure_together,
     evaluation_sets,

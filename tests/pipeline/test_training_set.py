@@ -7,8 +7,8 @@ import pytest
 
 from rnp_jax.attacks import Goal, WaNet, get_attack
 from rnp_jax.card import Card, read_card
-from rnp_jax.commands.inputs import open_model, open_trigger
-from rnp_jax.commands.training_set import describe_attack, name_attack, open_attack, remake
+from rnp_jax.pipeline.opening import open_model, open_trigger
+from rnp_jax.pipeline.training_set import describe_attack, name_attack, open_attack, remake
 from rnp_jax.config import ComputeOptions, SourceOptions, TriggerOptions
 from rnp_jax.data import load
 from rnp_jax.errors import ConfigError, DataError

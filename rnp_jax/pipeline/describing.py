@@ -1,26 +1,27 @@
-"""A defended checkpoint as the result document."""
+"""Judge: a defended checkpoint as the result document."""
 
 import os
+import shlex
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 
 from rnp_jax import masks
 from rnp_jax.attacks import describe
 from rnp_jax.checkpoints import Model
-from rnp_jax.commands.inputs import Suspect, Trigger
-from rnp_jax.commands.training_set import name_attack
-from rnp_jax.commands.versions import device_name, package_versions
-from rnp_jax.config import to_plain
-from rnp_jax.data import Dataset
-from rnp_jax.defenses import Pruned, RnpConfig
+from rnp_jax.defenses import Defended
 from rnp_jax.evaluation import metrics as evaluation
-from rnp_jax.extractors import Extractor
+from rnp_jax.extractors import Extractor, open_extractor
 from rnp_jax.models import count_parameters
+from rnp_jax.pipeline.case import Case
+from rnp_jax.pipeline.measuring import Outcome
+from rnp_jax.pipeline.opening import Suspect, Trigger
+from rnp_jax.pipeline.request import Request
+from rnp_jax.pipeline.training_set import name_attack
+from rnp_jax.pipeline.versions import device_name, package_versions
 from rnp_jax.report import schema
-from rnp_jax.types import Batch
 
 REMOVED = 0.1
 """ASR at or below which a backdoor is called removed: what chance gives on ten classes."""
@@ -33,54 +34,68 @@ COSTLY = 0.05
 
 
 def describe_run(
-    options: Any,
-    model: Suspect,
-    data: Batch,
-    holdout: Batch | None,
-    test: Dataset,
-    trigger: Trigger | None,
-    defended: Pruned,
-    before: evaluation.Metrics,
-    after: evaluation.Metrics,
-    sweeps: tuple[schema.Sweep, ...],
+    request: Request,
+    case: Case,
+    outcome: Outcome,
+    curves: tuple[schema.Sweep, ...],
     dropped: tuple[str, ...],
     timing: Mapping[str, float],
-    command: str | None,
 ) -> schema.Result:
-    """Everything that result.json and the report say."""
-    held = 0 if holdout is None else len(holdout.labels)
+    """Judge: everything that result.json and the report say.
+
+    Args:
+      request: what was asked.
+      case: what the method was given.
+      outcome: what it did, and the figures before and after.
+      curves: the pruning curves.
+      dropped: where in the source file objects were that the cleaned file does not have.
+      timing: seconds by stage.
+    """
+    model, defended = case.model, outcome.defended
+    before, after = outcome.before.metrics, outcome.after.metrics
+    clean, held = case.clean_images
+    pruned = defended.choice.count if defended.prunes else None
+    verdict = judge(before, after, pruned)
+    if case.anew:
+        verdict = verdict.model_copy(update={"detail": _tell_anew(case, defended)})
     return schema.Result(
         created=datetime.now(UTC),
         versions=schema.Versions(**package_versions()),
         device=device_name(),
         precision=model.network.precision,
-        seed=options.seed,
-        command=command,
-        checkpoint=describe_checkpoint(model, dropped),
+        seed=request.options.seed,
+        command=command_line(),
+        checkpoint=describe_checkpoint(model, dropped, defended if case.anew else None),
         data=schema.DataInfo(
-            name=test.name.removesuffix(" (test)"),
-            defense_images=len(data.labels) + held,
+            name=case.test.name.removesuffix(" (test)"),
+            defense_images=clean,
             holdout_images=held,
-            test_images=len(test),
+            test_images=len(case.test),
             mean=model.network.mean,
             std=model.network.std,
         ),
-        attack=None if trigger is None else describe_trigger(model, trigger),
-        method=options.method,
+        attack=None if case.trigger is None else describe_trigger(model, case.trigger),
+        method=request.method.name,
         kind=defended.kind,
-        config=to_plain(options),
+        config=request.plain(),
         before=_metrics(before),
         after=_metrics(after, evaluation.defense_effectiveness(before, after)),
-        features=None if model.extractor is None else describe_features(model.extractor),
-        choice=_choice(options, defended),
-        oracle=find_oracle(sweeps, ORACLE_BUDGET),
-        sweeps=sweeps,
-        phases=_phases(options, defended),
-        pruned_filters=_pruned(model, defended),
+        features=None if model.extractor is None or case.anew else describe_features(model.extractor),
+        choice=_choice(defended),
+        oracle=find_oracle(curves, ORACLE_BUDGET),
+        sweeps=curves,
+        phases=_phases(defended),
+        pruned_filters=_pruned(defended),
+        covariates=_covariates(case, defended),
         timing=tuple(schema.Stage(stage=name, seconds=seconds) for name, seconds in timing.items()),
-        warnings=defended.warnings,
-        verdict=judge(before, after, None if defended.kind == "weights" else defended.choice.count),
+        warnings=(*_cautions(request), *defended.warnings),
+        verdict=verdict,
     )
+
+
+def command_line() -> str | None:
+    """The command that runs; None for a call from Python."""
+    return shlex.join(["rnp-jax", *sys.argv[1:]]) if sys.argv[0].endswith("rnp-jax") else None
 
 
 def as_proportion(value: evaluation.Proportion | None) -> schema.Proportion | None:
@@ -103,9 +118,17 @@ def find_oracle(sweeps: tuple[schema.Sweep, ...], budget: float) -> schema.Oracl
     return schema.Oracle(ranking=ranking, threshold=point.threshold, pruned=point.pruned, metrics=figures)
 
 
-def describe_checkpoint(model: Model, dropped: tuple[str, ...] = ()) -> schema.CheckpointInfo:
-    """The file; ``dropped`` is what of it was not written again."""
-    filters = masks.filters(model.variables["masks"])
+def describe_checkpoint(
+    model: Model, dropped: tuple[str, ...] = (), trained: Defended | None = None
+) -> schema.CheckpointInfo:
+    """The file.
+
+    Args:
+      model: the network that was read from it.
+      dropped: what of the file was not written again.
+      trained: the new network that a defense trained in its place, whose filters are counted.
+    """
+    filters = masks.filters(model.variables["masks"]) if trained is None else trained.values
     left_out = (f"not written to the cleaned file: {', '.join(dropped)}",) if dropped else ()
     return schema.CheckpointInfo(
         path=os.fspath(model.checkpoint.path),
@@ -143,34 +166,17 @@ def _metrics(metrics: evaluation.Metrics, der: float | None = None) -> schema.Me
     )
 
 
-def rnp_config(options: Any) -> RnpConfig | None:
-    """The settings of RNP, where the method is it or has it prune first."""
-    own = getattr(options, options.method)
-    if options.method == "rnp":
-        return own
-    begins = getattr(own, "start", None) == "rnp" or getattr(own, "teacher", None) == "pruned"
-    return own.rnp if begins else None
-
-
-def ranking_of(options: Any) -> str:
-    """What the order of pruning is called."""
-    found = rnp_config(options)
-    return options.method if found is None else found.prune.ranking
-
-
-def _choice(options: Any, defended: Pruned) -> schema.Choice:
-    found = None if defended.kind == "weights" else rnp_config(options)
-    own = None if found is None else found.prune
-    before = as_proportion(defended.choice.before)
-    budget = getattr(own or getattr(getattr(options, options.method), "prune", None), "accuracy_budget", None)
+def _choice(defended: Defended) -> schema.Choice:
+    choice = defended.choice
+    before = as_proportion(choice.before)
     return schema.Choice(
-        rule=defended.choice.rule,
-        ranking=ranking_of(options),
-        threshold=None if own is None else own.threshold,
-        pruned=defended.choice.count,
+        rule=choice.rule,
+        ranking=choice.ranking,
+        threshold=choice.threshold,
+        pruned=choice.count,
         holdout_acc_before=before,
-        holdout_acc_after=as_proportion(defended.choice.after),
-        budget=None if before is None else budget,
+        holdout_acc_after=as_proportion(choice.after),
+        budget=None if before is None else choice.budget,
     )
 
 
@@ -185,31 +191,23 @@ def describe_features(extractor: Extractor) -> schema.FeatureInfo:
     )
 
 
-def _phases(options: Any, defended: Pruned) -> tuple[schema.Phase, ...]:
-    found = rnp_config(options)
-    stop = None if found is None else found.unlearn.stop_accuracy
-
-    def stopped(name: str, rows: Mapping[str, np.ndarray]) -> str:
-        epochs = len(rows["loss"])
-        if name != "unlearn" or stop is None:
-            return f"ran its {epochs} epochs"
-        verb = "reached" if rows["accuracy"][-1] <= stop else "did not reach"
-        return f"{verb} the stop accuracy {stop:g} after {epochs} epochs"
-
+def _phases(defended: Defended) -> tuple[schema.Phase, ...]:
     return tuple(
         schema.Phase(
             name=name,
             series={
                 series: tuple(float(value) for value in values) for series, values in rows.items() if values.ndim == 1
             },
-            stopped=stopped(name, rows),
+            stopped=defended.stops.get(name, f"ran its {len(rows['loss'])} epochs"),
         )
         for name, rows in defended.history.items()
     )
 
 
-def _pruned(model: Model, defended: Pruned) -> tuple[schema.PrunedFilter, ...]:
-    places = masks.index(masks.filters(model.variables["masks"]))
+def _pruned(defended: Defended) -> tuple[schema.PrunedFilter, ...]:
+    if not defended.prunes:
+        return ()
+    places = masks.index(defended.values)
     candidates, count = defended.candidates, defended.choice.count
     return tuple(
         schema.PrunedFilter(
@@ -220,6 +218,38 @@ def _pruned(model: Model, defended: Pruned) -> tuple[schema.PrunedFilter, ...]:
         )
         for i, position in enumerate(candidates.order[:count])
     )
+
+
+def _tell_anew(case: Case, defended: Defended) -> str:
+    """What a method that trains a new network did."""
+    units = sum(len(values) for values in defended.values.values())
+    pruned = f" {defended.choice.count} of its {units} hidden units were pruned." if defended.prunes else ""
+    kept = f" It trusted the labels of {len(defended.kept[-1]):,} images in the end." if defended.kept else ""
+    return (
+        f"A new network was trained on the {len(case.data.labels):,} untrusted images.{pruned}{kept} No clean image, "
+        "no knowledge of the trigger and none of the checkpoint's own weights were used."
+    )
+
+
+def _covariates(case: Case, defended: Defended) -> dict[str, float | None]:
+    """How well a method told clean from poisoned images, where the truth is known."""
+    rows: dict[str, float | None] = {}
+    for number, kept in enumerate(defended.kept, 1):
+        if case.poisoned is None:
+            break
+        name = f"Round {number}: share of clean images among those kept (for evaluation only)"
+        rows[name] = float((~case.poisoned[kept]).mean())
+        if case.poisoned.any():
+            name = f"Round {number}: share of the poisoned images kept (for evaluation only)"
+            rows[name] = float(case.poisoned[kept].sum() / case.poisoned.sum())
+    return rows
+
+
+def _cautions(request: Request) -> tuple[str, ...]:
+    """What weakens the conclusion where training started from weights that are given."""
+    start = request.options.untrusted.start if request.method.needs == "untrusted" else None
+    caution = None if start is None else open_extractor(start).caution
+    return () if caution is None else (f"{caution}.",)
 
 
 def judge(before: evaluation.Metrics, after: evaluation.Metrics, pruned: int | None) -> schema.Verdict:

@@ -8,11 +8,11 @@ from rnp_jax.attacks import Attack, Goal, describe, load_artefact
 from rnp_jax.attacks.poison import PoisonPlan
 from rnp_jax.card import TRIGGER_SUFFIX, AttackCard, Card, beside
 from rnp_jax.checkpoints import Model
-from rnp_jax.commands.inputs import Trigger, make_attack
 from rnp_jax.data import Dataset
 from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.evaluation.acceptance import expect_asr, find_weakness
 from rnp_jax.evaluation.metrics import Metrics
+from rnp_jax.pipeline.opening import Trigger, make_attack
 from rnp_jax.training.backdoor import PoisonConfig, TrainingSet, poison_once
 
 
@@ -35,7 +35,7 @@ def remake(card: Card | None, checkpoint: str | PathLike[str], data: Dataset) ->
     Raises:
       DataError: there is no card, its model was poisoned batch by batch, or other images than here were poisoned.
     """
-    other = "give the training set to purify with --hid.poisoned"
+    other = "give the training set itself with --untrusted.data (with --untrusted in detect)"
     if card is None:
         raise DataError(f"{checkpoint} has no card to make its training set again from: {other}")
     if card.attack is None:

@@ -3,7 +3,7 @@ import platform
 import jax
 
 import rnp_jax.report.schema as schema
-from rnp_jax.commands.versions import device_name, package_versions
+from rnp_jax.pipeline.versions import device_name, package_versions
 
 
 def test_versions_are_those_a_result_needs():

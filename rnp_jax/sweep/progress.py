@@ -9,7 +9,7 @@ from types import TracebackType
 from rich.live import Live
 from rich.table import Table
 
-from rnp_jax.commands.run_log import RunLog
+from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.report.sweep_row import SweepRow
 from rnp_jax.sweep.items import Item
 from rnp_jax.sweep.ledger import Ledger

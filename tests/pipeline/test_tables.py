@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from rnp_jax.commands.tables import metrics_table
+from rnp_jax.pipeline.tables import metrics_table
 from rnp_jax.evaluation.metrics import Metrics, Proportion
 
 

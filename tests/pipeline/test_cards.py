@@ -5,7 +5,7 @@ import pytest
 
 from rnp_jax.card import ExtractorCard
 from rnp_jax.checkpoints import save_variables
-from rnp_jax.commands.cards import describe_extractor, describe_model
+from rnp_jax.pipeline.cards import describe_extractor, describe_model
 from rnp_jax.evaluation.metrics import Metrics, Proportion
 from rnp_jax.extractors import open_extractor
 from rnp_jax.models import mlp_head

@@ -4,7 +4,7 @@ import time
 
 from rich.console import Console
 
-from rnp_jax.commands.run_log import RunLog
+from rnp_jax.pipeline.run_log import RunLog
 
 
 def test_lines_wait_until_there_is_a_file(tmp_path, capsys):

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from rnp_jax.card import ArchitectureCard, AttackCard, Card, ExtractorCard, NormalizationCard
-from rnp_jax.commands.versions import package_versions
 from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.extractors import Extractor
 from rnp_jax.models import Network
+from rnp_jax.pipeline.versions import package_versions
 from rnp_jax.torch_io import read_checkpoint
 
 

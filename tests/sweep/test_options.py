@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from rnp_jax.commands.sweep_options import SweepOptions, item_key, item_options
+from rnp_jax.sweep.options import SweepOptions, item_key, item_options
 from rnp_jax.config import ComputeOptions, DataOptions, TriggerOptions, resolve, to_plain
 from rnp_jax.defenses import ClpConfig, ThresholdConfig
 from rnp_jax.errors import ConfigError

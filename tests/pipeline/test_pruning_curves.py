@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from rnp_jax.commands.inputs import open_data, open_images, open_model, open_trigger
-from rnp_jax.commands.judging import evaluation_sets, read_sets
-from rnp_jax.commands.result import as_proportion, find_oracle
-from rnp_jax.commands.sweeps import measure_sweeps
+from rnp_jax.pipeline.opening import open_data, open_images, open_model, open_trigger
+from rnp_jax.pipeline.sets import evaluation_sets, read_sets
+from rnp_jax.pipeline.describing import as_proportion, find_oracle
+from rnp_jax.pipeline.pruning_curves import measure_sweeps
 from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, TriggerOptions
 from rnp_jax.defenses import ClpConfig, Pruned, ThresholdConfig, clp
 from rnp_jax.defenses.prune import THRESHOLDS

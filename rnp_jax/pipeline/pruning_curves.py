@@ -1,40 +1,39 @@
-"""The report's sweeps: what pruning more or less would have given."""
+"""The report's pruning curves: what pruning more or less would have given."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from rnp_jax import masks
-from rnp_jax.commands.inputs import Suspect
-from rnp_jax.commands.judging import EvaluationSets
-from rnp_jax.commands.result import as_proportion
-from rnp_jax.defenses import Pruned
-from rnp_jax.defenses.prune import THRESHOLDS, rank
+from rnp_jax.defenses import Defended
+from rnp_jax.defenses.prune import THRESHOLDS
 from rnp_jax.defenses.result import Candidates
 from rnp_jax.evaluation.measure import Measured
 from rnp_jax.evaluation.metrics import share
 from rnp_jax.evaluation.predict import predict_variants
+from rnp_jax.pipeline.describing import as_proportion
+from rnp_jax.pipeline.opening import Suspect
+from rnp_jax.pipeline.sets import EvaluationSets
 from rnp_jax.report.schema import Sweep, SweepPoint
 from rnp_jax.types import Batch, Variables
 
 _POINTS = 20  # of a ranking that has no thresholds
 
 
-def measure_sweeps(
-    model: Suspect, defended: Pruned, holdout: Batch | None, sets: EvaluationSets, images: int, ranking: str
+def measure_curves(
+    model: Suspect, defended: Defended, holdout: Batch | None, sets: EvaluationSets, images: int
 ) -> tuple[Sweep, ...]:
     """The defense's ranking around the chosen number; for RNP, the release's at its thresholds too.
 
     Measured on at most ``images`` clean and as many triggered test images, each evenly from the classes.
     """
-    if images <= 0:
+    if images <= 0 or not defended.prunes or defended.network is not None:
         return ()
     part, variables = sets.part(images), masks.bake(model.variables, model.network.placement)
     rows: dict[str, list[tuple[float | None, int]]] = {}
-    orders, chosen = {}, defended.choice.count
+    orders, chosen, ranking = {}, defended.choice.count, defended.choice.ranking
     reach = max(2 * chosen, _POINTS)
-    if "recover" in defended.history:
-        release = rank("release", defended.values, defended.history["recover"]["masks"])
+    if (release := defended.release) is not None:
         rows["release"] = [(float(t), release.count_at(float(t))) for t in THRESHOLDS]
         orders["release"] = release
         reach = max(reach, release.count_at(0.0))

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from rnp_jax.checkpoints import load_model, save_variables
-from rnp_jax.commands.sweep_job import SweepJob
-from rnp_jax.commands.sweep_options import SweepOptions
+from rnp_jax.sweep.job import SweepJob
+from rnp_jax.sweep.options import SweepOptions
 from rnp_jax.config import DataOptions, DefenseSetOptions, SourceOptions
 from rnp_jax.data import NORMALIZATIONS
 from rnp_jax.defenses import ClpConfig, RecoverConfig, RnpConfig, ThresholdConfig, UnlearnConfig

@@ -1,0 +1,64 @@
+"""Open, run, measure, judge, write: one checkpoint under one method."""
+
+from pathlib import Path
+
+from rnp_jax.config import write_yaml
+from rnp_jax.evaluation.measure import Measured
+from rnp_jax.pipeline.case import Case, open_case
+from rnp_jax.pipeline.describing import describe_run
+from rnp_jax.pipeline.measuring import Outcome, measure, run_method
+from rnp_jax.pipeline.opening import choose_out, open_model
+from rnp_jax.pipeline.pruning_curves import measure_curves
+from rnp_jax.pipeline.request import Request, check_filters, check_request
+from rnp_jax.pipeline.run_log import RunLog
+from rnp_jax.pipeline.writing import LAST, name_cleaned, write_masks, write_network, write_page
+from rnp_jax.report.schema import Result
+
+
+def defend_checkpoint(request: Request, out: str | None = None, log: RunLog | None = None) -> Result:
+    """Defends a checkpoint and writes everything into a folder; returns what result.json says.
+
+    Args:
+      request: the checkpoint, the method and what it is given.
+      out: the folder; by default ``runs/defend-NAME``.
+      log: told what is done.
+
+    Raises:
+      RnpError: an unusable checkpoint, data set or option; nothing is written to the source.
+    """
+    check_request(request)
+    folder = choose_out(out, request.checkpoint, "defend", LAST)
+    cleaned = name_cleaned(folder, request)
+    log = log or RunLog()
+    log.say(f"reading {request.checkpoint}")
+    with log.stage("load checkpoint"):
+        model = open_model(request.checkpoint, request.options.source, request.options.compute)
+        check_filters(model, request)
+    for anomaly in model.checkpoint.anomalies:
+        log.say(f"  note: {anomaly}")
+    case = open_case(model, request, log)
+    write_yaml(folder / "config.yaml", request.plain())  # the first file: what came before left no folder behind
+    log.write_to(folder / "run.log")
+    return write_outcome(case, defend_case(case, request, log), request, cleaned, log)
+
+
+def defend_case(case: Case, request: Request, log: RunLog, before: Measured | None = None) -> Outcome:
+    """Runs the method, and measures the model after it, and before it where that is not known.
+
+    Raises:
+      ConfigError, DefenseError: settings that do not fit the network; a method that cannot do its work.
+    """
+    return measure(case, run_method(case, request, log), request, log, before)
+
+
+def write_outcome(case: Case, outcome: Outcome, request: Request, cleaned: Path, log: RunLog) -> Result:
+    """Writes the network, the masks, the result and the report beside the path of the cleaned checkpoint."""
+    out = cleaned.parent
+    with log.stage("sweeps"):
+        curves = measure_curves(case.model, outcome.defended, case.holdout, case.sets, request.options.sweep_images)
+    with log.stage("write checkpoint"):
+        dropped = write_network(cleaned, case, outcome, request)
+        write_masks(out, outcome, request.method.name)
+    result = describe_run(request, case, outcome, curves, dropped, log.timing)
+    write_page(out, result, case, outcome, cleaned, log)
+    return result

@@ -1,0 +1,96 @@
+"""Run and measure: what a method makes of a model, and the figures before and after it."""
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from rnp_jax.defenses import Defended, Pairs
+from rnp_jax.evaluation.measure import Measured
+from rnp_jax.evaluation.predict import default_batch_size
+from rnp_jax.pipeline.case import Case, defended_model
+from rnp_jax.pipeline.opening import Suspect, draw_evenly
+from rnp_jax.pipeline.request import Request
+from rnp_jax.pipeline.run_log import RunLog
+from rnp_jax.pipeline.sets import EvaluationSets, evaluation_sets, measure_within_memory
+
+_PAIRS = 1000  # triggered images that a control looks at
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a method made of a model, and how it fares.
+
+    Attributes:
+      defended: what the method did.
+      model: the model after it.
+      sets: the test images as that model reads them.
+      before: figures of the suspicious model.
+      after: figures of the defended one.
+      batch_size: images a batch of the measurement.
+    """
+
+    defended: Defended
+    model: Suspect
+    sets: EvaluationSets
+    before: Measured
+    after: Measured
+    batch_size: int
+
+
+def run_method(case: Case, request: Request, log: RunLog) -> Defended:
+    """Runs the method on the case.
+
+    Raises:
+      ConfigError, DefenseError: settings that do not fit the network; a method that cannot do its work.
+    """
+    method, on_features = request.method, case.model.extractor is not None and not case.anew
+    named = "untrusted" if case.anew else "clean"
+    log.say(f"{case.network.architecture.name}: {method.name} on {len(case.data.labels)} {named} images")
+    with log.epochs() as bars:
+        defended = method(
+            case.network,
+            case.variables,
+            case.data,
+            jax.random.key(request.options.seed),
+            request.settings,
+            holdout=case.holdout,
+            augment=request.options.augmentation if method.augments and not on_features else None,
+            progress=bars,
+            pairs=_pairs(case) if method.needs == "trigger" else None,
+        )
+    for stage, seconds in defended.timing.items():
+        log.timing[stage] = log.timing.get(stage, 0.0) + seconds
+    for warning in defended.warnings:
+        log.say(f"  warning: {warning}")
+    log.say(f"{f'pruned {defended.choice.count} filters' if defended.prunes else 'tuned'}: {defended.choice.rule}")
+    for number, kept in enumerate(defended.kept, 1):
+        clean = "" if case.poisoned is None else f", {(~case.poisoned[kept]).mean():.1%} of them clean in truth"
+        log.say(f"round {number}: {len(kept)} images kept{clean}")
+    return defended
+
+
+def measure(case: Case, defended: Defended, request: Request, log: RunLog, before: Measured | None = None) -> Outcome:
+    """Measures the model after the method, and before it where that is not known.
+
+    Raises:
+      DefenseError: one image at a time is too much for the memory.
+    """
+    log.say("measuring")
+    size = request.options.compute.batch_size or default_batch_size()
+    with log.stage("measure"):
+        if before is None:
+            before, size = measure_within_memory(case.sets, case.model, case.model.variables, size)
+        model = defended_model(case, defended)
+        sets = case.sets if defended.network is None else evaluation_sets(model, case.test, case.trigger)
+        after, size = measure_within_memory(sets, model, model.variables, size)
+    return Outcome(defended, model, sets, before, after, size)
+
+
+def _pairs(case: Case) -> Pairs | None:
+    """Test images without and with the trigger; None where it is not known."""
+    triggered = case.sets.triggered
+    if triggered is None:
+        return None
+    chosen = draw_evenly(triggered.labels, _PAIRS)
+    return Pairs(np.asarray(case.sets.clean.images)[triggered.indices[chosen]], triggered.images[chosen])

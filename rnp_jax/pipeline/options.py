@@ -1,0 +1,172 @@
+"""The options that every command shares which runs methods, and those that a choice of methods adds.
+
+A schema is made for the methods that are chosen: it has their groups of settings, and of the shared options those that
+one of them reads. Whatever else is on the command line is an unknown option.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields, make_dataclass
+from functools import cache
+from os import PathLike
+from typing import Annotated, Any, TypeVar
+
+import tyro
+
+from rnp_jax.attacks.base import check_number
+from rnp_jax.config import (
+    FLAT,
+    UNREAD,
+    ComputeOptions,
+    DataOptions,
+    DefenseSetOptions,
+    SourceOptions,
+    TriggerOptions,
+    check_seed,
+    read_yaml,
+    resolve,
+)
+from rnp_jax.data import Augmentation
+from rnp_jax.defenses import METHODS, Method, find_method
+from rnp_jax.errors import ConfigError
+
+Schema = TypeVar("Schema", bound="RunOptions")
+
+
+@dataclass(frozen=True)
+class UntrustedOptions:
+    """The training set that nobody trusts, for methods that train a new network on it.
+
+    Attributes:
+      data: the set: the training part of a data set, folder or .npz file; by default it is made again from the
+        checkpoint's card.
+      start: a checkpoint to start from; by default a fresh network like the defended one.
+      width: channels of a fresh network's first stage; by default those of the defended one.
+    """
+
+    data: str | None = None
+    start: str | None = None
+    width: int | None = None
+
+    def __post_init__(self):
+        if self.width is not None:
+            check_number("untrusted.width", self.width, 1, integer=True)
+        if self.width is not None and self.start is not None:
+            raise ConfigError(
+                f"untrusted.width {self.width} is not read with untrusted.start: that network has its own width"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What one or more methods do to a checkpoint, and what they are given.
+
+    Attributes:
+      method: the method or methods.
+      out: output folder.
+      source: how the file is read, and its normalisation.
+      images: clean images: the defense set comes from the training part, ACC from the test part.
+      defense: how many clean images the defender has.
+      untrusted: the untrusted training set, and the network that is trained on it.
+      trigger: the attack to measure, where it is known; never used to choose.
+      augmentation: of the images that a method trains on; a head on features is trained without.
+      compute: precision and batches.
+      sweep_images: test images that the report's pruning curves are measured on, clean and triggered each; 0 for none.
+      seed: random seed for shuffling and augmentation.
+    """
+
+    method: str | tuple[str, ...] = "rnp"
+    out: str | None = None
+    source: Annotated[SourceOptions, FLAT] = field(default_factory=SourceOptions)
+    images: Annotated[DataOptions, FLAT] = field(default_factory=DataOptions)
+    defense: DefenseSetOptions = field(default_factory=DefenseSetOptions)
+    untrusted: UntrustedOptions = field(default_factory=UntrustedOptions)
+    trigger: Annotated[TriggerOptions, FLAT] = field(default_factory=TriggerOptions)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    compute: Annotated[ComputeOptions, FLAT] = field(default_factory=ComputeOptions)
+    sweep_images: int = 2000
+    seed: int = 0
+
+    def __post_init__(self):
+        check_number("sweep_images", self.sweep_images, 0, integer=True)
+        check_seed("seed", self.seed)
+        names = [method.name for method in self.methods]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"--method {' '.join(names)}: a method is named twice; name each once")
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """The methods' records.
+
+        Raises:
+          ConfigError: there is no method of that name, or none is given.
+        """
+        names = (self.method,) if isinstance(self.method, str) else self.method
+        if not names:
+            raise ConfigError(f"--method: none is given; choose among {', '.join(METHODS)}")
+        return tuple(map(find_method, names))
+
+    def settings(self, method: Method) -> Any:
+        """The method's settings: as given, or its defaults."""
+        return getattr(self, method.group, method.defaults) if method.group else None
+
+
+_READERS: Mapping[str, Callable[[Method], bool]] = {
+    "defense": lambda method: method.needs != "untrusted" and method.changes != "nothing",
+    "untrusted": lambda method: method.needs == "untrusted",
+    "augmentation": lambda method: method.augments,
+    "sweep_images": lambda method: method.changes in ("filters", "both") and method.needs != "untrusted",
+    "seed": lambda method: method.changes != "nothing",
+}
+"""The shared options that not every method reads."""
+
+
+def is_read(name: str, method: Method) -> bool:
+    """Whether the method reads this shared option."""
+    return name not in _READERS or _READERS[name](method)
+
+
+def schema_for(schema: type[Schema], names: Sequence[str]) -> type[Schema]:
+    """The schema with a group of settings for each method, and without the options that none of them reads.
+
+    Raises:
+      ConfigError: there is no method of one of the names.
+    """
+    return _schema_for(schema, tuple(dict.fromkeys(names)))
+
+
+@cache
+def _schema_for(schema: type[Schema], names: tuple[str, ...]) -> type[Schema]:
+    methods = tuple(map(find_method, names))
+    added: list[tuple[str, Any, Any]] = []
+    for each in fields(schema):
+        if not any(is_read(each.name, method) for method in methods):
+            added.append(_unread(each))
+    for method in methods:
+        if method.group and method.group not in {name for name, _, _ in added}:
+            settings = METHODS[method.group]
+            help_ = tyro.conf.arg(help=f"Settings of {settings.title}: {settings.summary}.")
+            kind = Annotated[type(settings.defaults), help_]
+            added.append((method.group, kind, field(default=settings.defaults)))
+    namespace = {"__doc__": schema.__doc__, "__module__": schema.__module__}
+    return make_dataclass(schema.__name__, added, bases=(schema,), namespace=namespace, frozen=True, kw_only=True)
+
+
+def _unread(each: Field) -> tuple[str, Any, Any]:
+    """The field with its default, which nothing can change."""
+    hidden = field(default=each.default, default_factory=each.default_factory, metadata={UNREAD: True})
+    return each.name, Annotated[each.type, tyro.conf.Fixed, tyro.conf.Suppress], hidden
+
+
+def names_in(value: Any) -> tuple[str, ...]:
+    """The methods that a preset or a command line names: one or several."""
+    return (value,) if isinstance(value, str) else tuple(map(str, value))
+
+
+def read_options(schema: type[Schema], path: str | PathLike[str]) -> Schema:
+    """The options that a run wrote.
+
+    Raises:
+      ConfigError: the file cannot be read, or is of another command.
+    """
+    values = read_yaml(path)
+    return resolve(schema_for(schema, names_in(values.get("method", ()))), values, str(path))

@@ -1,0 +1,265 @@
+"""What a sweep does to one item: the same as ``rnp-jax defend`` on that checkpoint, or ``rnp-jax evaluate``.
+
+What several items share, images and triggers, is read once.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+
+from rnp_jax.card import TRIGGER_SUFFIX, beside
+from rnp_jax.defenses import Defended, find_method
+from rnp_jax.errors import CheckpointError
+from rnp_jax.evaluation.measure import Measured
+from rnp_jax.evaluation.metrics import defense_effectiveness
+from rnp_jax.evaluation.predict import default_batch_size
+from rnp_jax.pipeline.case import Case, Images, open_case
+from rnp_jax.pipeline.defending import defend_case, write_outcome
+from rnp_jax.pipeline.describing import as_proportion
+from rnp_jax.pipeline.measuring import Outcome
+from rnp_jax.pipeline.opening import Suspect, open_images, open_model
+from rnp_jax.pipeline.options import RunOptions
+from rnp_jax.pipeline.request import Request, check_filters, check_request
+from rnp_jax.pipeline.run_log import RunLog
+from rnp_jax.pipeline.sets import can_measure_together, measure_together, measure_within_memory
+from rnp_jax.pipeline.training_set import name_attack
+from rnp_jax.pipeline.versions import device_name
+from rnp_jax.pipeline.writing import LAST, name_cleaned, write_network
+from rnp_jax.report.schema import Stage
+from rnp_jax.report.sweep_row import SweepRow
+from rnp_jax.sweep.items import Item
+from rnp_jax.sweep.options import Write, item_request
+from rnp_jax.sweep.shift import COVARIATE, measure_shift
+from rnp_jax.sweep.worker import failed_row
+
+ITEMS = "items"
+"""The folder, in the sweep's, of the items' own folders."""
+
+Value = TypeVar("Value")
+
+_KEPT = 4  # sets of images and triggers, and figures of checkpoints, that are kept for the items to come
+
+
+class Loaded(NamedTuple):
+    """An item that is read: what is asked, what it is asked of, and the seconds that reading took by stage."""
+
+    request: Request
+    case: Case
+    timing: Mapping[str, float]
+
+
+class SweepJob:
+    """Reads and runs items with the options of a sweep.
+
+    Args:
+      options: of all items.
+      out: the sweep's folder.
+      write: what is kept of each item.
+      explain: also measure what explains the outcomes, on each checkpoint as it is.
+    """
+
+    def __init__(self, options: RunOptions, out: Path, write: Write = "row", explain: bool = False):
+        self._options, self._out, self._write_what, self._explain = options, out, write, explain
+        self._images, self._cases, self._before = _Recent(), _Recent(), _Recent()
+
+    def hand_size(self, item: Item) -> int:
+        """One a device where checkpoints are only measured; a defense decides things between its programs."""
+        return jax.local_device_count() if _only_measures(item) else 1
+
+    def load(self, item: Item) -> Loaded:
+        """The model and what it is judged on.
+
+        Raises:
+          RnpError: an unusable checkpoint, or one that does not fit the images; a file that changed since the plan.
+        """
+        request, log = item_request(self._options, item), RunLog(quiet=True)
+        check_request(request)
+        model = open_model(item.path, request.options.source, request.options.compute)
+        if model.checkpoint.sha256 != item.sha256:
+            raise CheckpointError(item.path, "changed after the sweep was planned; run the same command again")
+        check_filters(model, request)
+        key = _case_depends_on(model, request)
+        case = self._cases.get(key, lambda: self._open(model, request, log))
+        return Loaded(request, replace(case, model=model, **_own_network(case, model)), log.timing)
+
+    def _open(self, model: Suspect, request: Request, log: RunLog) -> Case:
+        options = request.options
+
+        def images() -> Images:
+            key = _images_depend_on(model, request)
+            return self._images.get(key, lambda: open_images(model, options.images, options.defense))
+
+        return open_case(model, request, log, images)
+
+    def run_hand(self, items: Sequence[Item], loaded: Sequence[Loaded], attempt: int) -> list[SweepRow]:
+        """The rows of items of one method; checkpoints that are only measured are so at once, if they can.
+
+        Raises:
+          RnpError: as ``run``.
+        """
+        cases = [(each.case.model, each.case.sets) for each in loaded]
+        apart = len(items) == 1 or self._explain or not _only_measures(items[0])
+        if apart or not can_measure_together(cases):
+            return [self.run(item, each, attempt) for item, each in zip(items, loaded, strict=True)]
+        log, options = RunLog(quiet=True), self._options
+        with log.stage("measure"):
+            size = options.compute.batch_size or default_batch_size()
+            found, size = measure_together(cases, size)
+        share = {name: seconds / len(items) for name, seconds in log.timing.items()}
+        return [
+            self._measured_row(item, each, measured, size, share, attempt)
+            for item, each, measured in zip(items, loaded, found, strict=True)
+        ]
+
+    def run(self, item: Item, loaded: Loaded, attempt: int) -> SweepRow:
+        """The row of one item.
+
+        Raises:
+          RnpError: the method cannot do its work.
+        """
+        request, case = loaded.request, loaded.case
+        log = RunLog(quiet=True)
+        if request.method.needs == "trigger" and case.trigger is None:
+            return failed_row(item, "skipped", f"{request.method.title} sees the trigger, and it is not known", attempt)
+        if _only_measures(item):
+            size = request.options.compute.batch_size or default_batch_size()
+            with log.stage("measure"):
+                before, size = measure_within_memory(case.sets, case.model, case.model.variables, size)
+            return self._measured_row(item, loaded, before, size, log.timing, attempt)
+        log.timing.update({name: loaded.timing[name] for name in loaded.timing if name == "cache features"})
+        known = _figures_depend_on(item, loaded)
+        outcome = defend_case(case, request, log, self._before.peek(known))
+        self._before.get(known, lambda: outcome.before)
+        written = self._write(item, case, outcome, request, log)
+        row = self._describe(item, loaded, attempt)
+        defended, before, after = outcome.defended, outcome.before.metrics, outcome.after.metrics
+        return row.model_copy(
+            update={
+                **_figures(outcome.after),
+                **{f"{name}_before": as_proportion(getattr(before, name)) for name in ("acc", "asr", "ra")},
+                "der": defense_effectiveness(before, after),
+                **(_count(defended) if defended.prunes else {}),
+                "batch_size": outcome.batch_size,
+                "note": " ".join(defended.warnings),
+                "timing": as_stages(log.timing),
+                "report": written,
+            }
+        )
+
+    def _measured_row(
+        self, item: Item, loaded: Loaded, measured: Measured, size: int, seconds: Mapping[str, float], attempt: int
+    ) -> SweepRow:
+        self._before.get(_figures_depend_on(item, loaded), lambda: measured)
+        row = self._describe(item, loaded, attempt)
+        case = loaded.case
+        told = {"covariates": {COVARIATE: measure_shift(case.model, case.sets)}} if self._explain else {}
+        figures = {**_figures(measured), "batch_size": size, "timing": as_stages(seconds)}
+        return row.model_copy(update={**figures, **told})
+
+    def _write(self, item: Item, case: Case, outcome: Outcome, request: Request, log: RunLog) -> str | None:
+        """What the sweep keeps of an item; the report's path in the sweep's folder."""
+        folder = Path(ITEMS) / item.key[:16]
+        if self._write_what == "row":
+            return None
+        cleaned = name_cleaned(self._out / folder, request)
+        cleaned.parent.mkdir(parents=True, exist_ok=True)
+        if self._write_what == "cleaned":
+            write_network(cleaned, case, outcome, request)
+            return None
+        write_outcome(case, outcome, request, cleaned, log)
+        return str(folder / LAST)
+
+    def _describe(self, item: Item, loaded: Loaded, attempt: int) -> SweepRow:
+        case, card = loaded.case, loaded.case.model.card
+        return SweepRow(
+            key=item.key,
+            checkpoint=item.path,
+            sha256=item.sha256,
+            method=item.method,
+            status="ok",
+            attempt=attempt,
+            architecture=case.model.network.architecture.name,
+            attack=name_attack(case.model, case.trigger),
+            poison_rate=None if card is None or card.attack is None else card.attack.rate,
+            seed=loaded.request.options.seed if card is None else card.seed,
+            mode="network" if case.model.extractor is None else "head",
+            precision=case.model.network.precision,
+            device=device_name(),
+        )
+
+
+def _figures(measured: Measured) -> dict[str, Any]:
+    names = ("acc", "acc_without_target", "asr", "ra")
+    return {name: as_proportion(getattr(measured.metrics, name)) for name in names}
+
+
+def as_stages(seconds: Mapping[str, float]) -> tuple[Stage, ...]:
+    """Seconds by stage as a document has them."""
+    return tuple(Stage(stage=name, seconds=spent) for name, spent in seconds.items())
+
+
+def _count(defended: Defended) -> dict[str, int]:
+    return {"pruned": defended.choice.count, "units": sum(len(value) for value in defended.values.values())}
+
+
+def _only_measures(item: Item) -> bool:
+    return find_method(item.method).changes == "nothing"
+
+
+def _own_network(case: Case, model: Suspect) -> dict[str, Any]:
+    """What a method works on, where that is the model itself."""
+    return {} if case.anew else {"network": model.network, "variables": model.variables}
+
+
+def _images_depend_on(model: Suspect, request: Request) -> Hashable:
+    card, architecture = model.card, model.network.architecture
+    shape = architecture.image_shape if model.extractor is None else None
+    return (
+        repr((request.options.images, request.options.defense)),
+        None if card is None else card.data,
+        None if card is None else card.architecture.image_shape,
+        shape,
+        architecture.num_classes,
+    )
+
+
+def _case_depends_on(model: Suspect, request: Request) -> Hashable:
+    attack = None if model.card is None else model.card.attack
+    artefact = beside(model.checkpoint.path, TRIGGER_SUFFIX)
+    anew = request.method.needs == "untrusted"
+    return (
+        _images_depend_on(model, request),
+        repr(request.options.trigger),
+        None if attack is None else attack.model_dump_json(include={"name", "constants", "target", "mapping"}),
+        hashlib.sha256(artefact.read_bytes()).digest() if attack is not None and artefact.is_file() else None,
+        None if model.extractor is None else model.extractor.provenance.get("sha256", id(model.extractor)),
+        (model.checkpoint.sha256, repr(request.options.untrusted)) if anew else None,
+    )
+
+
+def _figures_depend_on(item: Item, loaded: Loaded) -> Hashable:
+    request = loaded.request
+    return item.sha256, _case_depends_on(loaded.case.model, request), request.options.compute.precision
+
+
+class _Recent:
+    """The last few values, by what they depend on."""
+
+    def __init__(self):
+        self._values: OrderedDict[Hashable, Any] = OrderedDict()
+
+    def peek(self, key: Hashable) -> Any:
+        return self._values.get(key)
+
+    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        if key not in self._values:
+            self._values[key] = make()
+        self._values.move_to_end(key)
+        while len(self._values) > _KEPT:
+            self._values.popitem(last=False)
+        return self._values[key]

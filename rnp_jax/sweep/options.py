@@ -1,0 +1,86 @@
+"""The options of a sweep, and what they ask of one item of it."""
+
+import hashlib
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import tyro
+
+from rnp_jax.attacks.base import check_number
+from rnp_jax.card import CARD_SUFFIX, TRIGGER_SUFFIX, beside
+from rnp_jax.defenses import find_method
+from rnp_jax.pipeline.options import RunOptions
+from rnp_jax.pipeline.request import Request
+from rnp_jax.sweep.items import Item, make_key
+
+OPTIONS = "config.yaml"
+"""The resolved options, in the sweep's folder: workers read them there."""
+
+Write = Literal["row", "cleaned", "report"]
+
+
+def _as_several(value: Any) -> Any:
+    """A single method, as a preset of ``rnp-jax defend`` has it, as the sweep does."""
+    return (value,) if isinstance(value, str) else value
+
+
+Methods = Annotated[tuple[str, ...], pydantic.BeforeValidator(_as_several)]
+
+
+@dataclass(frozen=True)
+class SweepOptions(RunOptions):
+    """Run one or more methods on thousands of checkpoints: one row each, one table, one page.
+
+    Inputs are files, folders, patterns in quotes ('models/**/*.pt') and manifests (.csv, .jsonl or .parquet with a
+    column path and, where a checkpoint has no card, normalization, attack, target, artefact and the like).
+
+    Writes into --out: leaderboard.html and .md, rows.csv, .jsonl and .parquet, and items/ with what --write asks for.
+    It may be killed at any moment: the same command goes on where it was. Each checkpoint ends as ok, rejected (the
+    file is at fault), failed or skipped; the exit status is 1 if any failed.
+
+    Attributes:
+      inputs: files, folders, patterns, manifests.
+      method: the methods, a row each; none measures the checkpoint as it is.
+      out: output folder.
+      write: what is kept of each item: its row alone, the cleaned checkpoint too, or all that `rnp-jax defend` writes.
+      engine: local (processes on this machine), ray (actors of a cluster), slurm (jobs on a shared folder).
+      workers: processes, actors or jobs; by default one a device.
+      address: of a running Ray cluster; by default one is started here.
+      partition: of the SLURM jobs; without SLURM they run on this machine.
+      tracker: also tell an experiment tracker, through its own library.
+    """
+
+    inputs: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    _: KW_ONLY
+    method: Methods = ("rnp",)
+    out: str = "runs/sweep"
+    write: Write = "cleaned"
+    engine: Literal["local", "ray", "slurm"] = "local"
+    workers: int | None = None
+    address: str | None = None
+    partition: str | None = None
+    tracker: Literal["none", "tensorboard", "mlflow"] = "none"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.workers is not None:
+            check_number("workers", self.workers, 1, integer=True)
+
+
+def item_request(options: RunOptions, item: Item) -> Request:
+    """What the options ask of an item."""
+    return Request.of(item.path, find_method(item.method), options).with_overrides(item.overrides)
+
+
+def item_key(request: Request, sha256: str, write: Write) -> str:
+    """The key of an item: of the file, what lies beside it, what is done to it, and this package's code."""
+    plain = request.plain()
+    plain["compute"].pop("batch_size")
+    plain["images"].pop("data_dir")
+    path, artefact = request.checkpoint, request.options.trigger.artefact
+    read = [beside(path, CARD_SUFFIX), beside(path, TRIGGER_SUFFIX)]
+    read += [] if artefact is None else [Path(artefact)]
+    beside_it = [hashlib.sha256(each.read_bytes()).hexdigest() if each.is_file() else None for each in read]
+    return make_key(path=path, file=sha256, beside=beside_it, write=write, options=plain)
