@@ -276,7 +276,7 @@ def test_an_index_that_places_tensors_where_they_are_not(folder):
     (folder / "model.safetensors").rename(folder / "first.safetensors")
     places = {key: name.replace("model.", "first.") for key, name in places.items()}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
-    with pytest.raises(CheckpointError, match=r"other\.safetensors: it holds no tensor vision_model\.post_layernorm"):
+    with pytest.raises(CheckpointError, match=r"other\.safetensors: it has no tensor vision_model\.post_layernorm"):
         from_folder(folder)
 
 
