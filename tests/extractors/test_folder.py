@@ -155,7 +155,7 @@ CONFIGS = {
     "too large for memory": ({"vision__hidden_size": 2**20}, r"bytes of parameters, more than .*materialised_bytes"),
     "too deep": ({"vision__num_hidden_layers": 10**6}, "1000000 blocks"),
     "too many tokens": ({"vision__image_size": 2**20, "vision__patch_size": 1}, "tokens"),
-    "heads": ({"vision__num_attention_heads": 3}, "heads divide"),
+    "heads": ({"vision__num_attention_heads": 3}, "a multiple of the heads"),
     "activation": ({"vision__hidden_act": "relu"}, "hidden_act = 'relu'"),
     "epsilon": ({"vision__layer_norm_eps": 7}, "layer_norm_eps = 7"),
     "projection": ({"projection_dim": [6]}, "projection_dim"),
