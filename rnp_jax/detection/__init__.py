@@ -1,4 +1,4 @@
-"""What an unlearned model tells: verdict, label, trigger, poisoned samples."""
+"""Backdoor detection: a verdict on a model, its target label, its trigger, and poisoned samples."""
 
 from rnp_jax.detection.calibration import (
     Calibration,

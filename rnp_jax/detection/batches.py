@@ -1,4 +1,4 @@
-"""Compiled programs over many images: batches of one shape, each on the device as a whole."""
+"""Runs compiled programs over many images, in batches of one shape, each sent to the device as a whole."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,12 +15,12 @@ from rnp_jax.types import Variables
 def map_batches(
     run: Callable[[jax.Array, jax.Array], jax.Array], images: Shaped[np.ndarray, "N ..."], batch_size: int | None = None
 ) -> Shaped[np.ndarray, "N ..."]:
-    """What a compiled program gives for each image, all batches dispatched before the first is awaited.
+    """The result of a compiled program for each image. All batches are dispatched before the first is awaited.
 
     Args:
-      run: of images [B, ...] and their positions int32 [B], the rows [B, ...] of its result.
-      images: one or more; the last batch is filled up by repetition.
-      batch_size: by default what ``fit_batch_size`` says.
+      run: takes images [B, ...] and their positions int32 [B]; returns rows [B, ...].
+      images: one or more images; the last batch is filled up by repetition.
+      batch_size: images per batch; by default ``fit_batch_size`` chooses it.
     """
     images, count = np.asarray(images), len(images)
     size = fit_batch_size(count, batch_size)
@@ -37,7 +37,7 @@ def map_batches(
 def read_features(
     network: Network, variables: Variables, images: Array | np.ndarray, batch_size: int | None = None
 ) -> Float[np.ndarray, "N D"]:
-    """What the classifier's last layer reads of each image, in evaluation mode."""
+    """The features of each image, which are the input of the classifier's last layer, in evaluation mode."""
     variables = jax.device_put(variables)
     return map_batches(lambda batch, _: _features(network, variables, batch), np.asarray(images), batch_size)
 

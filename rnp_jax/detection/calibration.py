@@ -1,7 +1,8 @@
-"""From a label detection's score to a verdict: a threshold from models whose truth is known.
+"""Turns a detection score into a verdict, with a threshold fitted on models labelled clean or backdoored.
 
-Half of the known models choose the threshold, the other half measure it. It lies above every clean model of the first
-half with a margin; below it a model is only called clean where no backdoored model of that half scored as low.
+One half of the labelled models chooses the threshold, the other half measures it. The threshold lies above every clean
+model of the first half, with a margin. A model below it is called clean only if no backdoored model of that half scored
+as low.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,25 +25,25 @@ from rnp_jax.models import Architecture
 
 Role: TypeAlias = Literal["calibration", "held-out", "weak"]
 Statistic: TypeAlias = Literal["labels", "triggers"]
-"""What is scored: ``LabelFindings``, or the ``RecoveredTriggers`` of the original model."""
+"""Where the score comes from: ``LabelFindings``, or the ``RecoveredTriggers`` of the original model."""
 
 _HALVES: tuple[Role, Role] = ("calibration", "held-out")
 _BOOTSTRAPS = 2000
 _FALSE_ALARMS = 0.001
-_LEAST = 4  # known models of a kind: two choose, two measure
+_LEAST = 4  # labelled models of each kind: two choose, two measure
 
 
 @dataclass(frozen=True)
 class ScoredModel:
-    """A model whose truth is known.
+    """A model known to be clean or backdoored.
 
     Attributes:
-      name: of its file.
-      attack: what it was backdoored with; None for a clean model.
-      target: the backdoor's label; None where there is none, or not one.
-      score: of the statistic, high where a backdoor is suspected.
+      name: name of its file.
+      attack: attack it was backdoored with; None for a clean model.
+      target: target label of the backdoor; None if there is no backdoor, or no single target.
+      score: value of the statistic; a high value suggests a backdoor.
       label: the label detected.
-      role: which half it is in; ``weak`` where its backdoor hardly works, so that it is in neither.
+      role: the half it belongs to; ``weak`` if its backdoor hardly works, and then it belongs to neither half.
     """
 
     name: str
@@ -55,16 +56,16 @@ class ScoredModel:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What the threshold does on models that did not choose it.
+    """How well the threshold works on models that were not used to choose it.
 
     Attributes:
-      auroc: chance that a backdoored model scores above a clean one.
-      auroc_interval: its 95 % interval, by bootstrap over models.
+      auroc: probability that a backdoored model scores above a clean one.
+      auroc_interval: 95 % interval of ``auroc``, by bootstrap over models.
       detected: backdoored models called backdoored.
       false_alarms: clean models called backdoored.
       missed: backdoored models called clean.
       cleared: clean models called clean.
-      labels_right: backdoored models of one target whose detected label it is.
+      labels_right: backdoored models with a single target label, where that label was detected.
     """
 
     auroc: float
@@ -78,19 +79,19 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A threshold and where it is from.
+    """A threshold and how it was obtained.
 
     Attributes:
       architecture: name and width of the models.
       num_classes: K of the models.
-      data: the set that the clean images were drawn from.
-      images: how many clean images detection was given.
-      settings: of the detection, as plain values; a score made with others is not to be held against the threshold.
-      threshold: scores above it are called backdoored.
-      clean_below: scores below it are called clean.
-      models: all that were scored.
-      held_out: what came of it.
-      statistic: what was scored.
+      data: data set that the clean images were drawn from.
+      images: number of clean images that detection used.
+      settings: settings of the detection, as plain values. The threshold does not apply to scores made with others.
+      threshold: models with a score above it are called backdoored.
+      clean_below: models with a score below it are called clean.
+      models: all models that were scored.
+      held_out: results on the held-out half.
+      statistic: the statistic that was scored.
     """
 
     architecture: str
@@ -109,14 +110,14 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a score means.
+    """The verdict on a model.
 
     Attributes:
-      verdict: what is to be believed.
-      score: of the statistic.
-      label: the label suspected.
-      threshold: scores above it are called backdoored; None without a calibration.
-      sentence: why.
+      verdict: the conclusion.
+      score: value of the statistic.
+      label: the suspected label.
+      threshold: models with a score above it are called backdoored; None without a calibration.
+      sentence: the reason, in words.
     """
 
     verdict: Literal["backdoored", "clean", "undecided"]
@@ -127,7 +128,7 @@ class Verdict:
 
 
 def name_architecture(architecture: Architecture) -> str:
-    """An architecture as a calibration names it."""
+    """The name that a calibration gives to an architecture."""
     return f"{architecture.name}, width {architecture.width}" if architecture.width else architecture.name
 
 
@@ -141,21 +142,21 @@ def calibrate(
     seed: int = 0,
     statistic: Statistic = "labels",
 ) -> Calibration:
-    """Chooses the threshold on half of the models, measures it on the other half.
+    """Chooses the threshold on half of the models and measures it on the other half.
 
-    Clean models and those of each attack alternate between the halves, by name.
+    The clean models and the models of each attack alternate between the halves, by name.
 
     Args:
-      models: with ``role`` ``weak`` where they are to be left out; other roles are replaced.
-      architecture: of all of them.
-      data: the set that the clean images were drawn from.
-      images: how many clean images detection was given.
-      settings: of the detection, as plain values.
-      seed: of the bootstrap.
-      statistic: what was scored.
+      models: the labelled models. Those with the ``role`` ``weak`` are left out; other roles are replaced.
+      architecture: architecture of all the models.
+      data: data set that the clean images were drawn from.
+      images: number of clean images that detection used.
+      settings: settings of the detection, as plain values.
+      seed: random seed of the bootstrap.
+      statistic: the statistic that was scored.
 
     Raises:
-      DataError: fewer than four clean or four backdoored models.
+      DataError: there are fewer than four clean or four backdoored models.
     """
     models = _split(models)
     clean = [[each.score for each in models if each.attack is None and each.role == role] for role in _HALVES]
@@ -194,11 +195,11 @@ def _split(models: Sequence[ScoredModel]) -> tuple[ScoredModel, ...]:
 
 
 def choose_thresholds(clean: Float[np.ndarray, "n"], backdoored: Float[np.ndarray, "m"]) -> tuple[float, float]:
-    """The score above which a model is backdoored, and that below which it is clean.
+    """Two limits: a model that scores above the first is called backdoored, one below the second is called clean.
 
-    The first is the limit that one more clean model exceeds with a chance of 0.1 %, were such scores normal (the
-    one-sided prediction limit, wide where known models are few), and no lower than the highest of them; the second the
-    lower of the lowest backdoored and the highest clean score.
+    The first is the limit that one more clean model exceeds with a probability of 0.1 % if such scores are normally
+    distributed (the one-sided prediction limit, which is wide if there are few models), but at least the highest clean
+    score. The second is the lowest backdoored or the highest clean score, whichever is lower.
     """
     count = len(clean)
     wide = stats.t.ppf(1 - _FALSE_ALARMS, count - 1) * np.sqrt(1 + 1 / count)
@@ -207,12 +208,12 @@ def choose_thresholds(clean: Float[np.ndarray, "n"], backdoored: Float[np.ndarra
 
 
 def auroc(low: Float[np.ndarray, "n"], high: Float[np.ndarray, "m"]) -> float:
-    """Chance that one of ``high`` exceeds one of ``low``; ties count half (Mann and Whitney, 1947)."""
+    """Probability that one of ``high`` exceeds one of ``low``; ties count half (Mann and Whitney, 1947)."""
     return float(((high[:, None] > low[None]) + 0.5 * (high[:, None] == low[None])).mean())
 
 
 def bootstrap_auroc(low: Float[np.ndarray, "n"], high: Float[np.ndarray, "m"], seed: int) -> tuple[float, float]:
-    """The 95 % percentile interval of ``auroc`` over models drawn again, each kind from its own."""
+    """The 95 % percentile interval of ``auroc`` over resampled models; each kind is resampled separately."""
     draw = np.random.default_rng(seed)
     values = [auroc(draw.choice(low, len(low)), draw.choice(high, len(high))) for _ in range(_BOOTSTRAPS)]
     return float(np.quantile(values, 0.025)), float(np.quantile(values, 0.975))
@@ -226,15 +227,15 @@ def judge(
     architecture: Architecture,
     settings: Mapping[str, Any],
 ) -> Verdict:
-    """Holds a score against a calibration; undecided where none was made on such models with such settings.
+    """Compares a score with a calibration. Without one for such models and settings, the verdict is undecided.
 
     Args:
-      statistic: what was scored.
+      statistic: the statistic that was scored.
       score: ``LabelFindings.score`` or ``RecoveredTriggers.score``.
       label: the label detected.
-      calibration: of known models, by the same statistic.
-      architecture: of the model scored.
-      settings: that it was scored with.
+      calibration: calibration of the same statistic on labelled models.
+      architecture: architecture of the scored model.
+      settings: settings that the score was computed with.
     """
     found = {
         "labels": f"{score:.2f} of the predictions went to label {label} while the model unlearned",
@@ -242,26 +243,27 @@ def judge(
     }[statistic]
     verdict = partial(Verdict, score=score, label=label)
     if calibration is None:
-        return verdict("undecided", threshold=None, sentence=f"{found}, and no calibration says what that means")
+        return verdict("undecided", threshold=None, sentence=f"{found}, and there is no calibration to judge it by")
     differs = _difference(calibration, statistic, architecture, settings)
     threshold, below = calibration.threshold, calibration.clean_below
     if differs:
-        how = f"{found}, but the calibration does not apply, {differs}; make one with rnp-jax calibrate"
+        how = f"{found}, but the calibration does not apply: {differs}; make one with rnp-jax calibrate"
         return verdict("undecided", threshold=threshold, sentence=how)
     known = [each for each in calibration.models if each.role == "calibration"]
     clean = sum(each.attack is None for each in known)
     if score > threshold:
-        why = f"beyond every one of {clean} clean models (score {score:.2f}, threshold {threshold:.2f})"
+        why = f"a score above all {clean} clean models ({score:.2f}, threshold {threshold:.2f})"
         return verdict("backdoored", threshold=threshold, sentence=f"{found}, {why}")
     if score < below:
-        why = f"below every one of {len(known) - clean} backdoored models (score {score:.2f}, {below:.2f})"
+        why = f"a score below all {len(known) - clean} backdoored models ({score:.2f}, limit {below:.2f})"
         return verdict("clean", threshold=threshold, sentence=f"{found}, {why}; other backdoors may hide")
-    why = f"as clean and backdoored models do (score {score:.2f} between {below:.2f} and the threshold {threshold:.2f})"
+    limits = f"{score:.2f}, between {below:.2f} and the threshold {threshold:.2f}"
+    why = f"a score that both clean and backdoored models have ({limits})"
     return verdict("undecided", threshold=threshold, sentence=f"{found}, {why}")
 
 
 def combine(verdicts: Sequence[Verdict]) -> Verdict:
-    """One verdict of one or more: backdoored if any is, clean if all are; the label of the one that decides."""
+    """Combines verdicts: backdoored if any is, clean if all are. The label is that of the deciding verdict."""
     rank = ("backdoored", "undecided", "clean")
     first = min(verdicts, key=lambda each: rank.index(each.verdict))
     said = "; ".join(each.sentence for each in verdicts)
@@ -273,14 +275,14 @@ def _difference(
 ) -> str:
     name = name_architecture(architecture)
     if statistic != calibration.statistic:
-        return f"being of {calibration.statistic}, not of {statistic}"
+        return f"it is for the statistic {calibration.statistic}, not {statistic}"
     if (name, architecture.num_classes) != (calibration.architecture, calibration.num_classes):
         theirs = f"{calibration.architecture}, {calibration.num_classes} classes"
-        return f"being of {theirs}, where this model is {name}, {architecture.num_classes} classes"
+        return f"it is for {theirs}, but this model is {name}, {architecture.num_classes} classes"
     if dict(settings) != calibration.settings:
         names = {*settings, *calibration.settings}
         differing = sorted(each for each in names if settings.get(each) != calibration.settings.get(each))
-        return f"having been made with other settings ({', '.join(differing)})"
+        return f"it was made with other settings ({', '.join(differing)})"
     return ""
 
 
@@ -288,15 +290,15 @@ _ADAPTER = pydantic.TypeAdapter(Calibration)
 
 
 def write_calibration(path: str | PathLike[str], calibration: Calibration) -> None:
-    """Writes it as JSON, whole or not at all."""
+    """Writes a calibration as JSON. The file is written completely or not at all."""
     write_atomic(path, _ADAPTER.dump_json(calibration, indent=1) + b"\n")
 
 
 def read_calibration(path: str | PathLike[str]) -> Calibration:
-    """A calibration that was written.
+    """Reads a calibration that ``write_calibration`` wrote.
 
     Raises:
-      DataError: the file cannot be read, or is no calibration.
+      DataError: the file cannot be read, or is not a calibration.
     """
     try:
         return _ADAPTER.validate_json(Path(path).read_bytes())
@@ -307,7 +309,7 @@ def read_calibration(path: str | PathLike[str]) -> Calibration:
 
 
 def find_bundled(architecture: Architecture, statistic: Statistic = "labels") -> Calibration | None:
-    """The calibration that comes with the package for models of an architecture, if there is one."""
+    """The calibration that the package includes for models of an architecture; None if there is none."""
     folder = resources.files("rnp_jax.detection") / "calibrations"
     for each in sorted(folder.iterdir(), key=lambda each: each.name) if folder.is_dir() else ():
         if each.name.endswith(".json"):

@@ -1,7 +1,7 @@
-"""Cognitive Distillation (Huang et al., ICLR 2023): how little of an image keeps the network's output.
+"""Cognitive Distillation (Huang et al., ICLR 2023): how small a part of an image preserves the network's output.
 
-A backdoor's trigger is enough for its prediction, so the smallest mask that keeps the logits of a triggered image is
-small. All images of a batch are optimised together, all steps in one compiled program.
+The trigger alone is enough for a backdoor's prediction, so a triggered image needs only a small mask to preserve its
+logits. All images of a batch are optimised together, and all steps run in one compiled program.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from rnp_jax.errors import ConfigError
 from rnp_jax.models import Network
 from rnp_jax.types import Variables
 
-_BETAS = (0.1, 0.1)  # of Adam, as the released code has them
+_BETAS = (0.1, 0.1)  # Adam's, as in the released code
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class CognitiveConfig:
     """Settings of the distillation; the defaults are the release's.
 
     Attributes:
-      steps: of Adam.
-      learning_rate: of Adam, on the mask before its tanh.
+      steps: number of Adam steps.
+      learning_rate: learning rate of Adam, for the mask before its tanh.
       gamma: weight of the mask's L1 norm (the paper's alpha).
-      beta: weight of its total variation.
+      beta: weight of the mask's total variation.
     """
 
     steps: int = 100
@@ -50,7 +50,7 @@ def score_by_distillation(
     config: CognitiveConfig,
     batch_size: int | None = None,
 ) -> Float[np.ndarray, "N"]:
-    """Minus the L1 norm of each image's distilled mask: high where little of the image is enough."""
+    """Minus the L1 norm of each image's distilled mask: high if a small part of the image is enough."""
     masks = distil_masks(network, variables, images, key, config, batch_size)
     return -masks.sum((1, 2), dtype=np.float64)
 
@@ -67,8 +67,9 @@ def distil_masks(
 
     ‖f(x) − f(x·m + (1 − m)·δ)‖₁ / K + γ‖m‖₁ + β·TV(m)
 
-    (eq. 1), δ a colour drawn anew at each step. The loss is summed over a batch, where the release takes the mean:
-    Adam does not notice, and an image's mask does not depend on the others. Equal keys draw equal colours.
+    (eq. 1), where δ is a new random colour at each step. The loss is summed over a batch; the release takes the mean.
+    This makes no difference to Adam, and an image's mask does not depend on the other images. Equal keys give equal
+    colours.
     """
     variables = jax.device_put(variables)
     return map_batches(
@@ -77,7 +78,7 @@ def distil_masks(
 
 
 def total_variation(masks: Float[Array, "B H W"]) -> Float[Array, "B"]:
-    """Squared differences of neighbours, over the number of pixels."""
+    """Sum of the squared differences of neighbours, divided by the number of pixels."""
     down, across = (jnp.diff(masks, axis=axis) ** 2 for axis in (1, 2))
     return (down.sum((1, 2)) + across.sum((1, 2))) / (masks.shape[1] * masks.shape[2])
 

@@ -1,6 +1,6 @@
 """Sample scores from the last layer's features, class by class: spectral signatures and activation clustering.
 
-Both split the training set by the stated label and look for a part of a class that lies apart from the rest.
+Both split the training set by the stated label and look for a part of a class that is separate from the rest.
 """
 
 import warnings
@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from rnp_jax.errors import ConfigError
 
-_LEAST = 10  # images below which a class is not clustered
+_LEAST = 10  # a class with fewer images is not clustered
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,9 @@ class ClusteringConfig:
     """Settings of activation clustering.
 
     Attributes:
-      reduction: to few dimensions by independent components, as published, or by principal ones.
-      dimensions: how many.
+      reduction: how to reduce the features to few dimensions: ``ica`` (independent components, as published) or
+        ``pca`` (principal components).
+      dimensions: number of dimensions after reduction.
     """
 
     reduction: Literal["ica", "pca"] = "ica"
@@ -36,7 +37,8 @@ class ClusteringConfig:
 def score_by_spectrum(features: Float[np.ndarray, "N D"], labels: Int[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
     """The squared projection on the top singular vector of the class's centred features (Tran et al., NeurIPS 2018).
 
-    Algorithm 1: the paper removes of each class the 1.5 ε N highest, ε an upper bound of the poisoned share.
+    This is algorithm 1. The paper removes the 1.5 ε N highest scores of each class, where ε is an upper bound of the
+    poisoned share.
     """
     return _by_class(features, labels, _outliers)
 
@@ -47,8 +49,8 @@ def score_by_clusters(
     """How small and how well separated the image's cluster is (activation clustering; Chen et al., SafeAI 2019).
 
     The features of a class are reduced and split into two clusters by k-means. The paper judges a cluster by its
-    relative size and by the silhouette score: an image's score is the silhouette of its class, where that is
-    positive, times one minus the share of the class that its cluster holds. Classes below 10 images score 0.
+    relative size and by the silhouette score. Here an image's score is the silhouette of its class (0 if negative),
+    times one minus the share of the class that is in its cluster. Classes with fewer than 10 images score 0.
     """
     return _by_class(features, labels, lambda members: _clusters(members, seed, config))
 
@@ -71,7 +73,7 @@ def _outliers(features: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n"]:
 
 
 def _clusters(features: Float[np.ndarray, "n D"], seed: int, config: ClusteringConfig) -> Float[np.ndarray, "n"]:
-    from sklearn.cluster import KMeans  # a second to import, and only this score needs it
+    from sklearn.cluster import KMeans  # takes a second to import, and only this score needs it
     from sklearn.metrics import silhouette_score
 
     dimensions = min(config.dimensions, int(np.linalg.matrix_rank(features - features.mean(0, keepdims=True))))
@@ -93,6 +95,6 @@ def _reduce(features: np.ndarray, dimensions: int, seed: int, reduction: str) ->
     if reduction == "pca":
         return principal
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # components that are not quite independent will do
-        # its whitening takes the same principal components, but divides by zero where features depend on each other
+        warnings.simplefilter("ignore", ConvergenceWarning)  # components need not be fully independent
+        # its whitening takes the same principal components, but divides by zero if features are linearly dependent
         return np.asarray(FastICA(dimensions, whiten="unit-variance", random_state=seed).fit_transform(principal))

@@ -1,4 +1,4 @@
-"""What a sample score is worth where the truth is known: for benchmarks and tables, never for a choice."""
+"""How good a sample score is if the poisoned samples are known: for benchmarks and tables, never for a choice."""
 
 from dataclasses import dataclass
 
@@ -19,10 +19,10 @@ class SampleJudgement:
 
     Attributes:
       auroc: area under the ROC curve.
-      interval: its 95 % bootstrap interval, poisoned and clean samples resampled apart.
+      interval: 95 % bootstrap interval of ``auroc``; poisoned and clean samples are resampled separately.
       tpr: share of the poisoned samples found at a false positive rate of at most 1 %.
-      poisoned: how many there are.
-      clean: how many there are.
+      poisoned: number of poisoned samples.
+      clean: number of clean samples.
     """
 
     auroc: float
@@ -36,21 +36,21 @@ def judge_scores(scores: Float[np.ndarray, "N"], poisoned: Bool[np.ndarray, "N"]
     """AUROC, its interval and the TPR at 1 % FPR.
 
     Args:
-      scores: high is suspicious.
-      poisoned: the truth.
-      seed: of the bootstrap.
+      scores: one score per sample; a high score is suspicious.
+      poisoned: which samples are poisoned.
+      seed: random seed of the bootstrap.
 
     Raises:
-      DataError: scores and truth that do not belong together, or only one kind of sample.
+      DataError: the shapes do not fit, a score is not finite, or all samples are of one kind.
     """
     scores, poisoned = np.asarray(scores, np.float64), np.asarray(poisoned, np.bool_)
     if scores.shape != poisoned.shape or scores.ndim != 1 or not np.isfinite(scores).all():
         raise DataError(
-            f"scores {scores.shape} with a truth {poisoned.shape}: expected finite scores [N] and booleans [N]"
+            f"scores {scores.shape} with poisoned {poisoned.shape}: expected finite scores [N] and booleans [N]"
         )
     if poisoned.all() or not poisoned.any():
-        raise DataError(f"{poisoned.sum()} of {poisoned.size} samples are poisoned: expected some of either kind")
-    from sklearn.metrics import roc_auc_score, roc_curve  # a second to import, and only judging needs it
+        raise DataError(f"{poisoned.sum()} of {poisoned.size} samples are poisoned: expected samples of both kinds")
+    from sklearn.metrics import roc_auc_score, roc_curve  # takes a second to import, and only judging needs it
 
     false, true, _ = roc_curve(poisoned, scores, drop_intermediate=False)
     return SampleJudgement(
@@ -65,7 +65,7 @@ def judge_scores(scores: Float[np.ndarray, "N"], poisoned: Bool[np.ndarray, "N"]
 def _bootstrap(high: np.ndarray, low: np.ndarray, seed: int) -> tuple[float, float]:
     """Percentiles of the AUROC over resamples, from how many clean samples each poisoned one beats (ties count half).
 
-    Counts of draws stand for the draws themselves, so that a resample costs two sums.
+    Only the counts of the draws are needed, not the draws, so a resample costs two sums.
     """
     rng = np.random.default_rng(seed)
     values, places = np.unique(np.concatenate([high, low]), return_inverse=True)

@@ -1,10 +1,11 @@
-"""The backdoor's label, from where the predictions of a model go while it unlearns clean images.
+"""Detects the backdoor's label from the predictions of a model while it unlearns clean images.
 
-Li et al. (ICML 2023, section 5) observe that an unlearned backdoored model predicts the backdoor's label, and publish
-no code for it. Here unlearning takes relative steps (see ``UnlearnConfig``): by the release's own steps a confident
-model does not move for many epochs and then falls apart at once, clean or not. The share of each label among the
-predictions on clean images is followed from epoch to epoch: those of most backdoored models go to one label early and
-stay there, a clean model's spread and wander. Not of all: what scores are worth is in benchmarks/results.
+Li et al. (ICML 2023, section 5) observe that an unlearned backdoored model predicts the backdoor's label. They publish
+no code for this. Here unlearning takes relative steps (see ``UnlearnConfig``): with the release's own steps, a
+confident model, clean or not, does not move for many epochs and then collapses at once. After each epoch, the share of
+each label among the predictions on clean images is recorded. The predictions of most backdoored models, though not of
+all, go to one label early and stay there; those of a clean model spread and wander. benchmarks/results shows how good
+the scores are.
 """
 
 import time
@@ -28,7 +29,7 @@ Mode: TypeAlias = Literal["train", "frozen"]
 
 
 def gentle_unlearning() -> UnlearnConfig:
-    """Ten relative steps of 100 images; in a straight line they would move every tensor by a fifth of its norm."""
+    """Ten relative steps of 100 images. All in one direction, they would move each tensor by a fifth of its norm."""
     return UnlearnConfig(
         max_epochs=10,
         batch_size=100,
@@ -42,14 +43,14 @@ def gentle_unlearning() -> UnlearnConfig:
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """Settings of label detection; a calibration holds for the settings it was made with.
+    """Settings of label detection. A calibration is valid only for the settings it was made with.
 
     Attributes:
-      modes: how batch norm runs while unlearning (``UnlearnConfig.batch_norm``, which is left unread); the score and
-        the unlearned model are the first one's.
-      unlearn: how to unlearn. All its epochs are run; ``stop_accuracy`` only says which model is handed on.
-      images: clean images a draw, spread evenly over the labels; fewer where there are fewer.
-      draws: how often to start again from the model, each time with other images while there are more.
+      modes: how batch norm runs while unlearning (``UnlearnConfig.batch_norm`` itself is ignored). The score and the
+        unlearned model come from the first mode.
+      unlearn: how to unlearn. All epochs are run; ``stop_accuracy`` only decides which model is returned.
+      images: clean images per draw, spread evenly over the labels; fewer if there are not as many.
+      draws: number of times to start again from the model, each time with other images as long as there are more.
     """
 
     modes: tuple[Mode, ...] = ("train",)
@@ -64,17 +65,18 @@ class LabelConfig:
 
 @dataclass(frozen=True, eq=False)
 class LabelFindings:
-    """What unlearning told.
+    """Results of unlearning.
 
     Attributes:
-      unlearned: the variables at the first epoch of the first draw at or below the stop accuracy, else the last.
-      shares: by mode, the share of predictions of each label after each epoch, in evaluation mode, mean over draws
-        [E, K].
-      score: mean over epochs of the share of the label that has most of it, in the first mode; from 1/K to 1.
-      label: that label.
-      timing: seconds by mode, compilation included.
+      unlearned: variables after the first epoch of the first draw at or below the stop accuracy; if there is no such
+        epoch, after the last one.
+      shares: by mode, the share of each label among the predictions after each epoch, in evaluation mode, mean over
+        draws [E, K].
+      score: in the first mode, the largest of the labels' shares averaged over epochs; from 1/K to 1.
+      label: the label with the largest share.
+      timing: seconds by mode, including compilation.
       history: by mode, loss and accuracy of the unlearning steps, mean over draws [E].
-      warnings: what did not go as meant, one sentence each.
+      warnings: what did not go as intended, one sentence each.
     """
 
     unlearned: Variables
@@ -87,7 +89,7 @@ class LabelFindings:
 
 
 class _Watched(NamedTuple):
-    """One draw's unlearning: the model handed on, and rows [E, ...] by name."""
+    """Unlearning in one draw: the model returned, and rows [E, ...] by name."""
 
     params: Tree
     batch_stats: Tree
@@ -105,21 +107,21 @@ def detect_label(
     augment: Augment | None = None,
     progress: Progress | None = None,
 ) -> LabelFindings:
-    """Unlearns clean images and says to which label the predictions go.
+    """Unlearns clean images and finds the label that the predictions go to.
 
-    Models of one architecture share one compiled program a mode. Only ``data`` is used.
+    Models of one architecture share one compiled program per mode. No images other than ``data`` are used.
 
     Args:
-      network: the function of the variables.
-      variables: the suspicious weights.
-      data: clean images, uint8 [N, H, W, C] and int32 [N].
-      key: draws images, their order and augmentation.
+      network: the network, a function of its variables.
+      variables: variables of the suspicious model.
+      data: clean images, uint8 [N, H, W, C], and their labels, int32 [N].
+      key: random key for the choice of images, shuffling and augmentation.
       config: settings.
-      augment: applied to every batch unlearned, not to the images predicted.
+      augment: applied to every batch that is unlearned, not to the images that are predicted.
       progress: called after every draw.
 
     Raises:
-      DataError: fewer than two images.
+      DataError: there are fewer than two images.
       DefenseError: unlearning diverged.
     """
     chosen, warnings = _draw(np.asarray(data.labels), key, config)
@@ -136,7 +138,7 @@ def detect_label(
     if not kept[0].reached:
         warnings.append(
             f"Unlearning never reached the stop accuracy {config.unlearn.stop_accuracy:.2f}: the unlearned "
-            f"model is that of the last of {config.unlearn.max_epochs} epochs, at "
+            f"model is that of the last of {config.unlearn.max_epochs} epochs, with accuracy "
             f"{history[config.modes[0]]['accuracy'][-1]:.2f}."
         )
     score, label = score_shares(shares[config.modes[0]])
@@ -145,7 +147,7 @@ def detect_label(
 
 
 def score_shares(shares: Float[np.ndarray, "E K"]) -> tuple[float, int]:
-    """The largest of the labels' mean shares over epochs, and its label."""
+    """The largest mean share of a label over epochs, and that label."""
     over_epochs = np.asarray(shares, np.float64).mean(0)
     return float(over_epochs.max()), int(over_epochs.argmax())
 
@@ -161,7 +163,7 @@ def _unlearn_draws(
     augment: Augment | None,
     progress: Progress | None,
 ) -> list[_Watched]:
-    """The draws one after another through one compiled program; the host waits only to tell of progress."""
+    """Runs the draws one after another through one compiled program; the host waits only to report progress."""
     settings = replace(config.unlearn, batch_norm=mode)
     phase, runs = start_unlearning(network, settings, augment), []
     stop = jnp.float32(settings.stop_accuracy)
@@ -176,7 +178,7 @@ def _unlearn_draws(
 
 @partial(jax.jit, static_argnums=0)
 def _watch(phase: Phase, variables: Variables, data: Batch, key: jax.Array, stop: jax.Array) -> _Watched:
-    """Every epoch of unlearning, whatever the accuracy, with the shares of predictions after each."""
+    """Runs every epoch of unlearning, whatever the accuracy, and records the shares of predictions after each."""
     fixed = variables["masks"]
     tx = phase.optimizer(-(-data.labels.shape[0] // phase.batch_size))
 
@@ -205,14 +207,14 @@ def _watch(phase: Phase, variables: Variables, data: Batch, key: jax.Array, stop
 
 
 def _draw(labels: Int[np.ndarray, "N"], key: jax.Array, config: LabelConfig) -> tuple[list[np.ndarray], list[str]]:
-    """Positions of each draw's images: the labels take turns, and no image comes again before all have come."""
+    """Positions of each draw's images. The labels take turns, and no image is reused before all have been used."""
     if len(labels) < 2:
-        raise DataError(f"{len(labels)} clean images: expected at least 2, and {config.images} as the settings have it")
+        raise DataError(f"{len(labels)} clean images: expected at least 2; the settings ask for {config.images}")
     warnings = []
     if len(labels) < config.images:
         warnings.append(
-            f"Only {len(labels)} clean images, where the settings ask for {config.images}: "
-            "scores of fewer images vary more, and a calibration with more does not hold for them."
+            f"There are only {len(labels)} clean images, but the settings ask for {config.images}: "
+            "scores from fewer images vary more, and a calibration with more images does not apply to them."
         )
     order = np.asarray(jax.random.permutation(key, len(labels)))
     rank = np.zeros(len(labels), np.int64)
@@ -228,5 +230,5 @@ def _check_finite(loss: Float[np.ndarray, "E"], mode: str) -> None:
         first = int(np.flatnonzero(~np.isfinite(loss))[0])
         raise DefenseError(
             f"unlearning ({mode}) diverged: the loss became {loss[first]} in epoch {first + 1}; "
-            "lower its learning_rate, and check that the normalisation is the checkpoint's"
+            "lower the learning_rate of unlearning, and check that the normalisation is the checkpoint's"
         )

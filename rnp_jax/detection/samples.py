@@ -1,6 +1,6 @@
-"""Which samples of an untrusted training set look poisoned: scores by name.
+"""Scores, by name, that tell which samples of an untrusted training set look poisoned.
 
-A score knows the images, the labels that the set states, and the model trained on them; high is suspicious.
+A score uses the images, the labels that the set states, and the model trained on them. A high score is suspicious.
 """
 
 from collections.abc import Callable
@@ -39,10 +39,10 @@ class SampleConfig:
     """Settings of the scores.
 
     Attributes:
-      strip: superposition.
-      cognitive: distillation of masks.
-      clustering: of activations.
-      batch_size: images a batch; by default what suits the device.
+      strip: settings of STRIP, which superimposes images.
+      cognitive: settings of Cognitive Distillation, which distils masks.
+      clustering: settings of activation clustering.
+      batch_size: images per batch; by default chosen for the device.
     """
 
     strip: StripConfig = field(default_factory=StripConfig)
@@ -57,15 +57,15 @@ class SampleConfig:
 
 @dataclass(frozen=True, eq=False)
 class SampleCase:
-    """What a score may look at.
+    """The inputs that a score may use.
 
     Attributes:
-      network: the function of the variables.
-      variables: the suspicious model's.
-      unlearned: the same model's after unlearning clean images; None where nothing was unlearned.
-      data: the untrusted set, uint8 [N, H, W, C] and the labels it states, int32 [N].
+      network: the network, a function of its variables.
+      variables: variables of the suspicious model.
+      unlearned: variables of the same model after unlearning clean images; None if it was not unlearned.
+      data: the untrusted set, uint8 [N, H, W, C], and the labels it states, int32 [N].
       clean: a few clean images, for the scores that need them.
-      key: of what a score draws.
+      key: random key for what a score draws.
       config: settings.
     """
 
@@ -80,13 +80,13 @@ class SampleCase:
 
 @dataclass(frozen=True)
 class SampleScore:
-    """A score by its name.
+    """A sample score.
 
     Attributes:
-      title: what a report calls it.
+      title: its name in reports.
       source: publication.
-      compute: of a case that has what it needs, the scores [N].
-      needs: ``unlearned`` variables, ``clean`` images, or neither.
+      compute: function that returns the scores [N] of a case that has all the inputs it needs.
+      needs: inputs that may be missing: ``unlearned`` variables, ``clean`` images, or neither.
     """
 
     title: str
@@ -147,7 +147,7 @@ SAMPLE_SCORES: dict[str, SampleScore] = {
     "spectral": SampleScore("spectral signatures", "Tran et al., NeurIPS 2018", _spectral),
     "activation_clustering": SampleScore("activation clustering", "Chen et al., SafeAI 2019", _clustering),
 }
-"""Scores of training samples by name."""
+"""Scores of training samples, by name."""
 
 
 def score_samples(
@@ -161,45 +161,45 @@ def score_samples(
     *,
     clean: Batch | None = None,
 ) -> Float[np.ndarray, "N"]:
-    """How suspicious each sample of an untrusted training set is; high is suspicious.
+    """Scores how suspicious each sample of an untrusted training set is. A high score is suspicious.
 
     Args:
       method: one of ``SAMPLE_SCORES``.
-      network: the function of the variables.
-      variables: of the model that was trained on the set.
-      unlearned: the model after unlearning, such as ``LabelFindings.unlearned``.
-      data: the set, uint8 [N, H, W, C] and int32 [N], the labels as the set states them.
-      key: of what a score draws.
+      network: the network, a function of its variables.
+      variables: variables of the model that was trained on the set.
+      unlearned: variables of the model after unlearning, such as ``LabelFindings.unlearned``.
+      data: the set, uint8 [N, H, W, C], and the labels it states, int32 [N].
+      key: random key for what a score draws.
       config: settings.
-      clean: clean images, which ``strip`` lays over the others.
+      clean: clean images, which ``strip`` lays over the samples.
 
     Raises:
-      ConfigError: no such score, or one that needs what is not given.
-      DataError: no samples, or images and labels that do not belong together.
-      DefenseError: scores that are not finite.
+      ConfigError: the score does not exist, or an input that it needs is None.
+      DataError: there are no samples, or the numbers of images and labels differ.
+      DefenseError: a score is not finite.
     """
     if method not in SAMPLE_SCORES:
         raise ConfigError(f"unknown sample score {method!r}; choose one of {', '.join(SAMPLE_SCORES)}")
     score = SAMPLE_SCORES[method]
     given = {"unlearned": unlearned, "clean": clean}
     if lacking := [name for name in sorted(score.needs) if given[name] is None]:
-        raise ConfigError(f"the sample score {method} needs {' and '.join(lacking)}, which is None; pass it")
+        raise ConfigError(f"the sample score {method} needs {' and '.join(lacking)}, but got None; pass it")
     if len(data.labels) == 0 or len(data.images) != len(data.labels):
         raise DataError(
-            f"{len(data.images)} images with {len(data.labels)} labels: expected one or more samples, a label an image"
+            f"{len(data.images)} images with {len(data.labels)} labels: expected one or more samples, one label each"
         )
     scores = score.compute(SampleCase(network, variables, unlearned, data, clean, key, config)).astype(np.float64)
     if len(bad := np.flatnonzero(~np.isfinite(scores))):
         raise DefenseError(
-            f"{method} gives {len(bad)} of {len(scores)} samples a score that is not finite, the first "
-            f"{scores[bad[0]]} for sample {bad[0]}; check that the normalisation is the checkpoint's, and that "
+            f"{method} gives {len(bad)} of {len(scores)} samples a score that is not finite; the first is "
+            f"{scores[bad[0]]} for sample {bad[0]}. Check that the normalisation is the checkpoint's and that "
             "unlearning did not diverge"
         )
     return scores
 
 
 def _given(value: Given | None) -> Given:
-    """What ``score_samples`` has made sure of."""
+    """Returns the value, which ``score_samples`` has checked not to be None."""
     if value is None:
-        raise ConfigError("a score was asked for what it was not given; call score_samples")
+        raise ConfigError("a score needs an input that is None; call score_samples, which checks the inputs")
     return value

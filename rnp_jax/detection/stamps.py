@@ -1,4 +1,4 @@
-"""Stamps: a soft mask and a pattern laid over images, what a network says of them, and how they fit a known trigger."""
+"""Stamps (a soft mask and a pattern laid over images): a network's predictions, and overlap with a known trigger."""
 
 from functools import partial
 
@@ -15,7 +15,7 @@ from rnp_jax.types import Apply, Batch, Variables
 def stamp(
     images: Shaped[Array, "B H W C"], mask: Float[Array, "H W"], pattern: Float[Array, "H W C"]
 ) -> Float[Array, "B H W C"]:
-    """(1 − m) ∘ x + m ∘ p for images in [0, 1], or uint8 ones scaled to it; the result is not rounded."""
+    """(1 − m) ∘ x + m ∘ p for images in [0, 1], or uint8 images scaled to [0, 1]. The result is not rounded."""
     scaled = images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
     m = mask[None, :, :, None]
     return (1 - m) * scaled + m * pattern[None]
@@ -28,15 +28,15 @@ def predict_stamped(
     masks: Float[np.ndarray, "K H W"],
     patterns: Float[np.ndarray, "K H W C"],
 ) -> Int32[np.ndarray, "K N"]:
-    """Predicted labels of the images under each of K stamps, in evaluation mode: one program for all.
+    """Predicted labels of the images under each of K stamps, in evaluation mode, in one program for all stamps.
 
     Raises:
-      DataError: no images, or stamps of another size.
+      DataError: there are no images, or the stamps have another size.
     """
     if len(images) == 0 or masks.shape[1:] != images.shape[1:3] or patterns.shape[1:] != images.shape[1:]:
         raise DataError(
             f"masks {list(masks.shape)} and patterns {list(patterns.shape)} on images {list(images.shape)}: expected "
-            "one image or more, and stamps of its height, width and channels"
+            "one image or more, and stamps of the same height, width and channels"
         )
     size = fit_batch_size(len(images))
     batches = -(-len(images) // size)
@@ -67,7 +67,7 @@ def measure_stamps(
     """Share of the images of other classes that the k-th stamp sends to the k-th label (its ASR).
 
     Raises:
-      DataError: no images of another class than one of the labels, or stamps of another size.
+      DataError: all images belong to one of the labels, or the stamps have another size.
     """
     predicted = predict_stamped(network, variables, np.asarray(data.images), masks, patterns)
     return _share_reaching(predicted, np.asarray(data.labels), labels)
@@ -79,7 +79,7 @@ def measure_unstamped(
     """The same share without any stamp.
 
     Raises:
-      DataError: no images of another class than one of the labels.
+      DataError: all images belong to one of the labels.
     """
     images = np.asarray(data.images)
     nothing = np.zeros((1, *images.shape[1:]), np.float32)
@@ -91,7 +91,7 @@ def _share_reaching(predicted: np.ndarray, truth: np.ndarray, labels: np.ndarray
     for label in labels:
         if (truth == label).all():
             raise DataError(
-                f"every image is of class {label}: expected some of another, which a trigger would send there"
+                f"every image is of class {label}: expected some images of other classes, for a trigger to send there"
             )
     return np.array([(row[truth != k] == k).mean() for row, k in zip(predicted, labels, strict=True)], np.float64)
 
@@ -99,14 +99,14 @@ def _share_reaching(predicted: np.ndarray, truth: np.ndarray, labels: np.ndarray
 def changed_pixels(
     clean: UInt8[np.ndarray, "N H W C"], triggered: UInt8[np.ndarray, "N H W C"]
 ) -> Bool[np.ndarray, "H W"]:
-    """Where a known trigger changes any of the images, the same images being given without it and with it."""
+    """Pixels that a known trigger changes in any image, from the same images without the trigger and with it."""
     return (clean != triggered).any((0, 3))
 
 
 def overlap(mask: Float[np.ndarray, "H W"], known: Bool[np.ndarray, "H W"]) -> float:
-    """Intersection over union of a known trigger's pixels and those where the mask is above half of its largest value.
+    """Intersection over union of a known trigger's pixels and the pixels where the mask exceeds half of its maximum.
 
-    1 where both are empty.
+    It is 1 if both are empty.
     """
     found = mask > mask.max() / 2
     union = int((found | known).sum())

@@ -1,4 +1,4 @@
-"""STRIP (Gao et al., ACSAC 2019): a trigger's prediction survives when clean images are laid over the image."""
+"""STRIP (Gao et al., ACSAC 2019): a triggered image keeps its prediction when clean images are laid over it."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ class StripConfig:
     """Settings of STRIP; the defaults are BackdoorBench's.
 
     Attributes:
-      overlays: clean images laid over each image, drawn once for all; all of them where there are fewer.
+      overlays: number of clean images laid over each image, drawn once for all images; fewer if there are not as many.
       alpha: weight of the overlay.
     """
 
@@ -42,18 +42,18 @@ def score_by_strip(
     config: StripConfig,
     batch_size: int | None = None,
 ) -> Float[np.ndarray, "N"]:
-    """Minus the mean entropy (nats) of the predictions under superposition (eq. 3 and 4): high where they stay put.
+    """Minus the mean entropy (nats) of the predictions under superposition (eq. 3 and 4): high if they do not change.
 
-    As BackdoorBench computes it: the sum x + α·x' is taken of normalised images and not clipped, where the paper adds
-    pixels; each image gets the same overlays, where BackdoorBench draws them anew for each batch.
+    As in BackdoorBench, the sum x + α·x' is computed on normalised images and not clipped; the paper adds pixels.
+    Every image gets the same overlays; BackdoorBench draws new ones for each batch.
 
     Raises:
-      DataError: no clean images, or of another shape.
+      DataError: there are no clean images, or they have another shape.
     """
     if len(clean) == 0 or clean.shape[1:] != images.shape[1:]:
         raise DataError(
             f"{len(clean)} clean images of shape {tuple(clean.shape[1:])} to lay over images of shape "
-            f"{tuple(images.shape[1:])}: expected one or more of the same shape"
+            f"{tuple(images.shape[1:])}: expected one or more clean images of the same shape"
         )
     count = min(config.overlays, len(clean))
     chosen = np.asarray(jax.random.permutation(key, len(clean)))[:count]
@@ -68,7 +68,7 @@ def score_by_strip(
 def _mean_entropy(
     network: Network, variables: Variables, images: jax.Array, overlays: jax.Array, alpha: jax.Array
 ) -> jax.Array:
-    """Entropy [B] averaged over the overlays, one after another in one program."""
+    """Entropy [B], averaged over the overlays, which are applied one after another in one program."""
     mean = jnp.asarray(network.mean, jnp.float32)[None, None, None]
     pixels = images.astype(jnp.float32) / 255
 

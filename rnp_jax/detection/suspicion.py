@@ -1,4 +1,4 @@
-"""Which scores of samples are suspicious, by a rule that does not know the truth."""
+"""Chooses the suspicious samples from their scores, by a rule that does not know which samples are poisoned."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,13 @@ from rnp_jax.errors import ConfigError, DataError
 
 @dataclass(frozen=True)
 class SuspicionRule:
-    """Which scores are suspicious, without the truth.
+    """A rule that chooses suspicious scores without knowing which samples are poisoned.
 
     Attributes:
-      share: that many of the set, the highest scores.
-      deviations: if not None, instead all scores this many robust standard deviations (1.4826 MAD) above the median;
-        3.5 is Iglewicz and Hoaglin's (1993). Useless for scores bounded from above near their median.
+      share: share of the set to choose; the highest scores are taken.
+      deviations: if not None, choose instead all scores that exceed the median by more than this many robust standard
+        deviations (1.4826 MAD); Iglewicz and Hoaglin (1993) use 3.5. Useless for scores with an upper bound near
+        their median.
     """
 
     share: float = 0.05
@@ -32,8 +33,8 @@ class Suspects:
 
     Attributes:
       indices: positions in the set, the most suspicious first.
-      threshold: scores from here on are suspicious.
-      rule: in words.
+      threshold: scores from this value up are suspicious.
+      rule: the rule, in words.
     """
 
     indices: Int[np.ndarray, "S"]
@@ -42,10 +43,10 @@ class Suspects:
 
 
 def find_suspicious(scores: Float[np.ndarray, "N"], rule: SuspicionRule) -> Suspects:
-    """The samples that the rule calls suspicious; of equal scores the earlier samples.
+    """The samples that the rule calls suspicious. Among equal scores, earlier samples come first.
 
     Raises:
-      DataError: no scores, or scores that are not finite.
+      DataError: there are no scores, or a score is not finite.
     """
     scores = np.asarray(scores, np.float64)
     if scores.ndim != 1 or scores.size == 0 or not np.isfinite(scores).all():

@@ -1,18 +1,20 @@
 """Trigger recovery: the smallest mask and pattern that send images to each label (Neural Cleanse, Wang et al., 2019).
 
-For a label k, x' = (1 − m) ∘ x + m ∘ p, with m [H, W] and p [H, W, C] in [0, 1] (both parametrised by tanh), minimises
-CE(f(x'), k) + λ·‖m‖₁ (S&P 2019, eq. 3). λ is raised as long as the label is reached on the wanted share of images and
-lowered when it is not; the smallest mask that reached it is kept. A label that a far smaller mask than the others'
-reaches is suspected: its norm lies more than 2 consistent median absolute deviations below the median (section IV.A)
-and, a rule of this project (``margin``), is at most half of it: among norms that hardly differ, as a clean model's may,
-the index finds outliers a few percent below the rest. Suspecting a label is no verdict on a model.
+For a label k, the search minimises CE(f(x'), k) + λ·‖m‖₁ (S&P 2019, eq. 3), where x' = (1 − m) ∘ x + m ∘ p with m
+[H, W] and p [H, W, C] in [0, 1] (both parametrised by tanh). λ rises while the label is reached on the wanted share of
+images and falls otherwise; the smallest mask that reached the label is kept. A label is suspected if its mask is far
+smaller than those of the other labels: its norm is more than 2 consistent median absolute deviations below the median
+(section IV.A) and at most half of the median. The second condition is a rule of this project (``margin``): if norms
+hardly differ, as in some clean models, the index finds outliers a few percent below the rest. A suspected label is not
+a verdict on the model.
 
-As released: λ is 0 until the label was reached a few times; images of all classes, the label's own among them, are
-driven to it; the run ends when the norm no longer falls. Here stamped images stay real numbers (no rounding to 8 bits),
-batch norm is in evaluation mode, and masks are as large as the image instead of upsampled.
+As in the release, λ is 0 until the label was reached a few times; images of all classes, including the label's own, are
+driven to the label; the run ends when the norm no longer falls. Here stamped images stay real numbers (no rounding to 8
+bits), batch norm is in evaluation mode, and masks are as large as the image instead of upsampled.
 
-RNP's use of it (Li et al., ICML 2023) passes an unlearned model, which errs on purpose: there "reached" still means
-predicted as the label, whatever was predicted before, so ``baseline`` says how many images need no trigger at all.
+RNP (Li et al., ICML 2023) applies the search to an unlearned model, which makes errors on purpose. "Reached" then still
+means predicted as the label, whatever the prediction was before, so ``baseline`` gives the share of images that need no
+trigger at all.
 """
 
 import time
@@ -30,31 +32,31 @@ from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.types import Apply, Batch, Variables
 
 CONSISTENCY = 1.4826
-"""Of the median absolute deviation with a normal distribution's standard deviation."""
+"""Factor that makes the median absolute deviation equal the standard deviation of a normal distribution."""
 
 
 QUICK = TriggerConfig(steps=60, batches=4, batch_size=16, patience=3, stop_patience=15)
-"""A coarse search, about 1/260 of the published one's work: tens of seconds for ten labels on two cores."""
+"""A coarse search with about 1/260 of the published one's work: tens of seconds for ten labels on two cores."""
 
 
 @dataclass(frozen=True, eq=False)
 class RecoveredTriggers:
-    """What reaches each label. K labels, in the order asked for.
+    """The recovered trigger of each of K labels, in the order requested.
 
     Attributes:
-      labels: [K].
-      masks: [K, H, W] in [0, 1].
-      patterns: [K, H, W, C] in [0, 1].
+      labels: the labels [K].
+      masks: their masks [K, H, W] in [0, 1].
+      patterns: their patterns [K, H, W, C] in [0, 1].
       norms: sums of the masks [K], in pixels.
-      success: share of the images of other classes that mask and pattern, as returned, send to the label [K].
+      success: share of the images of other classes that the returned mask and pattern send to the label [K].
       baseline: the same share without any trigger [K].
-      reached: whether the wanted success was reached in the run [K]; where not, the mask is the run's last.
+      reached: whether the run reached the wanted success [K]; if not, the mask is the last one of the run.
       index: anomaly index [K], positive below the median, in consistent median absolute deviations.
-      suspected: labels that were reached, with an index and a margin beyond the limits, the highest index first.
-      steps: looks of the schedule that each run took [K].
+      suspected: labels that were reached and whose index and margin are beyond the limits, the highest index first.
+      steps: number of times that each run checked the schedule [K].
       history: ``success``, ``norm`` and ``weight`` (λ) [steps, K]; NaN after a run's end.
-      timing: seconds by stage, compilation included.
-      warnings: what to know before believing it, one sentence each.
+      timing: seconds by stage, including compilation.
+      warnings: reasons for caution, one sentence each.
     """
 
     labels: Int[np.ndarray, "K"]
@@ -73,13 +75,13 @@ class RecoveredTriggers:
 
     @property
     def label(self) -> int:
-        """The label with the smallest mask, of those that were reached if any was."""
+        """The label with the smallest mask among the labels that were reached, or among all if none was."""
         norms = np.where(self.reached | ~self.reached.any(), self.norms, np.inf)
         return int(self.labels[norms.argmin()])
 
     @property
     def score(self) -> float:
-        """How much smaller that mask is than the median, from 0 to 1."""
+        """How much smaller the mask of ``label`` is than the median, from 0 to 1."""
         norm, median = self.norms[list(self.labels).index(self.label)], np.median(self.norms)
         return float(np.clip(1 - norm / median, 0, 1)) if median > 0 else 0.0
 
@@ -94,25 +96,25 @@ def recover_triggers(
     labels: tuple[int, ...] | None = None,
     progress: Progress | None = None,
 ) -> RecoveredTriggers:
-    """Recovers a trigger for every label, each independent of the others.
+    """Recovers a trigger for every label, each independently of the others.
 
     Args:
-      network: the function of the variables.
-      variables: the suspicious model's, or an unlearned one's.
-      data: clean images, uint8 [N, H, W, C] and int32 [N].
-      key: initial masks and patterns, and the order of the images, which all labels share.
+      network: the network, a function of its variables.
+      variables: variables of the suspicious model, or of an unlearned one.
+      data: clean images, uint8 [N, H, W, C], and their labels, int32 [N].
+      key: random key for the initial masks and patterns, and for the order of the images, which all labels share.
       config: settings.
       labels: the labels to try; by default all. The index compares them with each other.
-      progress: called some 20 times with the mean loss λ·‖m‖₁ and success of all labels.
+      progress: called about 20 times with the mean loss λ·‖m‖₁ and success of all labels.
 
     Raises:
-      DataError: no images, images that are not uint8 [N, H, W, C], or no image outside a label's class.
-      ConfigError: a label that the network does not have, or one named twice.
+      DataError: there are no images, they are not uint8 [N, H, W, C], or all of them belong to one of the labels.
+      ConfigError: the network does not have a label, or a label is given twice.
     """
     if data.images.ndim != 4 or data.images.dtype != np.uint8 or not 0 < len(data.images) == len(data.labels):
         raise DataError(
             f"images {data.images.dtype} {list(data.images.shape)} with {len(data.labels)} labels: expected uint8 "
-            "[N, H, W, C], one image or more, and a label for each"
+            "[N, H, W, C], one image or more, and one label per image"
         )
     chosen = _check_labels(network, variables, data, labels)
     started = time.perf_counter()
@@ -139,9 +141,9 @@ def recover_triggers(
 
 
 def anomaly_index(norms: Float[np.ndarray, "K"]) -> Float[np.ndarray, "K"]:
-    """How far each norm lies below the median, in consistent median absolute deviations; negative above it.
+    """How far each norm is below the median, in consistent median absolute deviations; negative if it is above.
 
-    Where more than half of the norms are equal, any other is infinitely far away.
+    If more than half of the norms are equal, every other norm is infinitely far away.
     """
     below = np.median(norms) - norms
     deviation = CONSISTENCY * np.median(np.abs(below))
@@ -157,7 +159,7 @@ def _check_labels(
     chosen = np.arange(classes) if labels is None else np.asarray(labels)
     fits = chosen.ndim == 1 and chosen.size > 0 and np.issubdtype(chosen.dtype, np.integer)
     if not fits or chosen.min() < 0 or chosen.max() >= classes or len(set(chosen.tolist())) < len(chosen):
-        raise ConfigError(f"labels {labels}: expected different integers from 0 to {classes - 1}, one or more")
+        raise ConfigError(f"labels {labels}: expected one or more different integers from 0 to {classes - 1}")
     return chosen.astype(np.int32)
 
 
@@ -166,14 +168,14 @@ def _warn(labels: np.ndarray, reached: np.ndarray, baseline: np.ndarray, config:
     if not reached.all():
         missed = ", ".join(str(label) for label in labels[~reached])
         warnings.append(
-            f"No mask sent {config.success:.0%} of the images to label {missed}; such masks are the last ones "
-            "tried, and their norms count only against the others'. Raise steps or batches."
+            f"No mask sent {config.success:.0%} of the images to label {missed}. These masks are the last ones tried, "
+            "and their norms only serve as a comparison for the other labels. Raise steps or batches."
         )
     if (baseline > 0.5).any():
         idle = ", ".join(f"{label} ({share:.0%})" for label, share in zip(labels, baseline, strict=True) if share > 0.5)
         warnings.append(
             f"The model predicts most images of other classes as label {idle} without any trigger: a small mask of "
-            "that label shows that the model collapsed onto it, not what its trigger looks like."
+            "that label only shows that the model collapsed onto it, not what its trigger looks like."
         )
     if len(labels) < 5:
         warnings.append(f"An anomaly index over {len(labels)} labels says little; it compares labels with each other.")

@@ -1,4 +1,4 @@
-"""Frozen feature extractors: images in, one vector each out."""
+"""Frozen feature extractors, which turn each image into one feature vector."""
 
 from rnp_jax.extractors.cache import CachedFeatures
 from rnp_jax.extractors.checkpoint import from_checkpoint

@@ -1,4 +1,4 @@
-"""Features computed once, for image sets that differ in a few images."""
+"""A cache of features, for image sets that differ in only a few images."""
 
 from dataclasses import dataclass
 
@@ -10,15 +10,15 @@ from rnp_jax.extractors.extractor import Extractor
 
 @dataclass(frozen=True, eq=False)
 class CachedFeatures:
-    """An extractor that knows the features of one image set, and computes those of changed images alone.
+    """An extractor that stores the features of one image set and computes only those of changed images.
 
-    Poisoned training sets are such sets: of one set with another trigger, another rate or another seed, only the
-    poisoned images are new.
+    This suits poisoned training sets: if the same set is poisoned with another trigger, rate or seed, only the poisoned
+    images are new.
 
     Attributes:
       extractor: computes features.
-      images: whose features are known.
-      features: theirs.
+      images: images whose features are stored.
+      features: the stored features.
     """
 
     extractor: Extractor
@@ -27,11 +27,11 @@ class CachedFeatures:
 
     @classmethod
     def of(cls, extractor: Extractor, images: UInt8[np.ndarray, "N H W C"]) -> "CachedFeatures":
-        """Computes the features to be known."""
+        """Computes and stores the features of the images."""
         return cls(extractor, images, extractor(images))
 
     def __call__(self, images: UInt8[np.ndarray, "N H W C"]) -> Float[np.ndarray, "N D"]:
-        """Features of images; those equal, place by place, to the known ones are not computed again."""
+        """Features of images; an image equal to the stored one at the same position is not computed again."""
         if images.shape != self.images.shape:
             return self.extractor(images)
         changed = np.flatnonzero((images != self.images).any(axis=(1, 2, 3)))

@@ -15,18 +15,18 @@ from rnp_jax.types import Variables
 
 
 def from_checkpoint(path: str | PathLike[str], **options: Any) -> Extractor:
-    """An extractor from any supported PyTorch checkpoint, which is read without executing anything in it.
+    """Makes an extractor from any supported PyTorch checkpoint. Nothing in the checkpoint is executed.
 
-    Features are what the classifier's last layer reads: the mean over space of the last activation. Images of another
-    size are resized (bilinear, antialiased) to the one the network was made for. If the checkpoint's card names an
-    attack, ``provenance`` and ``caution`` say so.
+    The features are the input of the classifier's last layer: the spatial mean of the last activation. Images of
+    another size are resized (bilinear, antialiased) to the size the network was made for. If the checkpoint's card
+    names an attack, ``provenance`` and ``caution`` say so.
 
     Args:
-      path: the file.
-      **options: of ``load_model``.
+      path: the checkpoint file.
+      **options: options of ``load_model``.
 
     Raises:
-      CheckpointError, ArchitectureError, DataError: as ``load_model``.
+      CheckpointError, ArchitectureError, DataError: as in ``load_model``.
     """
     model = load_model(path, **options)
     return from_network(Path(path).stem, model.network, model.variables, _provenance(path, model))

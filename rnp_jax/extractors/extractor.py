@@ -1,4 +1,4 @@
-"""The one interface of feature extractors, whatever computes the features."""
+"""The interface that all feature extractors share, whatever computes the features."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,10 +16,11 @@ from rnp_jax.types import Batch
 
 Provenance = Mapping[str, str | float | int]
 """Where an extractor comes from: ``kind`` (checkpoint, folder, function), ``path`` and ``sha256`` of files, the
-``data`` that trained it, whether it was ``poisoned`` (yes, no, unknown), and by which ``attack`` at what ``rate``."""
+``data`` that it was trained on, whether the data was ``poisoned`` (yes, no, unknown), and by which ``attack`` at what
+``rate``."""
 
 CPU_BATCH, BATCH = 32, 256
-"""Images a chunk, by default."""
+"""Default number of images per chunk, on a CPU and on other devices."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,12 +28,12 @@ class Extractor:
     """A frozen map from images to features.
 
     Attributes:
-      name: for reports.
-      dim: d0, features an image.
-      image_shape: (H, W, C) that images are brought to; None where they are taken as they come.
-      provenance: where it comes from.
-      compute: features [B, d0] of uint8 images [B, H, W, C].
-      most: images that may be in memory at a time.
+      name: its name in reports.
+      dim: number of features per image, d0.
+      image_shape: (H, W, C) that images are resized to; None if they are used as they are.
+      provenance: where the extractor comes from.
+      compute: function from uint8 images [B, H, W, C] to features [B, d0].
+      most: largest number of images in memory at a time.
     """
 
     name: str
@@ -44,12 +45,12 @@ class Extractor:
 
     @property
     def caution(self) -> str | None:
-        """A warning where poisoned images trained the extractor; None otherwise, which is no promise."""
+        """A warning if the extractor was trained on poisoned images; None otherwise, which guarantees nothing."""
         if self.provenance.get("poisoned") != "yes":
             return None
         return (
             f"{self.name} was trained on images poisoned by {self.provenance.get('attack', 'an attack')} (rate "
-            f"{self.provenance.get('rate', 'unknown')}): a trigger may move its features, so it is no clean extractor"
+            f"{self.provenance.get('rate', 'unknown')}): a trigger may move its features, so it is not clean"
         )
 
     def __call__(
@@ -59,17 +60,17 @@ class Extractor:
         batch_size: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Float[np.ndarray, "N D"]:
-        """Features of images, float32, the same at every call.
+        """Computes features of images, float32. The result is the same at every call.
 
-        Images go through in chunks of ``batch_size``, the last one padded, so there is one program whatever N.
+        Images are processed in chunks of ``batch_size``, and the last chunk is padded, so one program serves every N.
 
         Args:
-          images: pixels of 0 to 255.
-          batch_size: images a chunk; by default what suits the device.
-          progress: called with the images done and N after each chunk.
+          images: pixels from 0 to 255.
+          batch_size: images per chunk; by default chosen for the device.
+          progress: called after each chunk, with the number of images done and N.
 
         Raises:
-          DataError: the images are not uint8 [N, H, W, C] or have the wrong channels, or a feature is not finite.
+          DataError: the images are not uint8 [N, H, W, C], their channels do not fit, or a feature is not finite.
           ConfigError: ``batch_size`` is below 1.
         """
         _check_images(images, self.image_shape)
@@ -87,8 +88,8 @@ class Extractor:
         wrong = np.flatnonzero(~np.isfinite(features).all(axis=1))
         if wrong.size:
             raise DataError(
-                f"{self.name}: the features of image {wrong[0]} are not finite ({wrong.size} such images); its weights "
-                "are damaged, or overflow: use another extractor"
+                f"{self.name}: the features of image {wrong[0]} are not finite ({wrong.size} such images); the weights "
+                "are damaged or overflow: use another extractor"
             )
         return features
 
@@ -109,7 +110,7 @@ class Extractor:
         if array.shape != (size, self.dim) or array.dtype.kind not in "fiu":
             raise DataError(
                 f"{self.name}: {size} images gave features of shape {array.shape} and type {array.dtype}, expected "
-                f"({size}, {self.dim}) numbers"
+                f"shape ({size}, {self.dim}) and numbers"
             )
         return array
 
@@ -117,14 +118,14 @@ class Extractor:
 def from_function(
     call: Callable[[Any], Any], dim: int, name: str, *, image_shape: tuple[int, int, int] | None = None
 ) -> Extractor:
-    """An extractor of your own.
+    """Makes an extractor from your own function.
 
     Args:
-      call: takes uint8 images [B, H, W, C] as numpy, B the same at every call, and returns features [B, dim], numpy
-        or jax, each row from its own image alone.
-      dim: d0.
-      name: for reports.
-      image_shape: (H, W, C) that images are resized to (bilinear, antialiased); None to take them as they come.
+      call: takes uint8 images [B, H, W, C] as a numpy array, with the same B at every call. It returns features
+        [B, dim] as a numpy or jax array; each row depends only on its own image.
+      dim: number of features per image, d0.
+      name: its name in reports.
+      image_shape: (H, W, C) that images are resized to (bilinear, antialiased); None to use them as they are.
 
     Raises:
       ConfigError: ``dim`` is below 1, or ``call`` cannot be called.
@@ -132,7 +133,7 @@ def from_function(
     if not callable(call):
         raise ConfigError(f"{name}: {call!r} cannot be called; give a function from images to features")
     if dim < 1:
-        raise ConfigError(f"{name}: {dim} features an image; give 1 or more")
+        raise ConfigError(f"{name}: {dim} features per image; give 1 or more")
 
     compute = call if image_shape is None else partial(_call_resized, call, Geometry(image_shape, image_shape[:2]))
     return Extractor(name, dim, image_shape, {"kind": "function", "poisoned": "unknown"}, compute)
@@ -149,28 +150,28 @@ def feature_set(
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Batch:
-    """A data set as a head sees it: float32 features [N, 1, 1, d0] in place of images, and the labels.
+    """The data set that a head is given: float32 features [N, 1, 1, d0] in place of images, and the labels.
 
     Raises:
-      DataError: as the extractor, or labels that are not one an image.
+      DataError: as in the extractor, or there is not one label per image.
     """
     if np.shape(data.labels) != (len(data.images),):
-        raise DataError(f"{len(data.images)} images with labels of shape {np.shape(data.labels)}; give one an image")
+        raise DataError(f"{len(data.images)} images with labels of shape {np.shape(data.labels)}; give one per image")
     features = extractor(np.asarray(data.images), batch_size=batch_size, progress=progress)
     return Batch(features[:, None, None, :], np.asarray(data.labels))
 
 
 def _check_images(images: Any, image_shape: tuple[int, int, int] | None) -> None:
-    """Raises DataError for images that are not uint8 [N, H, W, C], or whose channels cannot become those wanted."""
+    """Raises DataError for images that are not uint8 [N, H, W, C], or whose channels do not fit ``image_shape``."""
     shape, dtype = np.shape(images), np.dtype(getattr(images, "dtype", object))
     if len(shape) != 4 or 0 in shape:
         raise DataError(
-            f"images of shape {shape}, expected [N, H, W, C] and at least one; one image needs images[None]"
+            f"images of shape {shape}, expected [N, H, W, C] and at least one; one image is given as images[None]"
         )
     if dtype != np.uint8:
-        raise DataError(f"images are {dtype}, expected pixels of 0 to 255 as uint8; normalisation is the extractor's")
+        raise DataError(f"images are {dtype}, expected pixels from 0 to 255 as uint8; the extractor normalises them")
     if image_shape is not None and shape[3] not in (1, image_shape[2]):
         raise DataError(
-            f"images of shape {shape} have {shape[3]} channels, but the extractor takes {image_shape[2]} (or one, "
-            "repeated); channels come last here: convert them first"
+            f"images of shape {shape} have {shape[3]} channels, but the extractor takes {image_shape[2]} (or 1, which "
+            "is repeated); channels come last here: convert the images first"
         )

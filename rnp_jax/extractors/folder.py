@@ -1,4 +1,4 @@
-"""Published CLIP and ViT models from a folder in Hugging Face's layout. Nothing is downloaded, nothing executed."""
+"""Published CLIP and ViT models from a folder in Hugging Face's layout. Nothing is downloaded or executed."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,11 +24,11 @@ CONFIG, PROCESSORS = "config.json", ("preprocessor_config.json", "processor_conf
 
 WANTED = (
     "expected config.json, preprocessor_config.json and model.safetensors (or model.safetensors.index.json with the "
-    "parts it lists, or pytorch_model.bin) as a CLIP or ViT repository publishes them; put them there yourself: "
+    "parts it lists, or pytorch_model.bin) as published in a CLIP or ViT repository; copy them there yourself: "
     "nothing is downloaded"
 )
 
-_ATTENTION_BYTES = 2**30  # that the attention weights of a chunk may take
+_ATTENTION_BYTES = 2**30  # memory limit for the attention weights of a chunk
 
 
 def from_folder(
@@ -38,21 +38,21 @@ def from_folder(
     precision: Precision = "float32",
     limits: Limits | None = None,
 ) -> Extractor:
-    """The image tower of a CLIP, or a ViT, from a local folder with config.json, weights and preprocessor_config.json.
+    """Loads a CLIP image tower or a ViT from a local folder with config.json, weights and preprocessor_config.json.
 
-    Features are the class token after the last layer norm; CLIP's are projected where the weights hold a projection.
-    The text tower and classifiers are not read. Images are prepared as preprocessor_config.json says.
+    The features are the class token after the last layer norm; for CLIP they are projected if the weights include a
+    projection. The text tower and classifiers are not read. Images are prepared as preprocessor_config.json says.
 
     Args:
       path: the folder.
-      normalization: used in place of preprocessor_config.json, with bicubic resizing straight to the model's size.
-      precision: arithmetic of products.
-      limits: what reading each file may cost, and (``materialised_bytes``) the tower's parameters.
+      normalization: replaces preprocessor_config.json; images are then resized (bicubic) straight to the model's size.
+      precision: arithmetic of matrix products.
+      limits: limits for reading each file, and (``materialised_bytes``) for the tower's parameters.
 
     Raises:
-      CheckpointError: files are missing or damaged, or a weight is not finite.
-      ArchitectureError: another kind of model, or weights that are not those config.json describes.
-      DataError: images cannot be prepared as preprocessor_config.json says, or it is missing.
+      CheckpointError: a file is missing or damaged, or a weight is not finite.
+      ArchitectureError: the model is of another kind, or the weights are not those that config.json describes.
+      DataError: preprocessor_config.json is missing, or images cannot be prepared as it says.
     """
     folder, limits = Path(path), limits or Limits()
     if not (folder / CONFIG).is_file():
@@ -84,7 +84,7 @@ def from_folder(
 
 @dataclass(frozen=True)
 class _Run:
-    """What the compiled program depends on."""
+    """Everything that the compiled program depends on."""
 
     shape: VitShape
     preparation: Preparation
@@ -109,12 +109,12 @@ def _prepare(folder: Path, shape: VitShape, normalization: Normalization | None)
             return read_preparation(folder / name, shape)
     raise DataError(
         f"{folder} has no preprocessor_config.json, which says how images are resized and normalised; put it there "
-        "from the repository that the weights come from, or give a normalization"
+        "(it is in the repository that the weights come from), or give a normalization"
     )
 
 
 def _load(weights: Weights, shape: VitShape) -> tuple[VitShape, Tree, str]:
-    """The tower that the weights are, whose projection they may lack, its parameters, and what they were read from."""
+    """The tower (without a projection if the weights lack one), its parameters, and the sha256 of what was read."""
     root = find_root(shape.family, weights.places)
     if PROJECTION not in weights.places:
         shape = replace(shape, projection=None)

@@ -1,4 +1,4 @@
-"""The two configuration files of a Hugging Face model folder, read as what they are: untrusted JSON."""
+"""Reads the two configuration files of a Hugging Face model folder, as untrusted JSON."""
 
 import json
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ class _Strict(BaseModel):
 
 
 class _Tower(_Strict):
-    """What both families state; every field has the default of its published configuration class."""
+    """The fields that both families have; each has the default of its published configuration class."""
 
     hidden_size: Size = 768
     intermediate_size: Size = 3072
@@ -55,7 +55,7 @@ class _Vit(_Tower):
 
 
 class _Processor(_Strict):
-    """What an image processor states. Sizes are numbers or dicts of height and width, or of the shorter side."""
+    """The fields of an image processor. A size is a number, or a dict of height and width or of the shorter side."""
 
     do_resize: bool = True
     do_center_crop: bool = False
@@ -71,17 +71,17 @@ class _Processor(_Strict):
 
 @dataclass(frozen=True)
 class Preparation:
-    """What happens to pixels before the tower."""
+    """How images are prepared before they enter the tower."""
 
     geometry: Geometry
     normalization: Normalization
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
+    """Reads a JSON object from a file.
 
     Raises:
-      CheckpointError: it cannot be read, is larger than 16 MiB, or is no JSON object.
+      CheckpointError: the file cannot be read, is larger than 16 MiB, or is not a JSON object.
     """
     try:
         value = json.loads(read_file(path, _JSON))
@@ -93,11 +93,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_shape(path: Path) -> VitShape:
-    """The tower that config.json describes; ``projection`` is what it would have if the weights hold one.
+    """The tower that config.json describes; ``projection`` is the size it has if the weights include a projection.
 
     Raises:
       CheckpointError: the file cannot be read.
-      ArchitectureError: another kind of model, or sizes that are missing, of a wrong type or out of bounds.
+      ArchitectureError: the model is of another kind, or a size is missing, of a wrong type or out of bounds.
     """
     config = read_json(path)
     kind = config.get("model_type")
@@ -109,18 +109,18 @@ def read_shape(path: Path) -> VitShape:
     tower = config.get("vision_config") if kind == "clip" else config
     if not isinstance(tower, dict):
         raise ArchitectureError(f"{path}: vision_config is {tower!r:.80}; expected the image tower's configuration")
-    # a whole model projects to the width that it states itself, whatever its tower does
+    # the projection width of a whole model is its own field, whatever its tower states
     stated = {**tower, "projection_dim": config.get("projection_dim", 512)}
     clip = _validated(_Clip, stated, path, ArchitectureError)
     return _shape_of(clip, "clip", clip.projection_dim, True)
 
 
 def read_preparation(path: Path, shape: VitShape) -> Preparation:
-    """What preprocessor_config.json says is done to images.
+    """Reads from preprocessor_config.json how images are prepared.
 
     Raises:
       CheckpointError: the file cannot be read.
-      DataError: it does not give images of the tower's size, or uses what is not supported.
+      DataError: the resulting images do not have the tower's size, or a setting is not supported.
     """
     stated = read_json(path)
     processor = _validated(_Processor, stated.get("image_processor", stated), path, DataError)
@@ -169,7 +169,7 @@ def _pair(value: int | list[int]) -> tuple[int, int]:
 
 
 def _size(value: int | dict[str, int] | None, path: Path, name: str, *, square: bool) -> tuple[int, int] | int:
-    """A (height, width) pair, or the shorter side; a bare number is either, as the family's processor has it."""
+    """A (height, width) pair, or the shorter side. The family decides what a bare number means (``square``)."""
     match value:
         case int():
             return (value, value) if square else value

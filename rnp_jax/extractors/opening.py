@@ -1,4 +1,4 @@
-"""Opening an extractor by what lies at a path."""
+"""Opens an extractor from a file or a folder."""
 
 from os import PathLike
 from pathlib import Path
@@ -11,11 +11,11 @@ from rnp_jax.extractors.folder import from_folder
 
 
 def open_extractor(path: str | PathLike[str], *, normalization: Normalization | None = None) -> Extractor:
-    """The extractor of a PyTorch checkpoint (a file) or of a Hugging Face model (a folder).
+    """Opens the extractor of a PyTorch checkpoint (a file) or of a Hugging Face model (a folder).
 
     Raises:
-      CheckpointError: nothing is there, or what is there cannot be read.
-      ArchitectureError, DataError: as ``from_checkpoint`` and ``from_folder``.
+      CheckpointError: the path does not exist or cannot be read.
+      ArchitectureError, DataError: as in ``from_checkpoint`` and ``from_folder``.
     """
     found = Path(path)
     if found.is_dir():
@@ -23,7 +23,7 @@ def open_extractor(path: str | PathLike[str], *, normalization: Normalization | 
     if not found.exists():
         raise CheckpointError(
             path,
-            "nothing is there; give a PyTorch checkpoint file, or a folder with config.json, model.safetensors and "
-            "preprocessor_config.json of a published CLIP or ViT. Nothing is downloaded",
+            "nothing is there; give a PyTorch checkpoint file, or a folder with config.json, model.safetensors "
+            "and preprocessor_config.json of a published CLIP or ViT. Nothing is downloaded",
         )
     return from_checkpoint(found, normalization=normalization)

@@ -1,4 +1,4 @@
-"""Bringing images to an extractor's size, on the device, as the published image processors do it on the host."""
+"""Resizes images to an extractor's size on the device, as the published image processors do on the host."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -9,18 +9,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, UInt8
 
 Resample = Literal["linear", "cubic", "lanczos3"]
-"""Interpolation by ``jax.image.resize``'s name, always with antialiasing: Pillow's bilinear, bicubic (Keys' a = −0.5)
-and Lanczos filters."""
+"""Interpolation, by its name in ``jax.image.resize``, always with antialiasing: Pillow's bilinear, bicubic (Keys'
+a = −0.5) and Lanczos filters."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Resizing, then a crop of the centre. As in Pillow, pixels are rounded to 8 bits after each axis, width first.
+    """Resizes images, then crops the centre. As in Pillow, pixels are rounded to 8 bits after each axis, width first.
 
     Attributes:
       image_shape: (H, W, C) of the result.
       size: (height, width) after resizing, or the length of the shorter side, which keeps the proportions.
-      resample: the interpolation. Images of the right size already are left as they are.
+      resample: the interpolation. Images that already have the right size are not changed.
     """
 
     image_shape: tuple[int, int, int]
@@ -36,7 +36,7 @@ class Geometry:
         return (self.size, other) if height <= width else (other, self.size)
 
     def __call__(self, images: UInt8[Array, "B h w c"]) -> UInt8[Array, "B H W C"]:
-        """Applies it; one channel is repeated where more are wanted."""
+        """Applies the geometry; a single channel is repeated if more are needed."""
         height, width, channels = self.image_shape
         batch, *given, own = images.shape
         if own != channels:
@@ -52,5 +52,5 @@ class Geometry:
 
 @partial(jax.jit, static_argnums=0)
 def bring_to(geometry: Geometry, images: UInt8[Array, "B h w c"]) -> UInt8[Array, "B H W C"]:
-    """Applies a geometry alone."""
+    """Applies a geometry in a compiled program of its own."""
     return geometry(images)

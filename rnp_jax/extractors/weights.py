@@ -1,4 +1,4 @@
-"""Chosen tensors of a model folder: one file, or parts listed by an index."""
+"""Reads chosen tensors of a model folder, from one file or from the parts that an index lists."""
 
 import hashlib
 import re
@@ -22,12 +22,12 @@ _PART = re.compile(r"[\w.-]+\.(safetensors|bin)")
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """What a folder holds.
+    """The weights in a folder.
 
     Attributes:
-      places: the file that each key is in.
-      limits: of reading one file.
-      whole: the file as read, where there is one only.
+      places: the file that holds each key.
+      limits: limits for reading one file.
+      whole: the file as read, if there is only one.
     """
 
     places: dict[str, Path]
@@ -35,14 +35,14 @@ class Weights:
     whole: Checkpoint | None = field(repr=False)
 
     def read(self, entries: Iterable[Entry]) -> tuple[dict[str, np.ndarray], str]:
-        """The tensors of these entries, checked, and the sha256 of what was read.
+        """Reads and checks the tensors of these entries; returns them and the sha256 of what was read.
 
-        Parts that hold none of them are not opened. With several parts, the sha256 is that of the lines 'name sha256',
-        by name.
+        Parts that hold none of the tensors are not opened. With several parts, the sha256 is that of the lines
+        'name sha256', sorted by name.
 
         Raises:
-          CheckpointError: a part is missing or damaged, lacks a tensor that the index places there, or holds NaN.
-          ArchitectureError: a tensor of another shape than its entry's.
+          CheckpointError: a part is missing or damaged, lacks a tensor that the index places there, or contains NaN.
+          ArchitectureError: a tensor has another shape than its entry.
         """
         by_part: dict[Path, list[Entry]] = {}
         for entry in entries:
@@ -54,7 +54,7 @@ class Weights:
             hashes[part.name] = checkpoint.sha256
             refs = _tensors(checkpoint)
             if missing := [entry.key for entry in own if entry.key not in refs]:
-                raise CheckpointError(part, f"it holds no tensor {missing[0]}, which its index places there")
+                raise CheckpointError(part, f"it has no tensor {missing[0]}, but the index says that it does")
             check_shapes(own, {key: ref.shape for key, ref in refs.items()})
             loaded = {entry.key: materialise(checkpoint, refs[entry.key]) for entry in own}
             check_consumed(loaded, loaded, part)
@@ -66,10 +66,10 @@ class Weights:
 
 
 def open_weights(folder: Path, limits: Limits) -> Weights | None:
-    """The weights in a folder; None where there are none under any of the names ``WEIGHTS``.
+    """Opens the weights in a folder; returns None if there is no file with one of the names ``WEIGHTS``.
 
     Raises:
-      CheckpointError: the file or the index cannot be read, or is not of the format.
+      CheckpointError: the file or the index cannot be read, or has another format.
     """
     path = next((folder / name for name in WEIGHTS if (folder / name).exists()), None)
     if path is None:
@@ -79,7 +79,7 @@ def open_weights(folder: Path, limits: Limits) -> Weights | None:
         return Weights(dict.fromkeys(_tensors(checkpoint), path), limits, checkpoint)
     places = read_json(path).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-        raise CheckpointError(path, "no weight_map from tensors to file names; it is no index of weights")
+        raise CheckpointError(path, "there is no weight_map from tensors to file names; this is not a weight index")
     if odd := [name for name in places.values() if not _PART.fullmatch(name)]:
         raise CheckpointError(path, f"it places a tensor in {odd[0]!r:.80}, which is not the name of a file beside it")
     return Weights({key: folder / name for key, name in places.items()}, limits, None)
@@ -88,5 +88,5 @@ def open_weights(folder: Path, limits: Limits) -> Weights | None:
 def _tensors(checkpoint: Checkpoint) -> dict[str, TensorRef]:
     tree = checkpoint.tree
     if not isinstance(tree, dict):
-        raise CheckpointError(checkpoint.path, f"it holds a {type(tree).__name__}, not a dict of tensors")
+        raise CheckpointError(checkpoint.path, f"it contains a {type(tree).__name__}, not a dict of tensors")
     return {key: ref for key, ref in tree.items() if isinstance(key, str) and isinstance(ref, TensorRef)}

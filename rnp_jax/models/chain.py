@@ -1,7 +1,7 @@
-"""A network as a row of segments, each of which can also run alone.
+"""A network as a sequence of segments, each of which can also run alone.
 
-Running alone is what lets a sweep over pruned variants restart at the first segment that a variant changed, and lets
-equal segments share one compiled program.
+This lets a sweep over pruned variants restart at the first segment that a variant changed, and lets equal segments
+share one compiled program.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,16 +24,17 @@ ACTIVATIONS: Mapping[Activation, Callable[[jax.Array], jax.Array]] = MappingProx
         "gelu": lambda x: nn.gelu(x, approximate=False),
     }
 )
-"""Elementwise functions, each as torch computes it."""
+"""Elementwise functions, computed as in torch."""
 
 
 class Segment(NamedTuple):
     """Part of a network: a module from one activation to the next.
 
     Attributes:
-      layers: the top-level names of its variables.
-      module: takes (x, train); a single layer name means that its variables lie below that name.
-      nested: whether they do; otherwise the module's own layer names are ``layers``.
+      layers: top-level names of its variables.
+      module: the module, called with (x, train).
+      nested: whether the module's variables lie below a single layer name; if not, ``layers`` are the module's own
+        layer names.
     """
 
     layers: tuple[str, ...]
@@ -49,20 +50,21 @@ class Segment(NamedTuple):
         }
 
     def holds(self, layer: str) -> bool:
-        """Whether a layer of this full name lies in the segment."""
+        """Whether the segment contains the layer with this full name."""
         return any(layer == name or layer.startswith(f"{name}.") for name in self.layers)
 
 
 class Site(NamedTuple):
-    """F channels or units that a defense can score: outputs of a batch norm, or of a layer without one behind.
+    """F channels or units that a defense can score: outputs of a batch norm, or of a layer without batch norm after it.
 
     Attributes:
-      layer: its full name.
-      producers: the convolutions whose outputs it normalises (several where they are summed in a residual stream
-        first, identity shortcuts left out; none where it reads a concatenation of several layers' channels), or the
-        convolution or hidden linear layer itself.
-      activation: what alone reads it; None where it is added to a residual stream, or is read as it is.
-      direct: whether it normalises the producers' outputs as they are, with no activation or pooling between.
+      layer: full name of the layer.
+      producers: for a batch norm, the convolutions whose outputs it normalises: several if a residual stream sums them
+        first (identity shortcuts are left out), none if it reads a concatenation of several layers' channels. For a
+        convolution or hidden linear layer, the layer itself.
+      activation: the activation that alone reads the site; None if the output is added to a residual stream or read
+        unchanged.
+      direct: whether the site normalises the producers' outputs directly, with no activation or pooling in between.
     """
 
     layer: str
@@ -71,7 +73,7 @@ class Site(NamedTuple):
     direct: bool = True
 
     def activate(self, z: jax.Array) -> jax.Array:
-        """What is read of the site's output."""
+        """The site's output after its activation."""
         return z if self.activation is None else ACTIVATIONS[self.activation](z)
 
 
@@ -80,19 +82,19 @@ class Chain(nn.Module):
 
     @nn.nowrap
     def segments(self) -> tuple[Segment, ...]:
-        """The segments, in order, as modules of their own."""
+        """The segments, in order, as separate modules."""
         raise TypeError(f"{type(self).__name__} is not an architecture: it does not define its segments")
 
     @nn.nowrap
     def sites(self) -> tuple[Site, ...]:
-        """What can be scored, in forward order."""
+        """The sites that can be scored, in forward order."""
         raise TypeError(f"{type(self).__name__} is not an architecture: it does not define its sites")
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, features: bool = False) -> jax.Array:
-        """Logits [B, K] of normalised images [B, H, W, C]; with ``features``, what the last segment classifies [B, D].
+        """Logits [B, K] of normalised images [B, H, W, C]; with ``features``, the input of the last segment [B, D].
 
-        Features are the mean over space of the activation before the last segment.
+        Features are the spatial mean of the activation before the last segment.
         """
         for segment in self.segments()[: -1 if features else None]:
             name = segment.layers[0] if segment.nested else None

@@ -1,8 +1,8 @@
 """ConvNeXt, as torchvision publishes it.
 
-Liu et al., "A ConvNet for the 2020s" (CVPR 2022). Stochastic depth is left out in training mode too: a network is
-deterministic. There is no batch norm: filter masks lie on each block's hidden units (placement ``unit``) or on its
-depthwise convolution's channels (``conv_output``).
+Liu et al., "A ConvNet for the 2020s" (CVPR 2022). Stochastic depth is left out, even in training mode: a network is
+deterministic. There is no batch norm: filter masks act on each block's hidden units (placement ``unit``) or on the
+channels of its depthwise convolution (``conv_output``).
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from rnp_jax.models.design import Design, Shapes, Sizes
 from rnp_jax.models.layers import Conv, Dense, LayerNorm, Placement, Precision, Value, flatten
 
 _EPS = 1e-6
-_EXPANSION = 4  # hidden units for each channel
+_EXPANSION = 4  # hidden units per channel
 _LAYER_SCALE = 1e-6  # at the start of training
 _SMALLEST = 32  # pixels that a stem of stride 4 and three halvings leave one position of
 
@@ -36,7 +36,7 @@ class Stem(nn.Module):
         """Applies the stem.
 
         Raises:
-          DataError: images too small to be halved three times after it.
+          DataError: the images are too small to be halved three times after the stem.
         """
         del train  # nothing in it depends on the mode
         if min(x.shape[1:3]) < _SMALLEST:
@@ -68,7 +68,7 @@ class Block(nn.Module):
 
 
 class Downsampling(nn.Module):
-    """Layer norm and a 2x2 convolution of stride 2 between two stages."""
+    """Layer norm and a 2x2 convolution of stride 2, between two stages."""
 
     width: int
     precision: Precision
@@ -135,7 +135,7 @@ class ConvNeXt(Chain):
 
     @nn.nowrap
     def sites(self) -> tuple[Site, ...]:
-        """The layers that carry filter masks; none in the placements of batch norms."""
+        """The layers with filter masks; none in the placements for batch norm."""
         blocks = [name for stage, depth in enumerate(self.depths) for name in _blocks(stage, depth)]
         if self.placement == "unit":
             return tuple(Site(f"{name}.block.3", (f"{name}.block.3",), "gelu") for name in blocks)
@@ -160,7 +160,7 @@ _PUBLISHED: Mapping[str, tuple[Depths, int]] = MappingProxyType(
 
 
 def design(depths: Depths, width: int) -> Design:
-    """A ConvNeXt of these depths, published at this width. Another width belongs to the first design of its depths."""
+    """A ConvNeXt of these depths, published at this width. Other widths belong to the first design of these depths."""
     widths = [each for published, each in _PUBLISHED.values() if published == depths] or [width]
 
     def build(sizes: Sizes, placement: Placement, precision: Precision) -> ConvNeXt:

@@ -1,13 +1,13 @@
-"""DenseNet-BC as torchvision defines it, and TrojanZoo's of the same layers.
+"""DenseNet-BC as torchvision defines it, and TrojanZoo's version with the same layers.
 
 Glossary: w channels of the stem, g = w / 2 channels that each dense layer adds (the paper's growth rate k).
 
-A dense layer reads everything its block gave so far, in one tensor, and appends its own channels. TrojanZoo calls the
-last layer ``classifier.fc``; its ``_comp`` networks, for 32-pixel images, begin with a bare 3x3 convolution. Dropout in
-dense layers, of rate 0 in all published networks, is left out.
+A dense layer reads everything that its block has produced so far, in one tensor, and appends its own channels.
+TrojanZoo calls the last layer ``classifier.fc``; its ``_comp`` networks, for 32-pixel images, begin with a bare 3x3
+convolution. Dropout in dense layers has rate 0 in all published networks and is left out.
 
-The filters of all batch norms have masks. Scored are those that normalise one convolution's output: most others read a
-concatenation of many layers' channels.
+The filters of all batch norms have masks. Only those that normalise one convolution's output are scored: most others
+read a concatenation of many layers' channels.
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,7 +28,7 @@ _BOTTLENECK = 4  # channels inside a dense layer, in units of g
 
 
 class Stem(nn.Module):
-    """A 7x7 convolution in steps of 2, batch norm, ReLU and max-pooling; for small images a bare 3x3 convolution."""
+    """A 7x7 convolution of stride 2, batch norm, ReLU and max-pooling; for small images, a bare 3x3 convolution."""
 
     width: int
     small: bool
@@ -79,7 +79,7 @@ class Transition(nn.Module):
 
 
 class LastNorm(nn.Module):
-    """The batch norm and ReLU behind the last dense block."""
+    """The batch norm and ReLU after the last dense block."""
 
     placement: Placement
 
@@ -134,7 +134,7 @@ class DenseNet(Chain):
 
 
 def design(depths: Depths, width: int, head: str = "classifier", *, small: bool = False) -> Design:
-    """A DenseNet; ``width`` is as published."""
+    """A DenseNet; ``width`` is the published width."""
     stem = "features.conv0.weight"
 
     def build(sizes: Sizes, placement: Placement, precision: Precision) -> DenseNet:

@@ -1,4 +1,4 @@
-"""What an architecture is to the registry: how it is built, and how its state dict is known."""
+"""How the registry builds an architecture and recognises its state dict."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
@@ -11,11 +11,11 @@ Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 
 class Sizes(NamedTuple):
-    """What the weights' shapes leave to be said of an architecture.
+    """The sizes of an architecture.
 
     Attributes:
-      num_classes: K.
-      width: channels of the layer ``Design.base``.
+      num_classes: number of classes, K.
+      width: number of channels of the layer ``Design.base``.
       image_shape: (H, W, C) of the input.
     """
 
@@ -25,17 +25,18 @@ class Sizes(NamedTuple):
 
 
 class Design(NamedTuple):
-    """One architecture, of any width and number of classes.
+    """One architecture, for any width and number of classes.
 
     Attributes:
-      build: the module. Its layers' names are the source's, so they are the table of names.
-      matches: whether a state dict has this structure rather than another one's; sizes are compared afterwards.
-      stem: key of the first convolution, whose shape tells the images' channels.
-      head: key of the last linear layer, whose shape tells K.
-      width: as published.
-      base: key of the tensor whose first dimension is the width; the stem by default.
-      image_side: pixels of the square images it was published for, or how its tensors tell.
-      placement: where its filter masks act unless somebody says otherwise.
+      build: builds the module. Its layers have the source's names, so they also serve as the name table.
+      matches: whether a state dict has this structure and not another one's; sizes are compared afterwards.
+      stem: key of the first convolution; its shape gives the number of image channels.
+      head: key of the last linear layer; its shape gives K.
+      width: the published width.
+      base: key of the tensor whose first dimension is the width; by default the stem.
+      image_side: side, in pixels, of the square images it was published for, or a function that gives it from the
+        tensors' shapes.
+      placement: where filter masks act by default.
     """
 
     build: Callable[[Sizes, Placement, Precision], Chain]
@@ -49,10 +50,10 @@ class Design(NamedTuple):
 
 
 def marked_by(*present: str, absent: tuple[str, ...] = ()) -> Callable[[Shapes], bool]:
-    """A test that some keys are there and some are not."""
+    """A function that tests whether some keys are present and others are absent."""
     return lambda shapes: all(key in shapes for key in present) and not any(key in shapes for key in absent)
 
 
 def scaled(channels: int, width: int, published: int) -> int:
-    """Channels of a layer at another width than the published one, 1 at least."""
+    """Number of channels of a layer at another width than the published one, at least 1."""
     return max(1, channels * width // published)

@@ -1,4 +1,4 @@
-"""EfficientNet (Tan & Le 2019) as torchvision has it: b0 to b7 are one table, scaled in width and depth."""
+"""EfficientNet (Tan & Le 2019) as in torchvision: b0 to b7 are one table, scaled in width and depth."""
 
 import math
 import re
@@ -25,7 +25,7 @@ STAGES: tuple[Stage, ...] = (  # expansion, kernel, stride, channels, blocks: Ta
 def design(
     widens: float, deepens: float, eps: float = 1e-5, momentum: float = 0.1, stages: tuple[Stage, ...] = STAGES
 ) -> Design:
-    """A network whose published width and depth are multiples of b0's; numbers of batch norm as torch has them."""
+    """A network whose published width and depth are multiples of b0's; eps and momentum of batch norm as in torch."""
     last = f"features.{len(stages) + 1}"
     published = divisible(STEM * widens)
     channels = tuple(divisible(stage[3] * widens) for stage in stages)
@@ -51,7 +51,7 @@ def design(
         )
 
     def matches(shapes: Shapes) -> bool:
-        # b1 and b2 are equally deep and have the same stem: what the last convolution reads tells them apart.
+        # b1 and b2 have the same depth and stem; only the input of the last convolution tells them apart.
         stem, end = shapes["features.0.0.weight"], shapes.get(f"{last}.0.weight", ())
         fits = len(end) == 4 and end[1] == scaled(channels[-1], stem[0], published)
         return fits and _count_blocks(shapes, len(stages)) == depths
@@ -60,7 +60,7 @@ def design(
 
 
 def _count_blocks(shapes: Shapes, stages: int) -> tuple[int, ...]:
-    """Blocks of the stages, by the layers' names."""
+    """Number of blocks of each stage, from the layers' names."""
     found = {match.groups() for key in shapes if (match := re.match(r"features\.(\d+)\.(\d+)\.block\.", key))}
     return tuple(sum(stage == str(i) for stage, _ in found) for i in range(1, stages + 1))
 

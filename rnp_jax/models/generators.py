@@ -1,4 +1,4 @@
-"""Networks from images to images, of the attacks whose trigger is generated. They compute what torch's do."""
+"""Image-to-image networks of the attacks that generate their trigger. They compute the same results as torch."""
 
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -37,7 +37,7 @@ class Block(nn.Module):
 
 
 class Deconv(nn.Module):
-    """torch's ``ConvTranspose2d(kernel 4, stride 2, padding 1)``, its kernel turned by 180°: twice the size."""
+    """torch's ``ConvTranspose2d(kernel 4, stride 2, padding 1)`` with the kernel rotated by 180°; doubles the size."""
 
     features: int
 
@@ -110,13 +110,13 @@ class UNet(nn.Module):
 
 
 def double(x: Float[Array, "B H W C"], *, align_corners: bool) -> Float[Array, "B 2*H 2*W C"]:
-    """Bilinear upsampling by two, as torch's ``interpolate`` of either kind."""
+    """Bilinear upsampling by two, as torch's ``interpolate`` with or without aligned corners."""
     rows, columns = (jnp.asarray(_doubling(size, align_corners), x.dtype) for size in x.shape[1:3])
     return jnp.einsum("ih,jw,bhwc->bijc", rows, columns, x, precision=lax.Precision.HIGHEST)
 
 
 def _doubling(size: int, align_corners: bool) -> Float[np.ndarray, "2*size size"]:
-    """Weights of each old pixel in each new one, along one side."""
+    """The weight of each old pixel in each new one, along one side."""
     new = np.arange(2 * size)
     at = new * (size - 1) / (2 * size - 1) if align_corners else np.clip((new + 0.5) / 2 - 0.5, 0, size - 1)
     return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(size)[None]))
@@ -138,12 +138,12 @@ _MODULES: dict[GeneratorKind, tuple[type[Bottleneck] | type[Autoencoder] | type[
 
 @dataclass(frozen=True)
 class Generator:
-    """A generator as a pure hashable function of its variables ``{'params', 'batch_stats'}``.
+    """A generator as a pure, hashable function of its variables ``{'params', 'batch_stats'}``.
 
     Attributes:
       kind: architecture.
-      width: channels of its first layers.
-      channels: of its output.
+      width: number of channels of its first layers.
+      channels: number of channels of its output.
     """
 
     kind: GeneratorKind
@@ -155,11 +155,11 @@ class Generator:
         return _MODULES[self.kind][0](self.width, self.channels)
 
     def init(self, key: jax.Array, channels: int) -> Variables:
-        """Fresh variables for images of so many channels: He-normal kernels, no biases."""
+        """New variables for images with the given number of channels: He-normal kernels, no biases."""
         return _init(self, key, channels)
 
     def constant(self, channels: int) -> Variables:
-        """Variables of a generator that gives tanh 1 everywhere: zeros, but biases of one. No random numbers."""
+        """Variables of a generator that gives tanh 1 everywhere: all zeros, except biases of one. Nothing is random."""
         shapes = jax.eval_shape(lambda: _init(self, jax.random.key(0), channels))
 
         def fill(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
@@ -170,9 +170,10 @@ class Generator:
     def __call__(
         self, variables: Variables, x: Float[Array, "B H W C"], *, train: bool = False
     ) -> tuple[Float[Array, "B H W F"], Tree]:
-        """Values in [−1, 1] from normalised images, and batch statistics (moved by one step where ``train``).
+        """Values in [−1, 1] from normalised images, and batch statistics (updated by one step if ``train``).
 
-        Images whose sides the network cannot halve often enough are padded below and right by zeros, the mean colour.
+        If the network cannot halve an image's sides often enough, the image is padded at the bottom and right with
+        zeros, the mean colour.
         """
         return _apply(self, variables, x, train)
 
@@ -191,6 +192,6 @@ def _apply(
     multiple = _MODULES[generator.kind][1]
     _, height, width, _ = x.shape
     x = jnp.pad(x, ((0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)))
-    moved: Any  # masks of ones are made on the way: those of a generator are never changed
+    moved: Any  # this also creates masks of ones; a generator's masks never change
     out, moved = generator._module.apply(variables, x, train, mutable=["masks", "batch_stats"])
     return jnp.tanh(out[:, :height, :width]), moved["batch_stats"] if train else variables["batch_stats"]

@@ -1,4 +1,4 @@
-"""Architecture, width and class count from the names and shapes of a state dict."""
+"""Infers architecture, width and number of classes from the names and shapes of a state dict."""
 
 import math
 from collections.abc import Iterable
@@ -18,16 +18,16 @@ _SHOWN = 12  # lines of a ± list
 def infer_architecture(
     shapes: Shapes, *, name: str | None = None, image_shape: tuple[int, int, int] | None = None
 ) -> Architecture:
-    """The architecture that these tensors are the weights of.
+    """Infers the architecture whose weights these tensors are.
 
     Args:
-      shapes: of every tensor, torch layout; keys that no forward pass reads are ignored.
-      name: the architecture's name, where the caller knows it.
-      image_shape: (H, W, C) of the input, which an ``mlp``'s weights do not tell.
+      shapes: shape of every tensor, in torch's layout; keys that no forward pass reads are ignored.
+      name: architecture, if the caller knows it.
+      image_shape: (H, W, C) of the input, which cannot be inferred from the weights of an ``mlp``.
 
     Raises:
-      ArchitectureError: none fits (with the list of missing and unexpected keys of the nearest), a shape does not fit
-        (with its key), or the input's shape has to be asked for.
+      ArchitectureError: no architecture fits (the error lists the missing and unexpected keys of the nearest one), a
+        shape does not fit (the error gives its key), or the input shape cannot be inferred.
     """
     weights = consumed(shapes)
     if name is not None and name not in ARCHITECTURES:
@@ -42,7 +42,7 @@ def infer_architecture(
 
 
 def resized(architecture: Architecture, shapes: Shapes, size: tuple[int, int]) -> Architecture:
-    """The architecture for images of another height and width, where these weights go with them; else as it is."""
+    """The architecture for images of another height and width if the weights allow it; otherwise unchanged."""
     other = replace(architecture, image_shape=(*size, architecture.image_shape[2]))
     try:
         check_fit(other, consumed(shapes))
@@ -52,13 +52,13 @@ def resized(architecture: Architecture, shapes: Shapes, size: tuple[int, int]) -
 
 
 def consumed(shapes: Shapes) -> dict[str, tuple[int, ...]]:
-    """The tensors that a forward pass reads as weights or statistics."""
+    """The tensors that a forward pass uses as weights or statistics."""
     unread = (*IGNORED, FILTER_MASK)
     return {key: shape for key, shape in shapes.items() if key.rpartition(".")[2] not in unread}
 
 
 def filter_masks(shapes: Iterable[str]) -> list[str]:
-    """The keys under which a masked release keeps its batch norms' filter masks."""
+    """The keys under which a masked release stores the filter masks of its batch norms."""
     return [key for key in shapes if key.rpartition(".")[2] == FILTER_MASK]
 
 
@@ -70,10 +70,11 @@ def entries(architecture: Architecture) -> tuple[Entry, ...]:
 
 
 def check_fit(architecture: Architecture, shapes: Shapes) -> None:
-    """Compares names and shapes with the architecture's.
+    """Checks that names and shapes are those of the architecture.
 
     Raises:
-      ArchitectureError: with a list of missing (-) and unexpected (+) keys, or of the keys whose shapes differ.
+      ArchitectureError: they differ; the error lists the missing (-) and unexpected (+) keys, or the keys whose shapes
+        differ.
     """
     expected = {entry.key: entry.shape for entry in entries(architecture)}  # parts of one tensor state the same shape
     lines = [f" - {key}" for key in expected if key not in shapes]
@@ -100,14 +101,14 @@ def _propose(shapes: Shapes, name: str | None, image_shape: tuple[int, int, int]
     candidates = [name] if name else [known for known in DESIGNS if _matches(known, shapes)]
     if len(candidates) != 1:
         raise ArchitectureError(
-            f"the tensors could be of {' or '.join(candidates)}: say which with --architecture"
+            f"the tensors fit {' or '.join(candidates)}: choose one with --architecture"
             if candidates
             else _unknown(shapes)
         )
     design = DESIGNS[candidates[0]]
     for key, rank in ((design.stem, 4), (design.base or design.stem, 4), (design.head, 2)):
         if len(shapes.get(key, ())) != rank:
-            found = f"{candidates[0]} needs {key} of {rank} dimensions, it is {shapes.get(key, 'missing')}"
+            found = f"{candidates[0]} needs {key} of {rank} dimensions, but it is {shapes.get(key, 'missing')}"
             raise ArchitectureError(f"{found}; {_unknown(shapes)}")
     width, channels = shapes[design.base or design.stem][0], shapes[design.stem][1]
     side = design.image_side(shapes) if callable(design.image_side) else design.image_side
@@ -142,12 +143,12 @@ def _propose_mlp(shapes: Shapes, image_shape: tuple[int, int, int] | None) -> Ar
 
 
 def _only_input_shape(inputs: int) -> tuple[int, int, int]:
-    """The shape of an input of so many values, where only a vector of features is plausible."""
+    """The shape of an input with this many values, if it can only be a vector of features."""
     squares = [(side, channels) for channels in (1, 3) if (side := math.isqrt(inputs // channels)) > 1]
     images = [(side, side, channels) for side, channels in squares if side * side * channels == inputs]
     if images:
         raise ArchitectureError(
-            f"an mlp of {inputs} inputs can read images of shape {images[0]} or vectors of {inputs} features; "
+            f"an mlp with {inputs} inputs may take images of shape {images[0]} or vectors of {inputs} features; "
             f"say which with image shape {','.join(map(str, images[0]))} or 1,1,{inputs}"
         )
     return 1, 1, inputs

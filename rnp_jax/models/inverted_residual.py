@@ -1,10 +1,10 @@
 """Networks of inverted residual blocks (Sandler et al., "MobileNetV2", 2018), as data: one chain serves all families.
 
-A block expands its input by a 1x1 convolution, filters every channel on its own (depthwise), perhaps gates the channels
-by squeeze-and-excitation (Hu et al. 2018), and projects to few channels without an activation. The modules that
-``mobilenet_v2``, ``mobilenet_v3`` and ``efficientnet`` describe differ in sizes, activations and names alone.
+A block expands its input with a 1x1 convolution, filters every channel separately (depthwise), in some networks gates
+the channels by squeeze-and-excitation (Hu et al. 2018), and projects to few channels without an activation. The modules
+in ``mobilenet_v2``, ``mobilenet_v3`` and ``efficientnet`` differ only in sizes, activations and names.
 
-Dropout and stochastic depth are left out, in training mode too: a network is a deterministic function.
+Dropout and stochastic depth are left out, even in training mode: a network is a deterministic function.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ _GATES: Mapping[Gate, Callable[[jax.Array], jax.Array]] = MappingProxyType(
 
 
 class Style(NamedTuple):
-    """What all layers of a network share: the arithmetic, where masks act, and batch norm's two numbers (torch's)."""
+    """Settings that all layers of a network share: arithmetic, where masks act, and batch norm's eps and momentum."""
 
     placement: Placement
     precision: Precision
@@ -35,16 +35,16 @@ class Style(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """A convolution padded by half its size, the batch norm behind it, and an activation.
+    """A convolution padded by half its size, the batch norm after it, and an activation.
 
     Attributes:
-      conv: the convolution's name.
-      norm: the batch norm's name.
-      features: F.
-      size: of the kernel.
-      stride: along both axes.
-      depthwise: every channel is filtered on its own, so F is its input's C.
-      activation: None where the output is read as it is.
+      conv: name of the convolution.
+      norm: name of the batch norm.
+      features: number of filters, F.
+      size: side of the kernel.
+      stride: stride along both axes.
+      depthwise: whether every channel is filtered separately; F is then the input's C.
+      activation: the activation; None if there is none.
     """
 
     conv: str
@@ -63,7 +63,7 @@ class Unit(NamedTuple):
 class Squeeze(NamedTuple):
     """Squeeze-and-excitation: x · gate(fc2(activation(fc1(mean of x over space)))).
 
-    ``name`` is the prefix of fc1 and fc2, ``features`` what fc1 gives.
+    ``name`` is the prefix of fc1 and fc2; ``features`` is the number of outputs of fc1.
     """
 
     name: str
@@ -76,9 +76,9 @@ class Block(NamedTuple):
     """One inverted residual block.
 
     Attributes:
-      units: expansion (where it expands), depthwise convolution, projection.
-      squeeze: what gates the channels before the projection.
-      shortcut: what is added to the projection: the input, a projection of it, or nothing (None).
+      units: expansion (if the block expands), depthwise convolution, projection.
+      squeeze: squeeze-and-excitation that gates the channels before the projection.
+      shortcut: what is added to the projection: the input, a projection of the input, or nothing (None).
     """
 
     units: tuple[Unit, ...]
@@ -92,7 +92,7 @@ class Block(NamedTuple):
 
 
 def _apply(unit: Unit, style: Style, x: jax.Array, train: bool) -> jax.Array:
-    """Declares a unit's layers in the module that is being called."""
+    """Declares a unit's layers in the module that is being called, and applies them."""
     placement, precision = style.placement, style.precision
     groups = unit.features if unit.depthwise else 1
     x = Conv(
@@ -110,7 +110,7 @@ def _apply(unit: Unit, style: Style, x: jax.Array, train: bool) -> jax.Array:
 
 
 class Single(nn.Module):
-    """One unit: the convolution before the blocks, or the one behind them."""
+    """One unit: the convolution before the blocks, or the one after them."""
 
     unit: Unit
     style: Style
@@ -142,7 +142,7 @@ class InvertedResidual(nn.Module):
         return out + x
 
     def _gated(self, x: Float[Array, "B H W F"]) -> Float[Array, "B H W F"]:
-        """The channels times their gates, which carry no filter masks: they weigh channels and are none themselves."""
+        """The channels times their gates. Gates have no filter masks: they weight channels and are not channels."""
         squeeze, precision = self.block.squeeze, self.style.precision
         if squeeze is None:
             return x
@@ -153,7 +153,7 @@ class InvertedResidual(nn.Module):
 
 
 class Linear(nn.Module):
-    """A linear layer, of the mean over space where it reads images; a hidden one has an activation."""
+    """A linear layer; it averages images over space first. A hidden one has an activation."""
 
     layer: str
     units: int
@@ -184,10 +184,10 @@ class InvertedResidualNet(Chain):
     Attributes:
       stem: the first unit.
       blocks: (name, block) in order.
-      last: the unit behind the blocks.
-      head: the classifier's name.
-      num_classes: K.
-      style: of all layers.
+      last: the unit after the blocks.
+      head: name of the classifier.
+      num_classes: number of classes, K.
+      style: settings of all layers.
       hidden: the linear layer before the classifier, if there is one.
     """
 
@@ -234,13 +234,13 @@ def bottleneck(
     stride: int = 1,
     squeeze: tuple[int, Activation, Gate] | None = None,
 ) -> Block:
-    """A block as torchvision's MobileNetV3 and EfficientNet name it: ``block.0.0``, ``block.0.1``, ``block.1.0``, …
+    """A block with the names of torchvision's MobileNetV3 and EfficientNet: ``block.0.0``, ``block.0.1``, …
 
     Args:
-      sizes: channels of the input, after the expansion (left out where it would not expand), and of the output.
-      activation: behind all but the projection.
-      size: of the depthwise kernel.
-      stride: of the depthwise convolution.
+      sizes: channels of the input, after the expansion (which is left out if it would not expand), and of the output.
+      activation: activation after every convolution except the projection.
+      size: side of the depthwise kernel.
+      stride: stride of the depthwise convolution.
       squeeze: features, activation and gate of squeeze-and-excitation.
     """
     inputs, expanded, outputs = sizes
@@ -254,14 +254,14 @@ def bottleneck(
 
 
 def divisible(channels: float, divisor: int = 8) -> int:
-    """The nearest multiple of the divisor, but not more than a tenth below: how MobileNets round their channels."""
+    """The nearest multiple of the divisor that is at most a tenth lower. MobileNets round channels in this way."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
 def widened(channels: int, width: int, published: int) -> int:
-    """Channels of a layer where the stem has ``width``, as torchvision's ``width_mult`` gives them.
+    """Channels of a layer if the stem has ``width`` channels, as torchvision's ``width_mult`` gives them.
 
-    They are multiples of 8, as all published ones; a width that is not scales everything as it is.
+    They are multiples of 8, like all published ones. If ``width`` is not, all layers are scaled without rounding to 8.
     """
     return divisible(channels * width / published, 1 if width % 8 else 8)

@@ -1,7 +1,7 @@
-"""Layers with explicit masks, computing what torch computes.
+"""Layers with explicit masks that compute the same results as torch.
 
-Every layer with parameters holds a ``neuron`` mask [F] (which of its neurons unlearning may move); a maskable layer
-also holds a ``filter`` mask [F] (what recovery optimises). Both are ones by default, and F is the last axis of each of
+Every layer with parameters has a ``neuron`` mask [F] (which of its neurons unlearning may change). A maskable layer
+also has a ``filter`` mask [F] (which recovery optimises). Both are ones by default, and F is the last axis of each of
 the layer's parameters.
 """
 
@@ -22,7 +22,7 @@ Placement = Literal["bn_scale", "channel", "conv_output", "unit"]
 ``conv_output`` the convolution's output, ``unit`` a dense layer's units."""
 
 Precision = Literal["float32", "tf32", "bfloat16"]
-"""Arithmetic of convolutions and products; statistics, losses and masks stay float32."""
+"""Arithmetic of convolutions and matrix products; statistics, losses and masks stay float32."""
 
 _MATMUL = {"float32": lax.Precision.HIGHEST, "tf32": lax.Precision.HIGH, "bfloat16": lax.Precision.DEFAULT}
 _DTYPE = {"float32": jnp.float32, "tf32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -33,7 +33,7 @@ _zeros = nn.initializers.zeros
 
 
 def _masks(layer: nn.Module, features: int, *, filtered: bool) -> jax.Array | None:
-    """Declares the layer's masks; returns the filter mask where it has one."""
+    """Declares the layer's masks; returns the filter mask if it has one."""
     layer.variable("masks", "neuron", jnp.ones, (features,), jnp.float32)
     return layer.variable("masks", "filter", jnp.ones, (features,), jnp.float32).value if filtered else None
 
@@ -71,11 +71,11 @@ class Conv(nn.Module):
 class BatchNorm(nn.Module):
     """Batch normalisation as torch computes it: biased variance to normalise, unbiased in the running variance.
 
-    ``momentum`` is torch's (new = (1 - momentum)·old + momentum·batch). In training mode the moved statistics are
+    ``momentum`` is torch's (new = (1 - momentum)·old + momentum·batch). In training mode the updated statistics are
     written to the mutable collection ``batch_stats``.
 
     Raises:
-      DataError: a single value a channel in training mode, which has no unbiased variance.
+      DataError: in training mode, a channel has a single value, which has no unbiased variance.
     """
 
     placement: Placement = "bn_scale"
@@ -99,9 +99,9 @@ class BatchNorm(nn.Module):
                 n = x.size // features
                 if n == 1:
                     raise DataError(
-                        f"{'.'.join(self.path)} has 1 value a channel to take statistics of, expected 2 or more: the "
-                        "batch is one image, and the image one pixel by then; choose a batch size that leaves no "
-                        "single image over, or larger images"
+                        f"{'.'.join(self.path)} has 1 value per channel to compute statistics from, expected 2 or "
+                        "more: the batch has one image, which is one pixel at this layer; choose a batch size that "
+                        "does not leave a last batch of one image, or larger images"
                     )
                 unbiased = var * (n / (n - 1))
                 running_mean.value = (1 - self.momentum) * running_mean.value + self.momentum * mean
@@ -134,7 +134,7 @@ class LayerNorm(nn.Module):
 
 
 class Value(nn.Module):
-    """A bare parameter [..., F], such as a class token; the state dict has it under the layer's own name."""
+    """A bare parameter [..., F], such as a class token; its key in the state dict is the layer's own name."""
 
     shape: tuple[int, ...]
     fill: float = 0.0
@@ -168,20 +168,20 @@ class Dense(nn.Module):
 
 
 def max_pool(x: Float[Array, "B H W F"], size: int, stride: int, pad: int = 0) -> Float[Array, "B Ho Wo F"]:
-    """Maximum over windows, padded by minus infinity."""
+    """Maximum over windows, padded with minus infinity."""
     padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=-jnp.inf)
     return nn.max_pool(padded, (size, size), (stride, stride))
 
 
 def avg_pool(x: Float[Array, "B H W F"], size: int) -> Float[Array, "B Ho Wo F"]:
-    """Mean over size x size windows side by side; rows and columns left over at the end are not read."""
+    """Mean over adjacent size x size windows; leftover rows and columns at the end are not read."""
     rows, columns = x.shape[1] // size, x.shape[2] // size
     whole = x[:, : rows * size, : columns * size]
     return whole.reshape(x.shape[0], rows, size, columns, size, x.shape[3]).mean((2, 4))
 
 
 def adaptive_avg_pool(x: Float[Array, "B H W F"], side: int) -> Float[Array, "B S S F"]:
-    """Mean over side x side windows that cover the image as torch's do; they overlap where the image is smaller."""
+    """Mean over side x side windows that cover the image as in torch; they overlap if the image is smaller."""
     for axis in (1, 2):
         size = x.shape[axis]
         windows = [(i * size // side, -(-(i + 1) * size // side)) for i in range(side)]
@@ -191,7 +191,7 @@ def adaptive_avg_pool(x: Float[Array, "B H W F"], side: int) -> Float[Array, "B 
 
 
 def flatten(x: Float[Array, "B H W F"]) -> Float[Array, "B D"]:
-    """Images as rows in torch's order, channels first, so that the weights behind need no reordering."""
+    """Flattens images in torch's order, channels first, so that the next layer's weights need no reordering."""
     return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
 
 
@@ -202,7 +202,7 @@ def attend(
     heads: int,
     precision: Precision,
 ) -> Float[Array, "B T D"]:
-    """Scaled dot-product attention of every token to all T, by heads of D / heads adjacent channels each."""
+    """Scaled dot-product attention of every token to all T tokens; each head has D / heads adjacent channels."""
     q, k, v = (each.reshape(*each.shape[:2], heads, -1) for each in (query, key, value))
     scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, precision=_MATMUL[precision]).astype(jnp.float32)
     weights = nn.softmax(scores / math.sqrt(q.shape[-1])).astype(v.dtype)

@@ -1,4 +1,4 @@
-"""Multi-layer perceptron: the heads that feature-space defenses work on."""
+"""Multi-layer perceptrons, the heads that feature-space defenses work on."""
 
 import flax.linen as nn
 import jax
@@ -25,7 +25,7 @@ class Layer(nn.Module):
 
 
 class Mlp(Chain):
-    """Linear layers with ReLU between them; ``layers`` are (name, units) in order, the last one giving the logits."""
+    """Linear layers with ReLU in between; ``layers`` are (name, units) in order, and the last one gives the logits."""
 
     layers: tuple[tuple[str, int], ...]
     precision: Precision = "float32"

@@ -1,4 +1,4 @@
-"""Small networks for 28x28 grey images, as backdoor releases train them on MNIST.
+"""Small networks for 28x28 grey images, which backdoor releases train on MNIST.
 
 | name | released by | keys |
 |---|---|---|
@@ -8,7 +8,7 @@
 | ``pytorch_mnist`` | PyTorch's MNIST example | ``conv1, conv2, fc1, fc2``, 3x3 kernels |
 | ``trojanzoo_mnist`` | TrojanZoo (``net``) | ``features.conv1, features.conv2, classifier.fc1, classifier.fc2`` |
 
-Dropout is left out in training mode too: a network is a deterministic function of weights and images.
+Dropout is left out, even in training mode: a network is a deterministic function of weights and images.
 """
 
 from collections.abc import Mapping
@@ -59,8 +59,8 @@ class Block(nn.Module):
 class WaNetMnist(Chain):
     """WaNet's classifier for MNIST: convolutions of w, 2w, 2w filters, then 16w hidden units; w is 32 as published.
 
-    Batch norm comes before the ReLU of the next block, so what ``layer2.bn1`` normalises is already rectified, and
-    nothing stands between the last convolution and the hidden layer.
+    Batch norm comes before the ReLU of the next block, so ``layer2.bn1`` normalises values that are already rectified.
+    There is nothing between the last convolution and the hidden layer.
     """
 
     width: int
@@ -85,7 +85,7 @@ class WaNetMnist(Chain):
 
     @nn.nowrap
     def sites(self) -> tuple[Site, ...]:
-        """The batch norms; the last convolution where masks act on it; the hidden layer in the placement ``unit``."""
+        """The batch norms; the last convolution if masks act on it; the hidden layer in the placement ``unit``."""
         if self.placement == "unit":
             return (Site("linear6", ("linear6",), "relu"),)
         norms = (

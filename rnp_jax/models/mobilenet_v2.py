@@ -24,7 +24,7 @@ CIFAR_STAGES: tuple[Stage, ...] = (STAGES[0], (6, 24, 2, 1), *STAGES[2:])
 
 
 def design(stages: tuple[Stage, ...]) -> Design:
-    """torchvision's; its last convolution grows with the width, but never shrinks."""
+    """torchvision's MobileNetV2; its last convolution grows with the width, but never shrinks."""
     last = f"features.{sum(count for *_, count, _ in stages) + 1}"
 
     def build(sizes: Sizes, placement: Placement, precision: Precision) -> InvertedResidualNet:
@@ -57,7 +57,7 @@ def _block(inputs: int, expanded: int, outputs: int, stride: int) -> Block:
 
 
 def cifar_design(stages: tuple[Stage, ...]) -> Design:
-    """The RNP release's: a stem of stride 1, ReLU, and a projection wherever stride 1 changes the channels."""
+    """The RNP release's MobileNetV2: stem of stride 1, ReLU, and a projection if stride 1 changes the channels."""
 
     def build(sizes: Sizes, placement: Placement, precision: Precision) -> InvertedResidualNet:
         blocks, inputs = [], sizes.width

@@ -1,4 +1,4 @@
-"""MobileNetV3 (Howard et al. 2019) as torchvision has it: large and small."""
+"""MobileNetV3 (Howard et al. 2019) as in torchvision, large and small."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -54,7 +54,7 @@ SMALL: tuple[Row, ...] = (  # Table 2
 
 
 def design(rows: tuple[Row, ...], hidden: int) -> Design:
-    """A network of these blocks, with so many hidden units before the classifier."""
+    """A network of these blocks, with the given number of hidden units before the classifier."""
     last = f"features.{len(rows) + 1}"
 
     def build(sizes: Sizes, placement: Placement, precision: Precision) -> InvertedResidualNet:
@@ -77,7 +77,7 @@ def design(rows: tuple[Row, ...], hidden: int) -> Design:
 
 
 def _block(row: Row, inputs: int, width: int) -> tuple[Block, int]:
-    """A block, and its channels."""
+    """A block and its number of channels."""
     kernel, expanded, channels, squeezed, activation, stride = row
     middle, outputs = widened(expanded, width, WIDTH), widened(channels, width, WIDTH)
     squeeze = (divisible(middle // 4), "relu", "hard_sigmoid") if squeezed else None

@@ -1,6 +1,6 @@
-"""Plain feed-forward classifiers: convolutions, each with ReLU and perhaps batch norm and pooling, then linear layers.
+"""Plain feed-forward classifiers: convolutions with ReLU, and optional batch norm and pooling, then linear layers.
 
-Dropout is left out in training mode too: a network is a deterministic function of weights and images.
+Dropout is left out, even in training mode: a network is a deterministic function of weights and images.
 """
 
 from collections.abc import Callable
@@ -30,12 +30,12 @@ class ConvStep(NamedTuple):
     """A convolution and what follows it, at the published size.
 
     Attributes:
-      conv: its layer's name.
-      features: its filters.
-      norm: name of the batch norm behind it; None without one.
-      size: of its kernel.
+      conv: name of the convolution's layer.
+      features: number of filters.
+      norm: name of the batch norm after it; None if there is none.
+      size: side of the kernel.
       pad: zeros around its input.
-      pool: halves the image behind the ReLU.
+      pool: pooling after the ReLU, which halves the image; None if there is none.
     """
 
     conv: str
@@ -50,10 +50,10 @@ class Plan(NamedTuple):
     """A plain network at its published size.
 
     Attributes:
-      convs: in order.
+      convs: the convolutions, in order.
       hidden: name and units of each hidden linear layer, in order.
       head: name of the last linear layer.
-      pooled: side that adaptive average pooling gives the image before the linear layers; None leaves it as it is.
+      pooled: side of the image after adaptive average pooling, before the linear layers; None means no such pooling.
     """
 
     convs: tuple[ConvStep, ...]
@@ -62,14 +62,14 @@ class Plan(NamedTuple):
     pooled: int | None = None
 
     def scaled(self, width: int) -> "Plan":
-        """The same with ``width`` filters in the first convolution and all others in proportion, 1 at least."""
+        """The plan with ``width`` filters in the first convolution and the others in proportion, at least 1 each."""
         published = self.convs[0].features
         convs = tuple(step._replace(features=max(1, step.features * width // published)) for step in self.convs)
         hidden = tuple((name, max(1, units * width // published)) for name, units in self.hidden)
         return self._replace(convs=convs, hidden=hidden)
 
     def matches(self, shapes: Shapes) -> bool:
-        """Whether these are the kernels of the network, all of them and no others, and its batch norms are there."""
+        """Whether these tensors have exactly the kernels and batch norms of the network."""
         kernels = {f"{step.conv}.weight": (step.size, step.size) for step in self.convs}
         kernels |= {f"{name}.weight": () for name in (*(name for name, _ in self.hidden), self.head)}
         norms = {f"{step.norm}.running_var" for step in self.convs if step.norm}
@@ -99,7 +99,7 @@ class Convolution(nn.Module):
 
 
 class Linear(nn.Module):
-    """A linear layer on vectors or on images, which it pools and flattens; a hidden one is followed by a ReLU."""
+    """A linear layer on vectors, or on images, which it pools and flattens. A hidden one is followed by a ReLU."""
 
     layer: str
     units: int
@@ -120,7 +120,7 @@ class Linear(nn.Module):
 
 
 class Plain(Chain):
-    """A network after a plan, whose sizes are meant as they are."""
+    """A network built from a plan, with exactly the plan's sizes."""
 
     plan: Plan
     num_classes: int
@@ -129,7 +129,7 @@ class Plain(Chain):
 
     @nn.nowrap
     def segments(self) -> tuple[Segment, ...]:
-        """One a convolution, one a linear layer."""
+        """One segment per convolution and per linear layer."""
         steps = self.plan.convs
         convs = tuple(
             Segment((step.conv, step.norm) if step.norm else (step.conv,), self._part(Convolution, step), nested=False)
@@ -143,7 +143,7 @@ class Plain(Chain):
 
     @nn.nowrap
     def sites(self) -> tuple[Site, ...]:
-        """Batch norms, or convolutions where there are none; hidden linear layers in the placement ``unit``."""
+        """The batch norms, or the convolutions without one; the hidden linear layers in the placement ``unit``."""
         if self.placement == "unit":
             return tuple(Site(name, (name,), "relu") for name, _ in self.plan.hidden)
         return tuple(
@@ -158,7 +158,7 @@ class Plain(Chain):
 
 
 def plain_design(plan: Plan, image_side: int | Callable[[Shapes], int]) -> Design:
-    """The architecture of a plan; its filter masks act on convolutions where it has no batch norm."""
+    """The architecture of a plan. Filter masks act on convolutions if the plan has no batch norm."""
 
     def build(sizes: Sizes, placement: Placement, precision: Precision) -> Plain:
         return Plain(plan.scaled(sizes.width), sizes.num_classes, placement, precision)

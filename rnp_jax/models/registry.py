@@ -1,4 +1,4 @@
-"""Architectures by name, and networks as pure hashable functions."""
+"""Architectures by name, and networks as pure, hashable functions."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -49,26 +49,26 @@ DESIGNS: Mapping[str, Design] = MappingProxyType(
         **wide_resnet.DESIGNS,
     }
 )
-"""Every architecture whose layers are fixed, by name."""
+"""All architectures with fixed layers, by name."""
 
 ARCHITECTURES = (*DESIGNS, "mlp")
 
 
 def suggest(name: str) -> str:
-    """What to say of an architecture that is not known: the nearest ones, or all."""
+    """A hint for an unknown architecture: the names nearest to it, or all names."""
     near = get_close_matches(name, ARCHITECTURES, n=5, cutoff=0.5)
     return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(ARCHITECTURES)}"
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a state dict's names and shapes determine.
+    """Everything that the names and shapes of a state dict determine.
 
     Attributes:
       name: one of ``ARCHITECTURES``.
-      num_classes: K.
-      width: channels of its first stage (a ResNet's are 64 as published); 0 for an ``mlp``.
-      layers: an ``mlp``'s (name, units), in order.
+      num_classes: number of classes, K.
+      width: number of channels of the first stage (64 for a ResNet as published); 0 for an ``mlp``.
+      layers: (name, units) of the layers of an ``mlp``, in order.
       image_shape: (H, W, C) that the network was made for.
     """
 
@@ -82,30 +82,30 @@ class Architecture:
         if self.name not in ARCHITECTURES:
             raise ConfigError(f"unknown architecture {self.name!r}; {suggest(self.name)}")
         if self.num_classes < 2 or (self.name != "mlp" and self.width < 1) or (self.name == "mlp" and not self.layers):
-            raise ConfigError(f"{self}: needs 2 classes or more, and a width of 1 or more (mlp: its layers)")
+            raise ConfigError(f"{self}: expected 2 classes or more, and a width of 1 or more (for an mlp: its layers)")
 
     def module(self, placement: Placement, precision: Precision) -> Chain:
-        """The Flax module."""
+        """Builds the Flax module."""
         if self.name == "mlp":
             return Mlp(self.layers, precision)
         sizes = Sizes(self.num_classes, self.width, self.image_shape)
         return DESIGNS[self.name].build(sizes, placement, precision)
 
     def place(self, placement: Placement | None = None) -> Placement:
-        """Where filter masks act: as said, by default where the architecture has some."""
+        """Where filter masks act: the given placement, or by default the architecture's own."""
         return placement or ("unit" if self.name == "mlp" else DESIGNS[self.name].placement)
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network as a function of its variables: an ``Apply``. Equal networks share compiled programs.
+    """A network as a function of its variables (an ``Apply``). Equal networks share compiled programs.
 
     Attributes:
-      architecture: names and shapes.
-      mean: per-channel mean subtracted from images in [0, 1].
-      std: per-channel deviation they are then divided by.
+      architecture: its architecture.
+      mean: per-channel mean, subtracted from images in [0, 1].
+      std: per-channel standard deviation; the images are then divided by it.
       placement: where filter masks act.
-      precision: arithmetic of convolutions and products.
+      precision: arithmetic of convolutions and matrix products.
     """
 
     architecture: Architecture
@@ -118,7 +118,7 @@ class Network:
         channels = self.architecture.image_shape[-1]
         if not (len(self.mean) == len(self.std) == channels and min(self.std) > 0):
             raise ConfigError(
-                f"normalisation mean {self.mean}, std {self.std}: expected {channels} values each, deviations above 0"
+                f"normalisation mean {self.mean}, std {self.std}: expected {channels} values each, all std above 0"
             )
 
     @cached_property
@@ -127,30 +127,30 @@ class Network:
 
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
-        """The parts of the network, in order, each able to run alone (in evaluation mode, on normalised images)."""
+        """The parts of the network, in order. Each can run alone (in evaluation mode, on normalised images)."""
         return self._module.segments()
 
     @cached_property
     def sites(self) -> tuple[Site, ...]:
-        """What a defense can score, in forward order."""
+        """The sites that a defense can score, in forward order."""
         return self._module.sites()
 
     def init(self, key: jax.Array) -> Variables:
-        """Fresh variables: He-normal kernels, masks of ones."""
+        """New variables: He-normal kernels, and masks of ones."""
         return _init(self._module, self.architecture.image_shape, key)
 
     def normalize(self, images: jax.Array) -> jax.Array:
-        """Pixels (uint8, or float in [0, 1]) to the network's input, float32 [B, H, W, C]."""
+        """Converts pixels (uint8, or float in [0, 1]) to the network's input, float32 [B, H, W, C]."""
         scaled = images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
         mean, std = (jnp.asarray(values, jnp.float32)[None, None, None] for values in (self.mean, self.std))
         return (scaled - mean) / std
 
     def __call__(self, variables: Variables, images: jax.Array, *, train: bool = False) -> tuple[jax.Array, Tree]:
-        """Logits [B, K] float32 and batch statistics (moved by one step where ``train``)."""
+        """Logits [B, K] float32, and batch statistics (updated by one step if ``train``)."""
         return self._run(variables, images, train=train, features=False)
 
     def features(self, variables: Variables, images: jax.Array, *, train: bool = False) -> tuple[jax.Array, Tree]:
-        """What the classifier's last layer reads [B, D] float32, and batch statistics."""
+        """The input of the classifier's last layer, [B, D] float32, and batch statistics."""
         return self._run(variables, images, train=train, features=True)
 
     def _run(self, variables: Variables, images: jax.Array, *, train: bool, features: bool) -> tuple[jax.Array, Tree]:
@@ -164,7 +164,7 @@ class Network:
 
     @cached_property
     def layers(self) -> Mapping[str, Any]:
-        """Every layer as it is declared, by its full name: strides and padding, epsilons."""
+        """Every layer as declared (strides, padding, epsilons), by its full name."""
         found: dict[str, nn.Module] = {}
 
         def note(name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -176,12 +176,12 @@ class Network:
         return found
 
     def inputs(self, variables: Variables, images: jax.Array) -> dict[str, jax.Array]:
-        """Every layer's input by the layer's name, in evaluation mode."""
+        """The input of every layer, by the layer's name, in evaluation mode."""
         found: dict[str, jax.Array] = {}
 
         def note(name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
             del module
-            if args:  # a bare parameter takes none
+            if args:  # a bare parameter takes no arguments
                 found[name] = args[0]
 
         with _each_call(note):
@@ -189,7 +189,7 @@ class Network:
         return found
 
     def activations(self, variables: Variables, images: jax.Array) -> dict[str, jax.Array]:
-        """Every layer's output by the layer's name, in evaluation mode."""
+        """The output of every layer, by the layer's name, in evaluation mode."""
         state: Any
         _, state = self._module.apply(variables, self.normalize(images), capture_intermediates=True)
         flat: dict[Any, Any] = flax.traverse_util.flatten_dict(state["intermediates"])
@@ -197,7 +197,7 @@ class Network:
 
 
 def _each_call(note: Callable[[str, nn.Module, tuple[Any, ...]], None]) -> AbstractContextManager[None]:
-    """Tells of every layer that is applied meanwhile: its full name, itself, what it is given."""
+    """Calls ``note`` for every layer applied within the context, with its full name, the layer and its arguments."""
 
     def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         if context.method_name == "__call__" and context.module.path:
@@ -215,10 +215,10 @@ _init = jax.jit(_initialize, static_argnums=(0, 1))
 
 
 def mlp_head(dim: int, units: tuple[int, ...], num_classes: int, precision: Precision = "float32") -> Network:
-    """A classifier of features [B, 1, 1, D]: hidden layers of so many units, keys as torch's Sequential numbers them.
+    """A classifier of features [B, 1, 1, D] with hidden layers of the given sizes, named as in torch's Sequential.
 
     Raises:
-      ConfigError: a size below 1.
+      ConfigError: a size is below 1.
     """
     if dim < 1 or any(size < 1 for size in units):
         raise ConfigError(f"head of {list(units)} hidden units on {dim} features: expected sizes of 1 or more")
@@ -228,5 +228,5 @@ def mlp_head(dim: int, units: tuple[int, ...], num_classes: int, precision: Prec
 
 
 def count_parameters(variables: Variables) -> int:
-    """Number of trainable scalars."""
+    """The number of trainable scalars."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))

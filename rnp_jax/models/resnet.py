@@ -1,7 +1,7 @@
 """Residual networks: CIFAR's ResNet (the RNP release's layout) and pre-activation ResNet (BackdoorBench's and VinAI's).
 
-Layer names are the source's own (``layer1.0.conv1``), so that a checkpoint's keys name the paths of its parameters.
-Other sources' names and stems are a ``Layout``.
+Layers have the source's names (``layer1.0.conv1``), so a checkpoint's keys are the paths of its parameters. A
+``Layout`` describes the names and stems of other sources.
 """
 
 import re
@@ -23,13 +23,13 @@ EXPANSION: dict[str, int] = {"basic": 1, "bottleneck": 4, "preact": 1}
 
 
 class Layout(NamedTuple):
-    """How a source names its ResNets' layers, and what its images come through first.
+    """The layer names and the stem of a source's ResNets.
 
     Attributes:
-      prefix: of all layers but the last.
-      shortcut: a block's projection, of which ``.0`` is the convolution and ``.1`` its batch norm.
-      head: the last layer.
-      stem: pixels of the first kernel's side: 3, or 7 in steps of 2 with 3x3 max-pooling in steps of 2 behind.
+      prefix: prefix of the names of all layers except the last.
+      shortcut: name of a block's projection; ``.0`` is its convolution and ``.1`` its batch norm.
+      head: name of the last layer.
+      stem: side of the first kernel in pixels: 3, or 7 with stride 2, followed by 3x3 max-pooling with stride 2.
     """
 
     prefix: str = ""
@@ -45,8 +45,8 @@ CIFAR = Layout()
 class Block(nn.Module):
     """One residual block of width ``planes``, of any of the three kinds.
 
-    A bottleneck's inner convolutions are ``widening`` times as wide, the 3x3 one in ``groups``. ``shortcut`` names the
-    projection's convolution and the batch norm behind it, which pre-activated blocks lack.
+    The inner convolutions of a bottleneck are ``widening`` times as wide; the 3x3 one has ``groups``. ``shortcut``
+    names the projection's convolution and the batch norm after it, which pre-activated blocks do not have.
     """
 
     kind: BlockKind
@@ -160,7 +160,7 @@ class ResNet(Chain):
     def sites(self) -> tuple[Site, ...]:
         """The batch norms."""
         prefix, (conv, norm) = self.layout.prefix, self._shortcut
-        stream = [f"{prefix}conv1"]  # convolutions summed in the residual stream
+        stream = [f"{prefix}conv1"]  # convolutions that the residual stream sums
         sites = [] if self.kind == "preact" else [Site(f"{prefix}bn1", tuple(stream), "relu")]
         inputs = self.width
         for stage, depth in enumerate(self.depths, 1):
@@ -202,7 +202,7 @@ def design(
     groups: int = 1,
     width: int = 64,
 ) -> Design:
-    """A ResNet of blocks of one kind; ``width`` is as published."""
+    """A ResNet with blocks of one kind; ``width`` is the published width."""
     stem = f"{layout.prefix}conv1.weight"
 
     def build(sizes: Sizes, placement: Placement, precision: Precision) -> ResNet:
@@ -223,7 +223,7 @@ def design(
 
 
 def count_blocks(names: Iterable[str]) -> Depths:
-    """Blocks of the four stages, by the layers' names; 0 where a stage is absent."""
+    """Number of blocks of the four stages, from the layers' names; 0 if a stage is absent."""
     blocks = {match.groups() for name in names if (match := re.match(r"layer([1-4])\.(\d+)\.", name))}
     first, second, third, fourth = (sum(stage == str(i) for stage, _ in blocks) for i in range(1, 5))
     return first, second, third, fourth

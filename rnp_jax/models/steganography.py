@@ -1,4 +1,4 @@
-"""Hiding bits in images: StegaStamp's networks (Tancik et al., 2020), as ISSBA uses them, the pair at any width."""
+"""StegaStamp's networks (Tancik et al., 2020), which hide bits in images, as ISSBA uses them; any width works."""
 
 import math
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from rnp_jax.types import Tree
 MAX_MAP = 32
 """Largest side of the map that the secret is spread over, in pixels; larger images get it resized."""
 
-_zeros = nn.initializers.zeros  # of all parameters: ``Steganography.init`` draws the weights
+_zeros = nn.initializers.zeros  # for all parameters; ``Steganography.init`` draws the weights
 
 
 class _Convolution(nn.Module):
@@ -83,7 +83,7 @@ class Critic(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B"]:
-        """How much images in [0, 1] look as if they hid something; on no scale, and of any size."""
+        """How much images in [0, 1] of any size look as if they hide something; the score has no fixed scale."""
         x = images - 0.5
         for i, features in enumerate((8, 16, 32, 64)):
             x = nn.relu(_Convolution(features, stride=2, name=f"conv{i}")(x))
@@ -95,9 +95,9 @@ class Steganography:
     """An encoder, its decoder and their critic as pure functions of their parameters.
 
     Attributes:
-      image_shape: (H, W, C) of the images that they are trained on; the encoder works on any height and width.
-      bits: length S of a secret.
-      width: channels of the first level; StegaStamp's is 32.
+      image_shape: (H, W, C) of the training images; the encoder works on any height and width.
+      bits: length of a secret, S.
+      width: number of channels of the first level; 32 in StegaStamp.
     """
 
     image_shape: tuple[int, int, int]
@@ -105,16 +105,16 @@ class Steganography:
     width: int
 
     def init(self, key: jax.Array) -> Tree:
-        """Fresh parameters ``{'encoder', 'decoder'}`` as host arrays: He-normal weights, biases of zero."""
+        """New parameters ``{'encoder', 'decoder'}`` as host arrays: He-normal weights, biases of zero."""
         return _draw(_zero_params(self, ("encoder", "decoder")), key)
 
     def init_critic(self, key: jax.Array, bound: float) -> Tree:
-        """A fresh critic's parameters as host arrays, drawn as the pair's are and clipped to ± ``bound``."""
+        """Parameters of a new critic as host arrays, drawn as for the pair and clipped to ± ``bound``."""
         drawn = _draw(_zero_params(self, ("critic",)), key)["critic"]
         return jax.tree.map(lambda leaf: leaf.clip(-bound, bound), drawn)
 
     def zeros(self) -> Tree:
-        """An encoder that hides nothing: its parameters as host arrays, all zero."""
+        """Parameters of an encoder that hides nothing, as host arrays: all zero."""
         return _zero_params(self, ("encoder",))["encoder"]
 
     def hide(
@@ -128,7 +128,7 @@ class Steganography:
         return jnp.asarray(Decoder(self.width, self.bits).apply({"params": decoder}, images))
 
     def judge(self, critic: Tree, images: Float[Array, "B H W C"]) -> Float[Array, "B"]:
-        """The critic's score of images in [0, 1]: high where it believes that something is hidden."""
+        """The critic's score of images in [0, 1]: high if it finds that something is hidden."""
         return jnp.asarray(Critic().apply({"params": critic}, images))
 
 
@@ -138,7 +138,7 @@ def _encoder(pair: Steganography) -> Encoder:
 
 
 def _zero_params(pair: Steganography, names: tuple[str, ...]) -> Tree:
-    """The named networks' parameters as host arrays, all zero; nothing is computed on a device."""
+    """All-zero parameters of the named networks, as host arrays; nothing is computed on a device."""
     images = jax.ShapeDtypeStruct((1, *pair.image_shape), jnp.float32)
     secrets = jax.ShapeDtypeStruct((1, pair.bits), jnp.float32)
     networks: dict[str, tuple[nn.Module, tuple[jax.ShapeDtypeStruct, ...]]] = {
@@ -154,7 +154,7 @@ def _zero_params(pair: Steganography, names: tuple[str, ...]) -> Tree:
 def _draw(zeros: Tree, key: jax.Array) -> Tree:
     """He-normal weights and biases of zero, in the shapes of a tree of parameters.
 
-    All are cut from one draw, which compiles in a hundredth of the time that a draw for each layer takes.
+    All weights are cut from one draw; it compiles in a hundredth of the time that one draw per layer takes.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(zeros)
     normal = np.asarray(jax.random.normal(key, (sum(leaf.size for _, leaf in leaves),)))
@@ -169,7 +169,7 @@ def _draw(zeros: Tree, key: jax.Array) -> Tree:
 
 
 def _scale(name: str, shape: tuple[int, ...]) -> np.float32:
-    """Deviation of a parameter's initial values: He's, and none for a bias."""
+    """Standard deviation of a parameter's initial values: He's, or 0 for a bias."""
     if not name.endswith("kernel"):
         return np.float32(0)
     inputs = shape[0] if name == "secret_kernel" else math.prod(shape[:-1])

@@ -1,13 +1,13 @@
-"""The explicit table between a network's variables and the keys of its torch state dict.
+"""The explicit table that maps a network's variables to the keys of its torch state dict.
 
-A layer's path joined by dots is its torch module's name; what remains is the leaf and the layout:
+A layer's path, joined by dots, is the name of its torch module. The table gives the leaves and their layouts:
 
 | ours | torch | layout |
 |---|---|---|
 | params kernel [h, w, C, F] | weight [F, C, h, w] | HWIO ↔ OIHW |
 | params kernel [C, F] | weight [F, C] | transposed; after a flattened image also HWC ↔ CHW |
 | params scale, bias [F] | weight, bias | as is |
-| params value [F] or [T, F] | nothing: the layer's own name | as torch has it, without axes of 1 |
+| params value [F] or [T, F] | no leaf: the layer's own name | as in torch, without axes of 1 |
 | in_proj.{query, key, value} | in_proj_weight, in_proj_bias | rows of attention's one tensor |
 | batch_stats mean, var [F] | running_mean, running_var | as is |
 """
@@ -29,27 +29,27 @@ _LEAVES = {
 }
 
 IGNORED = ("num_batches_tracked", "neuron_noise", "neuron_noise_bias")
-"""Last parts of keys that no forward pass reads: torch's step counter, and the perturbations of ANP's noisy batch norm
-(uninitialised in released files)."""
+"""Last parts of the keys that no forward pass reads: torch's step counter, and the perturbations of ANP's noisy batch
+norm (uninitialised in released files)."""
 
 FILTER_MASK = "neuron_mask"
-"""Last part of the key under which the RNP and ANP releases keep a batch norm's filter mask."""
+"""Last part of the key under which the RNP and ANP releases store a batch norm's filter mask."""
 
 
 _ATTENTION = ("query", "key", "value")
 _OUTER_AXES = {"class_token": (2, 0), "pos_embedding": (1, 0), "layer_scale": (0, 2)}
-"""Axes of 1 that torch has in front of a bare value, and behind it."""
+"""Numbers of axes of size 1 that torch has before and after a bare value."""
 
 
 class Entry(NamedTuple):
-    """One parameter's place on both sides.
+    """Where one parameter is stored, here and in torch.
 
     Attributes:
-      key: in the state dict.
-      path: collection, layers …, leaf.
-      shape: of the whole tensor, torch's.
-      part: which of its ``parts`` equal blocks of rows the parameter is.
-      parts: 1, or 3 where attention keeps query, key and value together.
+      key: its key in the state dict.
+      path: its path here: collection, layers …, leaf.
+      shape: shape of the whole tensor in torch.
+      part: which of the tensor's ``parts`` equal blocks of rows the parameter is.
+      parts: 1, or 3 if attention stores query, key and value in one tensor.
     """
 
     key: str
@@ -60,7 +60,7 @@ class Entry(NamedTuple):
 
 
 def table(shapes: Variables) -> list[Entry]:
-    """Every parameter of a network whose variables have these shapes (a tree of shaped leaves)."""
+    """The entries of all parameters of a network whose variables have these shapes (a tree of shaped leaves)."""
     entries = []
 
     def walk(tree: Tree, path: tuple[str, ...]) -> None:
@@ -94,7 +94,7 @@ def _outer_axes(key: str) -> tuple[int, int]:
 
 
 def from_torch(value: np.ndarray, entry: Entry, architecture: Architecture) -> np.ndarray:
-    """A torch tensor, or the entry's part of it, in our layout, float32."""
+    """Converts a torch tensor, or the entry's part of it, to our layout, float32."""
     rows = len(value) // entry.parts
     value = value[entry.part * rows : (entry.part + 1) * rows].astype(np.float32, copy=False)
     if entry.path[-1] == "value":
@@ -108,7 +108,7 @@ def from_torch(value: np.ndarray, entry: Entry, architecture: Architecture) -> n
 
 
 def to_torch(value: np.ndarray, entry: Entry, architecture: Architecture) -> np.ndarray:
-    """Inverse of ``from_torch``."""
+    """The inverse of ``from_torch``."""
     value = np.asarray(value)
     if entry.path[-1] == "value":
         return value.reshape(entry.shape)

@@ -1,12 +1,12 @@
-"""ResNets under other names than CIFAR's: torchvision's, TrojanZoo's and NAD's.
+"""ResNets with other layer names than CIFAR's: those of torchvision, TrojanZoo and NAD.
 
-- torchvision (``downsample``, ``fc``): a 7x7 stem in steps of 2 and max-pooling, for images of 224 pixels.
+- torchvision (``downsample``, ``fc``): a 7x7 stem with stride 2 and max-pooling, for images of 224 pixels.
 - TrojanZoo puts the same layers under ``features`` and ``classifier.fc``; its ``_comp`` networks, for CIFAR and GTSRB,
   have a 3x3 stem without pooling.
-- NAD and ABL call a network of 32 layers ResNet34: three stages of five blocks, 16 channels wide at first, with
-  torchvision's names.
+- NAD and ABL give the name ResNet34 to a network of 32 layers: three stages of five blocks, starting with 16 channels,
+  with torchvision's names.
 
-Inside their bottlenecks, a wide ResNet has twice as many channels, and a ResNeXt two or four times as many, in groups.
+Inside its bottlenecks, a wide ResNet has twice as many channels; a ResNeXt has two or four times as many, in groups.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""VGG (Simonyan & Zisserman, ICLR 2015), with and without batch norm, with every classifier that releases gave it.
+"""VGG (Simonyan & Zisserman, ICLR 2015), with and without batch norm, with all the classifiers used by releases.
 
 | names | classifier | released by |
 |---|---|---|
@@ -8,7 +8,8 @@
 | ``trojanzoo_vgg…_comp`` | global average pooling, ``classifier.fc1``, ``.fc2``, ``.fc3`` of 512 units | TrojanZoo |
 | ``trojanzoo_vgg…_comp_s`` | global average pooling, ``classifier.fc`` | TrojanZoo |
 
-The weights do not tell torchvision's image size: 224 pixels are assumed with ImageNet's 1000 classes, otherwise 32.
+torchvision's image size cannot be inferred from the weights: it is taken as 224 pixels for ImageNet's 1000 classes and
+as 32 otherwise.
 """
 
 import math
@@ -31,7 +32,7 @@ _FEATURES = (64, 128, 256, 512, 512)
 
 
 class _Form(NamedTuple):
-    """A family's names and what stands behind its convolutions."""
+    """The layer names of a family and the layers after its convolutions."""
 
     prefix: str
     suffix: str
@@ -45,7 +46,7 @@ _Convs = tuple[ConvStep, ...]
 
 
 def _convolutions(depth: int, *, batch_norm: bool) -> _Convs:
-    """``features.N``, numbered by torch's Sequential: convolution, batch norm, ReLU; a pooling after each stage."""
+    """``features.N``, numbered by torch's Sequential: convolution, batch norm, ReLU; pooling after each stage."""
     steps: list[ConvStep] = []
     position = 0
     for count, features in zip(_STAGES[depth], _FEATURES, strict=True):
@@ -63,7 +64,7 @@ def _torchvision_side(_: _Convs) -> Callable[[Shapes], int]:
 
 
 def _cifar_side(convs: _Convs) -> Callable[[Shapes], int]:
-    """The image is halved five times and flattened, so the classifier's inputs tell (LIRA's: 2048 for 64 pixels)."""
+    """The image's side, from the classifier's inputs: five halvings, then flattened (LIRA's: 2048 for 64 pixels)."""
 
     def side(shapes: Shapes) -> int:
         channels, *_ = shapes.get(f"{convs[-1].conv}.weight", (_FEATURES[-1],))

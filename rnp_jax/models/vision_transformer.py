@@ -1,8 +1,8 @@
 """Vision transformers as classifiers, as torchvision publishes them.
 
-Dosovitskiy et al., "An Image Is Worth 16x16 Words" (ICLR 2021). Dropout is left out in training mode too: a network is
-deterministic. Queries, keys and values are three layers here and one tensor in the state dict. Filter masks (placement
-``unit``) lie on each block's hidden units and on its value channels, of which a head is D / heads adjacent ones.
+Dosovitskiy et al., "An Image Is Worth 16x16 Words" (ICLR 2021). Dropout is left out, even in training mode: a
+network is deterministic. Queries, keys and values are three layers here and one tensor in the state dict. Filter masks
+(placement ``unit``) act on each block's hidden units and on its value channels; a head has D / heads adjacent channels.
 Dimensions: T tokens (the class token first), D width.
 """
 
@@ -21,7 +21,7 @@ from rnp_jax.models.layers import Conv, Dense, LayerNorm, Placement, Precision, 
 from rnp_jax.models.vit import MAX_TOKENS
 
 _EPS = 1e-6
-_EXPANSION = 4  # hidden units for each channel
+_EXPANSION = 4  # hidden units per channel
 _POSITIONS = "encoder.pos_embedding"
 
 HiddenNames = tuple[str, str]
@@ -29,7 +29,7 @@ HiddenNames = tuple[str, str]
 
 
 class Stem(nn.Module):
-    """Patches to tokens by one convolution, the class token in front of them, and positions added."""
+    """Turns patches into tokens by one convolution, prepends the class token, and adds positions."""
 
     width: int
     patch: int
@@ -41,7 +41,7 @@ class Stem(nn.Module):
         """Applies the stem.
 
         Raises:
-          DataError: images of another size than the positions are for.
+          DataError: the images have another size than the positions are for.
         """
         del train  # nothing in it depends on the mode
         if x.shape[1:3] != self.image_shape[:2]:
@@ -85,7 +85,7 @@ class Block(nn.Module):
 
 
 class Norm(nn.Module):
-    """The last layer norm, and the class token out of all."""
+    """The last layer norm; returns only the class token."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"], train: bool) -> Float[Array, "B D"]:
@@ -160,7 +160,7 @@ def _block(index: int) -> str:
 
 
 def design(patch: int, depth: int, heads: int, width: int, hidden: HiddenNames = ("mlp.0", "mlp.3")) -> Design:
-    """A transformer of any width that its heads divide, published at this one."""
+    """A transformer published at this width; any other width that is a multiple of the heads works too."""
 
     def build(sizes: Sizes, placement: Placement, precision: Precision) -> VisionTransformer:
         _check(sizes, patch, heads)
@@ -193,7 +193,7 @@ def _check(sizes: Sizes, patch: int, heads: int) -> None:
 
 
 def _count_patches(shapes: Shapes) -> int:
-    """Along one side, by the number of positions."""
+    """Number of patches along one side, from the number of positions."""
     shape = tuple(shapes.get(_POSITIONS, ()))
     tokens = shape[1] if len(shape) == 3 else 0
     side = math.isqrt(max(0, tokens - 1))

@@ -24,30 +24,30 @@ Family = Literal["clip", "vit"]
 Activation = Literal["gelu", "quick_gelu", "gelu_new", "gelu_pytorch_tanh"]
 
 MAX_TOKENS, MAX_DEPTH = 4096, 128
-"""Attention takes memory as the square of the tokens, and compilation time as the number of blocks."""
+"""Limits: the memory of attention grows as the square of the tokens, compilation time with the number of blocks."""
 
 _MATMUL = {"float32": lax.Precision.HIGHEST, "tf32": lax.Precision.HIGH, "bfloat16": lax.Precision.DEFAULT}
 
 
 @dataclass(frozen=True)
 class VitShape:
-    """What a configuration file determines of a vision transformer.
+    """The sizes and settings of a vision transformer that a configuration file states.
 
     Attributes:
       family: ``clip`` or ``vit``.
-      width: D.
+      width: number of channels of a token, D.
       depth: number of blocks.
-      heads: of attention; they divide D.
+      heads: number of attention heads; it divides D.
       hidden: units of each block's hidden layer.
       patch: (height, width) of a patch, in pixels.
       image_shape: (H, W, C) that the position embedding is for.
-      activation: of the hidden layer, by its published name.
-      epsilon: of every layer norm.
+      activation: activation of the hidden layer, by its published name.
+      epsilon: epsilon of every layer norm.
       attention_bias: whether query, key and value have biases.
-      projection: F after CLIP's visual projection; None where features are the normalised class token itself.
+      projection: F after CLIP's visual projection; None if the features are the normalised class token itself.
 
     Raises:
-      ArchitectureError: sizes that make no transformer, or one beyond ``MAX_TOKENS`` or ``MAX_DEPTH``.
+      ArchitectureError: the sizes are invalid, or beyond ``MAX_TOKENS`` or ``MAX_DEPTH``.
     """
 
     family: Family
@@ -65,27 +65,27 @@ class VitShape:
     def __post_init__(self):
         sizes = (self.width, self.depth, self.heads, self.hidden, *self.patch, *self.image_shape, self.projection or 1)
         if min(sizes) < 1 or self.width % self.heads:
-            raise ArchitectureError(f"{self}: sizes must be 1 or more, and the heads divide the width")
+            raise ArchitectureError(f"{self}: sizes must be 1 or more, and the width a multiple of the heads")
         if not all(self.grid):
-            raise ArchitectureError(f"images of {self.image_shape[:2]} hold no patch of {self.patch}")
+            raise ArchitectureError(f"images of {self.image_shape[:2]} are smaller than a patch of {self.patch}")
         if self.tokens > MAX_TOKENS or self.depth > MAX_DEPTH:
             raise ArchitectureError(
-                f"{self.tokens} tokens and {self.depth} blocks; up to {MAX_TOKENS} and {MAX_DEPTH} are supported"
+                f"{self.tokens} tokens and {self.depth} blocks: at most {MAX_TOKENS} and {MAX_DEPTH} are supported"
             )
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Patches along height and width; pixels beyond the last whole patch are not read."""
+        """Number of patches along height and width; pixels beyond the last whole patch are not read."""
         return self.image_shape[0] // self.patch[0], self.image_shape[1] // self.patch[1]
 
     @property
     def tokens(self) -> int:
-        """T."""
+        """Number of tokens, T."""
         return math.prod(self.grid) + 1
 
     @property
     def dim(self) -> int:
-        """F."""
+        """Number of features, F."""
         return self.projection or self.width
 
 
@@ -117,7 +117,7 @@ class Block(nn.Module):
 
 
 class Vit(nn.Module):
-    """Patches to the features of the class token."""
+    """A vision transformer that computes the features of the class token."""
 
     shape: VitShape
     precision: Precision = "float32"
@@ -146,9 +146,9 @@ def vit_features(
 ) -> Float[Array, "B F"]:
     """Features of normalised images, float32.
 
-    ``clip``: the class token after the last layer norm, projected where there is a projection (what the released models
-    compare with text, before it is scaled to length 1). ``vit``: the class token after the last layer norm, which is
-    what a classifier reads.
+    ``clip``: the class token after the last layer norm, projected if there is a projection. The released models scale
+    it to length 1 and compare it with text. ``vit``: the class token after the last layer norm, which a classifier
+    reads.
     """
     features: Any = Vit(shape, precision).apply({"params": params}, images)
     return features

@@ -1,7 +1,7 @@
-"""The explicit table between a vision transformer's parameters and the keys of published files.
+"""The explicit table that maps a vision transformer's parameters to the keys of published files.
 
-A module's key and its name here stand side by side below. Of each module, ``weight`` is our ``kernel`` (transposed;
-patches [D, C, h, w] ↔ [h·w·C, D]) or, of a norm, ``scale``.
+The dicts below map each module's key to its name here. A module's ``weight`` is our ``kernel`` (transposed; patches
+[D, C, h, w] ↔ [h·w·C, D]), or ``scale`` for a norm.
 """
 
 import math
@@ -15,7 +15,7 @@ from rnp_jax.models.vit import Family, VitShape
 from rnp_jax.types import Tree
 
 _ROOTS: dict[Family, tuple[str, ...]] = {"clip": ("vision_model.", ""), "vit": ("vit.", "")}
-"""What the tower's keys begin with: inside a larger model, and alone."""
+"""Prefixes of the tower's keys: inside a larger model, and alone."""
 
 _TOKENS: dict[Family, dict[str, str]] = {
     "clip": {
@@ -61,19 +61,19 @@ _BLOCK: dict[Family, tuple[str, dict[str, str]]] = {
     ),
 }
 PROJECTION = "visual_projection.weight"
-"""CLIP's projection of the class token; it lies outside the tower."""
+"""CLIP's projection of the class token, which is outside the tower."""
 
 _UNREAD: dict[Family, tuple[str, ...]] = {
     "clip": ("text_model.", "text_projection.", "logit_scale", "{root}embeddings.position_ids"),
     "vit": ("{root}pooler.", "{root}embeddings.mask_token", "classifier.", "decoder."),
 }
-"""Starts of the keys that features do not depend on: the text tower, and heads on top of the tower."""
+"""Prefixes of the keys that features do not depend on: the text tower, and heads on top of the tower."""
 
 _SHOWN = 12  # lines of a ± list
 
 
 class Entry(NamedTuple):
-    """One parameter's place on both sides."""
+    """Where one parameter is stored, here and in the file."""
 
     key: str
     path: tuple[str, ...]
@@ -81,10 +81,10 @@ class Entry(NamedTuple):
 
 
 def find_root(family: Family, keys: Iterable[str]) -> str:
-    """What the tower's keys begin with.
+    """The prefix of the tower's keys.
 
     Raises:
-      ArchitectureError: the tower is not there.
+      ArchitectureError: there is no tower.
     """
     first = next(iter(_TOKENS[family]))
     known = set(keys)
@@ -97,7 +97,7 @@ def find_root(family: Family, keys: Iterable[str]) -> str:
 
 
 def entries(shape: VitShape, root: str) -> list[Entry]:
-    """Every parameter of the tower under ``root``."""
+    """The entries of all parameters of the tower under ``root``."""
     found = []
     for key, name in _TOKENS[shape.family].items():
         found += _of_module(shape, root + key, (name,))
@@ -111,10 +111,10 @@ def entries(shape: VitShape, root: str) -> list[Entry]:
 
 
 def check_keys(shape: VitShape, root: str, keys: Iterable[str]) -> None:
-    """Compares a file's keys with the table, leaving out those that features do not depend on.
+    """Checks that a file's keys are those of the table, ignoring keys that features do not depend on.
 
     Raises:
-      ArchitectureError: with a list of missing (-) and unexpected (+) keys.
+      ArchitectureError: they differ; the error lists the missing (-) and unexpected (+) keys.
     """
     expected = {entry.key for entry in entries(shape, root)}
     unread = tuple(start.format(root=root) for start in _UNREAD[shape.family])
@@ -128,10 +128,10 @@ def check_keys(shape: VitShape, root: str, keys: Iterable[str]) -> None:
 
 
 def check_shapes(expected: Iterable[Entry], found: Mapping[str, tuple[int, ...]]) -> None:
-    """Compares shapes with the configuration's; ``found`` holds every key that is expected.
+    """Checks that shapes are those of the configuration; ``found`` has every expected key.
 
     Raises:
-      ArchitectureError: with a list of the keys whose shapes differ.
+      ArchitectureError: they differ; the error lists the keys.
     """
     lines = [f" {key}: {found[key]}, expected {shape}" for key, _, shape in expected if tuple(found[key]) != shape]
     if lines:
@@ -139,7 +139,7 @@ def check_shapes(expected: Iterable[Entry], found: Mapping[str, tuple[int, ...]]
 
 
 def from_tensors(shape: VitShape, root: str, tensors: Mapping[str, np.ndarray]) -> Tree:
-    """Parameters from tensors that fit, float32."""
+    """Builds the parameters, float32, from tensors that have been checked."""
     params: Tree = {}
     for key, path, _ in entries(shape, root):
         node = params
@@ -178,7 +178,7 @@ def _of_module(shape: VitShape, key: str, path: tuple[str, ...]) -> list[Entry]:
 
 
 def count_bytes(shape: VitShape) -> int:
-    """Bytes of the tower's float32 parameters, from the sizes alone."""
+    """Size in bytes of the tower's float32 parameters, computed from the sizes alone."""
     return 4 * sum(math.prod(entry.shape) for entry in entries(shape, ""))
 
 

@@ -2,8 +2,8 @@
 
 The sources share one definition: a 3x3 stem of 16 channels, three stages of (d - 4) / 6 pre-activated blocks of 16k,
 32k and 64k channels, a last batch norm, and global pooling. A block that changes the number of channels projects its
-activated input by a bare 1x1 convolution; the first block of a network with k = 1 does not. The sources pool windows of
-8 pixels, which is all of the space for images of 32; their dropout, of rate 0, is left out.
+activated input with a bare 1x1 convolution; the first block of a network with k = 1 does not. The sources pool windows
+of 8 pixels, which is the whole image for inputs of 32 pixels; their dropout has rate 0 and is left out.
 
 A design has the depth in its name; k follows from the width, 16k.
 """
@@ -20,13 +20,13 @@ from rnp_jax.models.design import Design, Shapes, Sizes
 from rnp_jax.models.layers import BatchNorm, Placement, Precision
 from rnp_jax.models.resnet import Block, Head, Stem
 
-_STEM = 16  # channels, whatever k is
+_STEM = 16  # channels, for every k
 _SHORTCUT = "convShortcut"
 _STAGES = (1, 2, 3)
 
 
 class LastNorm(nn.Module):
-    """The batch norm and ReLU behind the last block."""
+    """The batch norm and ReLU after the last block."""
 
     placement: Placement
 
@@ -64,7 +64,7 @@ class WideResNet(Chain):
     @nn.nowrap
     def sites(self) -> tuple[Site, ...]:
         """The batch norms."""
-        stream, sites = ["conv1"], []  # convolutions summed in the residual stream
+        stream, sites = ["conv1"], []  # convolutions that the residual stream sums
         for stage in _STAGES:
             for i in range(self.blocks):
                 name = f"block{stage}.layer.{i}"

@@ -128,12 +128,10 @@ def test_verdicts():
     above = verdict(0.9)
     assert (above.score, above.threshold) == (0.9, threshold)
     assert above.sentence == (
-        "0.90 of the predictions went to label 7 while the model unlearned, beyond every one of 2 clean models "
-        f"(score 0.90, threshold {threshold:.2f})"
+        "0.90 of the predictions went to label 7 while the model unlearned, a score above all 2 clean models "
+        f"(0.90, threshold {threshold:.2f})"
     )
-    assert (
-        "below every one of 2 backdoored models (score 0.20, 0.34); other backdoors may hide" in verdict(0.2).sentence
-    )
+    assert "a score below all 2 backdoored models (0.20, limit 0.34); other backdoors may hide" in verdict(0.2).sentence
 
 
 def test_kinds_that_overlap_leave_all_between_undecided():
@@ -150,7 +148,7 @@ def test_kinds_that_overlap_leave_all_between_undecided():
     [
         (
             {"architecture": Architecture("resnet18", 10, 64)},
-            "being of resnet18, width 8, 10 classes, where this model",
+            "it is for resnet18, width 8, 10 classes, but this model",
         ),
         ({"architecture": Architecture("resnet18", 43, 8)}, "is resnet18, width 8, 43 classes"),
         ({"options": SETTINGS | {"images": 50}}, "made with other settings (images)"),
@@ -187,7 +185,7 @@ def test_one_backdoored_verdict_is_enough_and_clean_needs_all():
 def test_a_calibration_of_another_statistic_decides_nothing():
     found = judge("triggers", 0.99, 7, fit(models()), RESNET, SETTINGS)
     assert found.verdict == "undecided"
-    assert "being of labels, not of triggers" in found.sentence
+    assert "it is for the statistic labels, not triggers" in found.sentence
 
 
 def test_architectures_without_a_width():

@@ -128,7 +128,7 @@ def test_progress_is_told_once_a_draw():
 
 def test_too_few_images():
     few = detect(replace(SMALL, images=50), data=linear_data(9))
-    assert "Only 9 clean images, where the settings ask for 50" in few.warnings[0]
+    assert "There are only 9 clean images, but the settings ask for 50" in few.warnings[0]
     with pytest.raises(DataError, match="1 clean images: expected at least 2"):
         detect(data=linear_data(1))
 

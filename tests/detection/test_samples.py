@@ -58,9 +58,9 @@ def test_every_score_is_one_finite_number_a_sample_and_says_something(victim, me
 
 def test_scores_that_need_nothing_do_not_ask_for_it(victim):
     score(victim, "loss", unlearned=None, clean=None)
-    with pytest.raises(ConfigError, match="unlearned_difference needs unlearned, which is None"):
+    with pytest.raises(ConfigError, match="unlearned_difference needs unlearned, but got None"):
         score(victim, "unlearned_difference", unlearned=None)
-    with pytest.raises(ConfigError, match="strip needs clean, which is None"):
+    with pytest.raises(ConfigError, match="strip needs clean, but got None"):
         score(victim, "strip", clean=None)
     with pytest.raises(ConfigError, match="unknown sample score 'stripe'; choose one of unlearned, "):
         score(victim, "stripe")
@@ -69,7 +69,7 @@ def test_scores_that_need_nothing_do_not_ask_for_it(victim):
 def test_samples_that_do_not_belong_together(victim):
     images, labels = victim.data
     for data in (Batch(images[:0], labels[:0]), Batch(images, labels[:5])):
-        with pytest.raises(DataError, match="expected one or more samples, a label an image"):
+        with pytest.raises(DataError, match="expected one or more samples, one label each"):
             score(victim, "loss", data=data)
 
 

@@ -102,7 +102,7 @@ def test_nothing_overlaps_nothing():
 def test_impossible_measurements_are_refused():
     mask, pattern = planted_stamp()
     data, labels = rows_data(), np.array([0])
-    with pytest.raises(DataError, match="stamps of its height, width and channels"):
+    with pytest.raises(DataError, match="stamps of the same height, width and channels"):
         measure_stamps(NETWORK, rows_variables(), data, mask[None, :4], pattern[None], labels)
     with pytest.raises(DataError, match="one image or more"):
         predict_stamped(NETWORK, rows_variables(), data.images[:0], mask[None], pattern[None])

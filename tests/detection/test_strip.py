@@ -55,7 +55,7 @@ def test_a_network_that_never_decides_has_the_highest_entropy_there_is():
 
 @pytest.mark.parametrize("clean", [CLEAN[:0], CLEAN[:, :2]])
 def test_overlays_that_do_not_fit(clean):
-    with pytest.raises(DataError, match="expected one or more of the same shape"):
+    with pytest.raises(DataError, match="expected one or more clean images of the same shape"):
         score_by_strip(NETWORK, VARIABLES, IMAGES, clean, KEY, StripConfig())
 
 

@@ -53,7 +53,7 @@ def test_functions_get_images_of_the_size_they_state():
     [
         (IMAGES[0], r"shape \(4, 3, 3\).*images\[None\]"),
         (IMAGES[:0], "at least one"),
-        (IMAGES / np.float32(255), "float32, expected pixels of 0 to 255"),
+        (IMAGES / np.float32(255), "float32, expected pixels from 0 to 255"),
         (IMAGES.tolist(), "object, expected"),
         (IMAGES[..., :2], "2 channels, but the extractor takes 3"),
         (IMAGES.transpose(0, 3, 1, 2)[:, :, :, :2], "channels come last"),
@@ -67,7 +67,7 @@ def test_images_that_cannot_be_used(images, reason):
 @pytest.mark.parametrize(
     ("call", "reason"),
     [
-        (lambda images: means(images)[:, :2], r"10 images gave features of shape \(10, 2\).*expected \(10, 3\)"),
+        (lambda images: means(images)[:, :2], r"10 images gave features of shape \(10, 2\).*expected shape \(10, 3\)"),
         (lambda images: means(images)[:-1], r"shape \(9, 3\)"),
         (lambda _: np.array([["a"] * 3] * 10), "type <U1"),
         (lambda _: None, "type object"),
@@ -92,7 +92,7 @@ def test_features_that_are_not_finite(value):
 def test_options_that_make_no_sense():
     with pytest.raises(ConfigError, match="batch_size 0"):
         from_function(means, 3, "means")(IMAGES, batch_size=0)
-    with pytest.raises(ConfigError, match="0 features an image"):
+    with pytest.raises(ConfigError, match="0 features per image"):
         from_function(means, 0, "means")
     with pytest.raises(ConfigError, match="cannot be called"):
         from_function("means", 3, "means")  # pyright: ignore[reportArgumentType]

@@ -155,7 +155,7 @@ CONFIGS = {
     "too large for memory": ({"vision__hidden_size": 2**20}, r"bytes of parameters, more than .*materialised_bytes"),
     "too deep": ({"vision__num_hidden_layers": 10**6}, "1000000 blocks"),
     "too many tokens": ({"vision__image_size": 2**20, "vision__patch_size": 1}, "tokens"),
-    "heads": ({"vision__num_attention_heads": 3}, "heads divide"),
+    "heads": ({"vision__num_attention_heads": 3}, "a multiple of the heads"),
     "activation": ({"vision__hidden_act": "relu"}, "hidden_act = 'relu'"),
     "epsilon": ({"vision__layer_norm_eps": 7}, "layer_norm_eps = 7"),
     "projection": ({"projection_dim": [6]}, "projection_dim"),
@@ -276,7 +276,7 @@ def test_an_index_that_places_tensors_where_they_are_not(folder):
     (folder / "model.safetensors").rename(folder / "first.safetensors")
     places = {key: name.replace("model.", "first.") for key, name in places.items()}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
-    with pytest.raises(CheckpointError, match=r"other\.safetensors: it holds no tensor vision_model\.post_layernorm"):
+    with pytest.raises(CheckpointError, match=r"other\.safetensors: it has no tensor vision_model\.post_layernorm"):
         from_folder(folder)
 
 

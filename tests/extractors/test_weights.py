@@ -82,7 +82,7 @@ def test_tensors_that_are_not_what_they_should_be(tmp_path):
     write_index(tmp_path, one="a.safetensors", odd="a.safetensors", other="a.safetensors")
     weights = open_weights(tmp_path, LIMITS)
     with pytest.raises(
-        CheckpointError, match=r"a\.safetensors: it holds no tensor other, which its index places there"
+        CheckpointError, match=r"a\.safetensors: it has no tensor other, but the index says that it does"
     ):
         weights.read([entry("other", 1)])
     with pytest.raises(ArchitectureError, match=r"one: \(3,\), expected \(4,\)"):
@@ -93,5 +93,5 @@ def test_tensors_that_are_not_what_they_should_be(tmp_path):
 
 def test_a_file_that_is_no_dict_of_tensors(tmp_path):
     torch.save([torch.zeros(1)], tmp_path / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="it holds a list, not a dict of tensors"):
+    with pytest.raises(CheckpointError, match="it contains a list, not a dict of tensors"):
         open_weights(tmp_path, LIMITS)

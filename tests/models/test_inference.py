@@ -111,7 +111,7 @@ def test_an_unknown_depth_and_an_unknown_name():
         infer_architecture(shapes)
     with pytest.raises(ArchitectureError, match="unknown architecture 'resnet19'; did you mean resnet18 or"):
         infer_architecture(shapes, name="resnet19")
-    with pytest.raises(ArchitectureError, match=r"vgg19 needs features\.0\.weight of 4 dimensions, it is missing"):
+    with pytest.raises(ArchitectureError, match=r"vgg19 needs features\.0\.weight of 4 dimensions, but it is missing"):
         infer_architecture(shapes, name="vgg19")
     with pytest.raises(ArchitectureError, match=r"resnet34.*\n - layer1\.1"):
         infer_architecture(shapes, name="resnet34")

@@ -200,7 +200,7 @@ def test_holder_scores_of_a_depthwise_channel_are_its_own():
 
 def test_a_single_image_that_is_one_pixel_has_no_statistics():
     _, network, variables = loaded("shallow_v3")
-    with pytest.raises(DataError, match=r"features\.2\.block\.1\.1 has 1 value a channel"):
+    with pytest.raises(DataError, match=r"features\.2\.block\.1\.1 has 1 value per channel"):
         jax.eval_shape(lambda: network(variables, jnp.zeros((1, 4, 4, 3)), train=True))
 
 

@@ -116,11 +116,11 @@ def test_patches_are_a_set_once_their_positions_are_equal(order):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"heads": 3}, "heads divide"),
+        ({"heads": 3}, "a multiple of the heads"),
         ({"depth": 0}, "1 or more"),
         ({"projection": -1}, "1 or more"),
-        ({"patch": (13, 4)}, "hold no patch"),
-        ({"image_shape": (400, 400, 3)}, r"10001 tokens .* up to 4096"),
+        ({"patch": (13, 4)}, "smaller than a patch"),
+        ({"image_shape": (400, 400, 3)}, r"10001 tokens .* at most 4096"),
         ({"depth": 129}, "129 blocks"),
     ],
 )
