@@ -1,10 +1,11 @@
 """Who may import whom, and what an import does: nothing but define names."""
 
 import ast
+import graphlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,13 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "rnp_jax"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-FOUNDATION = {"types", "errors", "atomic"}
+FOUNDATION = {"types", "errors", "atomic", "checks"}
 LIBRARY = {"masks", "models", "attacks", "data", "training", "evaluation", "defenses"}
 MAY_IMPORT = {
     "types": set(),
     "errors": set(),
     "atomic": set(),
+    "checks": {"errors"},
     "compilation": FOUNDATION,
     "masks": FOUNDATION,
     "torch_io": FOUNDATION,
@@ -112,6 +114,41 @@ def test_the_order_of_the_parts_has_no_cycle():
         assert free, f"a cycle among {sorted(left)}"
         for part in free:
             del left[part]
+
+
+# The one circle that is left, to be opened in a change of its own; this exception goes with it.
+KNOWN_CIRCLE = {f"rnp_jax.commands.{name}" for name in ("defend", "purify", "purified")}
+
+
+def module_of(source: Path) -> str:
+    return ".".join(source.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def find_module(name: str, modules: Iterable[str]) -> str:
+    """The module that defines an imported name: the name itself, or the nearest one above it."""
+    return name if name in modules else find_module(name.rpartition(".")[0], modules)
+
+
+def test_a_name_belongs_to_the_nearest_module_above_it():
+    modules = {"rnp_jax", "rnp_jax.models", "rnp_jax.models.layers"}
+    names = ["rnp_jax.models.layers.Dense", "rnp_jax.models.layers", "rnp_jax.models.Network", "rnp_jax.x"]
+    found = ["rnp_jax.models.layers", "rnp_jax.models.layers", "rnp_jax.models", "rnp_jax"]
+    assert [find_module(name, modules) for name in names] == found
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """Imports inside functions and for type checkers alone count as well."""
+    modules = {module_of(source): source for source in SOURCES}
+    graph = {}
+    for module, source in modules.items():
+        names = [name for name in imports_of(source) if f"{name}.".startswith("rnp_jax.")]
+        graph[module] = {find_module(name, modules) for name in names}
+        if module in KNOWN_CIRCLE:
+            graph[module] -= KNOWN_CIRCLE
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" <- ".join(error.args[1]))
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=by_name)

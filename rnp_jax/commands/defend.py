@@ -8,8 +8,8 @@ import jax
 import tyro
 
 from rnp_jax import masks
-from rnp_jax.attacks.base import check_number
 from rnp_jax.checkpoints import Model, save_model
+from rnp_jax.checks import check_number
 from rnp_jax.commands.finish import command_line, report, write_masks
 from rnp_jax.commands.inputs import Suspect, Trigger, choose_out, open_images, open_model, open_trigger
 from rnp_jax.commands.judging import EvaluationSets, measure_within_memory, read_sets

@@ -5,12 +5,13 @@ never writes are refused. The opcodes are documented in CPython's ``Lib/pickleto
 """
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 from rnp_jax.torch_io.nodes import Global, Node, Opaque, OrderedDictNode
 from rnp_jax.torch_io.pickle_calls import call
 from rnp_jax.torch_io.pickle_cursor import PickleCursor
+from rnp_jax.torch_io.pickle_items import set_items
 from rnp_jax.torch_io.text import quote
 
 _PYTHON_2_MODULES: Final = {"__builtin__": "builtins", "copy_reg": "copyreg"}
@@ -57,30 +58,6 @@ class PickleMachine:
         if len(self._stack) != 1 or self._marks:
             raise self.cursor.error(f"{len(self._stack)} values are left at the end, not one")
         return self._stack[0]
-
-    def set_items(self, target: dict[Any, Node], flat: Sequence[Node]) -> None:
-        """Put keys and values, given in turn, into a dict that has none of the keys."""
-        if len(flat) % 2:
-            raise self.cursor.error("a key without a value")
-        for key, value in zip(flat[::2], flat[1::2], strict=True):
-            name = self._key(key)
-            if name in target:
-                raise self.cursor.error(f"the key {quote(name)} appears twice")
-            target[name] = value
-
-    def _key(self, key: Node) -> Any:
-        """The key itself where it is plain, an `Opaque` for a flat tuple: hashing stays shallow and collision-free."""
-        if isinstance(key, str | bytes | bool | float | Opaque) or key is None:
-            return key
-        if type(key) is int and -(2**63) <= key < 2**63:
-            return key
-        if type(key) is tuple:
-            self.cursor.charge(len(key))
-            if not any(isinstance(item, dict | list | tuple) for item in key):
-                return Opaque("tuple as a key")
-        raise self.cursor.error(
-            f"a dict key of type {type(key).__name__}; names and whole numbers of 64 bits are accepted"
-        )
 
     def _push(self, value: Node) -> None:
         self._stack.append(value)
@@ -179,7 +156,7 @@ class PickleMachine:
     def _set_all(self, items: list[Node]) -> None:
         target = self._top()
         if isinstance(target, dict):
-            self.set_items(target, items)
+            set_items(self.cursor, target, items)
         elif not isinstance(target, Opaque):
             raise self.cursor.error(f"items are set in a {type(target).__name__}")
 
@@ -216,7 +193,7 @@ class PickleMachine:
         arguments, function = self._pop(), self._pop()
         if not isinstance(function, Opaque) or type(arguments) is not tuple:
             raise self.cursor.error("a call of something that is not a name, or with arguments that are not a tuple")
-        called = call(self, function.name, arguments) if isinstance(function, Global) else Opaque(function.name)
+        called = call(self.cursor, function.name, arguments) if isinstance(function, Global) else Opaque(function.name)
         self._push(called)
 
     def _new_object(self, count: int) -> None:

@@ -10,7 +10,6 @@ from rnp_jax.torch_io.limits import Limits
 from rnp_jax.torch_io.nodes import CounterNode, LooseStorage, Opaque, OrderedDictNode, Size, StorageRef, TensorRef
 from rnp_jax.torch_io.pickle_calls import call
 from rnp_jax.torch_io.pickle_cursor import PickleCursor
-from rnp_jax.torch_io.pickle_machine import PickleMachine
 
 STORAGE = LooseStorage("torch.FloatStorage", ref=StorageRef("0", "float32", 4))
 BYTES = LooseStorage("torch.QInt8Storage", ref=StorageRef("1", "qint8", 4))
@@ -21,7 +20,7 @@ FEW = collections.OrderedDict()
 
 
 def make(name: str, *arguments):
-    return call(PickleMachine(PickleCursor(b"", "m.pt", "the pickle", LIMITS)), name, arguments)
+    return call(PickleCursor(b"", "m.pt", "the pickle", LIMITS), name, arguments)
 
 
 def test_the_names_are_those_that_torch_writes():
