@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "torch_io": FOUNDATION,
     "models": FOUNDATION | {"masks"},
     "attacks": FOUNDATION | {"masks", "models"},
-    "data": FOUNDATION | {"masks"},
+    "data": FOUNDATION | {"masks", "torch_io"},
     "training": FOUNDATION | {"masks", "models", "attacks", "data"},
     "evaluation": FOUNDATION | LIBRARY - {"evaluation", "defenses"},
     "defenses": FOUNDATION | LIBRARY - {"defenses", "data"},

@@ -1,11 +1,11 @@
-"""What the pickle machine does where unpickling would call a function: rebuild inert values, or leave them unread.
+"""What the pickle machine does where unpickling would call a function: rebuild inert values from checked arguments.
 
-The names are those that ``torch.save`` writes (torch/_tensor.py, torch/_utils.py, torch/nn/parameter.py).
+The names of torch are those that ``torch.save`` writes (torch/_tensor.py, torch/_utils.py, torch/nn/parameter.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeAlias
 
 from rnp_jax.torch_io.dtypes import DTYPES
 from rnp_jax.torch_io.nodes import CounterNode, LooseStorage, Node, Opaque, OrderedDictNode, Size, TensorRef
@@ -14,15 +14,8 @@ from rnp_jax.torch_io.pickle_items import set_items
 from rnp_jax.torch_io.storages import find_layout_fault
 from rnp_jax.torch_io.text import quote
 
-
-def call(cursor: PickleCursor, name: str, arguments: tuple[Node, ...]) -> Node:
-    """The inert value that stands for ``name(*arguments)``: an `Opaque` for every name but the few of torch.
-
-    Raises:
-      CheckpointError: a known name with arguments that torch never gives it.
-    """
-    rebuild = _CALLS.get(name)
-    return rebuild(cursor, arguments) if rebuild else Opaque(name)
+Call: TypeAlias = Callable[[PickleCursor, tuple[Node, ...]], Node]
+"""Gives the inert value that stands for a call with these arguments; an error for those that its writer never gives."""
 
 
 def _ordered_dict(cursor: PickleCursor, arguments: tuple[Node, ...]) -> Node:
@@ -58,14 +51,23 @@ def _bytes(_: PickleCursor, arguments: tuple[Node, ...]) -> Node:
     return Opaque("builtins.bytes") if arguments else b""  # how protocol 2 spells no bytes at all
 
 
+def encode_latin1(cursor: PickleCursor, text: str) -> bytes:
+    """The bytes that a text of latin-1 characters stands for, counted against `Limits.pickle_bytes`.
+
+    Raises:
+      CheckpointError: another character, or too many.
+    """
+    cursor.charge_bytes(len(text))
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError:
+        raise cursor.error("bytes are spelled by text that is not latin1") from None
+
+
 def _encode(cursor: PickleCursor, arguments: tuple[Node, ...]) -> Node:
     match arguments:  # how pickle protocol 2 spells bytes
         case (str() as text, "latin1"):
-            cursor.charge_bytes(len(text))
-            try:
-                return text.encode("latin1")
-            except UnicodeEncodeError:
-                raise cursor.error("_codecs.encode is given text that is not latin1") from None
+            return encode_latin1(cursor, text)
     raise cursor.error("_codecs.encode is called with something else than a text and 'latin1'")
 
 
@@ -102,9 +104,14 @@ def _parameter(cursor: PickleCursor, arguments: tuple[Node, ...]) -> Node:
     raise cursor.error("torch._utils._rebuild_parameter is called with something else than a tensor, a bool, no hooks")
 
 
-_CALLS: Final[dict[str, Callable[[PickleCursor, tuple[Node, ...]], Node]]] = {
+BYTE_CALLS: Final[Mapping[str, Call]] = {
     "_codecs.encode": _encode,
     "builtins.bytes": _bytes,
+}
+"""By the name of what is called: how bytes were pickled before protocol 3."""
+
+TORCH_CALLS: Final[Mapping[str, Call]] = {
+    **BYTE_CALLS,
     "collections.Counter": _counter,
     "collections.OrderedDict": _ordered_dict,
     "torch.Size": _size,
@@ -112,3 +119,4 @@ _CALLS: Final[dict[str, Callable[[PickleCursor, tuple[Node, ...]], Node]]] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
 }
+"""By the name of what is called: what ``torch.save`` writes."""

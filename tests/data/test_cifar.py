@@ -82,7 +82,8 @@ def test_cifar100_as_published_in_its_own_folder(tmp_path):
 
 def test_a_hostile_batch_is_refused_and_nothing_is_executed(cifar10, tmp_path):
     save(cifar10 / "data_batch_2", {"data": Command(tmp_path / "executed"), "labels": [0]})
-    with pytest.raises(DataError, match=r"data_batch_2: not a CIFAR batch.*'posix system'.*nothing was executed"):
+    reason = r'data_batch_2: data\["data"\] holds "posix\.system".*get the python version .*nothing was executed'
+    with pytest.raises(DataError, match=reason):
         load(cifar10)
     assert not (tmp_path / "executed").exists()
 
@@ -93,7 +94,7 @@ def test_a_hostile_batch_is_refused_and_nothing_is_executed(cifar10, tmp_path):
         ([1, 2], "holds no dict; expected 'data'"),
         ({"labels": [1]}, "holds labels; expected 'data' as ndarray"),
         ({"data": np.zeros((1, 3072), np.uint8)}, "expected 'labels' as list"),
-        ({"data": np.zeros((1, 3072), np.int64), "labels": [1]}, "not a CIFAR batch"),
+        ({"data": np.zeros((1, 3072), np.int64), "labels": [1]}, 'an array of type "i8", expected bytes'),
         ({"data": np.zeros((1, 1024), np.uint8), "labels": [1]}, r"shape \(1, 1024\), expected \[N, 3072\]"),
         ({"data": np.zeros((1, 3072), np.uint8), "labels": [10]}, "not all integers of 0 … 9"),
         ({"data": np.zeros((1, 3072), np.uint8), "labels": [[[1]]]}, "not all integers of 0 … 9"),
@@ -112,7 +113,7 @@ def test_missing_and_damaged_files_are_named(cifar10):
         load(cifar10)
     content = (cifar10 / "test_batch").read_bytes()
     (cifar10 / "test_batch").write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataError, match="test_batch: not a CIFAR batch, damaged"):
+    with pytest.raises(DataError, match=r"test_batch: .*\d bytes are announced, but .* ends .*get the python version"):
         load(cifar10, split="test")
     save(cifar10 / "batches.meta", {"label_names": [1, 2]})
     save(cifar10 / "test_batch", batch(0, [0] * 10))
