@@ -11,6 +11,7 @@ from rnp_jax.data.images import resize_images
 from rnp_jax.data.splits import Split
 from rnp_jax.errors import CheckpointError, DataError
 from rnp_jax.torch_io import ArrayNode, Limits, read_plain_pickle
+from rnp_jax.torch_io.text import quote
 from rnp_jax.types import Batch
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -101,7 +102,7 @@ def _get(content: Any, key: str, kind: type, path: Path) -> Any:
     value = entries.get(key)
     value = value.value if isinstance(value, ArrayNode) else value
     if not isinstance(value, kind):
-        found = ", ".join(map(str, entries))[:200] or "no dict"
+        found = ", ".join(map(quote, entries))[:200] or "no dict"
         raise DataError(f"{path}: holds {found}; expected {key!r} as {kind.__name__}")
     return value
 
