@@ -16,7 +16,7 @@ import tyro
 import yaml
 
 from rnp_jax.atomic import write_atomic
-from rnp_jax.attacks.base import check_number
+from rnp_jax.checks import check_number
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Placement, Precision
 

@@ -1,10 +1,11 @@
 """Who may import whom, and what an import does: nothing but define names."""
 
 import ast
+import graphlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,34 +13,36 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "rnp_jax"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-FOUNDATION = {"types", "errors", "atomic"}
+FOUNDATION = {"types", "errors", "atomic", "checks"}
 LIBRARY = {"masks", "models", "attacks", "data", "training", "evaluation", "defenses"}
 MAY_IMPORT = {
     "types": set(),
     "errors": set(),
     "atomic": set(),
+    "checks": {"errors"},
     "compilation": FOUNDATION,
     "masks": FOUNDATION,
     "torch_io": FOUNDATION,
     "models": FOUNDATION | {"masks"},
     "attacks": FOUNDATION | {"masks", "models"},
-    "data": FOUNDATION | {"masks"},
+    "data": FOUNDATION | {"masks", "torch_io"},
     "training": FOUNDATION | {"masks", "models", "attacks", "data"},
     "evaluation": FOUNDATION | LIBRARY - {"evaluation", "defenses"},
     "defenses": FOUNDATION | LIBRARY - {"defenses", "data"},
     "detection": FOUNDATION | {"masks", "models", "training", "evaluation", "defenses"},
-    "report": FOUNDATION,
+    "report": FOUNDATION | LIBRARY,
     "card": FOUNDATION,
     "store": FOUNDATION,
     "checkpoints": FOUNDATION | LIBRARY | {"torch_io", "card"},
     "extractors": FOUNDATION | LIBRARY | {"torch_io", "checkpoints"},
     "config": FOUNDATION | LIBRARY,
+    "pipeline": FOUNDATION | LIBRARY | {"torch_io", "report", "checkpoints", "extractors", "card", "store", "config"},
+    "sweep": FOUNDATION | LIBRARY | {"report", "torch_io", "checkpoints", "card", "config", "pipeline", "compilation"},
     "commands": FOUNDATION
     | LIBRARY
     | {"torch_io", "report", "checkpoints", "extractors", "card", "store", "config"}
-    | {"compilation", "sweep", "detection"},
-    "sweep": FOUNDATION | {"report", "torch_io", "checkpoints", "card", "config", "models", "data", "attacks", "masks"},
-    "cli": FOUNDATION | {"config", "commands", "compilation"},
+    | {"compilation", "pipeline", "sweep", "detection"},
+    "cli": FOUNDATION | {"config", "commands", "compilation", "defenses", "pipeline"},
     "__init__": FOUNDATION
     | LIBRARY
     | {"detection", "torch_io", "report", "checkpoints", "extractors", "card", "store", "config"},
@@ -112,6 +115,35 @@ def test_the_order_of_the_parts_has_no_cycle():
         assert free, f"a cycle among {sorted(left)}"
         for part in free:
             del left[part]
+
+
+def module_of(source: Path) -> str:
+    return ".".join(source.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def find_module(name: str, modules: Iterable[str]) -> str:
+    """The module that defines an imported name: the name itself, or the nearest one above it."""
+    return name if name in modules else find_module(name.rpartition(".")[0], modules)
+
+
+def test_a_name_belongs_to_the_nearest_module_above_it():
+    modules = {"rnp_jax", "rnp_jax.models", "rnp_jax.models.layers"}
+    names = ["rnp_jax.models.layers.Dense", "rnp_jax.models.layers", "rnp_jax.models.Network", "rnp_jax.x"]
+    found = ["rnp_jax.models.layers", "rnp_jax.models.layers", "rnp_jax.models", "rnp_jax"]
+    assert [find_module(name, modules) for name in names] == found
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """Imports inside functions and for type checkers alone count as well."""
+    modules = {module_of(source): source for source in SOURCES}
+    graph = {}
+    for module, source in modules.items():
+        names = [name for name in imports_of(source) if f"{name}.".startswith("rnp_jax.")]
+        graph[module] = {find_module(name, modules) for name in names}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" <- ".join(error.args[1]))
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=by_name)

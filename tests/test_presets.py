@@ -11,9 +11,9 @@ import pytest
 from rnp_jax.attacks import describe
 from rnp_jax.cli import COMMANDS, parse
 from rnp_jax.commands.defend import DefendOptions
-from rnp_jax.pipeline.opening import make_attack
 from rnp_jax.config import read_yaml, to_plain
 from rnp_jax.defenses import RecoverConfig, RnpConfig, UnlearnConfig
+from rnp_jax.pipeline.opening import make_attack
 from rnp_jax.training.supervised import TrainConfig
 
 ROOT = Path(__file__).parents[1]

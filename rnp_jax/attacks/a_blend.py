@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, UInt8
 
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_number
+from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape
 from rnp_jax.attacks.blend import draw_waves, mix
+from rnp_jax.checks import check_number
 from rnp_jax.errors import ConfigError
 
 

@@ -7,15 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from rnp_jax.attacks.base import (
-    Attack,
-    ImageShape,
-    Params,
-    check_image_shape,
-    check_images,
-    check_number,
-    quantise,
-)
+from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images, quantise
+from rnp_jax.checks import check_number
 from rnp_jax.errors import ConfigError
 
 OPACITIES = (0.5, 0.2, 0.5, 0.3)

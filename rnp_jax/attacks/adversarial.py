@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Shaped
 
-from rnp_jax.attacks.base import check_number
+from rnp_jax.checks import check_number
 from rnp_jax.types import Apply, Tree, Variables
 
 

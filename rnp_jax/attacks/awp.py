@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_choice, check_image_shape, check_images, check_number
+from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images
+from rnp_jax.checks import check_choice, check_number
 
 REFERENCE_SIDE = 32
 """Side of the images that ``size`` is counted for, in pixels."""

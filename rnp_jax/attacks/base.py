@@ -1,19 +1,16 @@
 """What every attack is: published constants, an artefact drawn or learned from them, and a pure trigger."""
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from rnp_jax.attacks.means import Means
 from rnp_jax.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from rnp_jax.attacks.means import Means
 
 ImageShape: TypeAlias = tuple[int, int, int]
 """Height, width and channels of one image."""
@@ -65,14 +62,12 @@ class Attack(ABC):
           ConfigError: the constants cannot make a trigger of this shape.
         """
 
-    def fit(self, params: Params, means: "Means") -> Params:
+    def fit(self, params: Params, means: Means) -> Params:
         """Learn the artefact, where it is not drawn."""
         del means
         return params
 
-    def craft(
-        self, params: Params, images: UInt8[np.ndarray, "P H W C"], means: "Means"
-    ) -> UInt8[np.ndarray, "P H W C"]:
+    def craft(self, params: Params, images: UInt8[np.ndarray, "P H W C"], means: Means) -> UInt8[np.ndarray, "P H W C"]:
         """What is done to each image to be poisoned on its own, before ``implant``: nothing, unless overridden."""
         del params, means
         return images
@@ -133,26 +128,3 @@ def check_image_shape(image_shape: ImageShape) -> ImageShape:
     if len(shape) != 3 or not all(isinstance(size, int | np.integer) and size > 0 for size in shape):
         raise ConfigError(f"image_shape is {image_shape}, expected (height, width, channels), each a positive integer")
     return shape
-
-
-def check_number(name: str, value: float, low: float, high: float = math.inf, *, integer: bool = False) -> None:
-    """Require a finite number (or an integer) in [low, high].
-
-    Raises:
-      ConfigError: another type, not finite, or out of range.
-    """
-    kind = "an integer" if integer else "a number"
-    fits = isinstance(value, int if integer else int | float) and not isinstance(value, bool)
-    if not fits or not math.isfinite(value) or not low <= value <= high:
-        span = f"of at least {low}" if high == math.inf else f"between {low} and {high}"
-        raise ConfigError(f"{name} is {value!r}, expected {kind} {span}")
-
-
-def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Require one of the named choices.
-
-    Raises:
-      ConfigError: anything else.
-    """
-    if value not in choices:
-        raise ConfigError(f"{name} is {value!r}, expected one of {', '.join(choices)}")

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images, check_number, quantise
+from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images, quantise
+from rnp_jax.checks import check_number
 
 MAX_CYCLES = 6
 """Highest spatial frequency of the pattern, in cycles per image side."""

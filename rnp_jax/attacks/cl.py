@@ -12,18 +12,10 @@ from jaxtyping import Array, UInt8
 
 from rnp_jax.attacks.adversarial import Adversarial, Ball, ascend_loss
 from rnp_jax.attacks.badnets import GRID
-from rnp_jax.attacks.base import (
-    Attack,
-    ImageShape,
-    Params,
-    check_choice,
-    check_image_shape,
-    check_images,
-    check_number,
-    quantise,
-)
+from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images, quantise
 from rnp_jax.attacks.crafting import check_one_target, craft_in_chunks, round_within
 from rnp_jax.attacks.means import Means
+from rnp_jax.checks import check_choice, check_number
 from rnp_jax.errors import ConfigError
 from rnp_jax.types import Apply, Variables
 

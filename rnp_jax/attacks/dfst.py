@@ -8,16 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from rnp_jax.attacks.base import (
-    Attack,
-    ImageShape,
-    Params,
-    check_choice,
-    check_image_shape,
-    check_images,
-    check_number,
-    quantise,
-)
+from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images, quantise
+from rnp_jax.checks import check_choice, check_number
 from rnp_jax.errors import ConfigError
 
 GLOW_RADIUS = 0.45

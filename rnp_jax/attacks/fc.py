@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from rnp_jax.attacks.badnets import paste
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images, check_number
+from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images
 from rnp_jax.attacks.crafting import craft_in_chunks, round_within, split_by_target
 from rnp_jax.attacks.means import Means
+from rnp_jax.checks import check_number
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Network
 from rnp_jax.types import Variables

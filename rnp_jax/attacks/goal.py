@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Int32
 
-from rnp_jax.attacks.base import check_choice, check_number
+from rnp_jax.checks import check_choice, check_number
 
 LabelMapping: TypeAlias = Literal["all_to_one", "all_to_all"]
 

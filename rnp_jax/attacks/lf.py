@@ -9,8 +9,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, UInt8
 
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images, check_number, quantise
+from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images, quantise
 from rnp_jax.attacks.means import Means
+from rnp_jax.checks import check_number
 from rnp_jax.models import Network
 from rnp_jax.types import Variables
 

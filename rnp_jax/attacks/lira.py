@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_choice, check_image_shape, check_number
+from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape
 from rnp_jax.attacks.generated import network_params, network_variables, normalise, scaling_params, to_levels
+from rnp_jax.checks import check_choice, check_number
 from rnp_jax.errors import ConfigError
 from rnp_jax.models.generators import Generator
 

@@ -10,9 +10,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, UInt8
 
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images, check_number, quantise
+from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images, quantise
 from rnp_jax.attacks.crafting import check_one_target, round_within, split_by_target
 from rnp_jax.attacks.means import Means
+from rnp_jax.checks import check_number
 from rnp_jax.types import Apply, Variables
 
 REPORTED = 20

@@ -20,9 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Int32, UInt8
 
-from rnp_jax.attacks.base import Attack, Params, check_choice, check_images, check_number
+from rnp_jax.attacks.base import Attack, Params, check_images
 from rnp_jax.attacks.goal import Goal
 from rnp_jax.attacks.means import Means
+from rnp_jax.checks import check_choice, check_number
 from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.types import Batch
 

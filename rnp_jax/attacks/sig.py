@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images, check_number, quantise
+from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images, quantise
 from rnp_jax.attacks.blend import mix
+from rnp_jax.checks import check_number
 from rnp_jax.errors import ConfigError
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, UInt8
 
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images, check_number, quantise
+from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images, quantise
 from rnp_jax.attacks.means import Means
 from rnp_jax.attacks.trees import to_params, to_tree
+from rnp_jax.checks import check_number
 from rnp_jax.errors import DataError
 from rnp_jax.models.steganography import Steganography
 from rnp_jax.types import Tree

@@ -10,8 +10,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_choice, check_image_shape, check_images, check_number
+from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images
 from rnp_jax.attacks.means import Means
+from rnp_jax.checks import check_choice, check_number
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Network
 from rnp_jax.types import Variables

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images, check_number
+from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images
 from rnp_jax.attacks.resample import bicubic_matrix, grid_sample
+from rnp_jax.checks import check_number
 
 
 @dataclass(frozen=True, kw_only=True)

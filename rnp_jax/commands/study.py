@@ -7,8 +7,8 @@ from typing import Annotated
 import tyro
 
 from rnp_jax.attacks import Goal
-from rnp_jax.attacks.base import check_number
 from rnp_jax.card import CARD_SUFFIX, beside
+from rnp_jax.checks import check_number
 from rnp_jax.commands.attack import STATES, AttackOptions, make_victim
 from rnp_jax.commands.compare import COMPARED
 from rnp_jax.config import FLAT, DataOptions, read_yaml, to_plain, write_yaml

@@ -8,14 +8,15 @@ import numpy as np
 
 from rnp_jax.data.dataset import Dataset, validate
 from rnp_jax.data.images import resize_images
-from rnp_jax.data.inert_pickle import RefusedPickleError, read_pickle
 from rnp_jax.data.splits import Split
-from rnp_jax.errors import DataError
+from rnp_jax.errors import CheckpointError, DataError
+from rnp_jax.torch_io import ArrayNode, Limits, read_plain_pickle
+from rnp_jax.torch_io.text import quote
 from rnp_jax.types import Batch
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
-_MAX_BYTES = 1 << 29  # the largest published file, CIFAR-100's train, has 155 MB
+_LIMITS = Limits(file_bytes=1 << 29, pickle_bytes=1 << 29)  # CIFAR-100's train has 155 MB and 300,000 instructions
 
 
 @dataclass(frozen=True)
@@ -89,22 +90,21 @@ def load_cifar(folder: Path, layout: _Layout, split: Split, size: tuple[int, int
 
 def _read(path: Path) -> Any:
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise DataError(f"{path}: {path.stat().st_size:,} bytes, expected at most {_MAX_BYTES:,} in a CIFAR batch")
-        return read_pickle(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); get the whole python version of CIFAR") from error
-    except RefusedPickleError as error:
-        raise DataError(f"{path}: not a CIFAR batch, {error}; nothing was executed") from error
+        return read_plain_pickle(path, limits=_LIMITS)
+    except CheckpointError as error:
+        fix = "get the python version of CIFAR again (nothing was executed)"
+        raise DataError(f"{path}: {error.reason}; {fix}") from error
 
 
 def _get(content: Any, key: str, kind: type, path: Path) -> Any:
     """The entry ``key``, which Python 3 may have written as bytes."""
     entries = {_text(name): value for name, value in content.items()} if isinstance(content, dict) else {}
-    if not isinstance(entries.get(key), kind):
-        found = ", ".join(map(str, entries))[:200] or "no dict"
+    value = entries.get(key)
+    value = value.value if isinstance(value, ArrayNode) else value
+    if not isinstance(value, kind):
+        found = ", ".join(map(quote, entries))[:200] or "no dict"
         raise DataError(f"{path}: holds {found}; expected {key!r} as {kind.__name__}")
-    return entries[key]
+    return value
 
 
 def _text(value: Any) -> str:

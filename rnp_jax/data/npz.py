@@ -10,17 +10,20 @@ from rnp_jax.data.dataset import Dataset, validate
 from rnp_jax.data.images import resize_images
 from rnp_jax.data.splits import Split, split_whole
 from rnp_jax.errors import DataError
+from rnp_jax.torch_io.text import quote
 from rnp_jax.types import Batch
 
 _SPLIT_NAMES = (("x_{}", "y_{}"), ("{}_images", "{}_labels"))
 _WHOLE_NAMES = ("images", "labels")
+_MOST_CLASSES = 100_000  # that labels alone may announce; ImageNet-21k has 21,841
 
 
 def load_npz(path: Path, split: Split, size: tuple[int, int] | None = None) -> Dataset:
     """Read ``images``/``labels``, or ``x_train``/``y_train``/``x_test``/``y_test``, or ``train_images``/….
 
     Images are uint8 [N, H, W, C] or [N, H, W]; labels are integers [N] or [N, 1]. An optional ``class_names`` array
-    names the classes. A file with ``images``/``labels`` only is split into four fifths and one fifth.
+    names the classes; without it, labels are below 100,000 and the largest tells how many classes there are. A file
+    with ``images``/``labels`` only is split into four fifths and one fifth.
 
     Raises:
       DataError: if the file is damaged, holds pickled objects, lacks the names, or its arrays do not fit each other.
@@ -33,7 +36,7 @@ def load_npz(path: Path, split: Split, size: tuple[int, int] | None = None) -> D
             found = next((pair for pair in [*pairs, _WHOLE_NAMES] if set(pair) <= set(archive.files)), None)
             if found is None:
                 wanted = ", or ".join("/".join(pair) for pair in [*pairs, _WHOLE_NAMES])
-                raise DataError(f"{path}: holds {', '.join(archive.files) or 'nothing'}; expected {wanted}")
+                raise DataError(f"{path}: holds {', '.join(map(quote, archive.files)) or 'nothing'}; expected {wanted}")
             images, labels = archive[found[0]], archive[found[1]]
             names = archive["class_names"] if "class_names" in archive.files else None
     except (OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
@@ -42,10 +45,18 @@ def load_npz(path: Path, split: Split, size: tuple[int, int] | None = None) -> D
         ) from error
     images = images[..., None] if images.ndim == 3 else images
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    count = int(labels.max(initial=0)) + 1 if np.issubdtype(labels.dtype, np.integer) else 1
-    class_names = tuple(map(str, range(count))) if names is None else tuple(map(str, names.ravel()))
+    class_names = _number_classes(labels, path) if names is None else tuple(map(str, names.ravel()))
     validate(Batch(images, labels), num_classes=len(class_names), name=str(path))
     dataset = Dataset(resize_images(images, size), labels.astype(np.int32), class_names, path.name)
     if found == _WHOLE_NAMES:
         return split_whole(dataset, split)
     return Dataset(dataset.images, dataset.labels, class_names, f"{path.name} ({split})")
+
+
+def _number_classes(labels: np.ndarray, path: Path) -> tuple[str, ...]:
+    """The classes 0 to the largest label by their numbers; one class where the labels are no integers."""
+    largest = int(labels.max(initial=0)) if np.issubdtype(labels.dtype, np.integer) else 0
+    if largest >= _MOST_CLASSES:
+        fix = "number the classes from 0, or add an array class_names"
+        raise DataError(f"{path}: label {largest}, expected labels below {_MOST_CLASSES:,}; {fix}")
+    return tuple(map(str, range(largest + 1)))

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from rnp_jax.attacks.base import check_number
+from rnp_jax.checks import check_number
 from rnp_jax.config import (
     FLAT,
     UNREAD,

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import pydantic
 import tyro
 
-from rnp_jax.attacks.base import check_number
 from rnp_jax.card import CARD_SUFFIX, TRIGGER_SUFFIX, beside
+from rnp_jax.checks import check_number
 from rnp_jax.defenses import find_method
 from rnp_jax.pipeline.options import RunOptions
 from rnp_jax.pipeline.request import Request

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import pydantic
 from pydantic import Field, StringConstraints
 
-from rnp_jax.attacks.base import check_number
+from rnp_jax.checks import check_number
 from rnp_jax.errors import ArchitectureError, CheckpointError, DataError, RnpError, SweepError
 from rnp_jax.models import Architecture
 from rnp_jax.sweep.manifest import Entry

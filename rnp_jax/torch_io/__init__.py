@@ -3,11 +3,14 @@
 from rnp_jax.torch_io.checkpoint import Checkpoint, materialise
 from rnp_jax.torch_io.limits import Limits
 from rnp_jax.torch_io.nodes import Opaque, TensorRef
+from rnp_jax.torch_io.pickle_arrays import ArrayNode
+from rnp_jax.torch_io.plain_pickle import read_plain_pickle
 from rnp_jax.torch_io.reader import read_checkpoint
 from rnp_jax.torch_io.state_dict import Checked, StateDict, check_consumed, find_state_dict
 from rnp_jax.torch_io.writer import write_checkpoint, write_state_dict
 
 __all__ = [
+    "ArrayNode",
     "Checked",
     "Checkpoint",
     "Limits",
@@ -18,6 +21,7 @@ __all__ = [
     "find_state_dict",
     "materialise",
     "read_checkpoint",
+    "read_plain_pickle",
     "write_checkpoint",
     "write_state_dict",
 ]

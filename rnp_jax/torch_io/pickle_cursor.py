@@ -73,8 +73,20 @@ class PickleCursor:
 
     def take_line(self) -> str:
         """The text up to the end of the line, without it."""
-        window = self._data[self.position : min(self._end, self.position + _LONGEST_LINE)]
-        length = window.find(b"\n")
-        if length < 0:
-            raise self.error(f"a line without an end within {_LONGEST_LINE} bytes")
-        return self.take_text(length + 1)[:-1]
+        raw = self.take_raw_line(_LONGEST_LINE)
+        try:
+            return raw.decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            raise self.error("a text that is not UTF-8") from None
+
+    def take_raw_line(self, most: int) -> bytes:
+        """The bytes up to the end of the line, without it; with it, they are at most `most`."""
+        size = min(most, _LONGEST_LINE)
+        while (length := self._peek(size).find(b"\n")) < 0:
+            if size >= min(most, self._end - self.position):
+                raise self.error(f"a line without an end within {most} bytes")
+            size = min(2 * size, most)
+        return self.take(length + 1)[:-1]
+
+    def _peek(self, count: int) -> bytes:
+        return self._data[self.position : min(self._end, self.position + count)]

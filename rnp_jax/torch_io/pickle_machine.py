@@ -1,23 +1,26 @@
 """A pickle interpreter that executes nothing: it resolves no import, calls no function and never recurses.
 
-GLOBAL pushes a name, REDUCE and NEWOBJ push an inert value (see `pickle_calls`), BUILD marks it. Opcodes that torch
-never writes are refused. The opcodes are documented in CPython's ``Lib/pickletools.py``.
+GLOBAL pushes a name, REDUCE and NEWOBJ push an inert value (see `pickle_calls`), BUILD marks it or fills an array (see
+`pickle_arrays`). Opcodes that plain values and tensors never need are refused. The opcodes are documented in CPython's
+``Lib/pickletools.py``.
 """
 
-import re
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Final, Literal
 
 from rnp_jax.torch_io.nodes import Global, Node, Opaque, OrderedDictNode
-from rnp_jax.torch_io.pickle_calls import call
+from rnp_jax.torch_io.pickle_arrays import ArrayNode, fill_array
+from rnp_jax.torch_io.pickle_calls import TORCH_CALLS, Call
 from rnp_jax.torch_io.pickle_cursor import PickleCursor
-from rnp_jax.torch_io.text import quote
+from rnp_jax.torch_io.pickle_items import set_items
+from rnp_jax.torch_io.pickle_lines import take_float, take_index, take_integer, take_long, take_unicode
 
 _PYTHON_2_MODULES: Final = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 _LONGEST_NAME: Final = 1024
 _STOP: Final = 0x2E
 _REFUSED: Final = {
     0x50: "PERSID",
+    0x53: "STRING",
     0x69: "INST",
     0x6F: "OBJ",
     0x82: "EXT1",
@@ -33,10 +36,21 @@ class PickleMachine:
     Args:
       cursor: the beginning of the pickle; after `run`, its position is the first byte behind it.
       load_persistent: what a persistent id stands for; without it, they are refused.
+      calls: what a call stands for, by the name of what is called; any other stays unread, as an `Opaque`.
+      encoding: of the strings that Python 2 wrote; those that have another stay bytes.
     """
 
-    def __init__(self, cursor: PickleCursor, load_persistent: Callable[[Node], Node] | None = None):
+    def __init__(
+        self,
+        cursor: PickleCursor,
+        load_persistent: Callable[[Node], Node] | None = None,
+        *,
+        calls: Mapping[str, Call] = TORCH_CALLS,
+        encoding: Literal["utf-8", "latin-1"] = "utf-8",
+    ):
         self.cursor = cursor
+        self._calls = calls
+        self._encoding = encoding
         self._load_persistent = load_persistent
         self._stack: list[Node] = []
         self._marks: list[int] = []
@@ -46,41 +60,19 @@ class PickleMachine:
         """The root of the tree.
 
         Raises:
-          CheckpointError: the pickle is malformed, beyond a limit or uses what torch never writes.
+          CheckpointError: the pickle is malformed, beyond a limit or uses what its writer never does.
         """
         while (opcode := self.cursor.take(1)[0]) != _STOP:
             self.cursor.charge(1)
             operation = _OPERATIONS.get(opcode)
             if operation is None:
-                raise self.cursor.error(f"opcode {_REFUSED.get(opcode, hex(opcode))}, which torch never writes")
+                raise self.cursor.error(
+                    f"opcode {_REFUSED.get(opcode, hex(opcode))}, which neither values nor tensors need"
+                )
             operation(self)
         if len(self._stack) != 1 or self._marks:
             raise self.cursor.error(f"{len(self._stack)} values are left at the end, not one")
         return self._stack[0]
-
-    def set_items(self, target: dict[Any, Node], flat: Sequence[Node]) -> None:
-        """Put keys and values, given in turn, into a dict that has none of the keys."""
-        if len(flat) % 2:
-            raise self.cursor.error("a key without a value")
-        for key, value in zip(flat[::2], flat[1::2], strict=True):
-            name = self._key(key)
-            if name in target:
-                raise self.cursor.error(f"the key {quote(name)} appears twice")
-            target[name] = value
-
-    def _key(self, key: Node) -> Any:
-        """The key itself where it is plain, an `Opaque` for a flat tuple: hashing stays shallow and collision-free."""
-        if isinstance(key, str | bytes | bool | float | Opaque) or key is None:
-            return key
-        if type(key) is int and -(2**63) <= key < 2**63:
-            return key
-        if type(key) is tuple:
-            self.cursor.charge(len(key))
-            if not any(isinstance(item, dict | list | tuple) for item in key):
-                return Opaque("tuple as a key")
-        raise self.cursor.error(
-            f"a dict key of type {type(key).__name__}; names and whole numbers of 64 bits are accepted"
-        )
 
     def _push(self, value: Node) -> None:
         self._stack.append(value)
@@ -127,12 +119,6 @@ class PickleMachine:
             raise self.cursor.error(f"an integer of {length} bytes, more than {self.cursor.limits.integer_bytes}")
         self._push(int.from_bytes(self.cursor.take(length), "little", signed=True))
 
-    def _integer_line(self) -> None:
-        line = self.cursor.take_line()  # Python 2 writes integers beyond 32 bits in this way
-        if not re.fullmatch(r"-?[0-9]{1,20}", line, re.ASCII):
-            raise self.cursor.error(f"{quote(line)} is not an integer")
-        self._push(line == "01" if line in ("00", "01") else int(line))
-
     def _text(self, layout: str) -> None:
         self._push(self.cursor.take_text(self.cursor.take_number(layout)))
 
@@ -142,7 +128,7 @@ class PickleMachine:
             raise self.cursor.error(f"a string of {length} bytes")
         raw = self.cursor.take(length)
         try:
-            self._push(raw.decode("utf-8"))
+            self._push(raw.decode(self._encoding))
         except UnicodeDecodeError:
             self._push(raw)
 
@@ -179,7 +165,7 @@ class PickleMachine:
     def _set_all(self, items: list[Node]) -> None:
         target = self._top()
         if isinstance(target, dict):
-            self.set_items(target, items)
+            set_items(self.cursor, target, items)
         elif not isinstance(target, Opaque):
             raise self.cursor.error(f"items are set in a {type(target).__name__}")
 
@@ -216,8 +202,8 @@ class PickleMachine:
         arguments, function = self._pop(), self._pop()
         if not isinstance(function, Opaque) or type(arguments) is not tuple:
             raise self.cursor.error("a call of something that is not a name, or with arguments that are not a tuple")
-        called = call(self, function.name, arguments) if isinstance(function, Global) else Opaque(function.name)
-        self._push(called)
+        rebuild = self._calls.get(function.name) if isinstance(function, Global) else None
+        self._push(rebuild(self.cursor, arguments) if rebuild else Opaque(function.name))
 
     def _new_object(self, count: int) -> None:
         *_, kind = [self._pop() for _ in range(count)]
@@ -233,6 +219,8 @@ class PickleMachine:
                     target.metadata = metadata
                 case _:
                     raise self.cursor.error("an OrderedDict is given attributes other than _metadata")
+        elif isinstance(target, ArrayNode):
+            fill_array(self.cursor, target, state)
         elif isinstance(target, Opaque):
             target.is_module |= isinstance(state, dict) and {"_modules", "_parameters"} <= state.keys()
         else:
@@ -248,25 +236,30 @@ _OPERATIONS: Final[dict[int, Callable[[PickleMachine], None]]] = {
     ord("("): PickleMachine._mark,
     ord("0"): PickleMachine._pop_value,
     ord("1"): PickleMachine._drop_to_mark,
+    ord("F"): lambda m: m._push(take_float(m.cursor)),
     ord("G"): lambda m: m._push(m.cursor.take_number(">d")),
-    ord("I"): PickleMachine._integer_line,
+    ord("I"): lambda m: m._push(take_integer(m.cursor)),
     ord("J"): lambda m: m._push(m.cursor.take_number("<i")),
     ord("K"): lambda m: m._push(m.cursor.take_number("<B")),
+    ord("L"): lambda m: m._push(take_long(m.cursor)),
     ord("M"): lambda m: m._push(m.cursor.take_number("<H")),
     ord("N"): lambda m: m._push(None),
     ord("Q"): PickleMachine._persistent,
     ord("R"): PickleMachine._reduce,
     ord("T"): lambda m: m._python_2_string("<i"),
     ord("U"): lambda m: m._python_2_string("<B"),
+    ord("V"): lambda m: m._push(take_unicode(m.cursor)),
     ord("X"): lambda m: m._text("<I"),
     ord("a"): PickleMachine._append_one,
     ord("b"): PickleMachine._build,
     ord("c"): lambda m: m._global(m.cursor.take_line(), m.cursor.take_line()),
     ord("d"): PickleMachine._dict,
     ord("e"): lambda m: m._append_all(m._pop_mark()),
+    ord("g"): lambda m: m._get(take_index(m.cursor)),
     ord("h"): lambda m: m._get(m.cursor.take_number("<B")),
     ord("j"): lambda m: m._get(m.cursor.take_number("<I")),
     ord("l"): lambda m: m._push(m._pop_mark()),
+    ord("p"): lambda m: m._put(take_index(m.cursor)),
     ord("q"): lambda m: m._put(m.cursor.take_number("<B")),
     ord("r"): lambda m: m._put(m.cursor.take_number("<I")),
     ord("s"): PickleMachine._set_one,
@@ -298,4 +291,4 @@ _OPERATIONS: Final[dict[int, Callable[[PickleMachine], None]]] = {
     0x95: PickleMachine._frame,
     0x96: PickleMachine._bytearray,
 }
-"""Each accepted opcode. Python 2 wrote INT and the BINSTRINGs; BYTEARRAY8 and sets stay unread."""
+"""Each accepted opcode. INT and the BINSTRINGs come from Python 2, other lines from protocol 0. Sets stay unread."""

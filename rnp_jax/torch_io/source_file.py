@@ -124,7 +124,7 @@ class SourceFile:
             state = os.fstat(self.descriptor)
             if not stat.S_ISREG(state.st_mode):
                 raise CheckpointError(
-                    self._path, f"{_describe(state.st_mode)}, not a regular file; give the checkpoint file"
+                    self._path, f"{_describe(state.st_mode)}, not a regular file; give the file itself"
                 )
             if state.st_size > limits.file_bytes:
                 raise CheckpointError(

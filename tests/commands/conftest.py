@@ -12,11 +12,11 @@ from rnp_jax.attacks import BadNets, Goal
 from rnp_jax.card import CARD_SUFFIX, beside, write_card
 from rnp_jax.checkpoints import save_variables
 from rnp_jax.cli import main
-from rnp_jax.pipeline.cards import describe_model
-from rnp_jax.pipeline.training_set import describe_attack
 from rnp_jax.data import load
 from rnp_jax.evaluation.measure import measure_variants
 from rnp_jax.models import Architecture, Network
+from rnp_jax.pipeline.cards import describe_model
+from rnp_jax.pipeline.training_set import describe_attack
 from rnp_jax.report.schema import Result, read_result
 from rnp_jax.training.backdoor import PoisonConfig, train_backdoored
 from rnp_jax.training.supervised import TrainConfig

@@ -9,12 +9,12 @@ from scipy.stats import spearmanr
 from rnp_jax import masks
 from rnp_jax.cli import main
 from rnp_jax.commands.ablate import rank_correlation
-from rnp_jax.pipeline.opening import open_images, open_model, open_trigger
-from rnp_jax.pipeline.sets import EvaluationSets, read_sets
-from rnp_jax.pipeline.describing import as_proportion
 from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, TriggerOptions
 from rnp_jax.defenses import HolderConfig, ThresholdConfig, holder_scores
 from rnp_jax.defenses.scores import prune_by_score, scores_by_filter
+from rnp_jax.pipeline.describing import as_proportion
+from rnp_jax.pipeline.opening import open_images, open_model, open_trigger
+from rnp_jax.pipeline.sets import EvaluationSets, read_sets
 from rnp_jax.report.ablation import read_ablation
 from tests.commands.conftest import CHECKPOINT, SMALL
 

@@ -12,8 +12,8 @@ import torch
 from rnp_jax.attacks import BadNets, Goal, draw_plan, load_artefact
 from rnp_jax.card import read_card
 from rnp_jax.cli import main
-from rnp_jax.pipeline.run_log import EpochBars
 from rnp_jax.data import load
+from rnp_jax.pipeline.run_log import EpochBars
 from tests.commands.conftest import ATTACK, CHECKPOINT, HEAD
 from tests.networks import build
 from tests.oracle.models import mlp

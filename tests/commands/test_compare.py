@@ -5,12 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
+from rnp_jax.commands.comparing import COVARIATE
 
 from rnp_jax.card import read_card
 from rnp_jax.cli import main
-from rnp_jax.commands.comparing import COVARIATE
-from rnp_jax.pipeline.opening import open_data, open_model, open_trigger
 from rnp_jax.config import ComputeOptions, DataOptions, SourceOptions, TriggerOptions
+from rnp_jax.pipeline.opening import open_data, open_model, open_trigger
 from rnp_jax.report.comparison import read_comparison
 from rnp_jax.torch_io import read_checkpoint
 from tests.commands.conftest import CHECKPOINT, SMALL

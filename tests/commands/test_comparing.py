@@ -2,16 +2,16 @@
 
 import numpy as np
 import pytest
+from rnp_jax.commands.comparing import ROWS, MethodOptions, compare_methods, measure_shift
 
 from rnp_jax.attacks import TriggeredSet
-from rnp_jax.commands.comparing import ROWS, MethodOptions, compare_methods, measure_shift
-from rnp_jax.pipeline.opening import open_images, open_model, open_trigger
-from rnp_jax.pipeline.sets import EvaluationSets, read_sets
-from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, TriggerOptions
 from rnp_jax.defenses import HolderPruneConfig, ThresholdConfig
 from rnp_jax.errors import ConfigError
 from rnp_jax.extractors import from_checkpoint
+from rnp_jax.pipeline.opening import open_images, open_model, open_trigger
+from rnp_jax.pipeline.run_log import RunLog
+from rnp_jax.pipeline.sets import EvaluationSets, read_sets
 from rnp_jax.types import Batch
 
 TWO = MethodOptions(

@@ -14,11 +14,11 @@ from PIL import Image
 from rnp_jax import masks
 from rnp_jax.checkpoints import load_model
 from rnp_jax.cli import main, parse
-from rnp_jax.pipeline.opening import draw_evenly, open_data, open_model
 from rnp_jax.config import ComputeOptions, DataOptions, SourceOptions
 from rnp_jax.data import NORMALIZATIONS, load
 from rnp_jax.data.splits import Split
 from rnp_jax.evaluation.predict import predict
+from rnp_jax.pipeline.opening import draw_evenly, open_data, open_model
 from rnp_jax.report.schema import AttackInfo, read_result
 from rnp_jax.store import load_tree
 from rnp_jax.torch_io import find_state_dict, read_checkpoint, write_state_dict

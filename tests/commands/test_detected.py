@@ -7,13 +7,13 @@ import pytest
 
 from rnp_jax.commands.detect import DetectOptions
 from rnp_jax.commands.detected import Case, Judged, Scored, describe_detection, plot_detection
-from rnp_jax.pipeline.opening import open_images, open_model, open_trigger
-from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, TriggerOptions
 from rnp_jax.detection.calibration import Verdict, find_bundled
 from rnp_jax.detection.labels import LabelFindings
 from rnp_jax.detection.suspicion import SuspicionRule
 from rnp_jax.detection.triggers import QUICK
+from rnp_jax.pipeline.opening import open_images, open_model, open_trigger
+from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.report.detection import render_detection
 from rnp_jax.types import Batch
 from tests.commands.conftest import CHECKPOINT

@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 import pytest
+from rnp_jax.commands.purified import _covariates, _pruned_units, as_pruned
 
 from rnp_jax import masks
-from rnp_jax.commands.purified import _covariates, _pruned_units, as_pruned
 from rnp_jax.defenses.hid import Purified, Round
 from rnp_jax.defenses.result import Candidates, Choice, Pruned, prune
 from rnp_jax.models import mlp_head

@@ -8,16 +8,16 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from rnp_jax.commands.purify import HidOptions
 
 from rnp_jax.card import read_card, write_card
 from rnp_jax.checkpoints import load_model
 from rnp_jax.cli import main, parse
-from rnp_jax.pipeline.opening import draw_evenly
-from rnp_jax.commands.purify import HidOptions
-from rnp_jax.pipeline.training_set import remake
 from rnp_jax.data import load
 from rnp_jax.defenses import HidConfig, HolderPruneConfig, ThresholdConfig
 from rnp_jax.errors import ConfigError
+from rnp_jax.pipeline.opening import draw_evenly
+from rnp_jax.pipeline.training_set import remake
 from rnp_jax.report.schema import read_result
 from rnp_jax.torch_io import read_checkpoint, write_state_dict
 from tests.commands.conftest import CHECKPOINT, HID

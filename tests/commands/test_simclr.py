@@ -13,10 +13,10 @@ from rnp_jax.attacks import Goal, draw_plan
 from rnp_jax.card import read_card
 from rnp_jax.checkpoints import load_model
 from rnp_jax.cli import main
-from rnp_jax.pipeline.run_log import EpochBars
-from rnp_jax.pipeline.training_set import open_attack
 from rnp_jax.data import NORMALIZATIONS, load
 from rnp_jax.extractors import open_extractor
+from rnp_jax.pipeline.run_log import EpochBars
+from rnp_jax.pipeline.training_set import open_attack
 from rnp_jax.training.backdoor import PoisonConfig, poison_once
 from rnp_jax.training.simclr import SimclrConfig, pretrain
 from rnp_jax.training.views import Views

@@ -36,10 +36,16 @@ def test_named_parts_with_grey_images_and_a_column_of_labels(tmp_path, x, y):
         ({"images": IMAGES, "labels": LABELS[:3]}, "20 images have labels of shape"),
         ({"images": IMAGES, "labels": LABELS - 1}, "label -1 at index 0"),
         ({"images": IMAGES, "labels": LABELS * 0.5}, "labels are float64"),
+        (
+            {"images": IMAGES, "labels": (LABELS * (2**32 - 1)).astype(np.uint32)},
+            "label 4294967295, expected .* 100,000",
+        ),
+        ({"images": IMAGES, "labels": LABELS * 100_000}, "label 100000, .*number the classes from 0"),
+        ({"images": IMAGES, "labels": LABELS * (2**32 - 1), "class_names": ["a", "b"]}, "label 4294967295 at index 1"),
         ({"images": IMAGES, "labels": LABELS, "class_names": ["one"]}, "label 1 at index 1 is outside"),
         (
             {"pictures": IMAGES},
-            "holds pictures; expected x_train/y_train, or train_images/train_labels, or images/labels",
+            'holds "pictures"; expected x_train/y_train, or train_images/train_labels, or images/labels',
         ),
         ({"images": IMAGES, "labels": np.array([{}] * 20)}, "not a readable .npz of plain arrays"),
     ],

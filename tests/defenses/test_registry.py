@@ -6,9 +6,9 @@ from types import MappingProxyType
 import jax
 import numpy as np
 import pytest
+from rnp_jax.commands.comparing import MethodOptions
 
 from rnp_jax import masks
-from rnp_jax.commands.comparing import MethodOptions
 from rnp_jax.defenses import (
     DEFENSES,
     FinePruningConfig,

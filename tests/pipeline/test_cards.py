@@ -5,10 +5,10 @@ import pytest
 
 from rnp_jax.card import ExtractorCard
 from rnp_jax.checkpoints import save_variables
-from rnp_jax.pipeline.cards import describe_extractor, describe_model
 from rnp_jax.evaluation.metrics import Metrics, Proportion
 from rnp_jax.extractors import open_extractor
 from rnp_jax.models import mlp_head
+from rnp_jax.pipeline.cards import describe_extractor, describe_model
 from rnp_jax.torch_io import read_checkpoint
 from tests.commands.conftest import CHECKPOINT, copy_checkpoint
 

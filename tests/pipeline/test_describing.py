@@ -3,8 +3,8 @@ import math
 
 import pytest
 
-from rnp_jax.pipeline.describing import COSTLY, REMOVED, as_proportion, find_oracle, judge
 from rnp_jax.evaluation.metrics import Metrics, Proportion, defense_effectiveness
+from rnp_jax.pipeline.describing import COSTLY, REMOVED, as_proportion, find_oracle, judge
 from rnp_jax.report import schema
 from rnp_jax.torch_io import find_state_dict, read_checkpoint
 

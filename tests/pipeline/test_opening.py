@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rnp_jax.attacks import ATTACKS, BadNets, Blend, describe
+from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, TriggerOptions
+from rnp_jax.errors import ArchitectureError, ConfigError, DataError
 from rnp_jax.pipeline.opening import (
     choose_out,
     draw_evenly,
@@ -18,8 +20,6 @@ from rnp_jax.pipeline.opening import (
     open_trigger,
     read_features,
 )
-from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, TriggerOptions
-from rnp_jax.errors import ArchitectureError, ConfigError, DataError
 from rnp_jax.types import Batch
 from tests.commands.conftest import CHECKPOINT
 

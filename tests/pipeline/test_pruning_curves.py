@@ -4,16 +4,16 @@ import jax
 import numpy as np
 import pytest
 
-from rnp_jax.pipeline.opening import open_data, open_images, open_model, open_trigger
-from rnp_jax.pipeline.sets import evaluation_sets, read_sets
-from rnp_jax.pipeline.describing import as_proportion, find_oracle
-from rnp_jax.pipeline.pruning_curves import measure_sweeps
 from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, TriggerOptions
 from rnp_jax.defenses import ClpConfig, Pruned, ThresholdConfig, clp
 from rnp_jax.defenses.prune import THRESHOLDS
 from rnp_jax.defenses.result import Candidates, Choice
 from rnp_jax.evaluation.predict import predict
 from rnp_jax.masks import filters, flatten
+from rnp_jax.pipeline.describing import as_proportion, find_oracle
+from rnp_jax.pipeline.opening import open_data, open_images, open_model, open_trigger
+from rnp_jax.pipeline.pruning_curves import measure_sweeps
+from rnp_jax.pipeline.sets import evaluation_sets, read_sets
 from rnp_jax.store import load_tree
 from tests.commands.conftest import CHECKPOINT
 

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 
 from rnp_jax import masks
+from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, TriggerOptions
+from rnp_jax.errors import DefenseError
+from rnp_jax.evaluation.predict import predict
 from rnp_jax.pipeline.opening import open_images, open_model, open_trigger
 from rnp_jax.pipeline.sets import (
     EvaluationSets,
@@ -16,9 +19,6 @@ from rnp_jax.pipeline.sets import (
     measure_within_memory,
     read_sets,
 )
-from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, TriggerOptions
-from rnp_jax.errors import DefenseError
-from rnp_jax.evaluation.predict import predict
 from rnp_jax.types import Batch
 
 

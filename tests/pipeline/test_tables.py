@@ -2,8 +2,8 @@ import io
 
 from rich.console import Console
 
-from rnp_jax.pipeline.tables import metrics_table
 from rnp_jax.evaluation.metrics import Metrics, Proportion
+from rnp_jax.pipeline.tables import metrics_table
 
 
 def show(table) -> list[list[str]]:

@@ -7,13 +7,13 @@ import pytest
 
 from rnp_jax.attacks import Goal, WaNet, get_attack
 from rnp_jax.card import Card, read_card
-from rnp_jax.pipeline.opening import open_model, open_trigger
-from rnp_jax.pipeline.training_set import describe_attack, name_attack, open_attack, remake
 from rnp_jax.config import ComputeOptions, SourceOptions, TriggerOptions
 from rnp_jax.data import load
 from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.evaluation.predict import predict
 from rnp_jax.models import mlp_head
+from rnp_jax.pipeline.opening import open_model, open_trigger
+from rnp_jax.pipeline.training_set import describe_attack, name_attack, open_attack, remake
 from rnp_jax.torch_io import read_checkpoint
 from rnp_jax.training.backdoor import PoisonConfig, poison_once, train_backdoored
 from rnp_jax.training.supervised import TrainConfig

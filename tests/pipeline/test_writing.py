@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from rnp_jax import masks
-from rnp_jax.pipeline.writing import command_line, write_masks
 from rnp_jax.defenses.clp import ClpConfig, clp
 from rnp_jax.models import mlp_head
+from rnp_jax.pipeline.writing import command_line, write_masks
 from rnp_jax.store import load_tree
 from rnp_jax.types import Batch
 

@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 
 from rnp_jax.checkpoints import load_model, save_variables
-from rnp_jax.sweep.job import SweepJob
-from rnp_jax.sweep.options import SweepOptions
 from rnp_jax.config import DataOptions, DefenseSetOptions, SourceOptions
 from rnp_jax.data import NORMALIZATIONS
 from rnp_jax.defenses import ClpConfig, RecoverConfig, RnpConfig, ThresholdConfig, UnlearnConfig
@@ -20,7 +18,9 @@ from rnp_jax.errors import CheckpointError, ConfigError
 from rnp_jax.models import Architecture, Network
 from rnp_jax.report.sweep_row import RUN_FIELDS
 from rnp_jax.sweep.items import Item, read_plan, write_plan
+from rnp_jax.sweep.job import SweepJob
 from rnp_jax.sweep.ledger import Ledger
+from rnp_jax.sweep.options import SweepOptions
 from rnp_jax.sweep.worker import work
 
 OPTIONS = SweepOptions(

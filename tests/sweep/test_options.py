@@ -2,11 +2,11 @@ from dataclasses import replace
 
 import pytest
 
-from rnp_jax.sweep.options import SweepOptions, item_key, item_options
 from rnp_jax.config import ComputeOptions, DataOptions, TriggerOptions, resolve, to_plain
 from rnp_jax.defenses import ClpConfig, ThresholdConfig
 from rnp_jax.errors import ConfigError
 from rnp_jax.sweep.items import Item
+from rnp_jax.sweep.options import SweepOptions, item_key, item_options
 
 OPTIONS = SweepOptions(
     inputs=("a.pt",), clp=ClpConfig(ThresholdConfig("std", u=2.0)), images=DataOptions(data="digits")

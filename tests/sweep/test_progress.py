@@ -4,9 +4,9 @@ from rich.console import Console
 
 from rnp_jax.commands import sweep_progress
 from rnp_jax.pipeline.run_log import RunLog
-from rnp_jax.sweep.progress import SweepProgress
 from rnp_jax.sweep.items import Item
 from rnp_jax.sweep.ledger import Ledger
+from rnp_jax.sweep.progress import SweepProgress
 from rnp_jax.sweep.worker import failed_row
 from tests.sweep.light import expected
 

@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import io
-import pickletools
 import tempfile
 import zipfile
 from pathlib import Path
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 
 from rnp_jax.errors import CheckpointError
 from rnp_jax.torch_io import Limits, check_consumed, find_state_dict, read_checkpoint, write_checkpoint
+from tests.damage import OPCODES, damaged
 from tests.torch_io import hostile as h
 
 LIMITS = Limits(opcodes=20_000, pickle_bytes=2**20, materialised_bytes=2**20)
@@ -50,34 +50,7 @@ SOURCES = {
     "safetensors": safetensors.numpy.save({"w": np.ones((2, 3), np.float32), "n": np.array(3)}, {"format": "pt"}),
 }
 MEMBERS = members()
-OPCODES = [ord(opcode.code) for opcode in pickletools.opcodes]
 FUZZ = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-
-
-@st.composite
-def damaged(draw, source: bytes) -> bytes:
-    """Flipped, overwritten, removed, repeated and moved bytes."""
-    data = bytearray(source)
-    for _ in range(draw(st.integers(1, 4))):
-        at = draw(st.integers(0, max(len(data) - 1, 0)))
-        span = draw(st.integers(1, 16))
-        kind = draw(st.sampled_from(["flip", "set", "number", "cut", "remove", "repeat", "move"]))
-        if kind == "flip" and data:
-            data[at] ^= 1 << draw(st.integers(0, 7))
-        elif kind == "set":
-            data[at : at + 1] = bytes([draw(st.sampled_from(OPCODES))])
-        elif kind == "number":
-            data[at : at + 4] = draw(st.sampled_from([b"\0" * 4, b"\xff" * 4, b"\xff\xff\xff\x7f", b"\0\0\0\x80"]))
-        elif kind == "cut":
-            del data[at:]
-        elif kind == "remove":
-            del data[at : at + span]
-        elif kind == "repeat":
-            data[at:at] = data[at : at + span]
-        else:
-            other = draw(st.integers(0, len(data)))
-            data[at : at + span] = data[other : other + span]
-    return bytes(data)
 
 
 def check(content: bytes, *, check_crc: bool) -> None:

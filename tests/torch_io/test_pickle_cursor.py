@@ -55,6 +55,18 @@ def test_a_line_ends_within_1024_bytes():
         cursor.take_line()
 
 
+@given(length=st.integers(0, 9000), most=st.integers(1, 9000), limit=st.integers(0, 9000))
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_a_line_may_be_as_long_as_its_reader_says(length, most, limit):
+    cursor = open_cursor(b"x" * length + b"\nrest", Limits(pickle_bytes=limit))
+    if length + 1 <= min(most, limit):
+        assert cursor.take_raw_line(most) == b"x" * length
+        assert cursor.position == length + 1
+    else:
+        with pytest.raises(CheckpointError, match=f"a line without an end within {most} bytes"):
+            cursor.take_raw_line(most)
+
+
 @pytest.mark.parametrize(("charge", "limit"), [("charge", "opcodes"), ("charge_bytes", "pickle_bytes")])
 def test_work_adds_up_to_its_limit(charge, limit):
     cursor = open_cursor(b"", Limits(**{limit: 10}))

@@ -30,7 +30,7 @@ def read(data: bytes, limits: Limits = DEFAULT_LIMITS):
     return value
 
 
-@given(value=TREES, protocol=st.integers(2, 5))
+@given(value=TREES, protocol=st.integers(0, 5))
 @CHECKED
 def test_what_cpython_writes_is_read(value, protocol):
     assert read(pickle.dumps(value, protocol)) == value
@@ -75,6 +75,19 @@ def test_other_objects_stay_opaque(value):
     found = [node for _, node in walk(tree) if isinstance(node, Opaque)]
     assert tree[1] == 7
     assert found or isinstance(next(iter(tree[0])), Opaque)
+
+
+def test_calls_are_those_that_the_reader_knows():
+    data = b"cposix\nsystem\nK\x01\x85R."
+    assert (type(read(data)), read(data).name) == (Opaque, "posix.system")
+    cursor = PickleCursor(data, "m.pt", "the pickle", DEFAULT_LIMITS)
+    assert PickleMachine(cursor, calls={"posix.system": lambda _, arguments: arguments[0] + 1}).run() == 2
+
+
+def test_the_encoding_of_strings_is_the_readers():
+    cursor = PickleCursor(b"U\x02\xc3\xa9.", "m.pt", "the pickle", DEFAULT_LIMITS)
+    assert PickleMachine(cursor, encoding="latin-1").run() == "\xc3\xa9"
+    assert read(b"U\x02\xc3\xa9.") == "\xe9"
 
 
 def test_names_put_together_from_the_memo_count_as_bytes():
