@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "masks": FOUNDATION,
     "torch_io": FOUNDATION,
     "models": FOUNDATION | {"masks"},
-    "attacks": FOUNDATION | {"masks", "models"},
+    "attacks": FOUNDATION | {"masks", "models", "data"},
     "data": FOUNDATION | {"masks"},
     "training": FOUNDATION | {"masks", "models", "attacks", "data"},
     "evaluation": FOUNDATION | LIBRARY - {"evaluation", "defenses"},
