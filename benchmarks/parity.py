@@ -84,6 +84,9 @@ ROWS: dict[str, Row] = {
     "cifar_vgg11_bn": Row(
         "LIRA", lambda: vgg.Vgg(11, True, "cifar", 64, 10), lambda s: {"atkmodel": s, "netC": s}, "netC"
     ),
+    "ibau_small_vgg16": Row(
+        "I-BAU", lambda: vgg.SmallVgg(32, 10), lambda s: {"net": s, "acc": 84.5, "epoch": 48}, "net"
+    ),
     "wanet_mnist": Row("WaNet", lambda: vgg.mnist("wanet_mnist", 32), wanet, "netC", 28, 1),
     "inputaware_mnist": Row(
         "Input-Aware",

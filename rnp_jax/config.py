@@ -124,7 +124,8 @@ class TriggerOptions:
       target: the label the attacker wants.
       mapping: all_to_one, or all_to_all (class y becomes y + 1).
       constants: the attack's, over its published ones, as NAME VALUE pairs.
-      artefact: .npz file with the trigger's arrays, in place of those drawn from the constants.
+      artefact: .npz file with the trigger's arrays, or a picture of its pattern (NAME.png, its mask in NAME_mask.npy or
+        NAME_mask.png), in place of those drawn from the constants.
     """
 
     attack: str = "card"

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "masks": FOUNDATION,
     "torch_io": FOUNDATION,
     "models": FOUNDATION | {"masks"},
-    "attacks": FOUNDATION | {"masks", "models"},
+    "attacks": FOUNDATION | {"masks", "models", "data"},
     "data": FOUNDATION | {"masks", "torch_io"},
     "training": FOUNDATION | {"masks", "models", "attacks", "data"},
     "evaluation": FOUNDATION | LIBRARY - {"evaluation", "defenses"},

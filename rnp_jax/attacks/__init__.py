@@ -30,6 +30,7 @@ from rnp_jax.attacks.poison import (
 from rnp_jax.attacks.registry import ATTACKS, describe, from_description, get_attack
 from rnp_jax.attacks.sig import Sig, SigRnp
 from rnp_jax.attacks.ssba import Ssba
+from rnp_jax.attacks.stamp import Stamp
 from rnp_jax.attacks.trojan import Trojan
 from rnp_jax.attacks.wanet import WaNet
 
@@ -59,6 +60,7 @@ __all__ = [
     "Sig",
     "SigRnp",
     "Ssba",
+    "Stamp",
     "TriggeredSet",
     "Trojan",
     "WaNet",

@@ -1,22 +1,25 @@
-"""Trigger artefacts as ``.npz`` files: plain arrays, never pickle, checked before they are read into memory."""
+"""Trigger artefacts as ``.npz`` files: plain arrays, never pickle, checked before they are read into memory.
+
+An artefact of a pattern, or of a pattern and a mask, can also be read from pictures.
+"""
 
 import io
 import zipfile
 import zlib
 from os import PathLike
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
 
 from rnp_jax.attacks.base import Attack, ImageShape, Params
+from rnp_jax.attacks.npy import read_npy
+from rnp_jax.attacks.pictures import SUFFIXES, read_pictures
 from rnp_jax.errors import DataError
 
 READ_ERRORS = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
 """What ``zipfile`` raises on damaged, encrypted or unsupported archives, and ``_read`` on unexpected arrays."""
-
-PREFIX = npy.magic(1, 0)
-"""First bytes of an array in npy format 1.0; two bytes with the header's length follow."""
 
 
 def save_artefact(file: str | PathLike[str] | BinaryIO, params: Params) -> None:
@@ -29,12 +32,16 @@ def save_artefact(file: str | PathLike[str] | BinaryIO, params: Params) -> None:
 
 
 def load_artefact(path: str | PathLike[str], attack: Attack, image_shape: ImageShape) -> Params:
-    """Read an artefact drawn by this attack for this image shape. Safe on hostile files.
+    """Read an artefact of this attack for this image shape: a .npz file or a picture. Safe on hostile files.
 
     Raises:
       DataError: not such a file; arrays missing or unknown (listed by − and +); another dtype or shape; not finite.
+        Pictures: as ``read_pictures``.
     """
-    expected = {f"{name}.npy": array for name, array in attack.init(image_shape).items()}
+    like = attack.init(image_shape)
+    if Path(path).suffix.lower() in SUFFIXES:
+        return read_pictures(Path(path), like)
+    expected = {f"{name}.npy": array for name, array in like.items()}
     try:
         with zipfile.ZipFile(path) as archive:
             found = archive.namelist()
@@ -49,21 +56,7 @@ def load_artefact(path: str | PathLike[str], attack: Attack, image_shape: ImageS
 
 
 def _read(archive: zipfile.ZipFile, name: str, like: np.ndarray) -> np.ndarray:
-    """One member. Its header is compared with the expected one as text: nothing in it is parsed or obeyed."""
     if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{name} is neither stored nor deflated")
-    expected = io.BytesIO()
-    npy.write_array_header_1_0(expected, npy.header_data_from_array_1_0(like))
-    wanted = expected.getvalue()[len(PREFIX) + 2 :].strip()
     with archive.open(name) as member:
-        prefix = member.read(len(PREFIX))
-        header = member.read(int.from_bytes(member.read(2), "little")).strip()
-        if prefix != PREFIX or header != wanted:
-            raise ValueError(f"{name} is {bytes(header[:100])!r}, expected {wanted!r}")
-        data = member.read(like.nbytes + 1)
-    if len(data) != like.nbytes:
-        raise EOFError(f"{name} holds {len(data)} bytes or more, expected {like.nbytes}")
-    array = np.frombuffer(data, like.dtype).reshape(like.shape).copy()
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} holds values that are not finite")
-    return array
+        return read_npy(member, name, [like])

@@ -22,6 +22,7 @@ from rnp_jax.attacks.lira import Lira
 from rnp_jax.attacks.narcissus import Narcissus
 from rnp_jax.attacks.sig import Sig, SigRnp
 from rnp_jax.attacks.ssba import Ssba
+from rnp_jax.attacks.stamp import Stamp
 from rnp_jax.attacks.trojan import Trojan
 from rnp_jax.attacks.wanet import WaNet
 from rnp_jax.errors import ConfigError
@@ -44,6 +45,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "sig": Sig,
     "sig_rnp": SigRnp,
     "ssba": Ssba,
+    "stamp": Stamp,
     "trojan": Trojan,
     "wanet": WaNet,
 }

@@ -13,12 +13,13 @@ import jax
 
 from rnp_jax.types import Variables
 
-Activation = Literal["relu", "relu6", "hard_swish", "silu", "gelu"]
+Activation = Literal["relu", "relu6", "elu", "hard_swish", "silu", "gelu"]
 
 ACTIVATIONS: Mapping[Activation, Callable[[jax.Array], jax.Array]] = MappingProxyType(
     {
         "relu": nn.relu,
         "relu6": nn.relu6,
+        "elu": nn.elu,
         "hard_swish": nn.hard_swish,
         "silu": nn.silu,
         "gelu": lambda x: nn.gelu(x, approximate=False),

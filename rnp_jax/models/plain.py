@@ -1,4 +1,4 @@
-"""Plain feed-forward classifiers: convolutions with ReLU, and optional batch norm and pooling, then linear layers.
+"""Plain feed-forward classifiers: convolutions with ReLU or ELU, optional batch norm and pooling, then linear layers.
 
 Dropout is left out, even in training mode: a network is a deterministic function of weights and images.
 """
@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from rnp_jax.models.chain import Chain, Segment, Site
+from rnp_jax.models.chain import ACTIVATIONS, Activation, Chain, Segment, Site
 from rnp_jax.models.design import Design, Shapes, Sizes
 from rnp_jax.models.layers import (
     BatchNorm,
@@ -35,7 +35,8 @@ class ConvStep(NamedTuple):
       norm: name of the batch norm after it; None if there is none.
       size: side of the kernel.
       pad: zeros around its input.
-      pool: pooling after the ReLU, which halves the image; None if there is none.
+      pool: pooling after the activation, which halves the image; None if there is none.
+      activation: after the convolution, or after its batch norm.
     """
 
     conv: str
@@ -44,6 +45,7 @@ class ConvStep(NamedTuple):
     size: int = 3
     pad: int = 1
     pool: Pool | None = None
+    activation: Activation = "relu"
 
 
 class Plan(NamedTuple):
@@ -88,11 +90,11 @@ class Convolution(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B Ho Wo F"]:
         """Applies the step."""
-        conv, features, norm, size, pad, pool = self.step
+        conv, features, norm, size, pad, pool, activation = self.step
         x = Conv(features, size, pad=pad, use_bias=True, placement=self.placement, precision=self.precision, name=conv)(
             x
         )
-        x = nn.relu(x if norm is None else BatchNorm(self.placement, name=norm)(x, train))
+        x = ACTIVATIONS[activation](x if norm is None else BatchNorm(self.placement, name=norm)(x, train))
         if pool is None:
             return x
         return max_pool(x, 2, 2) if pool == "max" else avg_pool(x, 2)
@@ -147,7 +149,7 @@ class Plain(Chain):
         if self.placement == "unit":
             return tuple(Site(name, (name,), "relu") for name, _ in self.plan.hidden)
         return tuple(
-            Site(step.norm or step.conv, (step.conv,), "relu")
+            Site(step.norm or step.conv, (step.conv,), step.activation)
             for step in self.plan.convs
             if step.norm or self.placement == "conv_output"
         )

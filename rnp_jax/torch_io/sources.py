@@ -22,6 +22,7 @@ class Source(NamedTuple):
 
 _BACKDOORBENCH = "CIFAR-10 is normalised as cifar10_bb, GTSRB and CelebA not at all (identity)"
 _RNP = "CIFAR-10 is normalised as cifar10_rnp"
+_NOT_NORMALISED = "CIFAR-10 is not normalised (identity)"
 
 SOURCES: tuple[Source, ...] = tuple(
     Source(name, frozenset(keys.split()), note)
@@ -36,12 +37,17 @@ SOURCES: tuple[Source, ...] = tuple(
         ("BackdoorBox, LIRA", "atkmodel model", ""),
         ("BackdoorBox, IAD", "model modelG modelM", ""),
         ("BackdoorBox, Blind", "model nc_model", ""),
-        ("NAD", "epoch state_dict best_clean_acc best_bad_acc", ""),
-        ("NAD", "epoch state_dict best_prec optimizer", ""),
-        ("ABL", "epoch state_dict best_infect optimizer", ""),
+        ("NAD", "epoch state_dict best_clean_acc best_bad_acc", _NOT_NORMALISED),
+        ("NAD", "epoch state_dict best_prec optimizer", _NOT_NORMALISED),
+        ("ABL", "epoch state_dict best_infect optimizer", _NOT_NORMALISED),
         ("RNP or ABL", "epoch state_dict clean_acc bad_acc optimizer", _RNP),
         ("rnp_jax", "epoch state_dict clean_acc bad_acc", "its card says how images are normalised"),
         ("TrojAI", "class_name state_dict", ""),
+        (
+            "I-BAU or kuangliu's pytorch-cifar",
+            "net acc epoch",
+            "I-BAU's images are not normalised (identity), CIFAR-10's in pytorch-cifar as cifar10_rnp",
+        ),
     )
 )
 """In the order in which they are tried: the more keys, the earlier."""

@@ -19,6 +19,7 @@ from rnp_jax.attacks.narcissus import Narcissus
 from rnp_jax.attacks.registry import ATTACKS, describe, from_description, get_attack
 from rnp_jax.attacks.sig import Sig, SigRnp
 from rnp_jax.attacks.ssba import Ssba
+from rnp_jax.attacks.stamp import Stamp
 from rnp_jax.attacks.trojan import Trojan
 from rnp_jax.attacks.wanet import WaNet
 from rnp_jax.errors import ConfigError
@@ -40,6 +41,7 @@ CHANGED = [
     Sig(delta=20.0, frequency=5),
     SigRnp(alpha=0.1),
     Ssba(bits=8, width=4, epochs=5, secret_epochs=1, learning_rate=1e-3, seed=3),
+    Stamp(variant="paste", pixels=4, seed=2),
     Dfst(variant="orig", alpha=0.5, window=7, compromised=0.05, detox_from=2, detox_steps=10, seed=5),
     Awp(variant="relative", epsilon=0.1, size=8, epochs=3, samples=64, labels="predicted"),
     WaNet(grid_size=8, strength=0.75, rescale=0.98, noise_ratio=1.0, seed=4),

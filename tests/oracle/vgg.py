@@ -34,6 +34,26 @@ class Vgg(nn.Module):
         return self.classifier(self.pool(self.features(x)).flatten(1))
 
 
+class SmallVgg(nn.Module):
+    """I-BAU's ``small_VGG16``: stages of w, 2w and 4w filters, whose image is halved and drops out of training."""
+
+    def __init__(self, width: int, num_classes: int, dropout: tuple[float, ...] = (0.3, 0.4, 0.4), side: int = 32):
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for factor, rate in zip((1, 2, 4), dropout, strict=True):
+            for _ in range(2):
+                features = factor * width
+                layers += [nn.Conv2d(channels, features, 3, padding=1), nn.BatchNorm2d(features), nn.ELU()]
+                channels = features
+            layers += [nn.MaxPool2d(2), nn.Dropout(rate)]
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(channels * (side // 8) ** 2, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.features(x).flatten(1))
+
+
 def _classifier(form: str, channels: int, width: int, num_classes: int) -> nn.Module:
     units = 8 * width
     match form:

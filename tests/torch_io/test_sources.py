@@ -20,6 +20,7 @@ ROOTS = {
     "RNP or ABL": "epoch state_dict clean_acc bad_acc optimizer",
     "rnp_jax": "state_dict epoch clean_acc bad_acc",
     "TrojAI": "class_name state_dict",
+    "I-BAU or kuangliu's pytorch-cifar": "net acc epoch",
 }
 
 
