@@ -119,18 +119,16 @@ def parse(name: str, arguments: list[str]) -> tuple[Any, Any]:
 
 def _for_methods(schema: Any, values: dict[str, Any], arguments: list[str]) -> tuple[Any, dict[str, Any]]:
     """The schema of the methods that the command line names, or the preset, or that are the command's default."""
-    default = {each.name: each.default for each in fields(schema)}["method"]
+    default: Any = next(each.default for each in fields(schema) if each.name == "method")
     one = isinstance(default, str)
-    named = _after(arguments, "--method")
-    names = named[:1] if one else named
-    if not names:
-        names = names_in(values.get("method", default))
-        if "method" in values:
-            if one and len(names) > 1:
-                raise ConfigError(f"the preset names the methods {' '.join(names)}: choose one of them with --method")
-            values = {**values, "method": names[0] if one else names}
-    else:
-        values = {key: value for key, value in values.items() if key != "method"}
+    if named := _after(arguments, "--method"):
+        rest = {key: value for key, value in values.items() if key != "method"}
+        return schema_for(schema, named[:1] if one else named), rest
+    names = names_in(values.get("method", default))
+    if one and len(names) > 1:
+        raise ConfigError(f"the preset names the methods {' '.join(names)}: choose one of them with --method")
+    if "method" in values:
+        values = {**values, "method": names[0] if one else names}
     return schema_for(schema, names), values
 
 

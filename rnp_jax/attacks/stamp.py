@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_choice, check_image_shape, check_images, check_number
+from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images
 from rnp_jax.attacks.blend import draw_waves
+from rnp_jax.checks import check_choice, check_number
 from rnp_jax.errors import ConfigError
 
 FAINTNESS = 4

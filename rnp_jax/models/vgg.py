@@ -9,7 +9,8 @@
 | ``trojanzoo_vgg…_comp_s`` | global average pooling, ``classifier.fc`` | TrojanZoo |
 | ``ibau_small_vgg16`` | one linear layer on 4x4 pixels, ``classifier`` | I-BAU (``small_VGG16``) |
 
-I-BAU's has six convolutions, batch norm and ELU. The dropout after each pooling takes a number too, which tells it apart.
+I-BAU's has six convolutions, batch norm and ELU. The dropout after each pooling takes a number too, which tells it
+apart.
 torchvision's image size cannot be inferred from the weights: it is taken as 224 pixels for ImageNet's 1000 classes and
 as 32 otherwise.
 """

@@ -14,6 +14,7 @@ from rnp_jax.defenses import find_method
 from rnp_jax.pipeline.options import RunOptions
 from rnp_jax.pipeline.request import Request
 from rnp_jax.sweep.items import Item, make_key
+from rnp_jax.sweep.trackers import TrackerName
 
 OPTIONS = "config.yaml"
 """The resolved options, in the sweep's folder: workers read them there."""
@@ -61,7 +62,7 @@ class SweepOptions(RunOptions):
     workers: int | None = None
     address: str | None = None
     partition: str | None = None
-    tracker: Literal["none", "tensorboard", "mlflow"] = "none"
+    tracker: TrackerName = "none"
 
     def __post_init__(self):
         super().__post_init__()

@@ -33,7 +33,7 @@ from rnp_jax.sweep.progress import SweepProgress
 from rnp_jax.sweep.ray_engine import run_ray
 from rnp_jax.sweep.serving import serve
 from rnp_jax.sweep.slurm_engine import run_slurm
-from rnp_jax.sweep.trackers import open_tracker
+from rnp_jax.sweep.trackers import TrackerName, open_tracker
 from rnp_jax.sweep.worker import failed_row, work
 
 WORKER = (sys.executable, "-m", "rnp_jax.sweep.serving")
@@ -108,7 +108,7 @@ def run_items(
     write: Write,
     log: RunLog,
     engine: Engine,
-    tracker: str = "none",
+    tracker: TrackerName = "none",
     finish: Callable[[SweepRow], SweepRow] = lambda row: row,
 ) -> tuple[SweepRow, ...]:
     """Plans an item for each checkpoint and method, runs those without a row, and writes the tables and the page.
@@ -205,7 +205,7 @@ def _state(path: str) -> list[int]:
     return [found.st_size, found.st_mtime_ns, stat.S_IFMT(found.st_mode)]
 
 
-def _execute(ledger: Ledger, items: Sequence[Item], log: RunLog, engine: Engine, tracker: str) -> None:
+def _execute(ledger: Ledger, items: Sequence[Item], log: RunLog, engine: Engine, tracker: TrackerName) -> None:
     done = ledger.done()
     left = [item for item in items if item.key not in done]
     log.say(f"{len(items)} items, {len(items) - len(left)} of them done")

@@ -5,13 +5,16 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from rnp_jax.errors import ConfigError
 from rnp_jax.report.sweep_row import STATUSES, SweepRow
 from rnp_jax.sweep.environment import set_variables
 
 _QUIET = {"MLFLOW_ALLOW_FILE_STORE": "true", "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+TrackerName: TypeAlias = Literal["none", "tensorboard", "mlflow"]
 
 
 class Tracker(Protocol):
@@ -23,7 +26,7 @@ class Tracker(Protocol):
 
 
 @contextmanager
-def open_tracker(name: Literal["none", "tensorboard", "mlflow"], out: Path) -> Iterator[Tracker]:
+def open_tracker(name: TrackerName, out: Path) -> Iterator[Tracker]:
     """A tracker, told at the end how many items ended how.
 
     Args:
