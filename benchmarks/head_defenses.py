@@ -17,7 +17,7 @@ import numpy as np
 
 from rnp_jax.pipeline.versions import device_name, package_versions
 from rnp_jax.defenses import (
-    DEFENSES,
+    METHODS,
     AnpConfig,
     ClpConfig,
     FinePruningConfig,
@@ -75,7 +75,7 @@ def main() -> None:
         seconds = []
         for _ in range(1 + arguments.repeats):
             started = time.perf_counter()
-            DEFENSES[method](network, variables, data, jax.random.key(0), config, holdout=holdout)
+            METHODS[method](network, variables, data, jax.random.key(0), config, holdout=holdout)
             seconds.append(time.perf_counter() - started)
         rows[name] = {"cold": seconds[0], "warm": statistics.median(seconds[1:])}
     base = rows["holder, feature scope"]["warm"]

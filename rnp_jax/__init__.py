@@ -1,86 +1,37 @@
-"""Find and remove backdoors in image classifiers: load, defend, save."""
+"""Find and remove backdoors in image classifiers: load, defend, save.
 
-from rnp_jax.checkpoints import Model, load_model, save_model
-from rnp_jax.data import NORMALIZATIONS, Augmentation, Normalization, holdout_split, sample_defense_set
-from rnp_jax.data import load as load_data
-from rnp_jax.defenses import (
-    METHODS,
-    AnpConfig,
-    ClpConfig,
-    Defended,
-    FinePruningConfig,
-    HidConfig,
-    HolderConfig,
-    HolderPruneConfig,
-    PruneConfig,
-    RecoverConfig,
-    RnpConfig,
-    ThresholdConfig,
-    UnlearnConfig,
-    anp,
-    clp,
-    fine_pruning,
-    hid,
-    holder,
-    holder_scores,
-    pair_scores,
-    rnp,
-)
-from rnp_jax.errors import (
-    ArchitectureError,
-    CheckpointError,
-    ConfigError,
-    DataError,
-    DefenseError,
-    ResultError,
-    RnpError,
-)
-from rnp_jax.extractors import Extractor, feature_set, from_function, open_extractor
-from rnp_jax.models import Architecture, Network, mlp_head
+The public names are those of ``__init__.pyi``. Each is imported when it is first used, so that ``import rnp_jax`` takes
+no time.
+"""
 
-__all__ = [
-    "METHODS",
-    "NORMALIZATIONS",
-    "AnpConfig",
-    "Architecture",
-    "ArchitectureError",
-    "Augmentation",
-    "CheckpointError",
-    "ClpConfig",
-    "ConfigError",
-    "DataError",
-    "Defended",
-    "DefenseError",
-    "Extractor",
-    "FinePruningConfig",
-    "HidConfig",
-    "HolderConfig",
-    "HolderPruneConfig",
-    "Model",
-    "Network",
-    "Normalization",
-    "PruneConfig",
-    "RecoverConfig",
-    "ResultError",
-    "RnpConfig",
-    "RnpError",
-    "ThresholdConfig",
-    "UnlearnConfig",
-    "anp",
-    "clp",
-    "feature_set",
-    "fine_pruning",
-    "from_function",
-    "hid",
-    "holder",
-    "holder_scores",
-    "holdout_split",
-    "load_data",
-    "load_model",
-    "mlp_head",
-    "open_extractor",
-    "pair_scores",
-    "rnp",
-    "sample_defense_set",
-    "save_model",
-]
+import ast
+import importlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+@cache
+def _places() -> dict[str, tuple[str, str]]:
+    """Module and name there of every public name."""
+    stub = ast.parse(Path(__file__).with_suffix(".pyi").read_text("utf-8"))
+    return {
+        alias.asname or alias.name: (str(node.module), alias.name)
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__all__":
+        return sorted(_places())
+    if name not in _places():
+        raise AttributeError(f"module 'rnp_jax' has no attribute {name!r}")
+    module, original = _places()[name]
+    value = globals()[name] = getattr(importlib.import_module(module), original)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_places()})

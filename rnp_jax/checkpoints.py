@@ -12,7 +12,7 @@ import numpy as np
 
 from rnp_jax import masks
 from rnp_jax.card import Card, read_card
-from rnp_jax.data import Normalization
+from rnp_jax.data import Normalization, parse_normalization
 from rnp_jax.errors import ArchitectureError, DataError
 from rnp_jax.models import Architecture, Network, Placement, Precision
 from rnp_jax.models.inference import consumed, entries, filter_masks, infer_architecture, resized
@@ -137,7 +137,7 @@ def _stated_size(tree: Mapping[Any, Any]) -> tuple[int, int] | None:
 def load_model(
     path: str | PathLike[str],
     *,
-    normalization: Normalization | None = None,
+    normalization: Normalization | str | None = None,
     placement: Placement | None = None,
     precision: Precision = "float32",
     key: str | None = None,
@@ -150,11 +150,11 @@ def load_model(
 
     Args:
       path: the file.
-      normalization: what the checkpoint was trained with; by default its card's.
+      normalization: what the checkpoint was trained with, also by name (``cifar10_rnp``); by default its card's.
       placement: where filter masks act; by default where the architecture has some.
       precision: arithmetic of convolutions and products.
-      key: where the state dict is in the file, where several are.
-      architecture: its name, where the file leaves it open.
+      key: where the state dict is in the file, if it holds several.
+      architecture: its name, if it cannot be inferred.
       image_shape: (H, W, C) of the input; by default its card's.
       limits: bounds on what is read.
       check_crc: refuse a zip container whose checksums are wrong.
@@ -175,6 +175,8 @@ def load_model(
                 "ruins accuracy: give one, such as cifar10_rnp (the RNP release) or cifar10_bb (BackdoorBench)"
             )
         normalization = Normalization(card.normalization.mean, card.normalization.std)
+    elif isinstance(normalization, str):
+        normalization = parse_normalization(normalization)
     normalization = normalization.for_channels(found.image_shape[-1])
     network = Network(found, normalization.mean, normalization.std, found.place(placement), precision)
     tensors = Checked(state_dict.tensors, checkpoint.path)  # as they are read, which is once

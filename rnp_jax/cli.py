@@ -15,7 +15,7 @@ from rnp_jax.compilation import enable_cache
 from rnp_jax.config import UNREAD, over_preset, read_yaml, resolve
 from rnp_jax.defenses import METHODS
 from rnp_jax.errors import ConfigError, RnpError
-from rnp_jax.pipeline.options import RunOptions, names_in, schema_for
+from rnp_jax.pipeline.options import RunOptions, names_in, readers_of, schema_for
 
 COMMANDS = {
     "inspect": ("InspectOptions", "what a checkpoint file holds; nothing in it is executed"),
@@ -113,7 +113,12 @@ def parse(name: str, arguments: list[str]) -> tuple[Any, Any]:
         description += f" The settings shown are those of the chosen methods; --method takes {', '.join(METHODS)}."
     if name in LISTINGS:
         description += f" rnp-jax {name} --list shows what can be named here."
-    options = tyro.cli(schema, prog=f"rnp-jax {name}", description=description, args=rest, default=default)
+    try:
+        options = tyro.cli(schema, prog=f"rnp-jax {name}", description=description, args=rest, default=default)
+    except SystemExit as stopped:
+        if stopped.code and issubclass(schema, RunOptions):
+            sys.stderr.write(_tell_readers(schema, rest))
+        raise
     return module.run, options if default is None else over_preset(default, options)
 
 
@@ -140,6 +145,17 @@ def _after(arguments: list[str], option: str) -> list[str]:
         if argument == option:
             return list(takewhile(lambda word: not word.startswith("-"), arguments[i + 1 :]))
     return []
+
+
+def _tell_readers(schema: Any, arguments: list[str]) -> str:
+    """For each option that the chosen methods do not have, a line with those that have it."""
+    own = {each.name for each in fields(schema) if not each.metadata.get(UNREAD)}
+    lines = []
+    for word in (argument.partition("=")[0] for argument in arguments if argument.startswith("--")):
+        name = word.removeprefix("--").partition(".")[0].replace("-", "_")
+        if name not in own and (readers := readers_of(name)):
+            lines.append(f"rnp-jax: {word} is an option of --method {', '.join(readers)}\n")
+    return "".join(lines)
 
 
 def _own(schema: Any, values: dict[str, Any]) -> dict[str, Any]:

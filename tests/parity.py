@@ -234,9 +234,9 @@ def check_defenses(network: Network, variables: Variables, names: tuple[str, ...
         arguments = (network, variables, data, jax.random.key(0), _DEFENSES[name])
         if name == "clp" and not normalized:
             with pytest.raises(DefenseError, match="no batch norm"):
-                defenses.DEFENSES[name](*arguments)
+                defenses.METHODS[name](*arguments)
             continue
-        result = defenses.DEFENSES[name](*arguments, holdout=data)
+        result = defenses.METHODS[name](*arguments, holdout=data)
         zeros = sum(int((np.asarray(mask) == 0).sum()) for mask in masks.filters(result.variables["masks"]).values())
         assert zeros == result.choice.count, name
         values = masks.flatten(result.values)

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Annotated, get_args, get_origin, get_type_hints
 
 import pytest
@@ -14,9 +14,19 @@ import tyro
 from rnp_jax.cli import COMMANDS, COMPILE_NOTHING, main, parse, usage
 from rnp_jax.commands.convert import ConvertOptions
 from rnp_jax.commands.defend import DefendOptions
-from rnp_jax.config import DataOptions
-from rnp_jax.defenses import RecoverConfig, UnlearnConfig
+from rnp_jax.config import UNREAD, DataOptions, to_plain
+from rnp_jax.defenses import METHODS, RecoverConfig, UnlearnConfig
 from rnp_jax.errors import ConfigError
+from rnp_jax.pipeline.options import RunOptions, names_in, schema_for
+from tests.runs import ROOT
+
+DIGITS = str(ROOT / "configs" / "rnp_digits.yaml")
+RUN = tuple(
+    name
+    for name, (kind, _) in COMMANDS.items()
+    if issubclass(getattr(importlib.import_module(f"rnp_jax.commands.{name}"), kind), RunOptions)
+)
+"""The commands that run methods."""
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"]])
@@ -33,13 +43,30 @@ def test_without_arguments_the_overview_and_status_2(capsys):
 
 
 def leaves_of(schema) -> Iterator[str]:
-    """The names of the options that are neither groups nor positional."""
-    for name, kind in get_type_hints(schema, include_extras=True).items():
-        bare, *annotations = get_args(kind) if get_origin(kind) is Annotated else (kind,)
+    """The names of the options that can be given, groups' and positional ones aside."""
+    hints = get_type_hints(schema, include_extras=True)
+    for name in (each.name for each in fields(schema) if not each.metadata.get(UNREAD)):
+        bare, *annotations = get_args(hints[name]) if get_origin(hints[name]) is Annotated else (hints[name],)
         if is_dataclass(bare):
             yield from leaves_of(bare)
-        elif tyro.conf.Positional not in [kind, *annotations]:
+        elif tyro.conf.Positional not in [hints[name], *annotations]:
             yield name
+
+
+def schema_of(name: str, *methods: str):
+    """A command's options, as they are made for the methods or for those it has by default."""
+    schema = getattr(importlib.import_module(f"rnp_jax.commands.{name}"), COMMANDS[name][0])
+    if name not in RUN:
+        return schema
+    (default,) = (each.default for each in fields(schema) if each.name == "method")
+    return schema_for(schema, methods or names_in(default))
+
+
+def help_of(capsys, name: str, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as status:
+        main([name, *arguments, "--help"])
+    assert status.value.code == 0
+    return capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -61,21 +88,56 @@ def test_a_constant_without_a_value(capsys):
     assert "expected pairs of NAME and VALUE" in capsys.readouterr().err
 
 
+def assert_lists(shown: str, schema, least: int) -> None:
+    leaves = list(leaves_of(schema))
+    assert len(leaves) >= least
+    for leaf in leaves:
+        assert re.search(rf"--([a-z0-9_-]+\.)*(no-)?{leaf.replace('_', '-')}\b", shown), leaf
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_lists_every_option_and_the_preset(name, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    with pytest.raises(SystemExit) as status:
-        main([name, "--help"])
-    assert status.value.code == 0
-    shown = capsys.readouterr().out
+    shown = help_of(capsys, name)
     assert shown.startswith(f"usage: rnp-jax {name} ")
     assert "--config FILE.yaml takes a preset" in shown
     assert "Attributes:" not in shown
-    module = importlib.import_module(f"rnp_jax.commands.{name}")
-    leaves = list(leaves_of(getattr(module, COMMANDS[name][0])))
-    assert len(leaves) >= (1 if name == "cache" else 5)
-    for leaf in leaves:
-        assert re.search(rf"--([a-z-]+\.)*(no-)?{leaf.replace('_', '-')}\b", shown), leaf
+    assert_lists(shown, schema_of(name), 1 if name == "cache" else 5)
+
+
+def options_in(shown: str) -> set[str]:
+    """The options that a page of help lists, switches once."""
+    return {option.replace("--no-", "--").replace(".no-", ".") for option in re.findall(r"--[a-z][\w.-]*", shown)}
+
+
+def groups_in(shown: str) -> set[str]:
+    return {option.removeprefix("--").partition(".")[0] for option in options_in(shown) if "." in option}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_help_of_a_method_lists_its_options_and_no_other_s(method, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = help_of(capsys, "defend", "--method", method)
+    assert_lists(shown, schema_of("defend", method), 15)
+    assert f"--method takes {', '.join(METHODS)}." in " ".join(shown.split())
+    own = METHODS[method].group
+    listed = {group.replace("-", "_") for group in groups_in(shown)}
+    assert listed & set(METHODS) == ({own} if own else set())
+    assert ("untrusted" in listed) == (method == "hid")
+
+
+def test_help_of_a_small_method_is_short(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = options_in(help_of(capsys, "defend", "--method", "clp"))
+    assert 20 < len(shown) < 45
+    assert "--clp.threshold.u" in shown
+    assert not [option for option in shown if option.startswith(("--augmentation", "--untrusted", "--rnp"))]
+
+
+def test_help_of_several_methods_has_each_one_s_options(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = help_of(capsys, "sweep", "--method", "clp", "hid", "random")
+    assert groups_in(shown) == {"clp", "hid", "holder", "defense", "untrusted", "augmentation"}
 
 
 @pytest.mark.parametrize(
@@ -94,6 +156,72 @@ def test_unknown_options_are_status_2_with_a_suggestion(capsys):
     assert "--data-dir" in capsys.readouterr().err
 
 
+AUGMENTING = "hid, anp, fp, ft, nad, ft_sam, rnp"
+PRUNING = "holder, clp, anp, fp, ft, nad, rnp, random, oracle"
+CLEAN = "holder, clp, anp, fp, ft, nad, ft_sam, ibau, rnp, random, oracle"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option", "readers"),
+    [
+        (("defend", "--method", "clp", "--augmentation.padding", "0"), "--augmentation.padding", AUGMENTING),
+        (("defend", "--method", "clp", "--rnp.prune.number", "3"), "--rnp.prune.number", "rnp"),
+        (("defend", "--method", "ibau", "--augmentation.no-flip"), "--augmentation.no-flip", AUGMENTING),
+        (("defend", "--method", "hid", "--defense.size", "3"), "--defense.size", CLEAN),
+        (("defend", "--method", "hid", "--sweep-images", "3"), "--sweep-images", PRUNING),
+        (("defend", "--method", "hid", "--rnp.recover.epochs", "3"), "--rnp.recover.epochs", "rnp"),
+        (("defend", "--method=clp", "--hid.units", "4"), "--hid.units", "hid"),
+        (("defend", "--untrusted.width", "4"), "--untrusted.width", "hid"),
+        (
+            (
+                "defend",
+                "--clp.threshold.u=2",
+            ),
+            "--clp.threshold.u",
+            "clp",
+        ),
+        (("defend", "--ft-sam.epochs", "4"), "--ft-sam.epochs", "ft_sam"),
+        (("sweep", "--method", "none", "--clp.threshold.u", "5"), "--clp.threshold.u", "clp"),
+        (("sweep", "--method", "none", "--defense.size", "5"), "--defense.size", CLEAN),
+        (
+            ("sweep", "--method", "none", "clp", "--holder.placement", "5"),
+            "--holder.placement",
+            "holder, random, oracle",
+        ),
+        (("compare", "--method", "none", "clp", "--anp.epochs", "5"), "--anp.epochs", "anp"),
+    ],
+)
+def test_options_that_nothing_reads_are_unknown(arguments, option, readers, capsys):
+    command, *rest = arguments
+    with pytest.raises(SystemExit) as status:
+        main([command, "a.pt", *rest])
+    assert status.value.code == 2
+    error = capsys.readouterr().err
+    assert f"Unrecognized options: {option}" in error
+    hints = [line for line in error.splitlines() if line.startswith("rnp-jax: ")]
+    assert hints == [f"rnp-jax: {option} is an option of --method {readers}"]
+
+
+def test_a_misspelled_option_is_unknown_with_the_nearest(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as status:
+        main(["compare", "a.pt", "--methods", "clp"])
+    assert status.value.code == 2
+    assert re.search(
+        r"Unrecognized options: --methods, clp.*Perhaps you meant.*--method ", capsys.readouterr().err, re.S
+    )
+
+
+@pytest.mark.parametrize("arguments", [["--method", "clpp"], ["--method=clpp"], ["--config", "{}"]])
+@pytest.mark.parametrize("command", RUN)
+def test_a_method_that_is_none_is_one_line_with_the_choices(command, arguments, tmp_path, capsys):
+    (tmp_path / "preset.yaml").write_text("method: clpp\n")
+    assert main([command, *(each.format(tmp_path / "preset.yaml") for each in arguments)]) == 1
+    choices = ", ".join(METHODS)
+    expected = f"rnp-jax: ConfigError: --method clpp: there is no such method; choose among {choices}\n"
+    assert capsys.readouterr().err == expected
+
+
 def test_options_by_name():
     run, options = parse(
         "defend", ["a.pt", "--data", "digits", "--rnp.recover.epochs", "3", "--constants", "size", "6", "margin", "1"]
@@ -102,7 +230,9 @@ def test_options_by_name():
     assert (options.checkpoint, options.images, options.rnp.recover.epochs) == ("a.pt", DataOptions(data="digits"), 3)
     assert options.trigger.constants == {"size": "6", "margin": "1"}
     assert options.rnp.unlearn == UnlearnConfig(batch_size=100)
-    assert parse("defend", ["a.pt"])[1] == DefendOptions("a.pt")
+    plain, expected = to_plain(parse("defend", ["a.pt"])[1]), to_plain(DefendOptions("a.pt"))
+    del expected["untrusted"]  # which rnp does not read
+    assert plain == {**expected, "rnp": to_plain(METHODS["rnp"].defaults)}
     assert parse("convert", ["a.pt", "b"])[1] == ConvertOptions("a.pt", "b")
 
 
@@ -139,6 +269,64 @@ def test_presets_that_cannot_be_used(arguments, message, tmp_path):
     (tmp_path / "odd.yaml").write_text("images: {dta: digits}\n")
     with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
         parse("defend", [each.format(tmp_path) for each in arguments])
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "methods"),
+    [
+        ("defend", ["--method", "clp"], ["clp"]),
+        ("defend", ["--method", "hid"], ["hid"]),
+        ("sweep", [], ["rnp"]),
+        ("sweep", ["--method", "none", "clp"], ["none", "clp"]),
+        ("compare", ["--method", "clp", "rnp"], ["clp", "rnp"]),
+    ],
+)
+def test_a_preset_serves_other_methods_and_commands_as_far_as_they_have_its_options(name, arguments, methods):
+    options = parse(name, ["a.pt", "--config", DIGITS, *arguments])[1]
+    assert [method.name for method in options.methods] == methods
+    assert options.images.data == "digits"
+    assert hasattr(options, "rnp") == ("rnp" in methods)
+    if "rnp" in methods:
+        assert (options.rnp.unlearn.max_epochs, options.rnp.recover.epochs) == (60, 40)
+    assert options.defense.size == (400 if methods != ["hid"] else 500)
+    augmented = any(METHODS[method].augments for method in methods)
+    assert options.augmentation.padding == (1 if augmented else 4)
+    plain = to_plain(options)
+    assert ("augmentation" in plain) == augmented
+    assert ("defense" in plain) == (methods != ["hid"])
+
+
+@pytest.mark.parametrize("arguments", [["defend"], ["defend", "--method", "clp"], ["compare"], ["sweep"], ["evaluate"]])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("clpp: {threshold: {u: 2}}", "unknown option clpp; "),
+        ("defence: {size: 3}", "unknown option defence; "),
+        ("methods: [clp]", "unknown option methods; "),
+        ("compute: {precison: tf32}", "unknown option compute.precison; did you mean compute.precision?"),
+    ],
+)
+def test_a_name_that_nothing_knows_is_refused_in_every_preset(arguments, text, message, tmp_path):
+    (tmp_path / "preset.yaml").write_text(text)
+    name, *rest = arguments
+    with pytest.raises(ConfigError, match=re.escape(f"preset.yaml: {message}")) as error:
+        parse(name, ["a.pt", *rest, "--config", str(tmp_path / "preset.yaml")])
+    assert "did you mean" in str(error.value) or "known here" in str(error.value)
+
+
+def test_a_preset_of_several_methods_is_one_for_each_of_them(tmp_path):
+    (tmp_path / "preset.yaml").write_text("method: [clp, rnp]\nclp: {threshold: {u: 2}}\nrnp: {recover: {epochs: 3}}\n")
+    preset = ["a.pt", "--config", str(tmp_path / "preset.yaml")]
+    with pytest.raises(ConfigError, match="the preset names the methods clp rnp: choose one of them with --method"):
+        parse("defend", preset)
+    chosen = parse("defend", [*preset, "--method", "clp"])[1]
+    assert (chosen.method, chosen.clp.threshold.u, hasattr(chosen, "rnp")) == ("clp", 2, False)
+    both = parse("sweep", preset)[1]
+    assert (both.method, both.clp.threshold.u, both.rnp.recover.epochs) == (("clp", "rnp"), 2, 3)
+    (tmp_path / "preset.yaml").write_text("method: [clp]\n")
+    assert parse("defend", preset)[1].method == "clp"
+    (tmp_path / "preset.yaml").write_text("method: clp\n")
+    assert parse("compare", preset)[1].method == ("clp",)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Options from YAML and back, and what is said of those that cannot be."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated
 
 import pytest
@@ -13,6 +13,7 @@ from rnp_jax.commands.attack import AttackOptions
 from rnp_jax.commands.defend import DefendOptions
 from rnp_jax.config import (
     FLAT,
+    UNREAD,
     ComputeOptions,
     DataOptions,
     DefenseSetOptions,
@@ -25,11 +26,13 @@ from rnp_jax.config import (
 )
 from rnp_jax.defenses import PruneConfig, RecoverConfig, RnpConfig, UnlearnConfig
 from rnp_jax.errors import ConfigError
+from rnp_jax.pipeline.options import schema_for
 
+RnpOptions, HidOptions = (schema_for(DefendOptions, [name]) for name in ("rnp", "hid"))
 positive = st.floats(1e-6, 1e6)
 texts = st.text(st.characters(exclude_characters="\x85", exclude_categories=["Cs"]))  # a line break to YAML 1.1
 defenses = st.builds(
-    DefendOptions,
+    RnpOptions,
     checkpoint=texts,
     images=st.builds(DataOptions, data=st.none() | texts, test_images=st.none() | st.integers(1)),
     defense=st.builds(
@@ -54,19 +57,19 @@ defenses = st.builds(
 @given(defenses)
 def test_options_survive_yaml(options):
     text = yaml.safe_dump(to_plain(options), allow_unicode=True)
-    assert resolve(DefendOptions, yaml.safe_load(text)) == options
+    assert resolve(RnpOptions, yaml.safe_load(text)) == options
 
 
 def test_written_options_are_read_back(tmp_path):
-    options = DefendOptions("modèle.pt", trigger=TriggerOptions("blend", constants={"alpha": "0.1"}))
+    options = RnpOptions("modèle.pt", trigger=TriggerOptions("blend", constants={"alpha": "0.1"}))
     write_yaml(tmp_path / "new" / "config.yaml", options)
-    assert resolve(DefendOptions, read_yaml(tmp_path / "new" / "config.yaml")) == options
+    assert resolve(RnpOptions, read_yaml(tmp_path / "new" / "config.yaml")) == options
     assert "modèle.pt" in (tmp_path / "new" / "config.yaml").read_text("utf-8")
 
 
 def test_what_is_not_given_keeps_its_default():
     given_values = {"checkpoint": "a.pt", "rnp": {"recover": {"epochs": 3}}}
-    options = resolve(DefendOptions, given_values)
+    options = resolve(RnpOptions, given_values)
     assert options.rnp.recover == RecoverConfig(epochs=3)
     assert options.rnp.unlearn == UnlearnConfig()
     assert options.images == DataOptions()
@@ -75,6 +78,14 @@ def test_what_is_not_given_keeps_its_default():
 def test_constants_may_be_numbers_in_a_preset():
     values = yaml.safe_load("{checkpoint: a.pt, trigger: {attack: badnets, constants: {size: 6, margin: null}}}")
     assert resolve(DefendOptions, values).trigger.constants == {"size": "6", "margin": "None"}
+
+
+def test_what_nothing_reads_is_neither_written_nor_known():
+    plain = to_plain(HidOptions("a.pt", method="hid"))
+    unread = {each.name for each in fields(HidOptions) if each.metadata.get(UNREAD)}
+    assert unread == {"defense", "sweep_images"}
+    assert set(plain) == {each.name for each in fields(HidOptions)} - unread
+    assert to_plain({"a": HidOptions("a.pt", method="hid"), "b": (1, None)}) == {"a": plain, "b": [1, None]}
 
 
 @dataclass(frozen=True)
@@ -118,7 +129,7 @@ def test_options_that_are_none(values, message):
         (DataOptions, {"test_images": 0}, "test_images is 0"),
         (ComputeOptions, {"batch_size": 0}, "batch_size is 0"),
         (DefendOptions, {"checkpoint": "a", "sweep_images": -1}, "sweep_images is -1"),
-        (DefendOptions, {"checkpoint": "a", "rnp": {"prune": {"accuracy_budget": 2}}}, "expected accuracy_budget and"),
+        (RnpOptions, {"checkpoint": "a", "rnp": {"prune": {"accuracy_budget": 2}}}, "expected accuracy_budget and"),
         (AttackOptions, {"attack": "a", "out": "b", "seed": 2**32}, "seed is 4294967296"),
     ],
 )

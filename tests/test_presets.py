@@ -10,9 +10,8 @@ import pytest
 
 from rnp_jax.attacks import describe
 from rnp_jax.cli import COMMANDS, parse
-from rnp_jax.commands.defend import DefendOptions
 from rnp_jax.config import read_yaml, to_plain
-from rnp_jax.defenses import RecoverConfig, RnpConfig, UnlearnConfig
+from rnp_jax.defenses import METHODS, RecoverConfig, RnpConfig, UnlearnConfig
 from rnp_jax.pipeline.opening import make_attack
 from rnp_jax.training.supervised import TrainConfig
 
@@ -74,12 +73,12 @@ def test_the_release_s_choice_of_filters_is_the_preset_s():
     assert asdict(options.defense) == {"size": 500, "holdout": 0.0, "stratified": False, "seed": 0}
 
 
-def test_the_command_s_own_defaults_differ_from_the_library_s_in_the_batch_alone():
-    rnp = asdict(DefendOptions("a.pt").rnp)
+def test_the_defaults_differ_from_the_release_s_in_the_batch_alone():
+    rnp, released = asdict(parse("defend", ["a.pt"])[1].rnp), asdict(RnpConfig())
+    assert rnp == asdict(METHODS["rnp"].defaults)
     assert rnp["unlearn"].pop("batch_size") == rnp["recover"].pop("batch_size") == 100
-    library = asdict(RnpConfig())
-    assert (library["unlearn"].pop("batch_size"), library["recover"].pop("batch_size")) == (128, 128)
-    assert rnp == library
+    assert (released["unlearn"].pop("batch_size"), released["recover"].pop("batch_size")) == (128, 128)
+    assert rnp == released
 
 
 DIGITS = {path.stem: path for path in (ROOT / "configs" / "attacks" / "digits").glob("*.yaml")}

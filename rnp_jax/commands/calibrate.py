@@ -1,9 +1,9 @@
 """``rnp-jax calibrate``: the threshold of label detection, from models whose truth is known."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import tyro
@@ -16,6 +16,7 @@ from rnp_jax.detection.calibration import (
     Statistic,
     calibrate,
     name_architecture,
+    plain_settings,
     write_calibration,
 )
 from rnp_jax.detection.labels import LabelConfig, LabelFindings, detect_label
@@ -148,14 +149,6 @@ def score(path: str, options: CalibrateOptions, like: Scored | None = None) -> S
 def is_weak(card: Card) -> bool:
     """Whether a card tells of a backdoor that hardly works."""
     return card.attack is not None and (card.attack.weak is True or (card.asr is not None and card.asr < WORKS))
-
-
-def plain_settings(config: LabelConfig | TriggerConfig) -> dict[str, Any]:
-    """The settings as a calibration keeps them: nested names joined by points, tuples as lists."""
-    flat: dict[str, Any] = {}
-    for name, value in asdict(config).items():
-        flat |= {f"{name}.{inner}": each for inner, each in value.items()} if isinstance(value, dict) else {name: value}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in flat.items()}
 
 
 def summarise(calibration: Calibration) -> Sequence[str]:

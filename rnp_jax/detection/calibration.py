@@ -318,3 +318,11 @@ def find_bundled(architecture: Architecture, statistic: Statistic = "labels") ->
             if kind == (name_architecture(architecture), architecture.num_classes, statistic):
                 return found
     return None
+
+
+def plain_settings(config: Any) -> dict[str, Any]:
+    """The settings as a calibration keeps them: nested names joined by points, tuples as lists."""
+    flat: dict[str, Any] = {}
+    for name, value in asdict(config).items():
+        flat |= {f"{name}.{inner}": each for inner, each in value.items()} if isinstance(value, dict) else {name: value}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in flat.items()}

@@ -11,7 +11,7 @@ from jaxtyping import Bool
 
 from rnp_jax import masks
 from rnp_jax.checkpoints import load_model
-from rnp_jax.data import Dataset, check_overlap, validate
+from rnp_jax.data import Dataset, check_overlap, holdout_split, validate
 from rnp_jax.defenses import Defended
 from rnp_jax.errors import ConfigError
 from rnp_jax.extractors.checkpoint import from_network
@@ -88,6 +88,38 @@ def open_case(model: Suspect, request: Request, log: RunLog, images: Callable[[]
             log.say(f"  note: {model.extractor.caution}")
     with log.stage("cache features" if model.extractor is not None else "load images"):
         data, holdout, sets = read_sets(model, data, holdout, test, trigger)
+    return Case(model, model.network, model.variables, data, holdout, test, trigger, sets)
+
+
+def make_case(model: Suspect, request: Request, images: Dataset, test: Dataset | None = None) -> Case:
+    """A case of images in memory: clean ones, or the untrusted set of a method that needs one.
+
+    Raises:
+      ConfigError: an untrusted set without test images, or nothing is held out to test by.
+      DataError: images that do not fit the model.
+    """
+    options, architecture = request.options, model.network.architecture
+    shape = None if model.extractor is not None else architecture.image_shape
+    validate(images, num_classes=architecture.num_classes, image_shape=shape)
+    if request.method.needs == "untrusted":
+        if test is None:
+            raise ConfigError(f"method {request.method.name} trains on an untrusted set: give test images as test")
+        network, start = _open_start(model, request)
+        trigger = open_trigger(model, options.trigger, test)
+        sets = evaluation_sets(model, test, trigger)
+        return Case(model, network, start, images.batch, None, test, trigger, sets, anew=True)
+    data, holdout = images.batch, None
+    if options.defense.holdout > 0:
+        data, holdout = holdout_split(data, options.defense.holdout, options.defense.seed)
+    if test is None:
+        if holdout is None:
+            raise ConfigError("no images are held out to measure by: give test images as test")
+        test = Dataset(np.asarray(holdout.images), np.asarray(holdout.labels), images.class_names, images.name)
+    else:
+        validate(test, num_classes=architecture.num_classes, image_shape=shape)
+        check_overlap(data, test)
+    trigger = open_trigger(model, options.trigger, test)
+    data, holdout, sets = read_sets(model, data, holdout, test, trigger)
     return Case(model, model.network, model.variables, data, holdout, test, trigger, sets)
 
 

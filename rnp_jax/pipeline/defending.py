@@ -51,14 +51,18 @@ def defend_case(case: Case, request: Request, log: RunLog, before: Measured | No
     return measure(case, run_method(case, request, log), request, log, before)
 
 
-def write_outcome(case: Case, outcome: Outcome, request: Request, cleaned: Path, log: RunLog) -> Result:
-    """Writes the network, the masks, the result and the report beside the path of the cleaned checkpoint."""
-    out = cleaned.parent
+def judge_outcome(case: Case, outcome: Outcome, request: Request, log: RunLog, dropped: tuple[str, ...] = ()) -> Result:
+    """The result document, with the pruning curves; ``dropped`` is what of the source the cleaned file lacks."""
     with log.stage("sweeps"):
         curves = measure_curves(case.model, outcome.defended, case.holdout, case.sets, request.options.sweep_images)
+    return describe_run(request, case, outcome, curves, dropped, log.timing)
+
+
+def write_outcome(case: Case, outcome: Outcome, request: Request, cleaned: Path, log: RunLog) -> Result:
+    """Writes the network, the masks, the result and the report beside the path of the cleaned checkpoint."""
     with log.stage("write checkpoint"):
         dropped = write_network(cleaned, case, outcome, request)
-        write_masks(out, outcome, request.method.name)
-    result = describe_run(request, case, outcome, curves, dropped, log.timing)
-    write_page(out, result, case, outcome, cleaned, log)
+        write_masks(cleaned.parent, outcome, request.method.name)
+    result = judge_outcome(case, outcome, request, log, dropped)
+    write_page(cleaned.parent, result, case, outcome, cleaned, log)
     return result

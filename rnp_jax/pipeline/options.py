@@ -125,6 +125,12 @@ def is_read(name: str, method: Method) -> bool:
     return name not in _READERS or _READERS[name](method)
 
 
+def readers_of(name: str) -> tuple[str, ...]:
+    """The methods that read a group of settings, or a shared option that not every method reads."""
+    found = (each for each in METHODS.values() if each.group == name or (name in _READERS and is_read(name, each)))
+    return tuple(each.name for each in found)
+
+
 def schema_for(schema: type[Schema], names: Sequence[str]) -> type[Schema]:
     """The schema with a group of settings for each method, and without the options that none of them reads.
 

@@ -1,7 +1,7 @@
 """What a reader looks up: pruned filters, what the file held, provenance, timing, versions, settings."""
 
+from rnp_jax.defenses import registry
 from rnp_jax.report.html import Markup, element, join, table
-from rnp_jax.report.methods import basis
 from rnp_jax.report.schema import FeatureInfo, Result, Run
 from rnp_jax.report.sections import section
 from rnp_jax.report.wording import flatten, number, seconds
@@ -16,7 +16,7 @@ def show_pruned_filters(result: Result) -> Markup | None:
     words = "Damage is the rise of the clean loss when a filter is pruned alone."
     return section(
         "Pruned filters",
-        element("p", f"{basis(result.method)} {words}".strip(), class_="quiet"),
+        element("p", f"{registry.basis(result.method)} {words}".strip(), class_="quiet"),
         element(
             "details",
             element("summary", f"Show all {len(rows):,}"),

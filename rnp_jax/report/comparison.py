@@ -1,66 +1,18 @@
-"""Defenses compared: one row a run, summaries over seeds, and the document that holds the rows.
-
-A comparison is written as ``comparison.json``; ``docs/result.md`` documents every field.
-"""
+"""Methods compared: means over the rows that agree in attack, method or whatever is asked for."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
 
+from rnp_jax.defenses import registry
 from rnp_jax.errors import ResultError
-from rnp_jax.report import methods
-from rnp_jax.report.document import (
-    SCHEMA_VERSION,
-    Count,
-    Known,
-    Model,
-    Moment,
-    Settings,
-    Share,
-    Text,
-    read_document,
-)
-from rnp_jax.report.schema import Proportion, Stage, Versions
+from rnp_jax.report.schema import Proportion
+from rnp_jax.report.sweep_row import SweepRow
 
 SHARES = ("acc", "acc_without_target", "asr", "ra")
 KEYS = ("checkpoint", "attack", "poison_rate", "seed", "mode", "method")
 BY = ("attack", "method")
-
-
-class ComparisonRow(Model):
-    """One method on one checkpoint, one run."""
-
-    checkpoint: Text
-    attack: Text
-    poison_rate: Share | None
-    seed: int
-    mode: Literal["network", "head"] = "network"
-    method: Text
-    acc: Proportion | None = None
-    acc_without_target: Proportion | None = None
-    asr: Proportion | None = None
-    ra: Proportion | None = None
-    der: Known = None
-    pruned: Count | None = None
-    units: Count | None = None
-    timing: tuple[Stage, ...] = ()
-    covariates: dict[Text, Known] = Field(default_factory=dict)
-    note: Text = ""
-
-
-class Comparison(Model):
-    """Runs of several methods, to be read side by side."""
-
-    schema_version: Literal[1] = SCHEMA_VERSION
-    created: Moment
-    versions: Versions
-    device: Text
-    config: Settings
-    rows: Annotated[tuple[ComparisonRow, ...], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -100,16 +52,7 @@ class Summary:
         return sum(self.seconds.values()) if self.seconds else None
 
 
-def read_comparison(path: str | Path) -> Comparison:
-    """Read a ``comparison.json`` of this schema version.
-
-    Raises:
-      ResultError: not readable, not JSON, of another schema version, or a field is missing, unknown or out of range.
-    """
-    return read_document(path, Comparison)
-
-
-def summarise(rows: Iterable[ComparisonRow], by: Sequence[str] = BY) -> tuple[Summary, ...]:
+def summarise(rows: Iterable[SweepRow], by: Sequence[str] = BY) -> tuple[Summary, ...]:
     """The mean over the runs that agree in ``by``, with a 95 % interval.
 
     From two runs on, the interval is Student's t of the mean over runs, cut to [0, 1] for shares; of one run, a share
@@ -129,7 +72,7 @@ def summarise(rows: Iterable[ComparisonRow], by: Sequence[str] = BY) -> tuple[Su
     unknown = [field for field in by if field not in KEYS]
     if unknown:
         raise ResultError(f"rows cannot be grouped by {', '.join(unknown)}; choose among {', '.join(KEYS)}.")
-    groups: dict[tuple, list[ComparisonRow]] = {}
+    groups: dict[tuple, list[SweepRow]] = {}
     for row in rows:
         groups.setdefault(tuple(getattr(row, field) for field in by), []).append(row)
     return tuple(
@@ -138,13 +81,13 @@ def summarise(rows: Iterable[ComparisonRow], by: Sequence[str] = BY) -> tuple[Su
 
 
 def _order(by: Sequence[str], groups: Iterable[tuple]) -> Callable[[tuple], list]:
-    """Sort key of groups: attacks as they come, methods as `methods.order` has them, the rest ascending."""
+    """Sort key of groups: attacks as they come, methods as `registry.order` has them, the rest ascending."""
     keys = list(groups)
     seen = {field: list(dict.fromkeys(key[i] for key in keys)) for i, field in enumerate(by)}
 
     def rank(field: str, value) -> object:
         if field == "method":
-            return methods.order(value)
+            return registry.order(value)
         if field in ("poison_rate", "seed"):
             return -1.0 if value is None else value
         return -(value == "network") if field == "mode" else seen[field].index(value)
@@ -152,7 +95,7 @@ def _order(by: Sequence[str], groups: Iterable[tuple]) -> Callable[[tuple], list
     return lambda key: [rank(field, value) for field, value in zip(by, key, strict=True)]
 
 
-def _summarise(keys: dict, rows: list[ComparisonRow]) -> Summary:
+def _summarise(keys: dict, rows: list[SweepRow]) -> Summary:
     shares = {field: _share([value for row in rows if (value := getattr(row, field))]) for field in SHARES}
     numbers = {
         field: _estimate([value for row in rows if (value := getattr(row, field)) is not None])
@@ -161,7 +104,7 @@ def _summarise(keys: dict, rows: list[ComparisonRow]) -> Summary:
     return Summary(keys, len(rows), **shares, **numbers, seconds=_mean_seconds([row for row in rows if row.timing]))
 
 
-def _mean_seconds(rows: list[ComparisonRow]) -> dict[str, float]:
+def _mean_seconds(rows: list[SweepRow]) -> dict[str, float]:
     seconds: dict[str, float] = {}
     for row in rows:
         for stage in row.timing:

@@ -9,21 +9,26 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from rnp_jax.report import methods, palette
-from rnp_jax.report.comparison import ComparisonRow, Estimate, Summary, summarise
+from rnp_jax.defenses import registry
+from rnp_jax.report import palette
+from rnp_jax.report.comparison import Estimate, Summary, summarise
 from rnp_jax.report.comparison_text import by_attack, name_attack, name_method, show_seconds
+from rnp_jax.report.sweep_row import SweepRow
 
 MAX_PANELS = 12
 """More attacks than these are in the tables but not drawn."""
 
 
 @palette.style()
-def plot_outcomes(rows: Iterable[ComparisonRow]) -> Figure:
+def plot_outcomes(rows: Iterable[SweepRow]) -> Figure | None:
     """ASR against ACC, one panel an attack and poison rate for the first `MAX_PANELS`; the best corner is bottom right.
 
-    A method has a colour and a marker, hollow where the head alone was pruned; bars are 95 % intervals.
+    A method has a colour and a marker, hollow where the head alone was pruned; bars are 95 % intervals. None where no
+    row has both figures.
     """
-    tables = list(by_attack(rows).items())[:MAX_PANELS]
+    tables = list(by_attack(row for row in rows if row.acc and row.asr).items())[:MAX_PANELS]
+    if not tables:
+        return None
     columns = 2 if len(tables) in (2, 4) else min(3, len(tables))
     lines = -(-len(tables) // columns)
     figure = palette.new_figure(0.9 + (2.6 if columns > 1 else 3.6) * lines)
@@ -50,7 +55,7 @@ def plot_outcomes(rows: Iterable[ComparisonRow]) -> Figure:
     return figure
 
 
-def _draw_outcome(ax: Axes, summary: Summary, color: str, marker: str) -> None:
+def _draw_outcome(ax: Axes, summary: Summary, color: str, marker: palette.Marker) -> None:
     if summary.acc is None or summary.asr is None:
         return
     ax.errorbar(
@@ -75,8 +80,8 @@ def _error(estimate: Estimate) -> list[list[float]] | None:
     return [[max(0.0, estimate.value - estimate.low)], [max(0.0, estimate.high - estimate.value)]]
 
 
-def _legend(shown: Sequence[dict], looks: Mapping[str, tuple[str, str]]) -> list[Line2D]:
-    names = sorted({(methods.order(keys["method"]), keys["method"]) for keys in shown})
+def _legend(shown: Sequence[dict], looks: Mapping[str, tuple[str, palette.Marker]]) -> list[Line2D]:
+    names = sorted({(registry.order(keys["method"]), keys["method"]) for keys in shown})
     modes = {keys["mode"] for keys in shown}
     handles = []
     for _, name in names:
@@ -90,17 +95,15 @@ def _legend(shown: Sequence[dict], looks: Mapping[str, tuple[str, str]]) -> list
 
 def label_method(method: str, mode: str = "network") -> str:
     """A method in a figure: our own names as they are; others made safe to draw."""
-    if method == "oracle":
-        return f"Oracle{', head' * (mode == 'head')} (no defender has it)"
-    safe = method if method in methods.METHODS else palette.label(method, 24)
-    return name_method({"method": safe, "mode": mode})
+    safe = method if method in registry.METHODS else palette.label(method, 24)
+    return name_method({"method": safe, "mode": mode}) + " (no defender has it)" * registry.sees_trigger(method)
 
 
 @palette.style()
-def plot_seconds(rows: Iterable[ComparisonRow]) -> Figure | None:
+def plot_seconds(rows: Iterable[SweepRow]) -> Figure | None:
     """Mean seconds a run: in all on a logarithmic axis, and how the stages divide them; None where none were timed."""
     timed = [summary for summary in summarise(rows, ("mode", "method")) if summary.total]
-    timed.sort(key=lambda each: methods.order(str(each.keys["method"])))
+    timed.sort(key=lambda each: registry.order(str(each.keys["method"])))
     if not timed:
         return None
     figure = palette.new_figure(1.05 + 0.3 * len(timed))

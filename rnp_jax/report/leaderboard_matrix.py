@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
-from rnp_jax.report import methods
+from rnp_jax.defenses import registry
 from rnp_jax.report.comparison import Estimate, Summary
 from rnp_jax.report.comparison_text import by_attack, name_attack, name_method
 from rnp_jax.report.sweep_row import STATUSES, Status, SweepRow
@@ -83,7 +83,7 @@ def make_matrix(rows: Sequence[SweepRow]) -> Matrix:
     done = [row for row in rows if row.status == "ok"]
     tables = by_attack([*done, *_undefended(done)])
     columns = {
-        (each.keys["mode"] == "head", methods.order(str(each.keys["method"]))): name_method(each.keys)
+        (each.keys["mode"] == "head", registry.order(str(each.keys["method"]))): name_method(each.keys)
         for summaries in tables.values()
         for each in summaries
     }

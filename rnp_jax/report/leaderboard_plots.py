@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from rnp_jax.report import methods, palette
+from rnp_jax.defenses import registry
+from rnp_jax.report import palette
 from rnp_jax.report.comparison_plots import label_method
 from rnp_jax.report.sweep_row import SweepRow
 
@@ -24,7 +25,7 @@ def plot_items(rows: Sequence[SweepRow]) -> Figure | None:
     shown = [row for row in rows if row.status == "ok" and row.acc and row.asr]
     panels: dict[tuple[bool, tuple, str], list[SweepRow]] = {}
     for row in shown:
-        panels.setdefault((row.mode == "head", methods.order(row.method), row.method), []).append(row)
+        panels.setdefault((row.mode == "head", registry.order(row.method), row.method), []).append(row)
     if not panels:
         return None
     keys = sorted(panels)[:MAX_PANELS]

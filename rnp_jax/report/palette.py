@@ -4,15 +4,20 @@ A colour always means the same thing (`ACC` is blue in every figure that draws m
 apart. Where the axes are the metrics, colours and markers together tell methods.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
+
+from rnp_jax.defenses import METHODS
+
+Marker: TypeAlias = str | tuple[int, int, float]
+"""As matplotlib names it: a letter, or corners, style (1: a star) and angle."""
 
 INK = "#1f2933"
 QUIET = "#69737d"
@@ -25,18 +30,14 @@ RA = "#009e73"
 HOLDOUT = "#7b5ea7"
 SERIES = ("#0072b2", "#cc79a7", "#009e73", "#e69f00")
 
-_METHODS = {
-    "none": (INK, "X"),
-    "holder": ("#d55e00", "o"),
-    "hid": ("#b8860b", "P"),
-    "clp": ("#0072b2", "s"),
-    "anp": ("#009e73", "^"),
-    "fp": ("#a8487f", "v"),
-    "rnp": ("#7b5ea7", "D"),
-    "random": ("#8c510a", "p"),
-    "oracle": (QUIET, "*"),
-}
-_OTHERS = (("#2f7f86", "<"), ("#4d6a00", ">"), ("#c0392b", "h"), ("#3f51b5", "d"), ("#5b7f1d", "H"), ("#8e44ad", "8"))
+_OTHERS: tuple[tuple[str, Marker], ...] = (
+    ("#5b7f1d", "H"),
+    ("#8e44ad", "8"),
+    ("#00735c", (4, 1, 0)),
+    ("#a04000", (6, 1, 0)),
+    ("#345995", (8, 1, 0)),
+    ("#7a5c61", (5, 0, 180)),
+)
 _STAGES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8c510a")
 _HATCHES = (None, "///", "...", "xx")
 
@@ -96,10 +97,11 @@ def label(text: str, length: int = 40) -> str:
     return plain if len(plain) <= length else f"{plain[:half]}...{plain[-half:]}"
 
 
-def method_looks(methods: Collection[str]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each method; those that have none of their own share out the others by name."""
-    others = sorted(set(methods) - set(_METHODS))
-    return _METHODS | {name: _OTHERS[i % len(_OTHERS)] for i, name in enumerate(others)}
+def method_looks(methods: Iterable[str]) -> dict[str, tuple[str, Marker]]:
+    """Colour and marker of each method, as its record has them; unknown ones share out others by name."""
+    names = set(methods)
+    own = {name: (METHODS[name].colour, METHODS[name].marker) for name in names & set(METHODS)}
+    return own | {name: _OTHERS[i % len(_OTHERS)] for i, name in enumerate(sorted(names - set(METHODS)))}
 
 
 def stage_look(i: int) -> dict[str, Any]:

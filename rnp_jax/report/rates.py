@@ -2,47 +2,26 @@
 
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from rnp_jax.defenses import registry
 from rnp_jax.errors import ResultError
-from rnp_jax.report import methods, palette
-from rnp_jax.report.comparison import Comparison, ComparisonRow, Summary, summarise
+from rnp_jax.report import palette
+from rnp_jax.report.comparison import Summary, summarise
 from rnp_jax.report.comparison_plots import label_method
-from rnp_jax.report.comparison_text import to_csv, to_markdown
-from rnp_jax.report.document import to_json, write_text
-from rnp_jax.report.figures import save_figures
+from rnp_jax.report.sweep_row import SweepRow
 
 COLUMNS = 4
 _CURVES = {"acc": ("ACC", palette.ACC, "o"), "asr": ("ASR", palette.ASR, "s"), "ra": ("RA", palette.RA, "^")}
 
 
-def write_rates(out_dir: str | Path, comparison: Comparison) -> Path:
-    """Write ``rates.json``, ``rates.csv`` and ``rates.md``, as of a comparison, and a figure an attack.
-
-    Returns:
-      The path of ``rates.md``.
-
-    Raises:
-      ResultError: no attack was run at two poison rates, or the folder cannot be written.
-    """
-    out_dir = Path(out_dir)
-    figures = plot_all_rates(comparison.rows)
-    if not figures:
-        raise ResultError("no attack has runs at two poison rates; a curve needs them.")
-    save_figures(out_dir / "figures", figures)
-    write_text(out_dir / "rates.json", to_json(comparison))
-    write_text(out_dir / "rates.csv", to_csv(comparison.rows))
-    return write_text(out_dir / "rates.md", to_markdown(comparison))
-
-
-def plot_all_rates(rows: Iterable[ComparisonRow]) -> dict[str, Figure]:
+def plot_all_rates(rows: Iterable[SweepRow]) -> dict[str, Figure]:
     """A figure for each attack that was run at two poison rates or more, named ``rates_1_badnets``."""
-    by_attack: dict[str, list[ComparisonRow]] = {}
+    by_attack: dict[str, list[SweepRow]] = {}
     for row in rows:
         if row.poison_rate is not None:
             by_attack.setdefault(row.attack, []).append(row)
@@ -55,7 +34,7 @@ def plot_all_rates(rows: Iterable[ComparisonRow]) -> dict[str, Figure]:
 
 
 @palette.style()
-def plot_rates(rows: Iterable[ComparisonRow]) -> Figure:
+def plot_rates(rows: Iterable[SweepRow]) -> Figure:
     """ACC, ASR and RA against the poison rate of one attack, one panel a method; bars are 95 % intervals.
 
     The axis is logarithmic; a rate of 0 (no poison) stands apart at its left.
@@ -70,7 +49,7 @@ def plot_rates(rows: Iterable[ComparisonRow]) -> Figure:
     panels: dict[tuple[str, str], list[Summary]] = {}
     for summary in summarise(rows, ("mode", "method", "poison_rate")):
         panels.setdefault((str(summary.keys["method"]), str(summary.keys["mode"])), []).append(summary)
-    ordered = sorted(panels, key=lambda panel: (methods.order(panel[0]), panel[1] == "head"))
+    ordered = sorted(panels, key=lambda panel: (registry.order(panel[0]), panel[1] == "head"))
     columns = min(COLUMNS, len(ordered))
     lines = -(-len(ordered) // columns)
     figure = palette.new_figure(0.8 + 2.15 * lines)

@@ -3,9 +3,9 @@
 import base64
 from collections.abc import Mapping
 
+from rnp_jax.defenses import registry
 from rnp_jax.report.curves import MAX_PHASES
 from rnp_jax.report.html import Markup, element, join, table
-from rnp_jax.report.methods import basis, title
 from rnp_jax.report.samples import MAX_SAMPLES, Samples, amplify_difference, encode_png
 from rnp_jax.report.schema import Choice, Metrics, Oracle, Proportion, Result, Run
 from rnp_jax.report.wording import DER, METRICS, UNKNOWN, change, interval, number, percent, rating
@@ -47,7 +47,7 @@ def show_verdict(result: Result) -> Markup:
     share = f" ({pruned / filters:.1%})" if filters else ""
     cut = "none: weights were tuned" if result.kind == "weights" else f"{pruned:,} of {filters:,}{share}"
     facts = {
-        "Method": title(result.method),
+        "Method": registry.title(result.method),
         "Filters pruned": cut,
         "Clean images used": f"{result.data.defense_images:,} of {result.data.name}",
         "Attack tested": "none known" if result.attack is None else result.attack.name,
@@ -148,7 +148,7 @@ def _show_nothing_chosen(choice: Choice, result: Result) -> Markup:
         ("Held-out accuracy before", _share(choice.holdout_acc_before)),
         ("Held-out accuracy after", _share(choice.holdout_acc_after)),
     ]
-    told = [element("p", text) for text in (basis(result.method), choice.rule) if text]
+    told = [element("p", text) for text in (registry.basis(result.method), choice.rule) if text]
     if not result.data.holdout_images:
         return section("Operating point", *told)
     return section("Operating point", *told, element("p", held), table([], rows, class_="pairs"))
@@ -223,7 +223,7 @@ def _details(name: str, result: Result) -> list[str]:
         rest = len(result.phases) - len(drawn)
         return [*stops, f"{rest:,} further phases are in result.json."] if rest else stops
     if name in ("mask_histogram", "score_histogram"):
-        return [basis(result.method)]
+        return [registry.basis(result.method)]
     if name == "scores_by_layer":
         choice = result.choice
         limits = [] if choice is None else [choice.threshold, *choice.thresholds.values()]

@@ -1,18 +1,19 @@
-"""What a sweep knows of one checkpoint under one method: one row, whatever became of it."""
+"""What is known of one checkpoint under one method: one row, whatever became of it."""
 
 from typing import Literal
 
-from rnp_jax.report.comparison import ComparisonRow
-from rnp_jax.report.document import Count, Sha256, Text
-from rnp_jax.report.schema import Proportion
+from pydantic import Field
+
+from rnp_jax.report.document import Count, Known, Model, Sha256, Share, Text
+from rnp_jax.report.schema import Proportion, Stage
 
 Status = Literal["ok", "rejected", "failed", "skipped"]
 
 STATUSES: tuple[Status, ...] = ("ok", "rejected", "failed", "skipped")
 
 
-class SweepRow(ComparisonRow):
-    """One item of a sweep.
+class SweepRow(Model):
+    """One item of a sweep; ``docs/result.md`` documents every field.
 
     ``checkpoint`` is the path as the sweep was given it; figures are those after the method, ``acc_before``,
     ``asr_before`` and ``ra_before`` those of the checkpoint itself.
@@ -23,18 +24,31 @@ class SweepRow(ComparisonRow):
     """
 
     key: Sha256
+    checkpoint: Text
+    sha256: Sha256 | None = None
+    method: Text
     status: Status
     reason: Text = ""
-    sha256: Sha256 | None = None
     architecture: Text | None = None
     attack: Text = "unknown"
-    poison_rate: float | None = None
+    poison_rate: Share | None = None
     seed: int = 0
+    mode: Literal["network", "head"] = "network"
+    acc: Proportion | None = None
+    acc_without_target: Proportion | None = None
+    asr: Proportion | None = None
+    ra: Proportion | None = None
     acc_before: Proportion | None = None
     asr_before: Proportion | None = None
     ra_before: Proportion | None = None
+    der: Known = None
+    pruned: Count | None = None
+    units: Count | None = None
     precision: Text | None = None
     batch_size: Count | None = None
+    timing: tuple[Stage, ...] = ()
+    covariates: dict[Text, Known] = Field(default_factory=dict)
+    note: Text = ""
     attempt: Count = 1
     device: Text | None = None
     worker: Text | None = None

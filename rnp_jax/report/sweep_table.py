@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from rnp_jax.atomic import open_atomic
+from rnp_jax.defenses import registry
 from rnp_jax.errors import ResultError
 from rnp_jax.report.comparison import SHARES
 from rnp_jax.report.comparison_text import csv_text, escape_markdown, markdown_table, show_rating, show_share
@@ -26,7 +27,6 @@ from rnp_jax.report.leaderboard_matrix import (
     say_verdict,
     sort_rows,
 )
-from rnp_jax.report.methods import title
 from rnp_jax.report.sweep_row import SweepRow
 
 Kind = Literal["text", "category", "integer", "float"]
@@ -179,7 +179,7 @@ def to_markdown(rows: Sequence[SweepRow]) -> str:
         parts.append(f"{matrix.further:,} further attacks are in rows.csv.")
     lost = [row for row in rows if row.status != "ok"]
     if lost:
-        said = [[row.status, row.checkpoint, title(row.method), row.reason] for row in lost[:MAX_REASONS]]
+        said = [[row.status, row.checkpoint, registry.title(row.method), row.reason] for row in lost[:MAX_REASONS]]
         parts += ["## Without a result", markdown_table(["Status", "Checkpoint", "Method", "Reason"], said)]
     if len(lost) > MAX_REASONS:
         parts.append(escape_markdown(f"{len(lost) - MAX_REASONS:,} further items are in rows.csv."))

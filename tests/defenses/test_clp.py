@@ -10,7 +10,7 @@ from torch import nn
 from rnp_jax import masks
 from rnp_jax.checkpoints import from_state_dict, to_state_dict
 from rnp_jax.defenses.clp import ClpConfig, channel_norms, clp, clp_scores
-from rnp_jax.defenses.result import Pruned
+from rnp_jax.defenses.result import Defended
 from rnp_jax.defenses.thresholds import ThresholdConfig
 from rnp_jax.errors import DefenseError
 from rnp_jax.models import Network
@@ -98,7 +98,7 @@ def test_a_variance_of_zero_counts_as_epsilon():
     np.testing.assert_allclose(scores[1], expected, rtol=1e-5)
 
 
-def pruned_channels(result: Pruned) -> dict[str, list[int]]:
+def pruned_channels(result: Defended) -> dict[str, list[int]]:
     found = masks.filters(result.variables["masks"])
     return {name: np.flatnonzero(np.asarray(mask) == 0).tolist() for name, mask in found.items()}
 

@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 
-from rnp_jax.config import to_plain
 from rnp_jax.data import Dataset
 from rnp_jax.detection.calibration import Calibration, Statistic, Verdict
 from rnp_jax.detection.labels import LabelFindings
@@ -17,7 +16,7 @@ from rnp_jax.detection.samples import SAMPLE_SCORES, judge_scores
 from rnp_jax.detection.stamps import changed_pixels, overlap
 from rnp_jax.detection.suspicion import SuspicionRule, find_suspicious
 from rnp_jax.detection.triggers import RecoveredTriggers
-from rnp_jax.pipeline.describing import describe_checkpoint, describe_trigger
+from rnp_jax.pipeline.describing import command_line, describe_checkpoint, describe_trigger
 from rnp_jax.pipeline.opening import Suspect, Trigger
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.versions import device_name, package_versions
@@ -44,14 +43,26 @@ HEADLINES: dict[str, tuple[str, Literal["ok", "warning", "bad"]]] = {
 }
 
 
-class Case(NamedTuple):
-    """What is looked at, with what."""
+class Examination(NamedTuple):
+    """What is looked at, with what.
+
+    Attributes:
+      model: the suspicious model.
+      clean: clean images.
+      test: names the data and its classes; its images show a known trigger.
+      trigger: the attack, where it is known.
+      log: told what is done.
+      config: the resolved options, for the record.
+      data_dir: where prepared data sets are.
+    """
 
     model: Suspect
     clean: Batch
     test: Dataset
     trigger: Trigger | None
     log: RunLog
+    config: Mapping[str, Any]
+    data_dir: str | None = None
 
 
 class Judged(NamedTuple):
@@ -62,14 +73,14 @@ class Judged(NamedTuple):
     calibration: Calibration | None
 
 
-class Recovered(NamedTuple):
+class TriggerSearch(NamedTuple):
     """Triggers recovered from one model, and the share of images that each sends to its label on the original [K]."""
 
     triggers: RecoveredTriggers
     on_original: Float[np.ndarray, "K"]
 
 
-class Scored(NamedTuple):
+class ScoredSet(NamedTuple):
     """An untrusted set, its truth where that is known, and its samples' scores by name [N]."""
 
     name: str
@@ -79,15 +90,13 @@ class Scored(NamedTuple):
 
 
 def describe_detection(
-    case: Case,
+    case: Examination,
     options: Any,
-    suspicion: SuspicionRule,
     found: LabelFindings,
     verdict: Verdict,
     judged: Sequence[Judged],
-    recovered: Mapping[str, Recovered],
-    scored: Scored | None,
-    command: str | None,
+    recovered: Mapping[str, TriggerSearch],
+    scored: ScoredSet | None,
 ) -> Detection:
     """Everything that detection.json and the report say."""
     model, test = case.model, case.test
@@ -104,7 +113,7 @@ def describe_detection(
         device=device_name(),
         precision=model.network.precision,
         seed=options.seed,
-        command=command,
+        command=command_line(),
         checkpoint=describe_checkpoint(model),
         data=schema.DataInfo(
             name=test.name.removesuffix(" (test)"),
@@ -115,7 +124,7 @@ def describe_detection(
             std=model.network.std,
         ),
         attack=None if case.trigger is None else describe_trigger(model, case.trigger),
-        config=to_plain(options),
+        config=dict(case.config),
         timing=tuple(schema.Stage(stage=name, seconds=value) for name, value in case.log.timing.items()),
         warnings=warnings,
         verdict=schema.Verdict(headline=headline, detail=verdict.sentence, level=level),
@@ -124,16 +133,18 @@ def describe_detection(
         statistics=tuple(_describe_statistic(each) for each in judged),
         shares=_describe_shares(case, found),
         triggers=tuple(_describe_triggers(case, name, each) for name, each in recovered.items()),
-        samples=() if scored is None else tuple(_describe_samples(scored, name, suspicion) for name in scored.scores),
+        samples=()
+        if scored is None
+        else tuple(_describe_samples(scored, name, options.suspicion) for name in scored.scores),
     )
 
 
 def plot_detection(
-    case: Case,
+    case: Examination,
     found: LabelFindings,
     judged: Sequence[Judged],
-    recovered: Mapping[str, Recovered],
-    scored: Scored | None,
+    recovered: Mapping[str, TriggerSearch],
+    scored: ScoredSet | None,
     triggers: TriggerConfig,
     suspicion: SuspicionRule,
 ) -> dict[str, Figure]:
@@ -183,7 +194,7 @@ def _describe_statistic(judged: Judged) -> StatisticPart:
     )
 
 
-def _describe_shares(case: Case, found: LabelFindings) -> tuple[LabelShare, ...]:
+def _describe_shares(case: Examination, found: LabelFindings) -> tuple[LabelShare, ...]:
     shares = next(iter(found.shares.values())).mean(0)
     return tuple(
         LabelShare(label=i, name=str(case.test.class_names[i]), share=min(1.0, float(share)))
@@ -191,7 +202,7 @@ def _describe_shares(case: Case, found: LabelFindings) -> tuple[LabelShare, ...]
     )
 
 
-def _describe_triggers(case: Case, name: str, recovered: Recovered) -> TriggerPart:
+def _describe_triggers(case: Examination, name: str, recovered: TriggerSearch) -> TriggerPart:
     triggers, known = recovered.triggers, _changed(case)
     target = None if case.trigger is None else case.trigger.goal.one_target
     rows = [
@@ -210,7 +221,7 @@ def _describe_triggers(case: Case, name: str, recovered: Recovered) -> TriggerPa
     return TriggerPart(model=name, labels=tuple(rows), suspected=triggers.suspected)  # pyright: ignore[reportArgumentType]
 
 
-def _describe_samples(scored: Scored, name: str, rule: SuspicionRule) -> SamplePart:
+def _describe_samples(scored: ScoredSet, name: str, rule: SuspicionRule) -> SamplePart:
     scores = scored.scores[name]
     suspects = find_suspicious(scores, rule)
     truth = None
@@ -232,7 +243,7 @@ def _describe_samples(scored: Scored, name: str, rule: SuspicionRule) -> SampleP
     )
 
 
-def _maps(case: Case, triggers: RecoveredTriggers, names: list[str]) -> TriggerMaps:
+def _maps(case: Examination, triggers: RecoveredTriggers, names: list[str]) -> TriggerMaps:
     known, changed = None, _changed(case)
     if case.trigger is not None and changed is not None:
         known = KnownTrigger(changed, case.trigger.test.images[0])
@@ -247,7 +258,7 @@ def _maps(case: Case, triggers: RecoveredTriggers, names: list[str]) -> TriggerM
     )
 
 
-def _changed(case: Case) -> Bool[np.ndarray, "H W"] | None:
+def _changed(case: Examination) -> Bool[np.ndarray, "H W"] | None:
     """Where the known trigger, if there is one, changes an image."""
     if case.trigger is None:
         return None

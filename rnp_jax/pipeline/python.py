@@ -1,0 +1,168 @@
+"""From Python: what the command line calls, for a model and images in memory."""
+
+from dataclasses import dataclass, fields
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from rnp_jax.checkpoints import Model
+from rnp_jax.config import TriggerOptions
+from rnp_jax.data import Dataset, validate
+from rnp_jax.evaluation.metrics import Metrics
+from rnp_jax.pipeline.case import make_case
+from rnp_jax.pipeline.defending import defend_case, judge_outcome, write_outcome
+from rnp_jax.pipeline.detecting import DetectionOptions, examine
+from rnp_jax.pipeline.detection_document import Examination
+from rnp_jax.pipeline.opening import Suspect, choose_out, open_trigger
+from rnp_jax.pipeline.options import RunOptions
+from rnp_jax.pipeline.request import Request, check_filters, check_request
+from rnp_jax.pipeline.run_log import RunLog
+from rnp_jax.pipeline.sets import evaluation_sets
+from rnp_jax.pipeline.writing import LAST, name_cleaned
+from rnp_jax.report.detection import Detection
+from rnp_jax.report.schema import Result
+
+
+@dataclass(frozen=True, eq=False)
+class Cleaned:
+    """A defended model, and what is known of it.
+
+    Attributes:
+      model: the model after the method; ``save_model(path, model, model.variables)`` writes it.
+      result: the document that ``rnp-jax defend`` writes as result.json.
+    """
+
+    model: Model
+    result: Result
+
+
+def defend(
+    model: Model,
+    images: Dataset,
+    test: Dataset | None = None,
+    *,
+    method: str = "rnp",
+    settings: Any = None,
+    out: str | PathLike[str] | None = None,
+    **options: Any,
+) -> Cleaned:
+    """Removes a backdoor from a model, as ``rnp-jax defend`` does.
+
+    Args:
+      model: the suspicious model, as ``load_model`` gives it.
+      images: clean images, uint8 [N, H, W, C] with labels [N]; for a method that needs an untrusted set, that set.
+      test: the images that ACC, and ASR where the trigger is known, are measured on; by default those of ``images``
+        that are held out.
+      method: its name; ``METHODS`` has them all.
+      settings: the method's, such as ``RnpConfig(…)``; by default its own.
+      out: a folder for the cleaned checkpoint, the report and everything else; by default nothing is written.
+      **options: fields of ``RunOptions``, such as ``seed``, ``augmentation``, ``defense`` and ``trigger``.
+
+    Returns:
+      The cleaned model and the result.
+
+    Raises:
+      ConfigError: no such method or option, or settings that do not fit the model.
+      DataError: images that do not fit the model, or too few of them.
+      DefenseError: the method cannot do its work on this model.
+
+    Example:
+      >>> import rnp_jax
+      >>> model = rnp_jax.load_model("checkpoints/digits_badnets.pt")
+      >>> images = rnp_jax.load_data("digits", split="train")
+      >>> cleaned = rnp_jax.defend(model, images.subset(range(100)), method="clp")
+      >>> cleaned.result.method, cleaned.result.choice.pruned > 0
+      ('clp', True)
+    """
+    given = RunOptions(method=method, **options)
+    (record,) = given.methods
+    request = Request(
+        str(model.checkpoint.path), record, given.settings(record) if settings is None else settings, given
+    )
+    check_request(request)
+    suspect = as_suspect(model)
+    check_filters(suspect, request)
+    log = RunLog(quiet=out is None)
+    case = make_case(suspect, request, images, test)
+    if out is None:
+        outcome = defend_case(case, request, log)
+        return Cleaned(outcome.model, judge_outcome(case, outcome, request, log))
+    cleaned = name_cleaned(choose_out(str(out), request.checkpoint, "defend", LAST), request)
+    outcome = defend_case(case, request, log)
+    return Cleaned(outcome.model, write_outcome(case, outcome, request, cleaned, log))
+
+
+def evaluate(
+    model: Model, test: Dataset, *, trigger: TriggerOptions | None = None, batch_size: int | None = None
+) -> Metrics:
+    """Measures clean accuracy (ACC), and ASR and RA where the trigger is known, as ``rnp-jax evaluate`` does.
+
+    Args:
+      model: as ``load_model`` gives it.
+      test: clean images with labels, uint8 [N, H, W, C].
+      trigger: the attack; by default the one that the model's card names.
+      batch_size: images a batch; by default what suits the device.
+
+    Raises:
+      ConfigError: an unknown attack, or constants that are not its own.
+      DataError: images that do not fit the model.
+
+    Example:
+      >>> import rnp_jax
+      >>> model = rnp_jax.load_model("checkpoints/digits_badnets.pt")
+      >>> metrics = rnp_jax.evaluate(model, rnp_jax.load_data("digits", split="test"))
+      >>> f"{metrics.acc.value:.1%} {metrics.asr.value:.0%}"
+      '99.6% 100%'
+    """
+    suspect = as_suspect(model)
+    architecture = model.network.architecture
+    shape = None if suspect.extractor is not None else architecture.image_shape
+    validate(test, num_classes=architecture.num_classes, image_shape=shape)
+    known = open_trigger(suspect, trigger or TriggerOptions(), test)
+    (measured,) = evaluation_sets(suspect, test, known).measure(suspect, model.variables, batch_size=batch_size)
+    return measured.metrics
+
+
+def detect(
+    model: Model,
+    images: Dataset,
+    *,
+    trigger: TriggerOptions | None = None,
+    out: str | PathLike[str] | None = None,
+    **options: Any,
+) -> Detection:
+    """Says whether a model hides a backdoor, as ``rnp-jax detect`` does.
+
+    Args:
+      model: as ``load_model`` gives it.
+      images: clean images with labels, uint8 [N, H, W, C]; some 200 are enough.
+      trigger: the attack, where it is known, to compare with what is found; by default the one of the model's card.
+      out: a folder for the report and the arrays; by default nothing is written.
+      **options: fields of ``DetectionOptions``, such as ``recover``, ``labels`` and ``seed``.
+
+    Raises:
+      ConfigError: settings that do not fit the model.
+      DataError: images that do not fit the model.
+
+    Example:
+      >>> import rnp_jax
+      >>> model = rnp_jax.load_model("checkpoints/digits_badnets.pt")
+      >>> images = rnp_jax.load_data("digits", split="train").subset(range(100))
+      >>> found = rnp_jax.detect(model, images, recover="none")
+      >>> found.outcome in ("backdoored", "clean", "undecided")
+      True
+    """
+    suspect = as_suspect(model)
+    architecture = model.network.architecture
+    validate(images, num_classes=architecture.num_classes, image_shape=architecture.image_shape)
+    known = open_trigger(suspect, trigger or TriggerOptions(), images)
+    case = Examination(suspect, images.batch, images, known, RunLog(quiet=out is None), {})
+    folder = None if out is None else choose_out(str(out), str(model.checkpoint.path), "detect", LAST)
+    return examine(case, DetectionOptions(**options), out=folder if folder is None else Path(folder))
+
+
+def as_suspect(model: Model) -> Suspect:
+    """The model, with no extractor where it has none."""
+    if isinstance(model, Suspect):
+        return model
+    return Suspect(**{each.name: getattr(model, each.name) for each in fields(model)})
