@@ -13,21 +13,22 @@ PACKAGE = Path(__file__).parents[1] / "rnp_jax"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 FOUNDATION = {"types", "errors", "atomic"}
-LIBRARY = {"masks", "models", "attacks", "data", "training", "evaluation", "defenses"}
+LIBRARY = {"descent", "masks", "models", "attacks", "data", "training", "evaluation", "defenses"}
 MAY_IMPORT = {
     "types": set(),
     "errors": set(),
     "atomic": set(),
     "compilation": FOUNDATION,
+    "descent": FOUNDATION,
     "masks": FOUNDATION,
     "torch_io": FOUNDATION,
     "models": FOUNDATION | {"masks"},
-    "attacks": FOUNDATION | {"masks", "models"},
+    "attacks": FOUNDATION | {"descent", "masks", "models"},
     "data": FOUNDATION | {"masks"},
-    "training": FOUNDATION | {"masks", "models", "attacks", "data"},
+    "training": FOUNDATION | {"descent", "masks", "models", "attacks", "data"},
     "evaluation": FOUNDATION | LIBRARY - {"evaluation", "defenses"},
     "defenses": FOUNDATION | LIBRARY - {"defenses", "data"},
-    "detection": FOUNDATION | {"masks", "models", "training", "evaluation", "defenses"},
+    "detection": FOUNDATION | {"descent", "masks", "models", "training", "evaluation", "defenses"},
     "report": FOUNDATION,
     "card": FOUNDATION,
     "store": FOUNDATION,

@@ -7,7 +7,6 @@ here, most after DBD (Huang et al., ICLR 2022), whose selection and semi-supervi
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import jax
@@ -16,7 +15,6 @@ from jaxtyping import Bool, Float, Int
 
 from rnp_jax import masks
 from rnp_jax.defenses.holder import HolderPruneConfig, holder
-from rnp_jax.defenses.phase import Progress
 from rnp_jax.defenses.result import Pruned
 from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.evaluation.predict import predict
@@ -27,7 +25,7 @@ from rnp_jax.training.mixmatch import MixMatchConfig, mixmatch
 from rnp_jax.training.simclr import SimclrConfig, pretrain
 from rnp_jax.training.supervised import TrainConfig, train
 from rnp_jax.training.views import Views
-from rnp_jax.types import Batch, Variables
+from rnp_jax.types import Batch, Progress, Variables
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,7 @@ def hid(
             simclr_key,
             config.simclr,
             views=views,
-            progress=_report(progress, "simclr", config.simclr.epochs),
+            progress=progress,
         )
         clock.note("simclr")
     cached = _cache(extractor, pretrained, data)
@@ -160,7 +158,8 @@ def hid(
         cached,
         fit_key,
         config.head,
-        progress=_report(progress, "head", config.head.epochs),
+        phase="head",
+        progress=progress,
     )
     clock.note("head")
     parts, rounds, warnings = (pretrained, fitted), [], []
@@ -219,7 +218,7 @@ def _run_round(
         mix_key,
         config.mixmatch,
         augment=augment,
-        progress=_report(progress, "mixmatch", config.mixmatch.epochs),
+        progress=progress,
     )
     clock.note("mixmatch")
     extractor, head = split(trained)
@@ -247,12 +246,6 @@ class _Clock:
     def note(self, stage: str) -> None:
         now = time.perf_counter()
         self._timing[stage], self._since = now - self._since, now
-
-
-def _report(progress: Progress | None, phase: str, most: int) -> Callable[[int, dict[str, float]], None] | None:
-    if progress is None:
-        return None
-    return lambda epoch, metrics: progress(phase, epoch, most, metrics)
 
 
 def _check(extractor: Network, head: Network, data: Batch, poisoned: np.ndarray | None) -> None:
