@@ -9,11 +9,12 @@ import tyro
 from rnp_jax.attacks import Goal
 from rnp_jax.attacks.base import check_number
 from rnp_jax.card import CARD_SUFFIX, beside
-from rnp_jax.commands.attack import STATES, AttackOptions, make_victim
+from rnp_jax.commands.attack import AttackOptions, make_victim
 from rnp_jax.commands.compare import LAST, CompareOptions, compare_checkpoint, write_all
 from rnp_jax.commands.comparing import MethodOptions
 from rnp_jax.commands.inputs import choose_out, load_images
 from rnp_jax.commands.run_log import RunLog
+from rnp_jax.commands.saved_states import STATES
 from rnp_jax.commands.training_set import open_attack
 from rnp_jax.config import FLAT, ComputeOptions, DataOptions, DefenseSetOptions, read_yaml, to_plain, write_yaml
 from rnp_jax.errors import ConfigError, DataError
