@@ -120,16 +120,10 @@ def train_backdoored(
         with ``read``, an attack that needs a network of images.
     """
     init_key, poison_key, train_key = _keys(seed)
-    joint = find_trainer(attack)
-    if read is not None and attack is not None and (joint is not None or attack.learns()):
-        raise ConfigError(
-            f"{type(attack).__name__} needs a network of images, not a head on features; remove --extractor"
-        )
-    in_step = None
-    if attack is not None and attack.in_step and read is None:
-        in_step = _InStep(attack, goal, poison.rate)
-    if poison.append and (joint is not None or in_step is not None):
-        raise ConfigError(f"{type(attack).__name__} poisons in the victim's training step; remove --poison.append")
+    joint, in_step = find_trainer(attack), None
+    if attack is not None:
+        _check_way(attack, poison, on_features=read is not None)
+        in_step = _InStep(attack, goal, poison.rate) if attack.in_step and read is None else None
     if joint is not None and attack is not None:
         setting = Setting(network, attack, goal, config, poison.rate, augment)
         variables, params, history = train_jointly(
@@ -158,6 +152,15 @@ def train_backdoored(
         save=save,
     )
     return Backdoored(trained, made.params, made.plan, history)
+
+
+def _check_way(attack: Attack, poison: PoisonConfig, *, on_features: bool) -> None:
+    """Refuses an attack that needs a network of images, and images to append that nothing would append."""
+    name, joint = type(attack).__name__, find_trainer(attack) is not None
+    if on_features and (joint or attack.learns()):
+        raise ConfigError(f"{name} needs a network of images, not a head on features; remove --extractor")
+    if poison.append and (joint or (attack.in_step and not on_features)):
+        raise ConfigError(f"{name} poisons in the victim's training step; remove --poison.append")
 
 
 def _silent(phase: str, epoch: int, most: int, figures: dict[str, float]) -> None:
