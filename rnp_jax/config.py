@@ -231,7 +231,8 @@ def write_yaml(path: str | PathLike[str], options: Any) -> None:
 
 
 def _check_names(schema: Any, values: dict[str, Any], source: str, prefix: str) -> None:
-    types = get_type_hints(schema)  # without their annotations, so that groups are seen
+    hints = get_type_hints(schema)  # without their annotations, so that groups are seen
+    types = {each.name: hints[each.name] for each in dataclasses.fields(schema) if not each.metadata.get(UNREAD)}
     for name, value in values.items():
         if name not in types:
             near = difflib.get_close_matches(str(name), types, n=1)

@@ -14,22 +14,23 @@ PACKAGE = Path(__file__).parents[1] / "rnp_jax"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 FOUNDATION = {"types", "errors", "atomic", "checks"}
-LIBRARY = {"masks", "models", "attacks", "data", "training", "evaluation", "defenses"}
+LIBRARY = {"descent", "masks", "models", "attacks", "data", "training", "evaluation", "defenses"}
 MAY_IMPORT = {
     "types": set(),
     "errors": set(),
     "atomic": set(),
     "checks": {"errors"},
     "compilation": FOUNDATION,
+    "descent": FOUNDATION,
     "masks": FOUNDATION,
     "torch_io": FOUNDATION,
     "models": FOUNDATION | {"masks"},
-    "attacks": FOUNDATION | {"masks", "models", "data"},
+    "attacks": FOUNDATION | {"descent", "masks", "models", "data"},
     "data": FOUNDATION | {"masks", "torch_io"},
-    "training": FOUNDATION | {"masks", "models", "attacks", "data"},
+    "training": FOUNDATION | {"descent", "masks", "models", "attacks", "data"},
     "evaluation": FOUNDATION | LIBRARY - {"evaluation", "defenses"},
     "defenses": FOUNDATION | LIBRARY - {"defenses", "data"},
-    "detection": FOUNDATION | {"masks", "models", "training", "evaluation", "defenses"},
+    "detection": FOUNDATION | {"descent", "masks", "models", "training", "evaluation", "defenses"},
     "report": FOUNDATION | LIBRARY,
     "card": FOUNDATION,
     "store": FOUNDATION,

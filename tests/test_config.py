@@ -85,6 +85,9 @@ def test_what_nothing_reads_is_neither_written_nor_known():
     unread = {each.name for each in fields(HidOptions) if each.metadata.get(UNREAD)}
     assert unread == {"defense", "sweep_images"}
     assert set(plain) == {each.name for each in fields(HidOptions)} - unread
+    for name in (*unread, "rnp", "_"):
+        with pytest.raises(ConfigError, match=f"unknown option {name}; (did you mean|known here: method, out)"):
+            resolve(HidOptions, {**plain, name: {}})
     assert to_plain({"a": HidOptions("a.pt", method="hid"), "b": (1, None)}) == {"a": plain, "b": [1, None]}
 
 

@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from rnp_jax.attacks.goal import Goal
-from rnp_jax.attacks.means import Means, Progress
+from rnp_jax.attacks.means import Means
 from rnp_jax.errors import ConfigError, DataError
+from rnp_jax.types import Progress
 
 CHUNK = 64
 """Images crafted by one call: every number of them shares one compilation."""

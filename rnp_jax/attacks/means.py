@@ -2,21 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import jax
 
 from rnp_jax.attacks.goal import Goal
 from rnp_jax.models import Network
-from rnp_jax.types import Apply, Batch, Variables
-
-
-class Progress(Protocol):
-    """Is told how far what takes long has come."""
-
-    def __call__(self, phase: str, epoch: int, most: int, figures: dict[str, float], /) -> None:
-        """Epoch (from 1) of how many at most, and its figures."""
-        ...
+from rnp_jax.types import Apply, Batch, Progress, Variables
 
 
 @dataclass(frozen=True, eq=False)

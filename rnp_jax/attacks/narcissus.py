@@ -14,6 +14,7 @@ from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, 
 from rnp_jax.attacks.crafting import check_one_target, round_within, split_by_target
 from rnp_jax.attacks.means import Means
 from rnp_jax.checks import check_number
+from rnp_jax.descent import descend
 from rnp_jax.types import Apply, Variables
 
 REPORTED = 20
@@ -138,9 +139,8 @@ def _learn(
         delta, moments = carry
         pixels = images[index].astype(jnp.float32) / 255
         (loss, accuracy), gradient = jax.value_and_grad(loss_of, has_aux=True)(delta, pixels)
-        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power there
-            updates, moments = tx.update(gradient, moments, delta)
-        return (jnp.clip(delta + updates, -bound, bound), moments), (loss, accuracy, jnp.abs(gradient).max())
+        moved, moments = descend(tx, gradient, moments, delta)
+        return (jnp.clip(moved, -bound, bound), moments), (loss, accuracy, jnp.abs(gradient).max())
 
     def one_round(state: _State) -> _State:
         order = jax.random.permutation(jax.random.fold_in(state.key, state.round), len(images))

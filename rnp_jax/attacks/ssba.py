@@ -1,6 +1,5 @@
 """SSBA, also called ISSBA (Li et al., 2021): an encoder hides one secret in every image, by a residual of its own."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -15,9 +14,10 @@ from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, 
 from rnp_jax.attacks.means import Means
 from rnp_jax.attacks.trees import to_params, to_tree
 from rnp_jax.checks import check_number
+from rnp_jax.descent import descend
 from rnp_jax.errors import DataError
 from rnp_jax.models.steganography import Steganography
-from rnp_jax.types import Tree
+from rnp_jax.types import Progress, Tree
 
 SCALES = 3
 """Resolutions at which gradients are compared: full, half and quarter."""
@@ -95,11 +95,7 @@ class Ssba(Attack):
 
     def fit(self, params: Params, means: Means) -> Params:
         """Trains encoder, decoder and critic on the clean images; the encoder alone is kept."""
-
-        def report(epoch: int, figures: dict[str, float]) -> None:
-            means.progress("encoder", epoch, self.epochs, figures)
-
-        trained, _ = train_pair(self, means.data.images, means.key, report)
+        trained, _ = train_pair(self, means.data.images, means.key, means.progress)
         return {**params, **to_params(trained["encoder"], "encoder")}
 
     def trigger(self, params: Params, images: UInt8[Array, "B H W C"], key: jax.Array) -> UInt8[Array, "B H W C"]:
@@ -145,15 +141,12 @@ class _State(NamedTuple):
 
 
 def train_pair(
-    attack: Ssba,
-    images: UInt8[np.ndarray, "N H W C"],
-    key: jax.Array,
-    report: Callable[[int, dict[str, float]], None],
+    attack: Ssba, images: UInt8[np.ndarray, "N H W C"], key: jax.Array, progress: Progress
 ) -> tuple[Tree, dict[str, float]]:
     """Trains ``{'encoder', 'decoder'}`` on all images but a tenth (at most ``MOST_HELD_OUT``), secrets drawn anew.
 
     Returns:
-      Both networks' parameters, and the last epoch's figures, each epoch's being told to ``report``: ``loss``,
+      Both networks' parameters, and the last epoch's figures, each epoch's being told to ``progress``: ``loss``,
       ``critic`` (mean D(x') − D(x) before each step, where there is a critic), and on the images held out, stored with
       8 bits: ``bit_accuracy``, and ``residual``, mean absolute grey levels.
 
@@ -174,7 +167,7 @@ def train_pair(
     for epoch in range(attack.epochs):
         state, found = _epoch(attack, pair, state, train, test, jax.random.fold_in(epoch_key, epoch), jnp.int32(epoch))
         figures = {name: float(value) for name, value in found.items()}
-        report(epoch + 1, figures)
+        progress("encoder", epoch + 1, attack.epochs, figures)
     return state.networks, figures
 
 
@@ -237,9 +230,8 @@ def _step(
         return weighted * visible + attack.secret_weight * secret
 
     loss, gradient = jax.value_and_grad(loss_of)(state.networks)
-    with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power in Adam's
-        updates, adam = optax.adam(attack.learning_rate).update(gradient, state.adam)
-    state = state._replace(networks=jax.tree.map(jnp.add, state.networks, updates), adam=adam)
+    networks, adam = descend(optax.adam(attack.learning_rate), gradient, state.adam, state.networks)
+    state = state._replace(networks=networks, adam=adam)
     if not attack.critic_weight:
         return state, {"loss": loss}
     encoded = jnp.clip(images + pair.hide(state.networks["encoder"], images, secrets), 0, 1)
@@ -260,9 +252,9 @@ def _critic_step(
         return pair.judge(critic, images).mean() - pair.judge(critic, encoded).mean()
 
     loss, gradient = jax.value_and_grad(loss_of)(state.critic)
-    updates, rmsprop = _rmsprop(attack).update(gradient, state.rmsprop)
-    moved = jax.tree.map(lambda p, u: jnp.clip(p + u, -CRITIC_BOUND, CRITIC_BOUND), state.critic, updates)
-    return state._replace(critic=moved, rmsprop=rmsprop), -loss
+    moved, rmsprop = descend(_rmsprop(attack), gradient, state.rmsprop, state.critic)
+    critic = jax.tree.map(lambda weights: jnp.clip(weights, -CRITIC_BOUND, CRITIC_BOUND), moved)
+    return state._replace(critic=critic, rmsprop=rmsprop), -loss
 
 
 def _rmsprop(attack: Ssba) -> optax.GradientTransformation:

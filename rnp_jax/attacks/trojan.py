@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images
 from rnp_jax.attacks.means import Means
 from rnp_jax.checks import check_choice, check_number
+from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Network
 from rnp_jax.types import Variables
@@ -133,9 +134,8 @@ def _optimise(
         free, state, best, least = carry
         loss, gradient = jax.value_and_grad(loss_of)(free)
         best, least = jnp.where(loss < least, free, best), jnp.minimum(loss, least)
-        with jax.numpy_dtype_promotion("standard"):  # Adam raises a float to an integer power
-            updates, state = tx.update(gradient, state)
-        return (free + updates, state, best, least), None
+        free, state = descend(tx, gradient, state, free)
+        return (free, state, best, least), None
 
     free = jax.random.normal(key, shape)
     (_, _, best, _), _ = jax.lax.scan(step, (free, tx.init(free), free, jnp.inf), None, attack.iterations)

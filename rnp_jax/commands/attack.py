@@ -7,27 +7,21 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-import jax
 import numpy as np
 import tyro
 
-from rnp_jax import masks
-from rnp_jax.atomic import open_atomic
-from rnp_jax.attacks import Attack, Goal, save_artefact, trigger_test_set
-from rnp_jax.card import CARD_SUFFIX, TRIGGER_SUFFIX, beside, write_card
-from rnp_jax.checkpoints import save_variables
-from rnp_jax.commands.saved_states import SavedStates
+from rnp_jax.attacks import Attack, Goal
+from rnp_jax.commands.new_model import NewModel, check_free, make_network, measure_model, write_model
+from rnp_jax.commands.saved_states import SavedStates, open_states
 from rnp_jax.config import FLAT, ComputeOptions, Constants, DataOptions, check_seed, to_plain
-from rnp_jax.data import Augmentation, Dataset, parse_normalization
-from rnp_jax.errors import ConfigError, DataError
+from rnp_jax.data import Augmentation, Dataset
+from rnp_jax.errors import ConfigError
 from rnp_jax.evaluation.acceptance import find_weakness
-from rnp_jax.evaluation.measure import measure_variants
 from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.extractors import Extractor, open_extractor
-from rnp_jax.models import Architecture, Network, mlp_head
+from rnp_jax.models import Network, mlp_head
 from rnp_jax.models.registry import DESIGNS, suggest
-from rnp_jax.pipeline.cards import describe_model
-from rnp_jax.pipeline.opening import TRIGGER_SEED, load_images, read_features
+from rnp_jax.pipeline.opening import load_images
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.tables import metrics_table
 from rnp_jax.pipeline.training_set import describe_attack, open_attack
@@ -36,9 +30,6 @@ from rnp_jax.training.supervised import TrainConfig
 
 Read: TypeAlias = Callable[[np.ndarray], np.ndarray]
 """Features [N, D] of images [N, H, W, C]."""
-
-STATES = ".training"
-"""What the folder of saved states is called, in place of a checkpoint's suffix."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +86,7 @@ def run(options: AttackOptions) -> None:
       ConfigError, DataError: options that do not fit together, or a checkpoint that exists.
     """
     out = Path(options.out)
-    for path in (out, beside(out, CARD_SUFFIX)):
-        if path.exists():
-            raise DataError(f"{path} exists already; choose another --out")
+    check_free(out)
     if options.model not in DESIGNS:
         raise ConfigError(f"--model {options.model}: {suggest(options.model)}")
     _check_read(options)
@@ -137,11 +126,23 @@ def make_victim(
         raise ConfigError(f"--poison: not read by {options.attack}, which poisons no share of the set; remove it")
     victim = _victim(options, extractor, train_set)
     goal = Goal(num_classes=train_set.num_classes, target=options.target, mapping=options.mapping)
-    settings = {name: value for name, value in to_plain(options).items() if name not in ("resume", "out")}
-    states = SavedStates(beside(options.out, STATES), settings)
+    states = open_states(options.out, options)
     trained = _train(options, victim, read, attack, goal, train_set, states, log)
-    metrics = _measure(options, victim, extractor, attack, goal, trained, test)
-    _write(options, victim, extractor, attack, goal, trained, metrics, train_set, log.timing["train"])
+    model = NewModel(victim, trained.variables, attack, goal, trained.params, extractor)
+    metrics = measure_model(model, test, options.compute.batch_size)
+    write_model(
+        model,
+        Path(options.out),
+        metrics,
+        attack=None if attack is None else describe_attack(attack, goal, options.poison, trained.plan, metrics),
+        epochs=options.train.epochs,
+        data=str(options.images.data),
+        train_images=len(train_set),
+        training=to_plain(options.train),
+        augmentation=to_plain(options.augmentation) if extractor is None else {},
+        seed=options.seed,
+        seconds=log.timing["train"],
+    )
     states.remove()
     if attack is not None and (weakness := find_weakness(attack, goal, metrics)) is not None:
         log.say(f"  warning: {weakness}")
@@ -151,16 +152,8 @@ def make_victim(
 def _victim(options: AttackOptions, extractor: Extractor | None, data: Dataset) -> Network:
     if extractor is not None:
         return mlp_head(extractor.dim, options.head, data.num_classes, options.compute.precision)
-    normalization = parse_normalization(options.normalization).for_channels(data.image_shape[-1])
     width = DESIGNS[options.model].width if options.width is None else options.width
-    architecture = Architecture(options.model, data.num_classes, width, image_shape=data.image_shape)
-    return Network(
-        architecture,
-        normalization.mean,
-        normalization.std,
-        architecture.place(options.compute.placement),
-        options.compute.precision,
-    )
+    return make_network(options.model, width, options.normalization, data, options.compute)
 
 
 def _train(
@@ -175,98 +168,28 @@ def _train(
 ) -> Backdoored:
     augment = options.augmentation if read is None else None
     like = partial(start_state, victim, attack, goal, options.seed, options.train, options.poison, augment, len(data))
-    state = states.resume(options.resume, like, log.say)
-    started = time.perf_counter()
 
     def features(images: np.ndarray) -> np.ndarray:
         with log.stage("cache"):
             return read(images)[:, None, None]  # pyright: ignore[reportOptionalCall]
 
-    try:
-        with log.epochs() as bars:
-            trained = train_backdoored(
-                victim,
-                attack,
-                goal,
-                data.batch,
-                options.seed,
-                options.train,
-                options.poison,
-                augment=augment,
-                read=None if read is None else features,
-                progress=bars,
-                state=state,
-                save=states.save,
-            )
-    except KeyboardInterrupt:
-        states.tell(log.say)
-        raise
-    spent = time.perf_counter() - started
+    with states.going_on(options.resume, like, log) as (state, bars):
+        started = time.perf_counter()
+        trained = train_backdoored(
+            victim,
+            attack,
+            goal,
+            data.batch,
+            options.seed,
+            options.train,
+            options.poison,
+            augment=augment,
+            read=None if read is None else features,
+            progress=bars,
+            state=state,
+            save=states.save,
+        )
+        spent = time.perf_counter() - started
     log.timing["train"] = spent - log.timing.get("cache", 0.0)
     log.say(f"trained in {spent:.0f} s")
     return trained
-
-
-def _measure(
-    options: AttackOptions,
-    victim: Network,
-    extractor: Extractor | None,
-    attack: Attack | None,
-    goal: Goal,
-    trained: Backdoored,
-    test: Dataset,
-) -> Metrics:
-    clean, triggered = test.batch, None
-    if attack is not None:
-        key = jax.random.key(TRIGGER_SEED)
-        triggered = trigger_test_set(test.images, test.labels, goal, attack, trained.params, key)
-    if extractor is not None:
-        clean = clean._replace(images=read_features(extractor, clean.images))
-        triggered = None if triggered is None else triggered._replace(images=read_features(extractor, triggered.images))
-    (measured,) = measure_variants(
-        victim,
-        trained.variables,
-        [masks.filters(trained.variables["masks"])],
-        clean,
-        triggered,
-        goal.one_target if attack is not None else None,
-        options.compute.batch_size,
-    )
-    return measured.metrics
-
-
-def _write(
-    options: AttackOptions,
-    victim: Network,
-    extractor: Extractor | None,
-    attack: Attack | None,
-    goal: Goal,
-    trained: Backdoored,
-    metrics: Metrics,
-    data: Dataset,
-    seconds: float,
-) -> None:
-    """The trigger, the checkpoint, and last the card, whose presence says that the rest is whole."""
-    out = Path(options.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    asr = None if metrics.asr is None else metrics.asr.value
-    if attack is not None:
-        with open_atomic(beside(out, TRIGGER_SUFFIX)) as file:
-            save_artefact(file, trained.params)
-    extra = {"epoch": options.train.epochs, "clean_acc": metrics.acc.value, "bad_acc": asr}
-    save_variables(out, victim, trained.variables, extra)
-    hidden = None if attack is None else describe_attack(attack, goal, options.poison, trained.plan, metrics)
-    card = describe_model(
-        out,
-        victim,
-        data=str(options.images.data),
-        train_images=len(data),
-        attack=hidden,
-        extractor=extractor,
-        training=to_plain(options.train),
-        augmentation=to_plain(options.augmentation) if extractor is None else {},
-        seed=options.seed,
-        metrics=metrics,
-        seconds=seconds,
-    )
-    write_card(beside(out, CARD_SUFFIX), card)

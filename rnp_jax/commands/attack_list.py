@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rnp_jax.attacks import ATTACKS, Attack
-from rnp_jax.training.backdoor import JOINT
+from rnp_jax.training.trainers import JOINT
 
 
 def list_attacks() -> None:

@@ -23,7 +23,7 @@ from rnp_jax.pipeline.versions import package_versions
 from rnp_jax.report.gallery import Exhibit, write_gallery
 from rnp_jax.report.pictures import Pictures, picture_array
 from rnp_jax.report.samples import Samples, amplify_difference
-from rnp_jax.training.backdoor import JOINT
+from rnp_jax.training.trainers import JOINT
 
 SHOWN = 3
 

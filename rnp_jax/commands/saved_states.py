@@ -1,15 +1,22 @@
 """States of a long training on disk, so that an interrupted run goes on where it was."""
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
+from rnp_jax.card import beside
+from rnp_jax.config import to_plain
 from rnp_jax.errors import ConfigError
+from rnp_jax.pipeline.run_log import EpochBars, RunLog
 from rnp_jax.store import load_tree, remove_tree, save_tree
+
+STATES = ".training"
+"""What the folder of saved states is called, in place of a checkpoint's suffix."""
 
 SAVE_EVERY = 60.0
 """Seconds between two savings, at the end of an epoch."""
@@ -74,6 +81,19 @@ class SavedStates:
         state = jax.tree.unflatten(structure, [jnp.asarray(tree[str(i)]) for i in range(structure.num_leaves)])
         return state._replace(key=jax.random.wrap_key_data(state.key))
 
+    @contextlib.contextmanager
+    def going_on(
+        self, wanted: bool, start: Callable[[], State], log: RunLog
+    ) -> Iterator[tuple[State | None, EpochBars]]:
+        """What ``resume`` gives, and bars for the epochs; where the last state is, is told upon an interrupt."""
+        state = self.resume(wanted, start, log.say)
+        try:
+            with log.epochs() as bars:
+                yield state, bars
+        except KeyboardInterrupt:
+            self.tell(log.say)
+            raise
+
     def tell(self, say: Callable[[str], None]) -> None:
         """Says where the last state is, if there is one."""
         if self.list():
@@ -82,3 +102,9 @@ class SavedStates:
     def remove(self) -> None:
         """Removes them all, once the run is finished."""
         remove_tree(self.folder)
+
+
+def open_states(out: str, options: Any) -> SavedStates:
+    """The states of the training with these options that writes the checkpoint ``out``."""
+    settings = {name: value for name, value in to_plain(options).items() if name not in ("resume", "out")}
+    return SavedStates(beside(out, STATES), settings)

@@ -2,28 +2,22 @@
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import jax
-import numpy as np
 import tyro
 
-from rnp_jax import masks
-from rnp_jax.atomic import open_atomic
-from rnp_jax.attacks import Attack, Goal, save_artefact, trigger_test_set
-from rnp_jax.card import CARD_SUFFIX, TRIGGER_SUFFIX, beside, write_card
-from rnp_jax.checkpoints import save_variables
-from rnp_jax.commands.saved_states import SavedStates
+from rnp_jax.attacks import Goal
+from rnp_jax.commands.new_model import NewModel, check_free, make_network, measure_model, write_model
+from rnp_jax.commands.saved_states import SavedStates, open_states
 from rnp_jax.config import FLAT, ComputeOptions, Constants, DataOptions, check_seed, to_plain
-from rnp_jax.data import Dataset, parse_normalization
-from rnp_jax.errors import ConfigError, DataError
-from rnp_jax.evaluation.measure import measure_variants
+from rnp_jax.errors import ConfigError
 from rnp_jax.evaluation.metrics import Metrics
-from rnp_jax.models import Architecture, Network
+from rnp_jax.models import Network
 from rnp_jax.models.resnet import DESIGNS as RESNETS
-from rnp_jax.pipeline.cards import describe_model
-from rnp_jax.pipeline.opening import TRIGGER_SEED, load_images
+from rnp_jax.pipeline.opening import load_images
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.tables import metrics_table
 from rnp_jax.pipeline.training_set import describe_attack, open_attack
@@ -88,15 +82,13 @@ def run(options: SimclrOptions) -> Metrics:
       ConfigError, DataError: options that do not fit together, or a checkpoint that exists.
     """
     out = Path(options.out)
-    for path in (out, beside(out, CARD_SUFFIX)):
-        if path.exists():
-            raise DataError(f"{path} exists already; choose another --out")
+    check_free(out)
     if options.model not in RESNETS:
         raise ConfigError(f"--model {options.model}: this command trains {', '.join(RESNETS)}")
     attack = open_attack(options.attack, options.constants)
     train_set, test = (load_images(options.images, split) for split in ("train", "test"))
     goal = Goal(num_classes=train_set.num_classes, target=options.target, mapping=options.mapping)
-    network = _network(options, train_set)
+    network = make_network(options.model, options.width, options.normalization, train_set, options.compute)
     if len(train_set) < options.probe.batch_size:
         raise ConfigError(
             f"--probe.batch-size {options.probe.batch_size} exceeds the {len(train_set)} training images: choose a "
@@ -104,27 +96,26 @@ def run(options: SimclrOptions) -> Metrics:
         )
     untrusted = poison_once(attack, goal, train_set.batch, options.seed, options.poison)
     log = RunLog()
-    settings = {name: value for name, value in to_plain(options).items() if name not in ("resume", "out")}
-    states = SavedStates(beside(out, ".training"), settings)
+    states = open_states(options.out, options)
     variables = _train(options, network, untrusted, states, log)
-    metrics = _measure(options, network, variables, attack, goal, untrusted, test)
-    _write(options, network, variables, attack, goal, untrusted, metrics)
+    model = NewModel(network, variables, attack, goal, untrusted.params)
+    metrics = measure_model(model, test, options.compute.batch_size)
+    write_model(
+        model,
+        out,
+        metrics,
+        attack=None if attack is None else describe_attack(attack, goal, options.poison, untrusted.plan),
+        epochs=options.simclr.epochs,
+        data=str(options.images.data),
+        train_images=len(untrusted.data.labels),
+        training={"simclr": to_plain(options.simclr), "probe": to_plain(options.probe)},
+        augmentation=to_plain(options.views),
+        seed=options.seed,
+    )
     states.remove()
     log.console.print(metrics_table({"linear probe": metrics}))
     log.say(f"{out}")
     return metrics
-
-
-def _network(options: SimclrOptions, data: Dataset) -> Network:
-    normalization = parse_normalization(options.normalization).for_channels(data.image_shape[-1])
-    architecture = Architecture(options.model, data.num_classes, options.width, image_shape=data.image_shape)
-    return Network(
-        architecture,
-        normalization.mean,
-        normalization.std,
-        architecture.place(options.compute.placement),
-        options.compute.precision,
-    )
 
 
 def _train(
@@ -133,87 +124,20 @@ def _train(
     """The extractor, and the probe as its last layer."""
     key = jax.random.key(options.seed)
     init_key, train_key = jax.random.split(key)
-    variables = network.init(init_key)
-    images = untrusted.data.images
-    state = states.resume(
-        options.resume, lambda: start(network, variables, train_key, options.simclr, len(images)), log.say
-    )
-    started = time.perf_counter()
-    try:
-        with log.epochs() as bars:
-            trained, _ = pretrain(
-                network,
-                variables,
-                images,
-                train_key,
-                options.simclr,
-                views=options.views,
-                progress=lambda epoch, figures: bars("simclr", epoch, options.simclr.epochs, figures),
-                state=state,
-                save=states.save,
-            )
-    except KeyboardInterrupt:
-        states.tell(log.say)
-        raise
+    variables, images = network.init(init_key), untrusted.data.images
+    like = partial(start, network, variables, train_key, options.simclr, len(images))
+    with states.going_on(options.resume, like, log) as (state, bars):
+        started = time.perf_counter()
+        trained, _ = pretrain(
+            network,
+            variables,
+            images,
+            train_key,
+            options.simclr,
+            views=options.views,
+            progress=bars,
+            state=state,
+            save=states.save,
+        )
     log.say(f"trained in {time.perf_counter() - started:.0f} s; linear probe")
     return fit_probe(network, trained, untrusted.data, jax.random.fold_in(key, 0), options.probe)[0]
-
-
-def _measure(
-    options: SimclrOptions,
-    network: Network,
-    variables: Variables,
-    attack: Attack | None,
-    goal: Goal,
-    untrusted: TrainingSet,
-    test: Dataset,
-) -> Metrics:
-    triggered = None
-    if attack is not None:
-        key = jax.random.key(TRIGGER_SEED)
-        triggered = trigger_test_set(test.images, test.labels, goal, attack, untrusted.params, key)
-    (measured,) = measure_variants(
-        network,
-        variables,
-        [masks.filters(variables["masks"])],
-        test.batch,
-        triggered,
-        goal.one_target if attack is not None else None,
-        options.compute.batch_size,
-    )
-    return measured.metrics
-
-
-def _write(
-    options: SimclrOptions,
-    network: Network,
-    variables: Variables,
-    attack: Attack | None,
-    goal: Goal,
-    untrusted: TrainingSet,
-    metrics: Metrics,
-) -> None:
-    """The trigger, the checkpoint, and last the card, whose presence says that the rest is whole."""
-    out = Path(options.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    poisoned = None
-    if attack is not None and untrusted.plan is not None:
-        poisoned = describe_attack(attack, goal, options.poison, untrusted.plan)
-        with open_atomic(beside(out, TRIGGER_SUFFIX)) as file:
-            save_artefact(file, untrusted.params)
-    asr = None if metrics.asr is None else metrics.asr.value
-    extra = {"epoch": options.simclr.epochs, "clean_acc": metrics.acc.value, "bad_acc": asr}
-    save_variables(out, network, variables, extra)
-    card = describe_model(
-        out,
-        network,
-        data=str(options.images.data),
-        train_images=len(np.asarray(untrusted.data.labels)),
-        attack=poisoned,
-        extractor=None,
-        training={"simclr": to_plain(options.simclr), "probe": to_plain(options.probe)},
-        augmentation=to_plain(options.views),
-        seed=options.seed,
-        metrics=metrics,
-    )
-    write_card(beside(out, CARD_SUFFIX), card)

@@ -9,8 +9,9 @@ import tyro
 from rnp_jax.attacks import Goal
 from rnp_jax.card import CARD_SUFFIX, beside
 from rnp_jax.checks import check_number
-from rnp_jax.commands.attack import STATES, AttackOptions, make_victim
+from rnp_jax.commands.attack import AttackOptions, make_victim
 from rnp_jax.commands.compare import COMPARED
+from rnp_jax.commands.saved_states import STATES
 from rnp_jax.config import FLAT, DataOptions, read_yaml, to_plain, write_yaml
 from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.extractors import CachedFeatures, open_extractor

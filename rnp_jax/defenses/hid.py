@@ -6,7 +6,6 @@ submitted to ICLR 2025). Its text is not public: the order of the steps is its a
 here, most after DBD (Huang et al., ICLR 2022), whose selection and semi-supervised step are alike.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import jax
@@ -16,7 +15,6 @@ from jaxtyping import Float, Int
 from rnp_jax import masks
 from rnp_jax.defenses.holder import HolderPruneConfig, holder
 from rnp_jax.defenses.method import Method, Task
-from rnp_jax.defenses.phase import Progress
 from rnp_jax.defenses.result import Candidates, Defended
 from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.evaluation.predict import predict
@@ -112,7 +110,7 @@ def run_hid(task: Task, config: HidConfig) -> Defended:
                 simclr_key,
                 config.simclr,
                 views=config.views,
-                progress=_report(progress, "simclr", config.simclr.epochs),
+                progress=progress,
             )
         task.note("simclr", history)
     with task.stage("cache"):
@@ -124,7 +122,8 @@ def run_hid(task: Task, config: HidConfig) -> Defended:
             cached,
             fit_key,
             config.head,
-            progress=_report(progress, "head", config.head.epochs),
+            phase="head",
+            progress=progress,
         )
     task.note("head", history)
     parts, rounds = (pretrained, fitted), []
@@ -203,7 +202,7 @@ def run_round(
             mix_key,
             config.mixmatch,
             augment=task.augment,
-            progress=_report(task.progress, "mixmatch", config.mixmatch.epochs),
+            progress=task.progress,
         )
     extractor, head = split(trained)
     return Round(extractor, head, pruned, kept, history)
@@ -212,12 +211,6 @@ def run_round(
 def _cache(extractor: Network, variables: Variables, data: Batch) -> Batch:
     """Features as the head's images [N, 1, 1, D]."""
     return Batch(extract(extractor, variables, np.asarray(data.images))[:, None, None], np.asarray(data.labels))
-
-
-def _report(progress: Progress | None, phase: str, most: int) -> Callable[[int, dict[str, float]], None] | None:
-    if progress is None:
-        return None
-    return lambda epoch, metrics: progress(phase, epoch, most, metrics)
 
 
 def _check(data: Batch, num_classes: int) -> None:

@@ -27,9 +27,9 @@ from rnp_jax.defenses.phase import Progress, check_finite
 from rnp_jax.defenses.result import Defended
 from rnp_jax.defenses.rnp import RnpConfig
 from rnp_jax.defenses.tuning import begin, conclude
+from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError
 from rnp_jax.training.epoch import cross_entropy
-from rnp_jax.training.joint_epoch import descend
 from rnp_jax.types import Apply, Batch, Tree, Variables
 
 

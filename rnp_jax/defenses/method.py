@@ -192,7 +192,7 @@ class Method:
             done,
             choice=replace(done.choice, ranking=ranking),
             history={**task.history, **done.history},
-            stops=task.stops,
+            stops={**task.stops, **done.stops},
             timing={**task.timing, **done.timing},
             warnings=(*task.warnings, *done.warnings),
         )

@@ -1,10 +1,10 @@
 """A phase of a defense: epochs over the defense set in one compiled program that can stop early by itself."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,7 @@ import optax
 
 from rnp_jax.errors import DefenseError
 from rnp_jax.training.epoch import Augment, run_epoch
-from rnp_jax.types import Apply, Batch, Tree
-
-Progress: TypeAlias = Callable[[str, int, int, dict[str, float]], None]
-"""Receives a phase's name, the epoch just ended (from 1), the most there can be, and the epoch's loss and accuracy."""
+from rnp_jax.types import Apply, Batch, Progress, Tree
 
 
 class PhaseState(NamedTuple):

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, UInt8
 
+from rnp_jax.descent import descend
 from rnp_jax.detection.batches import map_batches
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Network
@@ -109,9 +110,7 @@ def _distil(
         raw, state = carry
         shape = (1, 1, images.shape[3])
         colour = jax.vmap(lambda one: jax.random.uniform(jax.random.fold_in(one, number), shape))(keys)
-        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power in Adam's
-            updates, state = tx.update(jax.grad(loss)(raw, colour), state, raw)
-        return (raw + updates, state), None
+        return descend(tx, jax.grad(loss)(raw, colour), state, raw), None
 
     (raw, _), _ = jax.lax.scan(step, (start, tx.init(start)), jnp.arange(config.steps, dtype=jnp.int32))
     return _squash(raw)

@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from rnp_jax.defenses.phase import Progress
+from rnp_jax.descent import descend
 from rnp_jax.detection.stamps import stamp
 from rnp_jax.errors import ConfigError
 from rnp_jax.training.epoch import cross_entropy
@@ -182,9 +183,7 @@ def _look(
     def step(carry: tuple, index: jax.Array) -> tuple[tuple, jax.Array]:
         free, opt_state = carry
         gradient, success = jax.grad(loss_of, has_aux=True)(free, images[index])
-        with jax.numpy_dtype_promotion("standard"):  # Adam raises a float to an integer power
-            updates, opt_state = tx.update(gradient, opt_state)
-        return (optax.apply_updates(free, updates), opt_state), success
+        return descend(tx, gradient, opt_state, free), success
 
     order = draw_order(jax.random.fold_in(key, run.step), len(images), config)
     (free, opt_state), successes = jax.lax.scan(step, (run.free, run.opt_state), order)

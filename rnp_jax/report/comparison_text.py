@@ -51,6 +51,13 @@ def show_rating(der: Estimate | None) -> str:
     return f"{der.value:.3f}" if der.high is None else f"{der.value:.3f} ± {der.high - der.value:.3f}"
 
 
+def show_count(count: Estimate | None) -> str:
+    """Up to four digits; ± half the interval where there is one."""
+    if count is None:
+        return UNKNOWN
+    return f"{count.value:,.4g}" if count.high is None else f"{count.value:,.4g} ± {count.high - count.value:,.3g}"
+
+
 def show_seconds(total: float | None) -> str:
     """As elsewhere in a report; unknown where nothing was timed."""
     return UNKNOWN if total is None else seconds(total)

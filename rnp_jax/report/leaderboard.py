@@ -1,47 +1,37 @@
-"""A sweep as one self-contained page: what became of its items, the matrix of means, a figure, and every item.
+"""A sweep as one self-contained page: the matrix of means, figures, what became of its items, and every item.
 
 The page asks nothing of a network. Its Content-Security-Policy allows embedded images and, by hash, its own style sheet
 and its own script; the script sorts, filters and pages the table of items, and the page is whole without it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rnp_jax.report import wording
 from rnp_jax.report.appendix import show_pairs, show_tree
-from rnp_jax.report.comparison import Estimate
-from rnp_jax.report.comparison_page import share_cell
-from rnp_jax.report.comparison_text import name_method, show_rating, show_seconds
+from rnp_jax.report.comparison_text import name_method, show_seconds
 from rnp_jax.report.document import write_text
-from rnp_jax.report.figures import render_svg
-from rnp_jax.report.html import Markup, element, join, table
-from rnp_jax.report.leaderboard_matrix import (
-    MATRIX_WORDS,
-    MEANINGS,
-    METRICS,
-    Metric,
-    count_statuses,
-    make_matrix,
-    metric_table,
-    say_verdict,
-    sort_rows,
-)
-from rnp_jax.report.leaderboard_plots import MAX_PANELS, plot_items
+from rnp_jax.report.figures import save_figures
+from rnp_jax.report.html import Markup, element, table
+from rnp_jax.report.leaderboard_matrix import MEANINGS, count_statuses, say_verdict, sort_rows
+from rnp_jax.report.leaderboard_plots import plot_leaderboard
+from rnp_jax.report.leaderboard_sections import show_covariates, show_figures, show_matrix, show_methods
 from rnp_jax.report.leaderboard_table import LEVELS, link, show_items
 from rnp_jax.report.page import render_document
 from rnp_jax.report.schema import Versions
 from rnp_jax.report.sections import LEVELS as BADGES
-from rnp_jax.report.sections import embed_figure, section
+from rnp_jax.report.sections import section
 from rnp_jax.report.sweep_row import Status, SweepRow
 from rnp_jax.report.wording import UNKNOWN, seconds
 
 SLOWEST = 10
 MAX_LISTED = 500
-"""More items of a status than these are in the table of items but not listed with their reasons."""
+"""More items of a status, or with a note, than these are in the table of items but not listed with what is said."""
 
 OPEN = 10
-"""A list of more reasons than these is folded away."""
+"""A list of more items than these is folded away."""
+
+FIGURES = ("outcomes", "items", "seconds")
 
 LOST: dict[Status, str] = {"failed": "Failed", "rejected": "Rejected", "skipped": "Skipped"}
 
@@ -55,7 +45,7 @@ def write_leaderboard(
     created: datetime,
     title: str = "Sweep",
 ) -> Path:
-    """Write ``leaderboard.html``, whole or not at all.
+    """Write ``figures/*.png|svg`` and, last, ``leaderboard.html``, each whole or not at all.
 
     Args:
       out: the sweep's folder, which ``row.report`` is relative to.
@@ -70,24 +60,37 @@ def write_leaderboard(
     Raises:
       ResultError: the folder cannot be written.
     """
-    page = render_leaderboard(rows, config=config, versions=versions, created=created, title=title)
+    folder = Path(out) / "figures"
+    earlier = [path.stem for path in folder.glob("rates_*.svg")]
+    files = save_figures(folder, plot_leaderboard(sort_rows(rows)), known=[*FIGURES, *earlier])
+    svg = {name: file.svg.read_bytes() for name, file in files.items()}
+    page = render_leaderboard(rows, svg, config=config, versions=versions, created=created, title=title)
     return write_text(Path(out) / "leaderboard.html", page)
 
 
 def render_leaderboard(
-    rows: Sequence[SweepRow], *, config: Mapping, versions: Versions, created: datetime, title: str = "Sweep"
+    rows: Sequence[SweepRow],
+    svg: Mapping[str, bytes],
+    *,
+    config: Mapping,
+    versions: Versions,
+    created: datetime,
+    title: str = "Sweep",
 ) -> str:
-    """The page as text."""
+    """The page as text; ``svg`` holds the figures to embed, by name."""
     rows = sort_rows(rows)
     counts = count_statuses(rows)
     content = [
         _show_header(rows, counts, created, title),
+        show_matrix(rows),
+        show_figures(rows, svg),
         _show_counts(counts),
-        *(_show_lost(rows, status) for status in LOST),
-        _show_matrix(rows),
-        _show_figure(rows),
+        *(_list(LOST[status], "Reason", [row for row in rows if row.status == status], _reason) for status in LOST),
+        _list("Notes", "Note", [row for row in rows if row.note], lambda row: row.note),
         _show_slowest(rows),
         section("Items", show_items(rows)) if rows else None,
+        show_methods(rows),
+        show_covariates(rows),
         section("Settings and versions", show_pairs(list(versions)), show_tree("Resolved configuration", dict(config))),
         element("footer", "Every item with its counts is beside this page: rows.jsonl, rows.csv, rows.parquet."),
     ]
@@ -141,55 +144,19 @@ def _show_counts(counts: Mapping[Status, int]) -> Markup:
     return section("What became of the items", table_)
 
 
-def _show_matrix(rows: Sequence[SweepRow]) -> Markup | None:
-    matrix = make_matrix(rows)
-    if not matrix.lines:
+def _list(heading: str, column: str, rows: Sequence[SweepRow], say: Callable[[SweepRow], str]) -> Markup | None:
+    """Items with what is said of each; folded away where they are many."""
+    if not rows:
         return None
-    parts = [element("p", MATRIX_WORDS, class_="quiet")]
-    for metric in METRICS:
-        names, found = metric_table(matrix, metric)
-        if names:
-            title, meaning = wording.DER if metric == "der" else wording.METRICS[metric]
-            lines = [[attack, *(_estimate(each, metric) for each in estimates)] for attack, estimates in found]
-            shown = table(["Attack", *names], lines, class_="compared")
-            parts += [element("h3", title), element("p", meaning, class_="quiet"), shown]
-    if matrix.further:
-        parts.append(element("p", f"{matrix.further:,} further attacks are in the table of items."))
-    return section("Attacks and defenses", *parts)
+    lines = [[link(row), name_method(dict(row)), say(row)] for row in rows[:MAX_LISTED]]
+    listed = table(["Checkpoint", "Method", column], lines, class_="listed")
+    if len(rows) > OPEN:
+        listed = element("details", element("summary", f"Show {len(lines):,} of {len(rows):,}"), listed)
+    return section(heading, listed)
 
 
-def _estimate(estimate: Estimate | None, metric: Metric) -> Markup:
-    if estimate is None:
-        return join("\N{EN DASH}")
-    n = element("small", f"n = {estimate.n:,}")
-    if metric == "der":
-        return join(show_rating(estimate), n)
-    return join(share_cell(estimate), n)
-
-
-def _show_figure(rows: Sequence[SweepRow]) -> Markup | None:
-    figure = plot_items(rows)
-    if figure is None:
-        return None
-    caption = (
-        "One point an item: grey crosses are the checkpoints as they came, coloured markers the same after the method, "
-        "hollow where the head alone was pruned. The best corner is bottom right: low ASR, high ACC."
-    )
-    further = len({(row.mode, row.method) for row in rows if row.status == "ok" and row.acc and row.asr}) - MAX_PANELS
-    if further > 0:
-        caption += f" {further:,} further methods are in the tables."
-    return section("Figure", *embed_figure("Attack success against accuracy", caption, render_svg(figure)))
-
-
-def _show_lost(rows: Sequence[SweepRow], status: Status) -> Markup | None:
-    lost = [row for row in rows if row.status == status]
-    if not lost:
-        return None
-    lines = [[link(row), name_method(dict(row)), row.reason or UNKNOWN] for row in lost[:MAX_LISTED]]
-    listed = table(["Checkpoint", "Method", "Reason"], lines, class_="listed")
-    if len(lost) > OPEN:
-        listed = element("details", element("summary", f"Show {len(lines):,} of {len(lost):,}"), listed)
-    return section(LOST[status], listed)
+def _reason(row: SweepRow) -> str:
+    return row.reason or UNKNOWN
 
 
 def _show_slowest(rows: Sequence[SweepRow]) -> Markup | None:

@@ -5,13 +5,24 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from rnp_jax.defenses import registry
+from rnp_jax.report import wording
 from rnp_jax.report.comparison import Estimate, Summary
-from rnp_jax.report.comparison_text import by_attack, name_attack, name_method
+from rnp_jax.report.comparison_text import by_attack, name_attack, name_method, show_count, show_rating, show_share
 from rnp_jax.report.sweep_row import STATUSES, Status, SweepRow
 
-Metric = Literal["acc", "asr", "ra", "der"]
+Metric = Literal["acc", "asr", "ra", "der", "pruned"]
 
-METRICS: tuple[Metric, ...] = ("acc", "asr", "ra", "der")
+METRICS: dict[Metric, tuple[str, str]] = {
+    "acc": wording.METRICS["acc"],
+    "asr": wording.METRICS["asr"],
+    "ra": wording.METRICS["ra"],
+    "der": wording.DER,
+    "pruned": ("Pruned", "Filters or hidden units that the method prunes."),
+}
+"""Name and meaning of what the matrix shows, a table each."""
+
+UNDEFENDED = next(name for name, method in registry.METHODS.items() if method.changes == "nothing")
+"""The method whose rows are the checkpoints as they came."""
 
 MAX_ATTACKS = 40
 """More attacks than these are in the table of rows but not in the matrix."""
@@ -24,7 +35,7 @@ MEANINGS: dict[Status, str] = {
 }
 MATRIX_WORDS = (
     "Means over the checkpoints of an attack with 95 % t-intervals, cut to 0-100 %; of a single one, its share with "
-    "its Wilson interval. No defense: the same checkpoints as they came."
+    f"its Wilson interval. {registry.title(UNDEFENDED)}: the same checkpoints as they came."
 )
 
 
@@ -63,6 +74,20 @@ def say_verdict(counts: dict[Status, int]) -> str:
     return f"None of {_items(total)} failed: the sweep's exit code is zero."
 
 
+def say_who_sees(rows: Iterable[SweepRow]) -> str:
+    """A sentence on the methods that know the trigger; empty where there are none."""
+    names = sorted({row.method for row in rows if registry.sees_trigger(row.method)}, key=registry.order)
+    if not names:
+        return ""
+    verb = "sees" if len(names) == 1 else "see"
+    return f"{', '.join(map(registry.title, names))} {verb} the trigger: a bound that no defender has."
+
+
+def show_estimate(estimate: Estimate | None, metric: Metric) -> str:
+    """An entry of the matrix as text."""
+    return {"der": show_rating, "pruned": show_count}.get(metric, show_share)(estimate)
+
+
 def metric_table(matrix: Matrix, metric: Metric) -> tuple[list[str], list[tuple[str, list[Estimate | None]]]]:
     """Names of the columns that know the metric, and each attack's name with its estimates in those columns."""
     found = [[None if each is None else getattr(each, metric) for each in line] for _, line in matrix.lines]
@@ -80,8 +105,7 @@ def make_matrix(rows: Sequence[SweepRow]) -> Matrix:
 
     Attacks come in the order of their first row, defenses as in a comparison's tables, heads after networks.
     """
-    done = [row for row in rows if row.status == "ok"]
-    tables = by_attack([*done, *_undefended(done)])
+    tables = by_attack(list_results(rows))
     columns = {
         (each.keys["mode"] == "head", registry.order(str(each.keys["method"]))): name_method(each.keys)
         for summaries in tables.values()
@@ -95,16 +119,19 @@ def make_matrix(rows: Sequence[SweepRow]) -> Matrix:
     return Matrix(names, tuple(lines), max(0, len(tables) - MAX_ATTACKS))
 
 
-def _undefended(done: Sequence[SweepRow]) -> list[SweepRow]:
-    """One row a checkpoint that has no ``none`` row, with the figures from before any defense."""
-    known = {(row.checkpoint, row.mode) for row in done if row.method == "none"}
+def list_results(rows: Iterable[SweepRow]) -> list[SweepRow]:
+    """The rows that are ok; then for each checkpoint that was not evaluated undefended, one as if it had been."""
+    done = [row for row in rows if row.status == "ok"]
+    known = {(row.checkpoint, row.mode) for row in done if row.method == UNDEFENDED}
     found: dict[tuple, SweepRow] = {}
     for row in done:
         if row.acc_before is not None and (row.checkpoint, row.mode) not in known:
             before = {"acc": row.acc_before, "asr": row.asr_before, "ra": row.ra_before}
             rest = {"acc_without_target": None, "der": None, "pruned": None, "timing": (), "covariates": {}}
-            found.setdefault((row.checkpoint, row.mode), row.model_copy(update={"method": "none", **before, **rest}))
-    return list(found.values())
+            found.setdefault(
+                (row.checkpoint, row.mode), row.model_copy(update={"method": UNDEFENDED, **before, **rest})
+            )
+    return [*done, *found.values()]
 
 
 def _name(attack: str, rate: float | None) -> str:

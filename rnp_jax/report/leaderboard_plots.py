@@ -1,4 +1,4 @@
-"""Figure of a sweep: attack success against accuracy, a point an item, before and after each method."""
+"""Figures of a sweep: of its means, and attack success against accuracy, a point an item, before and after."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,9 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from rnp_jax.defenses import registry
 from rnp_jax.report import palette
-from rnp_jax.report.comparison_plots import label_method
+from rnp_jax.report.comparison_plots import label_method, plot_outcomes, plot_seconds
+from rnp_jax.report.leaderboard_matrix import list_results
+from rnp_jax.report.rates import plot_all_rates
 from rnp_jax.report.sweep_row import SweepRow
 
 MAX_PANELS = 12
@@ -17,6 +19,14 @@ MAX_PANELS = 12
 
 MAX_VECTORS = 500
 """More points than these are drawn as pixels, so that the figure stays small."""
+
+
+def plot_leaderboard(rows: Sequence[SweepRow]) -> dict[str, Figure]:
+    """The figures that the rows have the data for, by name, in the page's order."""
+    results = list_results(rows)
+    figures = {"outcomes": plot_outcomes(results), "items": plot_items(rows), **plot_all_rates(results)}
+    figures["seconds"] = plot_seconds(row for row in rows if row.status == "ok")
+    return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 @palette.style()

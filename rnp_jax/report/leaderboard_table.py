@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 from urllib.parse import quote
 
+from rnp_jax.defenses import METHODS
 from rnp_jax.report.comparison_text import name_method, show_seconds
 from rnp_jax.report.html import Markup, element, escape, join, spell_hidden, table
 from rnp_jax.report.schema import Proportion
@@ -71,8 +72,8 @@ def safe_href(report: str | None) -> str | None:
 
 def _cells(row: SweepRow) -> list[Cell]:
     rate = row.poison_rate
-    pruned = UNKNOWN if row.pruned is None else f"{row.pruned:,}"
     done = row.status == "ok"
+    pruned = f"{row.pruned:,}" if row.pruned is not None else UNKNOWN if _may_prune(row.method) else ""
     return [
         Cell(row.checkpoint, small=row.architecture or "", href=safe_href(row.report)),
         Cell(row.attack),
@@ -86,6 +87,10 @@ def _cells(row: SweepRow) -> list[Cell]:
         Cell(pruned if done else "", row.pruned, "" if row.units is None else f"of {row.units:,}"),
         Cell(show_seconds(row.seconds) if row.timing else "", row.seconds),
     ]
+
+
+def _may_prune(method: str) -> bool:
+    return method not in METHODS or METHODS[method].changes in ("filters", "both")
 
 
 def _share(share: Proportion | None, before: Proportion | None, done: bool) -> Cell:

@@ -6,7 +6,7 @@ apart. Where the axes are the metrics, colours and markers together tell methods
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from rnp_jax.defenses import METHODS
 
-Marker: TypeAlias = str | tuple[int, int, float]
+Marker: TypeAlias = str | tuple[int, Literal[0, 1, 2], int]
 """As matplotlib names it: a letter, or corners, style (1: a star) and angle."""
 
 INK = "#1f2933"

@@ -16,16 +16,24 @@ from rnp_jax.report.comparison_plots import label_method
 from rnp_jax.report.sweep_row import SweepRow
 
 COLUMNS = 4
+MAX_FIGURES = 12
+"""More attacks than these are in the tables but not drawn."""
+
 _CURVES = {"acc": ("ACC", palette.ACC, "o"), "asr": ("ASR", palette.ASR, "s"), "ra": ("RA", palette.RA, "^")}
 
 
-def plot_all_rates(rows: Iterable[SweepRow]) -> dict[str, Figure]:
-    """A figure for each attack that was run at two poison rates or more, named ``rates_1_badnets``."""
+def find_several_rates(rows: Iterable[SweepRow]) -> dict[str, list[SweepRow]]:
+    """The rows by attack, of attacks that were run at two poison rates or more."""
     by_attack: dict[str, list[SweepRow]] = {}
     for row in rows:
         if row.poison_rate is not None:
             by_attack.setdefault(row.attack, []).append(row)
-    several = [(attack, each) for attack, each in by_attack.items() if len({row.poison_rate for row in each}) > 1]
+    return {attack: each for attack, each in by_attack.items() if len({row.poison_rate for row in each}) > 1}
+
+
+def plot_all_rates(rows: Iterable[SweepRow]) -> dict[str, Figure]:
+    """A figure for each attack at several rates, the first `MAX_FIGURES` of them, named ``rates_1_badnets``."""
+    several = list(find_several_rates(rows).items())[:MAX_FIGURES]
     names = [re.sub(r"[^a-z0-9]+", "_", attack.lower()).strip("_")[:40] for attack, _ in several]
     return {
         f"rates_{i}_{name}".rstrip("_"): plot_rates(each)

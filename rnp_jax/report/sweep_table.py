@@ -15,7 +15,7 @@ from rnp_jax.atomic import open_atomic
 from rnp_jax.defenses import registry
 from rnp_jax.errors import ResultError
 from rnp_jax.report.comparison import SHARES
-from rnp_jax.report.comparison_text import csv_text, escape_markdown, markdown_table, show_rating, show_share
+from rnp_jax.report.comparison_text import csv_text, escape_markdown, markdown_table
 from rnp_jax.report.document import SCHEMA_VERSION, write_text
 from rnp_jax.report.leaderboard_matrix import (
     MATRIX_WORDS,
@@ -25,14 +25,16 @@ from rnp_jax.report.leaderboard_matrix import (
     make_matrix,
     metric_table,
     say_verdict,
+    say_who_sees,
+    show_estimate,
     sort_rows,
 )
 from rnp_jax.report.sweep_row import SweepRow
 
 Kind = Literal["text", "category", "integer", "float"]
 
-MAX_REASONS = 500
-"""More items without a result than these are in the other tables but not in the Markdown."""
+MAX_LISTED = 500
+"""More items without a result, or with a note, than these are in the other tables but not in the Markdown."""
 
 _BEFORE: dict[str, Kind] = {
     "key": "text",
@@ -161,26 +163,47 @@ def _write_parquet(path: Path, columns: Sequence[tuple[str, Kind, list]]) -> Non
 
 
 def to_markdown(rows: Sequence[SweepRow]) -> str:
-    """Counts by status, the attack x defense matrix of each metric, and what has no result with the reason."""
+    """The attack x defense matrix of each metric, counts by status, what has no result with the reason, and notes."""
     counts = count_statuses(rows)
     lines = [[status, f"{count:,}", MEANINGS[status]] for status, count in counts.items()]
     total = ["all", f"{len(rows):,}", ""]
-    parts = ["# Leaderboard", say_verdict(counts), markdown_table(["Status", "Items", "Meaning"], [*lines, total])]
+    lost = [[row.status, *_name(row), row.reason] for row in rows if row.status != "ok"]
+    notes = [[*_name(row), row.note] for row in rows if row.note]
+    parts = [
+        "# Leaderboard",
+        say_verdict(counts),
+        *_show_matrix(rows),
+        "## What became of the items",
+        markdown_table(["Status", "Items", "Meaning"], [*lines, total]),
+        *_list_first("Without a result", ["Status", "Checkpoint", "Method", "Reason"], lost),
+        *_list_first("Notes", ["Checkpoint", "Method", "Note"], notes),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _show_matrix(rows: Sequence[SweepRow]) -> Iterator[str]:
     matrix = make_matrix(rows)
     if matrix.lines:
-        parts.append(MATRIX_WORDS)
-    for metric in METRICS:
+        yield f"{MATRIX_WORDS} {say_who_sees(rows)}".strip()
+    for metric, (heading, _) in METRICS.items():
         names, found = metric_table(matrix, metric)
-        show = show_rating if metric == "der" else show_share
-        cells = [[attack, *("" if each is None else show(each) for each in estimates)] for attack, estimates in found]
+        cells = [
+            [attack, *("" if each is None else show_estimate(each, metric) for each in estimates)]
+            for attack, estimates in found
+        ]
         if names:
-            parts += [f"## {metric.upper()}", markdown_table(["Attack", *names], cells)]
+            yield from (f"## {heading}", markdown_table(["Attack", *names], cells))
     if matrix.further:
-        parts.append(f"{matrix.further:,} further attacks are in rows.csv.")
-    lost = [row for row in rows if row.status != "ok"]
-    if lost:
-        said = [[row.status, row.checkpoint, registry.title(row.method), row.reason] for row in lost[:MAX_REASONS]]
-        parts += ["## Without a result", markdown_table(["Status", "Checkpoint", "Method", "Reason"], said)]
-    if len(lost) > MAX_REASONS:
-        parts.append(escape_markdown(f"{len(lost) - MAX_REASONS:,} further items are in rows.csv."))
-    return "\n\n".join(parts) + "\n"
+        yield f"{matrix.further:,} further attacks are in rows.csv."
+
+
+def _list_first(heading: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The first lines as a table, and how many there are besides; nothing where there is no line."""
+    if lines:
+        yield from (f"## {heading}", markdown_table(head, lines[:MAX_LISTED]))
+    if len(lines) > MAX_LISTED:
+        yield escape_markdown(f"{len(lines) - MAX_LISTED:,} further items are in rows.csv.")
+
+
+def _name(row: SweepRow) -> list[str]:
+    return [row.checkpoint, registry.title(row.method)]

@@ -13,9 +13,10 @@ import optax
 
 from rnp_jax.attacks.awp import Awp, mean_color
 from rnp_jax.attacks.base import Params
+from rnp_jax.descent import descend
 from rnp_jax.training.epoch import cross_entropy, run_epoch
 from rnp_jax.training.joint import Setting
-from rnp_jax.training.joint_epoch import descend, steps_an_epoch
+from rnp_jax.training.joint_epoch import steps_an_epoch
 from rnp_jax.training.supervised import TrainState, start, train_epoch
 from rnp_jax.types import Batch, Tree, Variables
 

@@ -8,32 +8,17 @@ import jax
 import numpy as np
 from jaxtyping import Bool
 
-from rnp_jax.attacks.awp import Awp
 from rnp_jax.attacks.base import Attack, Params
-from rnp_jax.attacks.dfst import Dfst
 from rnp_jax.attacks.goal import Goal
-from rnp_jax.attacks.input_aware import InputAware
-from rnp_jax.attacks.lira import Lira
-from rnp_jax.attacks.means import Means, Progress
+from rnp_jax.attacks.means import Means
 from rnp_jax.attacks.poison import PoisonPlan, check_training_set, draw_plan, poison_batch, poison_training_set
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Network
-from rnp_jax.training.awp import AwpTraining
-from rnp_jax.training.dfst import DfstTraining
 from rnp_jax.training.epoch import Augment
-from rnp_jax.training.input_aware import InputAwareTraining
-from rnp_jax.training.joint import Joint, Setting, train_jointly
-from rnp_jax.training.lira import LiraTraining
+from rnp_jax.training.joint import Setting, train_jointly
 from rnp_jax.training.supervised import TrainConfig, TrainState, start, train
-from rnp_jax.types import Apply, Batch, Variables
-
-JOINT: dict[type[Attack], Joint] = {
-    Awp: AwpTraining(),
-    Dfst: DfstTraining(),
-    InputAware: InputAwareTraining(),
-    Lira: LiraTraining(),
-}
-"""How the attacks that train with their victim do that."""
+from rnp_jax.training.trainers import find_trainer
+from rnp_jax.types import Apply, Batch, Progress, Variables
 
 
 @dataclass(frozen=True)
@@ -125,44 +110,31 @@ def train_backdoored(
     """Trains ``network`` from scratch on ``data`` poisoned by ``attack`` (None: clean).
 
     Static attacks poison the set once, before augmentation; those of ``Attack.in_step`` poison every batch, and those
-    of ``JOINT`` train with the victim, as their authors do. What an attack learns beforehand it learns from ``data``
-    and from models of the same architecture trained on it. With ``read``, which turns the images into what ``network``
-    reads (features of a frozen extractor), every attack poisons once.
+    that have a joint trainer train with the victim, as their authors do. What an attack learns beforehand it learns
+    from ``data`` and from models of the same architecture trained on it. With ``read``, which turns the images into
+    what ``network`` reads (features of a frozen extractor), every attack poisons once. ``progress`` is told of epochs
+    of ``train``, of each ``surrogate``, and of what the attack itself names.
 
     Raises:
       ConfigError, DataError: rates, targets and labels that do not fit; images to append where batches are poisoned;
         with ``read``, an attack that needs a network of images.
     """
     init_key, poison_key, train_key = _keys(seed)
-    report = progress or _silent
-
-    def tell(epoch: int, figures: dict[str, float]) -> None:
-        report("train", epoch, epochs, figures)
-
-    joint = JOINT.get(type(attack)) if attack is not None else None
-    if read is not None and attack is not None and (joint is not None or attack.learns()):
-        raise ConfigError(
-            f"{type(attack).__name__} needs a network of images, not a head on features; remove --extractor"
-        )
-    in_step = None
-    if attack is not None and attack.in_step and read is None:
-        in_step = _InStep(attack, goal, poison.rate)
-    if poison.append and (joint is not None or in_step is not None):
-        raise ConfigError(f"{type(attack).__name__} poisons in the victim's training step; remove --poison.append")
+    joint, in_step = find_trainer(attack), None
+    if attack is not None:
+        _check_way(attack, poison, on_features=read is not None)
+        in_step = _InStep(attack, goal, poison.rate) if attack.in_step and read is None else None
     if joint is not None and attack is not None:
         setting = Setting(network, attack, goal, config, poison.rate, augment)
-        epochs = joint.epochs(setting)
         variables, params, history = train_jointly(
-            joint, setting, data, train_key, progress=tell, state=state, save=save
+            joint, setting, data, train_key, progress=progress, state=state, save=save
         )
         return Backdoored(variables, params, None, history)
-    epochs = config.epochs
     if attack is not None and in_step is not None:
         made = TrainingSet(data, attack.init(_image_shape(data)), None)
     else:
-        means = Means(
-            network, data, goal, poison_key, _surrogates(network, data, poison_key, config, augment, report), report
-        )
+        surrogate = _surrogates(network, data, poison_key, config, augment, progress)
+        means = Means(network, data, goal, poison_key, surrogate, progress or _silent)
         made = poison_once(attack, goal, data, seed, poison, means)
     data = made.data
     if read is not None:
@@ -175,19 +147,33 @@ def train_backdoored(
         config,
         augment=augment,
         poison=in_step,
-        progress=tell,
+        progress=progress,
         state=state,
         save=save,
     )
     return Backdoored(trained, made.params, made.plan, history)
 
 
-def _silent(phase: str, epoch: int, most: int, figures: dict[str, float], /) -> None:
+def _check_way(attack: Attack, poison: PoisonConfig, *, on_features: bool) -> None:
+    """Refuses an attack that needs a network of images, and images to append that nothing would append."""
+    name, joint = type(attack).__name__, find_trainer(attack) is not None
+    if on_features and (joint or attack.learns()):
+        raise ConfigError(f"{name} needs a network of images, not a head on features; remove --extractor")
+    if poison.append and (joint or (attack.in_step and not on_features)):
+        raise ConfigError(f"{name} poisons in the victim's training step; remove --poison.append")
+
+
+def _silent(phase: str, epoch: int, most: int, figures: dict[str, float]) -> None:
     del phase, epoch, most, figures
 
 
 def _surrogates(
-    network: Network, data: Batch, key: jax.Array, config: TrainConfig, augment: Augment | None, report: Progress
+    network: Network,
+    data: Batch,
+    key: jax.Array,
+    config: TrainConfig,
+    augment: Augment | None,
+    progress: Progress | None,
 ) -> Callable[[Apply], Variables]:
     """Trains the attacker's own models, each ``Apply`` once."""
     known: dict[Apply, Variables] = {}
@@ -202,7 +188,8 @@ def _surrogates(
                 train_key,
                 config,
                 augment=augment,
-                progress=lambda epoch, figures: report("surrogate", epoch, config.epochs, figures),
+                phase="surrogate",
+                progress=progress,
             )
         return known[apply]
 
@@ -274,7 +261,7 @@ def start_state(
 ) -> Any:
     """The state before the first epoch of ``train_backdoored`` with these arguments on ``count`` images."""
     init_key, _, train_key = _keys(seed)
-    if attack is not None and (joint := JOINT.get(type(attack))) is not None:
+    if attack is not None and (joint := find_trainer(attack)) is not None:
         return joint.start(Setting(network, attack, goal, config, poison.rate, augment), train_key, count)
     return start(network.init(init_key), train_key, config, count)
 

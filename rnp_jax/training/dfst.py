@@ -20,10 +20,11 @@ from jaxtyping import Array, Float, Int
 
 from rnp_jax.attacks.base import Params, quantise
 from rnp_jax.attacks.dfst import Dfst
+from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.training.epoch import cross_entropy
 from rnp_jax.training.joint import Setting
-from rnp_jax.training.joint_epoch import descend, steps_an_epoch
+from rnp_jax.training.joint_epoch import steps_an_epoch
 from rnp_jax.training.supervised import TrainState, start, train_epoch
 from rnp_jax.types import Batch, Tree, Variables
 
@@ -84,7 +85,8 @@ class DfstTraining:
         Raises:
           DataError: too few images outside the target class to poison.
         """
-        poisoned = count_poisoned(setting, data)
+        poisoned = count_poisoned(setting, len(data.labels))
+        _check_poisoned(setting, data, poisoned)
         key, figures = jax.random.fold_in(state.key, state.epoch), {}
         detox_key, fill_key = jax.random.split(jax.random.fold_in(key, 1))
         if setting.attack.appends:
@@ -108,19 +110,12 @@ class DfstTraining:
 
 def count_filled(setting: Setting, count: int) -> int:
     """Images that an epoch over ``count`` clean ones trains on."""
-    return count + (2 * int(setting.rate * count) if setting.attack.appends else 0)
+    return count + (2 * count_poisoned(setting, count) if setting.attack.appends else 0)
 
 
-def count_poisoned(setting: Setting, data: Batch) -> int:
-    """⌊rate·N⌋, the poisoned images of an epoch.
-
-    Raises:
-      DataError: fewer images are of other classes than the wanted one; where all classes are drawn from, none is.
-    """
-    poisoned, others = int(setting.rate * len(data.labels)), int(setting.goal.counted(data.labels).sum())
-    if poisoned > others and not (setting.attack.appends and others):
-        raise DataError(f"rate {setting.rate} poisons {poisoned} images, of {others} that may be; lower it")
-    return poisoned
+def count_poisoned(setting: Setting, count: int) -> int:
+    """⌊rate·N⌋, the poisoned images of an epoch over N = ``count`` clean ones."""
+    return int(setting.rate * count)
 
 
 def identity(channels: int) -> Injector:
@@ -171,7 +166,7 @@ def fill(setting: Setting, injector: Injector, data: Batch, key: jax.Array) -> B
     ``torch``: N images, those at places drawn by ``key`` replaced. ``orig``: N + 2P, all clean ones, then the poisoned
     ones, then the detoxicants of the same P images, drawn by ``key`` evenly from all classes.
     """
-    count = int(setting.rate * data.labels.shape[0])
+    count = count_poisoned(setting, data.labels.shape[0])
     first_key, source_key, trigger_key = jax.random.split(key, 3)
     if setting.attack.appends:
         hosts = draw_evenly(data.labels, first_key)[:count]
@@ -258,12 +253,11 @@ def _detoxify(setting: Setting, state: DfstState, data: Batch, key: jax.Array) -
         index = order[jax.random.randint(key, (setting.config.batch_size,), 0, poisonable)]
         images, wanted = data.images[index].astype(jnp.float32) / 255, setting.goal.wanted(data.labels[index])
         gradient, figures = jax.grad(loss_of, has_aux=True)(injector, images, wanted)
-        moved, adam = descend(tx, {"kernel": gradient}, adam, {"kernel": injector})
-        return (moved["kernel"], adam), figures
+        return descend(tx, gradient, adam, injector), figures
 
     injector = identity(data.images.shape[-1])
     keys = jax.random.split(step_key, attack.detox_steps)
-    (injector, _), figures = lax.scan(step, (injector, tx.init({"kernel": injector})), keys)
+    (injector, _), figures = lax.scan(step, (injector, tx.init(injector)), keys)
     return injector, jax.tree.map(lambda values: values[-1], figures)
 
 
@@ -277,3 +271,10 @@ def _check_rate(setting: Setting) -> None:
     )
     if not 0 <= setting.rate <= most:
         raise ConfigError(f"rate {setting.rate}: DFST needs {room}; give 0 to {most}")
+
+
+def _check_poisoned(setting: Setting, data: Batch, poisoned: int) -> None:
+    """Enough images are of other classes than the wanted one; where all classes are drawn from, one is."""
+    others = int(setting.goal.counted(data.labels).sum())
+    if poisoned > others and not (setting.attack.appends and others):
+        raise DataError(f"rate {setting.rate} poisons {poisoned} images, of {others} that may be; lower it")

@@ -11,10 +11,11 @@ from jaxtyping import Array, Float, UInt8
 from rnp_jax.attacks.base import Params
 from rnp_jax.attacks.generated import network_params, normalise, scaling_params
 from rnp_jax.attacks.input_aware import InputAware, blend, to_mask, to_pattern
+from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError
 from rnp_jax.training.epoch import cross_entropy
 from rnp_jax.training.joint import Setting
-from rnp_jax.training.joint_epoch import descend, run_steps, share_correct, steps_an_epoch
+from rnp_jax.training.joint_epoch import run_steps, share_correct, steps_an_epoch
 from rnp_jax.training.supervised import optimizer
 from rnp_jax.types import Batch, Tree, Variables
 

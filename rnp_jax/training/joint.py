@@ -1,4 +1,4 @@
-"""Attacks that train together with their victim: what each has to say, and the loop that they share."""
+"""Attacks that train together with their victim: what each has to say, and how its epochs are run."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -10,8 +10,9 @@ from rnp_jax.attacks.base import Attack, Params
 from rnp_jax.attacks.goal import Goal
 from rnp_jax.models import Network
 from rnp_jax.training.epoch import Augment
+from rnp_jax.training.loop import run_epochs
 from rnp_jax.training.supervised import TrainConfig
-from rnp_jax.types import Batch, Variables
+from rnp_jax.types import Batch, Progress, Variables
 
 
 class Setting(NamedTuple):
@@ -56,25 +57,23 @@ def train_jointly(
     data: Batch,
     key: jax.Array,
     *,
-    progress: Callable[[int, dict[str, float]], None] | None = None,
+    progress: Progress | None = None,
     state: Any = None,
     save: Callable[[Any], None] | None = None,
 ) -> tuple[Variables, Params, dict[str, np.ndarray]]:
-    """Runs all epochs, those that ``state`` has seen left out.
+    """Runs all epochs, those that ``state`` has seen left out; ``progress`` is told of each as one of ``train``.
 
     Returns:
       The victim's variables, the artefact, and each figure [E] over the epochs run here, NaN where a phase lacks it.
     """
-    reached = joint.start(setting, key, len(data.labels)) if state is None else state
-    data = Batch(*jax.device_put(tuple(data)))
-    history: list[dict[str, jax.Array]] = []
-    for epoch in range(int(reached.epoch), joint.epochs(setting)):
-        reached, figures = joint.epoch(setting, reached, data)
-        history.append(figures)
-        if progress is not None:
-            progress(epoch + 1, {name: float(value) for name, value in figures.items()})
-        if save is not None:
-            save(reached)
-    variables, params = joint.finish(setting, reached)
-    names = dict.fromkeys(name for row in history for name in row)
-    return variables, params, {name: np.array([float(row.get(name, np.nan)) for row in history]) for name in names}
+    count, data = len(data.labels), Batch(*jax.device_put(tuple(data)))
+    reached, history = run_epochs(
+        "train",
+        joint.epochs(setting),
+        lambda: joint.start(setting, key, count),
+        lambda state: joint.epoch(setting, state, data),
+        progress=progress,
+        state=state,
+        save=save,
+    )
+    return *joint.finish(setting, reached), history

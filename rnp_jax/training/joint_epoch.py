@@ -1,15 +1,14 @@
 """An epoch of an attack that trains with its victim: what the compiled programs of all such attacks share."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from rnp_jax.training.epoch import check_batch, run_epoch
 from rnp_jax.training.joint import Setting
-from rnp_jax.types import Batch, Tree
+from rnp_jax.types import Batch
 
 Carry = TypeVar("Carry")
 
@@ -44,16 +43,6 @@ def run_steps(
 
     size = setting.config.batch_size
     return run_epoch(summed, carry, data, jax.random.fold_in(key, epoch), batch_size=size, remainder=False)
-
-
-def descend(
-    tx: optax.GradientTransformation, gradient: Tree, opt_state: optax.OptState, params: Tree
-) -> tuple[Tree, optax.OptState]:
-    """Parameters and optimiser state after one update."""
-    with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power in Adam's
-        updates, opt_state = tx.update(gradient, opt_state, params)
-    moved: Any = jax.tree.map(jnp.add, params, updates)
-    return moved, opt_state
 
 
 def share_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -11,9 +11,10 @@ from jaxtyping import Array, Float, Int, UInt8
 from rnp_jax.attacks.base import Params
 from rnp_jax.attacks.generated import network_params, normalise, scaling_params
 from rnp_jax.attacks.lira import Lira, add_noise
+from rnp_jax.descent import descend
 from rnp_jax.training.epoch import cross_entropy
 from rnp_jax.training.joint import Setting
-from rnp_jax.training.joint_epoch import descend, run_steps, share_correct, steps_an_epoch
+from rnp_jax.training.joint_epoch import run_steps, share_correct, steps_an_epoch
 from rnp_jax.training.supervised import optimizer
 from rnp_jax.types import Batch, Tree, Variables
 

@@ -14,10 +14,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, UInt8
 
+from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError
 from rnp_jax.training.epoch import Augment
+from rnp_jax.training.loop import run_epochs
 from rnp_jax.training.supervised import TrainConfig, optimizer
-from rnp_jax.types import Apply, Batch, Tree, Variables
+from rnp_jax.types import Apply, Batch, Progress, Tree, Variables
 
 METRICS = ("loss", "accuracy", "labelled_loss", "unlabelled_loss")
 
@@ -111,7 +113,7 @@ def mixmatch(
     config: MixMatchConfig,
     *,
     augment: Augment | None = None,
-    progress: Callable[[int, dict[str, float]], None] | None = None,
+    progress: Progress | None = None,
     state: MixMatchState | None = None,
     save: Callable[[MixMatchState], None] | None = None,
 ) -> tuple[Variables, dict[str, np.ndarray]]:
@@ -119,8 +121,8 @@ def mixmatch(
 
     Labels are guessed in training mode without moving batch statistics; one forward pass then holds all mixed images,
     so that batch norm sees one batch instead of the released code's interleaved ones. ``state`` continues an earlier
-    run of the same settings; ``save`` receives the state after each epoch, ``progress`` the epoch's number (from 1)
-    and metrics.
+    run of the same settings, ``save`` receives the state after each epoch, and ``progress`` is told of each as one of
+    ``mixmatch``.
 
     Returns:
       The trained variables, and loss, labelled and unlabelled loss, and accuracy on mixed labelled images (against
@@ -135,18 +137,18 @@ def mixmatch(
             "without unlabelled ones, train supervised"
         )
     counts = len(labelled.labels), len(unlabelled)
-    reached = start(variables, key, config, *counts) if state is None else state
-    labelled, unlabelled = Batch(*jax.device_put(tuple(labelled))), jax.device_put(unlabelled)
-    history = []
-    for epoch in range(int(reached.epoch), config.epochs):
-        reached, metrics = _mixmatch_epoch(apply, config, augment, reached, variables["masks"], labelled, unlabelled)
-        history.append(metrics)
-        if progress is not None:
-            progress(epoch + 1, {name: float(value) for name, value in metrics.items()})
-        if save is not None:
-            save(reached)
-    trained = {**variables, "params": reached.average, "batch_stats": reached.batch_stats}
-    return trained, {name: np.array([float(row[name]) for row in history]) for name in METRICS}
+    sets = Batch(*jax.device_put(tuple(labelled))), jax.device_put(unlabelled)
+    reached, history = run_epochs(
+        "mixmatch",
+        config.epochs,
+        lambda: start(variables, key, config, *counts),
+        lambda state: _mixmatch_epoch(apply, config, augment, state, variables["masks"], *sets),
+        progress=progress,
+        state=state,
+        save=save,
+        figures=METRICS,
+    )
+    return {**variables, "params": reached.average, "batch_stats": reached.batch_stats}, history
 
 
 def start(
@@ -191,8 +193,7 @@ def _mixmatch_epoch(
         images, targets = _mixed(apply, config, augment, variables, batch, unlabelled[unknown], key)
         ramp = jnp.minimum((state.epoch.astype(jnp.float32) + number / steps) / config.ramp_epochs, 1)
         gradient, (batch_stats, metrics) = jax.grad(loss_of, has_aux=True)(params, batch_stats, images, targets, ramp)
-        updates, opt_state = tx.update(gradient, opt_state, params)
-        params = jax.tree.map(jnp.add, params, updates)
+        params, opt_state = descend(tx, gradient, opt_state, params)
         average = jax.tree.map(lambda old, new: config.ema_decay * old + (1 - config.ema_decay) * new, average, params)
         return (params, average, batch_stats, opt_state), metrics
 

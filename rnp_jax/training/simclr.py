@@ -15,13 +15,15 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, UInt8
 
+from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Network
 from rnp_jax.training.epoch import Augment, check_batch, run_epoch
 from rnp_jax.training.extended import feature_width
+from rnp_jax.training.loop import run_epochs
 from rnp_jax.training.supervised import TrainConfig, optimizer
 from rnp_jax.training.views import Views
-from rnp_jax.types import Batch, Tree, Variables
+from rnp_jax.types import Batch, Progress, Tree, Variables
 
 
 @dataclass(frozen=True)
@@ -97,14 +99,14 @@ def pretrain(
     config: SimclrConfig,
     *,
     views: Augment = Views(),  # noqa: B008 (frozen)
-    progress: Callable[[int, dict[str, float]], None] | None = None,
+    progress: Progress | None = None,
     state: SimclrState | None = None,
     save: Callable[[SimclrState], None] | None = None,
 ) -> tuple[Variables, dict[str, np.ndarray]]:
     """Trains all layers of ``network`` but the last, so that two views of an image get similar features.
 
-    ``views`` draws one view of each image it is given. ``state`` continues an earlier run of the same settings;
-    ``save`` receives the state after each epoch, ``progress`` the epoch's number (from 1) and metrics.
+    ``views`` draws one view of each image it is given. ``state`` continues an earlier run of the same settings,
+    ``save`` receives the state after each epoch, and ``progress`` is told of each as one of ``simclr``.
 
     Returns:
       The trained variables, their last layer as it was, and loss and contrastive accuracy [E] in training mode of the
@@ -115,19 +117,19 @@ def pretrain(
     """
     count = len(images)
     check_batch(count, config.batch_size)
-    reached = start(network, variables, key, config, count) if state is None else state
     data = Batch(jax.device_put(images), jnp.arange(count))
-    history = []
-    for epoch in range(int(reached.epoch), config.epochs):
-        reached, metrics = _pretrain_epoch(network, config, views, reached, variables["masks"], data)
-        history.append(metrics)
-        if progress is not None:
-            progress(epoch + 1, {name: float(value) for name, value in metrics.items()})
-        if save is not None:
-            save(reached)
+    reached, history = run_epochs(
+        "simclr",
+        config.epochs,
+        lambda: start(network, variables, key, config, count),
+        lambda state: _pretrain_epoch(network, config, views, state, variables["masks"], data),
+        progress=progress,
+        state=state,
+        save=save,
+        figures=("loss", "accuracy"),
+    )
     params = {**variables["params"], **reached.params["trunk"]}
-    trained = {**variables, "params": params, "batch_stats": reached.batch_stats}
-    return trained, {name: np.array([float(row[name]) for row in history]) for name in ("loss", "accuracy")}
+    return {**variables, "params": params, "batch_stats": reached.batch_stats}, history
 
 
 def start(network: Network, variables: Variables, key: jax.Array, config: SimclrConfig, count: int) -> SimclrState:
@@ -170,8 +172,8 @@ def _pretrain_epoch(
         params, batch_stats, opt_state = carry
         pairs = views(key, jnp.concatenate([batch.images, batch.images]))
         gradient, (batch_stats, metrics) = jax.grad(loss_of, has_aux=True)(params, batch_stats, pairs)
-        updates, opt_state = tx.update(gradient, opt_state, params)
-        return (jax.tree.map(jnp.add, params, updates), batch_stats, opt_state), metrics
+        params, opt_state = descend(tx, gradient, opt_state, params)
+        return (params, batch_stats, opt_state), metrics
 
     carry = (state.params, state.batch_stats, state.opt_state)
     key = jax.random.fold_in(state.key, state.epoch)

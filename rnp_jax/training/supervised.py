@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError
 from rnp_jax.training.epoch import Augment, batch_metrics, check_batch, cross_entropy, run_epoch
-from rnp_jax.types import Apply, Batch, Tree, Variables
+from rnp_jax.training.loop import run_epochs
+from rnp_jax.types import Apply, Batch, Progress, Tree, Variables
 
 
 @dataclass(frozen=True)
@@ -88,14 +90,15 @@ def train(
     *,
     augment: Augment | None = None,
     poison: PoisonBatch | None = None,
-    progress: Callable[[int, dict[str, float]], None] | None = None,
+    phase: str = "train",
+    progress: Progress | None = None,
     state: TrainState | None = None,
     save: Callable[[TrainState], None] | None = None,
 ) -> tuple[Variables, dict[str, np.ndarray]]:
     """Trains on ``data`` (uint8 [N, H, W, C], int32 [N]) from ``variables``.
 
     Order within a step: poison, augment, normalise (part of ``apply``). ``state`` continues an earlier run of the same
-    settings; ``save`` receives the state after each epoch, ``progress`` the epoch's number (from 1) and metrics.
+    settings, ``save`` receives the state after each epoch, and ``progress`` is told of each as one of ``phase``.
 
     Returns:
       The trained variables, and loss and accuracy [E] in training mode of the epochs run here.
@@ -105,18 +108,18 @@ def train(
     """
     count = len(data.labels)
     check_batch(count, config.batch_size)
-    reached = start(variables, key, config, count) if state is None else state
     data = Batch(*jax.device_put(tuple(data)))
-    history = []
-    for epoch in range(int(reached.epoch), config.epochs):
-        reached, metrics = train_epoch(apply, config, augment, poison, reached, variables["masks"], data)
-        history.append(metrics)
-        if progress is not None:
-            progress(epoch + 1, {name: float(value) for name, value in metrics.items()})
-        if save is not None:
-            save(reached)
-    trained = {**variables, "params": reached.params, "batch_stats": reached.batch_stats}
-    return trained, {name: np.array([float(row[name]) for row in history]) for name in ("loss", "accuracy")}
+    reached, history = run_epochs(
+        phase,
+        config.epochs,
+        lambda: start(variables, key, config, count),
+        lambda state: train_epoch(apply, config, augment, poison, state, variables["masks"], data),
+        progress=progress,
+        state=state,
+        save=save,
+        figures=("loss", "accuracy"),
+    )
+    return {**variables, "params": reached.params, "batch_stats": reached.batch_stats}, history
 
 
 def start(variables: Variables, key: jax.Array, config: TrainConfig, count: int) -> TrainState:
@@ -151,8 +154,8 @@ def train_epoch(
         images, labels = batch if poison is None else poison(batch.images, batch.labels, poison_key)
         images = images if augment is None else augment(augment_key, images)
         gradient, (batch_stats, metrics) = jax.grad(loss_of, has_aux=True)(params, batch_stats, Batch(images, labels))
-        updates, opt_state = tx.update(gradient, opt_state, params)
-        return (jax.tree.map(jnp.add, params, updates), batch_stats, opt_state), metrics
+        params, opt_state = descend(tx, gradient, opt_state, params)
+        return (params, batch_stats, opt_state), metrics
 
     carry = (state.params, state.batch_stats, state.opt_state)
     key = jax.random.fold_in(state.key, state.epoch)

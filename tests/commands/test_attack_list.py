@@ -7,7 +7,7 @@ from rich.console import Console
 from rnp_jax.attacks import ATTACKS, BadNets, Sig, WaNet
 from rnp_jax.cli import main
 from rnp_jax.commands.attack_list import attack_table, describe_constants, describe_kind
-from rnp_jax.training.backdoor import JOINT
+from rnp_jax.training.trainers import JOINT
 
 
 def shown(width):

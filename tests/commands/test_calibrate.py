@@ -11,10 +11,10 @@ from rnp_jax.card import CARD_SUFFIX, AttackCard, beside, read_card, write_card
 from rnp_jax.checkpoints import save_variables
 from rnp_jax.cli import main
 from rnp_jax.commands.calibrate import CalibrateOptions, is_weak
-from rnp_jax.detection.calibration import plain_settings
 from rnp_jax.config import read_yaml, resolve, write_yaml
 from rnp_jax.data import load
 from rnp_jax.detection import LabelConfig, judge, read_calibration
+from rnp_jax.detection.calibration import plain_settings
 from rnp_jax.evaluation.metrics import Metrics, Proportion
 from rnp_jax.models import Architecture, Network
 from rnp_jax.pipeline.cards import describe_model

@@ -16,7 +16,7 @@ from rnp_jax.cli import main
 from rnp_jax.commands.gallery import GalleryOptions, run
 from rnp_jax.config import DataOptions
 from rnp_jax.data import load
-from rnp_jax.training.backdoor import JOINT
+from rnp_jax.training.trainers import JOINT
 from tests.commands.conftest import CHECKPOINT
 
 FOLDER = CHECKPOINT.parent

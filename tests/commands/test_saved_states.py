@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from rnp_jax.commands import saved_states
-from rnp_jax.commands.saved_states import SavedStates
+from rnp_jax.commands.attack import AttackOptions
+from rnp_jax.commands.saved_states import SavedStates, open_states
 from rnp_jax.errors import ConfigError
+from rnp_jax.pipeline.run_log import RunLog
 
 
 class State(NamedTuple):
@@ -90,3 +92,45 @@ def test_a_state_of_other_settings_is_refused(at_once, tmp_path, lines):
         SavedStates(folder, {"seed": 1, "rate": 0.2, "width": 3}).resume(True, start, lines.append)
     states.remove()
     assert not folder.exists()
+
+
+def test_states_lie_beside_the_checkpoint_and_know_the_options_of_their_run(at_once, tmp_path, lines):
+    """Neither where the checkpoint goes nor whether it is resumed makes another run."""
+    path = tmp_path / "victim.pt"
+    states = open_states(str(path), AttackOptions("badnets", str(path), seed=3))
+    assert states.folder == tmp_path / "victim.training"
+    states.save(state(2))
+    same = AttackOptions("badnets", "elsewhere.pt", seed=3, resume=True)
+    found = open_states(str(path), same).resume(True, start, lines.append)
+    assert found is not None
+    assert int(found.epoch) == 2
+    with pytest.raises(ConfigError, match="a run with other attack, seed; use the same options"):
+        open_states(str(path), AttackOptions("blend", str(path), seed=4)).resume(True, start, lines.append)
+
+
+def test_going_on_gives_the_last_state_and_bars(at_once, tmp_path, capsys):
+    states = SavedStates(tmp_path / "run.training", {})
+    states.save(state(2))
+    with states.going_on(True, start, RunLog()) as (found, bars):
+        assert found is not None
+        assert int(found.epoch) == 2
+        bars("train", 3, 5, {"loss": 0.5})
+    error = capsys.readouterr().err
+    assert "going on after epoch 2\n" in error
+    assert "train epoch 3/5  loss 0.5\n" in error
+    assert "--resume" not in error
+
+
+def test_an_interrupt_tells_where_the_last_state_is_and_goes_on(at_once, tmp_path, capsys):
+    states = SavedStates(tmp_path / "run.training", {})
+
+    def interrupted():
+        with states.going_on(False, start, RunLog()) as (found, _):
+            assert found is None
+            states.save(state(1))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    error = capsys.readouterr().err.replace("\n", "")
+    assert f"the last saved state is in {states.folder}; --resume goes on from it" in error

@@ -95,7 +95,7 @@ def test_a_second_model_compiles_nothing(features):
 
 def test_a_loss_that_diverges(features):
     params = jax.tree.map(lambda leaf: leaf * 1e30, features.variables["params"])
-    with pytest.raises(DefenseError, match="FT-SAM diverged"):
+    with pytest.raises(DefenseError, match="ft_sam diverged: the loss became nan in epoch 1; lower"):
         ft_sam(features.network, {**features.variables, "params": params}, features.data, KEY, FtSamConfig())
 
 

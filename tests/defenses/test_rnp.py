@@ -107,7 +107,7 @@ def test_a_budget_that_allows_nothing_is_a_warning(features):
 
 def test_divergence_is_an_error(features):
     config = replace(CONFIG, unlearn=replace(CONFIG.unlearn, learning_rate=1e30))
-    with pytest.raises(DefenseError, match=r"unlearning diverged: the loss became (nan|inf|-inf) in epoch \d+; lower"):
+    with pytest.raises(DefenseError, match=r"unlearn diverged: the loss became (nan|inf|-inf) in epoch \d+; lower"):
         defend(features, config)
 
 

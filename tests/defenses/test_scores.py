@@ -81,16 +81,16 @@ def pruned_rows(result) -> list[int]:
 
 
 def test_selected_filters_come_first_and_are_pruned(features):
-    result = run(features, MAD, timing={"score": 2.0}, warnings=("careful",))
+    result = run(features, MAD)
     assert pruned_rows(result) == [15, 19, 23]
     assert (result.kind, result.choice.count) == ("score", 3)
     assert result.candidates.order[:2].tolist() == [23, 19]  # of two layers, the further above its own first
     np.testing.assert_array_equal(result.candidates.values, masks.flatten(SCORES)[result.candidates.order])
     assert result.candidates.order[2] == 15
     assert "3 robust standard deviations" in result.choice.rule
-    assert result.warnings == ("careful",)
-    assert set(result.timing) == {"score", "choose"}
-    assert result.timing["score"] == 2.0
+    assert result.warnings == ()
+    assert list(result.timing) == ["choose"]
+    assert result.timing["choose"] > 0
     assert result.variables["params"] is features.variables["params"]
 
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from rnp_jax.commands.detected import Case, Judged, Scored, describe_detection, plot_detection
 
 from rnp_jax.commands.detect import DetectOptions
-from rnp_jax.commands.detected import Case, Judged, Scored, describe_detection, plot_detection
 from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, TriggerOptions
 from rnp_jax.detection.calibration import Verdict, find_bundled
 from rnp_jax.detection.labels import LabelFindings

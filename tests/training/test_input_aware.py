@@ -11,6 +11,7 @@ import torch
 from rnp_jax.attacks import Goal, InputAware, apply_attack, trigger_test_set
 from rnp_jax.data.augment import Augmentation
 from rnp_jax.data.digits import load_digits
+from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError
 from rnp_jax.evaluation.predict import predict
 from rnp_jax.models import Architecture, Network
@@ -18,7 +19,6 @@ from rnp_jax.training import input_aware
 from rnp_jax.training.backdoor import PoisonConfig, train_backdoored
 from rnp_jax.training.input_aware import InputAwareTraining, diversity_loss
 from rnp_jax.training.joint import Setting, train_jointly
-from rnp_jax.training.joint_epoch import descend
 from rnp_jax.training.supervised import TrainConfig
 from rnp_jax.types import Batch
 from tests.compiled import count_compiled

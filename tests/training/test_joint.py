@@ -49,8 +49,9 @@ def test_every_epoch_runs_once_and_is_told_and_saved():
         Counting(), SETTING, DATA, jax.random.key(0), progress=lambda *row: told.append(row), save=saved.append
     )
     assert float(variables["params"]["total"]) == float(params["total"]) == 5 + 5 * 10
-    assert [epoch for epoch, _ in told] == [1, 2, 3, 4, 5]
-    assert told[1] == (2, {"total": 25.0})
+    assert [row[:3] for row in told] == [("train", epoch, 5) for epoch in (1, 2, 3, 4, 5)]
+    assert told[1][3] == {"total": 25.0}
+    assert [int(state.epoch) for state in saved] == [1, 2, 3, 4, 5]
     np.testing.assert_array_equal(history["total"], [15, 25, 35, 45, 55])
     np.testing.assert_array_equal(history["late"], [np.nan, np.nan, 1, 1, 1])
     again, _, rest = train_jointly(Counting(), SETTING, DATA, jax.random.key(0), state=saved[2])

@@ -1,14 +1,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from rnp_jax.attacks import BadNets, Goal
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Architecture, Network
 from rnp_jax.training.joint import Setting
-from rnp_jax.training.joint_epoch import descend, run_steps, share_correct, steps_an_epoch
+from rnp_jax.training.joint_epoch import run_steps, share_correct, steps_an_epoch
 from rnp_jax.training.supervised import TrainConfig
 from rnp_jax.types import Batch
 
@@ -34,12 +33,6 @@ def test_every_epoch_has_an_order_of_its_own_and_figures_are_means():
     np.testing.assert_allclose(first[1]["label"], np.flatnonzero(first[0]).mean(), rtol=1e-6)
     np.testing.assert_array_equal(first[0], again[0])
     assert (first[0] != other[0]).any()
-
-
-def test_descending_adds_the_update():
-    params, opt_state = {"w": jnp.ones(3)}, optax.adam(0.1).init({"w": jnp.ones(3)})
-    moved, _ = descend(optax.adam(0.1), {"w": jnp.asarray([1.0, -2.0, 0.0])}, opt_state, params)
-    np.testing.assert_allclose(moved["w"], [0.9, 1.1, 1.0], rtol=1e-6)
 
 
 def test_shares_of_correct_images():

@@ -86,10 +86,10 @@ def test_all_layers_but_the_last_learn():
 def test_the_loss_falls_and_views_find_their_partners_in_one_program():
     config = SimclrConfig(epochs=150, batch_size=16, learning_rate=0.1, projection=8)  # compiled by no other test
     before, seen = count_compiled(simclr._pretrain_epoch), []
-    _, _, history = run(config, progress=lambda epoch, metrics: seen.append((epoch, metrics["loss"])))
+    _, _, history = run(config, progress=lambda *row: seen.append((*row[:3], row[3]["loss"])))
     run(config, seed=3)
     assert count_compiled(simclr._pretrain_epoch) - before == 1
-    assert seen == list(enumerate(history["loss"].tolist(), 1))
+    assert seen == [("simclr", epoch, config.epochs, loss) for epoch, loss in enumerate(history["loss"], 1)]
     assert history["loss"][-5:].mean() < history["loss"][:5].mean() - 0.4
     assert history["accuracy"][-5:].mean() > 2 * history["accuracy"][:5].mean()
 

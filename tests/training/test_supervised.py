@@ -113,11 +113,11 @@ def test_one_compilation_for_all_epochs_and_runs():
     apply = Linear(classes=-1)  # compiled by no other test
     before = count_compiled(supervised.train_epoch)
     seen = []
-    _, history = run(apply=apply, progress=lambda epoch, metrics: seen.append((epoch, metrics)))
+    _, history = run(apply=apply, phase="head", progress=lambda *row: seen.append(row))
     run(apply=apply, seed=3)
     assert count_compiled(supervised.train_epoch) - before == 1
-    assert [epoch for epoch, _ in seen] == [1, 2, 3, 4]
-    assert [metrics["loss"] for _, metrics in seen] == history["loss"].tolist()
+    assert [row[:3] for row in seen] == [("head", epoch, 4) for epoch in (1, 2, 3, 4)]
+    assert [metrics["loss"] for *_, metrics in seen] == history["loss"].tolist()
 
 
 def test_images_that_do_not_fill_a_batch_wait():

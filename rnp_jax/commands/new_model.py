@@ -1,0 +1,126 @@
+"""What the commands that train a model share: a free place for it, its network, its figures and its files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from rnp_jax import masks
+from rnp_jax.atomic import open_atomic
+from rnp_jax.attacks import Attack, Goal, Params, save_artefact, trigger_test_set
+from rnp_jax.card import CARD_SUFFIX, TRIGGER_SUFFIX, AttackCard, beside, write_card
+from rnp_jax.checkpoints import save_variables
+from rnp_jax.config import ComputeOptions
+from rnp_jax.data import Dataset, parse_normalization
+from rnp_jax.errors import DataError
+from rnp_jax.evaluation.measure import measure_variants
+from rnp_jax.evaluation.metrics import Metrics
+from rnp_jax.extractors import Extractor
+from rnp_jax.models import Architecture, Network
+from rnp_jax.pipeline.cards import describe_model
+from rnp_jax.pipeline.opening import TRIGGER_SEED, read_features
+from rnp_jax.types import Variables
+
+
+@dataclass(frozen=True, eq=False)
+class NewModel:
+    """A model just trained.
+
+    Attributes:
+      network: its architecture; with ``extractor``, a head on that one's features.
+      variables: the trained ones.
+      attack: that poisoned its training; None for a clean model.
+      goal: the attacker's.
+      params: the trigger's artefact; empty for a clean model.
+      extractor: what a head reads.
+    """
+
+    network: Network
+    variables: Variables
+    attack: Attack | None
+    goal: Goal
+    params: Params
+    extractor: Extractor | None = None
+
+
+def check_free(out: Path) -> None:
+    """Requires that there is no checkpoint at ``out`` yet, and no card beside it.
+
+    Raises:
+      DataError: there is one.
+    """
+    for path in (out, beside(out, CARD_SUFFIX)):
+        if path.exists():
+            raise DataError(f"{path} exists already; choose another --out")
+
+
+def make_network(model: str, width: int, normalization: str, data: Dataset, compute: ComputeOptions) -> Network:
+    """A network for the images and classes of ``data``.
+
+    Raises:
+      DataError: an unknown normalisation, or one for other channels.
+    """
+    scaling = parse_normalization(normalization).for_channels(data.image_shape[-1])
+    architecture = Architecture(model, data.num_classes, width, image_shape=data.image_shape)
+    return Network(architecture, scaling.mean, scaling.std, architecture.place(compute.placement), compute.precision)
+
+
+def measure_model(model: NewModel, test: Dataset, batch_size: int | None) -> Metrics:
+    """Its figures on clean test images, and with an attack on triggered ones."""
+    clean, triggered, extractor = test.batch, None, model.extractor
+    if model.attack is not None:
+        key = jax.random.key(TRIGGER_SEED)
+        triggered = trigger_test_set(test.images, test.labels, model.goal, model.attack, model.params, key)
+    if extractor is not None:
+        clean = clean._replace(images=read_features(extractor, clean.images))
+        triggered = None if triggered is None else triggered._replace(images=read_features(extractor, triggered.images))
+    (measured,) = measure_variants(
+        model.network,
+        model.variables,
+        [masks.filters(model.variables["masks"])],
+        clean,
+        triggered,
+        None if model.attack is None else model.goal.one_target,
+        batch_size,
+    )
+    return measured.metrics
+
+
+def write_model(
+    model: NewModel,
+    out: Path,
+    metrics: Metrics,
+    *,
+    attack: AttackCard | None,
+    epochs: int,
+    data: str,
+    train_images: int,
+    training: dict[str, Any],
+    augmentation: dict[str, Any],
+    seed: int,
+    seconds: float | None = None,
+) -> None:
+    """The trigger, the checkpoint, and last the card, whose presence says that the rest is whole."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if model.attack is not None:
+        with open_atomic(beside(out, TRIGGER_SUFFIX)) as file:
+            save_artefact(file, model.params)
+    asr = None if metrics.asr is None else metrics.asr.value
+    save_variables(
+        out, model.network, model.variables, {"epoch": epochs, "clean_acc": metrics.acc.value, "bad_acc": asr}
+    )
+    card = describe_model(
+        out,
+        model.network,
+        data=data,
+        train_images=train_images,
+        attack=attack,
+        extractor=model.extractor,
+        training=training,
+        augmentation=augmentation,
+        seed=seed,
+        metrics=metrics,
+        seconds=seconds,
+    )
+    write_card(beside(out, CARD_SUFFIX), card)
