@@ -18,12 +18,13 @@ from pathlib import Path
 from benchmarks.compare import describe_machine
 from rnp_jax.attacks import get_attack
 from rnp_jax.card import Card, read_card
-from rnp_jax.commands.sweep import run
-from rnp_jax.sweep.options import SweepOptions
 from rnp_jax.config import read_yaml, resolve
+from rnp_jax.pipeline.options import schema_for
 from rnp_jax.report.comparison_text import markdown_table
 from rnp_jax.report.schema import Proportion
 from rnp_jax.report.sweep_row import SweepRow
+from rnp_jax.sweep.options import SweepOptions
+from rnp_jax.sweep.running import run_sweep
 from rnp_jax.torch_io import read_checkpoint
 
 PUBLISHED = {
@@ -83,11 +84,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write the table to this Markdown file")
     arguments = parser.parse_args()
     cards = find_cards(arguments.folder, arguments.match)
-    preset = resolve(SweepOptions, read_yaml(arguments.config), str(arguments.config))
+    preset = resolve(schema_for(SweepOptions, ("rnp",)), read_yaml(arguments.config), str(arguments.config))
     images = replace(preset.images, data_dir=arguments.data_dir or preset.images.data_dir)
     with tempfile.TemporaryDirectory() as folder:
         out = str(Path(folder) / "sweep")
-        rows = run(replace(preset, inputs=tuple(cards), images=images, method=("rnp",), write="row", out=out))
+        rows = run_sweep(replace(preset, inputs=tuple(cards), images=images, method=("rnp",), write="row", out=out))
     text = f"{describe_machine()}\n\n{make_table(cards, rows)}\n"
     sys.stdout.write(text)
     if arguments.out:

@@ -17,9 +17,16 @@ import numpy as np
 
 from benchmarks.compare import describe_machine
 from rnp_jax.card import Card, read_card
-from rnp_jax.commands.calibrate import CalibrateOptions, plain_settings, score, summarise
+from rnp_jax.commands.calibrate import CalibrateOptions, score, summarise
 from rnp_jax.defenses import UnlearnConfig
-from rnp_jax.detection.calibration import Calibration, ScoredModel, auroc, calibrate, write_calibration
+from rnp_jax.detection.calibration import (
+    Calibration,
+    ScoredModel,
+    auroc,
+    calibrate,
+    plain_settings,
+    write_calibration,
+)
 from rnp_jax.detection.labels import LabelConfig, LabelFindings
 from rnp_jax.models import Architecture
 from rnp_jax.report.comparison_text import markdown_table

@@ -15,7 +15,6 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from rnp_jax.pipeline.versions import device_name, package_versions
 from rnp_jax.defenses import (
     METHODS,
     AnpConfig,
@@ -29,6 +28,7 @@ from rnp_jax.defenses import (
     UnlearnConfig,
 )
 from rnp_jax.models import mlp_head
+from rnp_jax.pipeline.versions import device_name, package_versions
 from rnp_jax.training.supervised import TrainConfig, train
 from rnp_jax.types import Batch
 

@@ -24,14 +24,14 @@ import jax
 from benchmarks.compare import describe_machine
 from benchmarks.sweep import COMMAND
 from rnp_jax.checkpoints import save_variables
-from rnp_jax.sweep.job import SweepJob
-from rnp_jax.sweep.options import OPTIONS, SweepOptions
-from rnp_jax.config import read_yaml, resolve
 from rnp_jax.models import Architecture, Network
+from rnp_jax.pipeline.options import read_options
 from rnp_jax.report.sweep_row import SweepRow
 from rnp_jax.report.sweep_table import read_rows
 from rnp_jax.sweep.items import PLAN, read_plan
+from rnp_jax.sweep.job import SweepJob
 from rnp_jax.sweep.ledger import Ledger
+from rnp_jax.sweep.options import OPTIONS, SweepOptions
 
 NETWORKS = {
     "mlp": Architecture("mlp", 10, 0, (("0", 20), ("2", 16), ("4", 10)), (8, 8, 3)),
@@ -108,7 +108,7 @@ def find_workers(supervisor: int) -> list[int]:
     try:
         tasks = [*Path(f"/proc/{supervisor}/task").glob("*/children")]
         children = [int(child) for task in tasks for child in task.read_text().split()]
-        return [child for child in children if b"sweep_worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
+        return [child for child in children if b"rnp_jax.sweep.serving" in Path(f"/proc/{child}/cmdline").read_bytes()]
     except (FileNotFoundError, ProcessLookupError):  # one of them has just ended
         return []
 
@@ -124,7 +124,7 @@ def resident(process: int) -> float:
 
 def time_bare(out: Path) -> tuple[float, float]:
     """Mean seconds an item of loading and of computing, once programs are compiled."""
-    job = SweepJob(resolve(SweepOptions, read_yaml(out / OPTIONS), str(out / OPTIONS)), out)
+    job = SweepJob(read_options(SweepOptions, out / OPTIONS), out)
     loading, running = [], []
     for item in read_plan(out)[: WARM_UP + BARE]:
         started = time.perf_counter()

@@ -17,12 +17,12 @@ import numpy as np
 
 from rnp_jax import masks
 from rnp_jax.checkpoints import Model
-from rnp_jax.cli import parse
-from rnp_jax.pipeline.opening import open_data, open_model, open_trigger
+from rnp_jax.commands.arguments import parse
 from rnp_jax.data import holdout_split, sample_defense_set
 from rnp_jax.defenses import PruneConfig, recover, unlearn
 from rnp_jax.defenses.prune import choose, measure_damage, rank
 from rnp_jax.evaluation.measure import measure_variants
+from rnp_jax.pipeline.opening import open_data, open_model, open_trigger
 
 RANKINGS = ("path", "damage", "release")
 

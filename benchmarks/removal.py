@@ -19,13 +19,14 @@ from pathlib import Path
 from benchmarks.attacks import find_cards
 from benchmarks.compare import describe_machine
 from rnp_jax.card import Card
-from rnp_jax.commands.sweep import run
-from rnp_jax.sweep.options import SweepOptions
 from rnp_jax.config import read_yaml, resolve
+from rnp_jax.defenses.registry import title
+from rnp_jax.pipeline.options import schema_for
 from rnp_jax.report.comparison_text import markdown_table
-from rnp_jax.report.methods import title
 from rnp_jax.report.schema import Proportion
 from rnp_jax.report.sweep_row import SweepRow
+from rnp_jax.sweep.options import SweepOptions
+from rnp_jax.sweep.running import run_sweep
 
 METHODS = (
     *("rnp", "ft", "nad", "ft_sam", "ibau"),
@@ -43,7 +44,7 @@ def resolve_options(method: str, data: str) -> SweepOptions:
     if sign:
         helped = {"@": {"start": what}, "+": {"teacher": what}, "-": {"repel": 1.0}}[sign]
         values[name] = {**values.get(name, {}), **helped, "rnp": read_yaml(CONFIGS / f"rnp_{data}.yaml")["rnp"]}
-    return replace(resolve(SweepOptions, values, str(path)), method=(name,), write="row")
+    return replace(resolve(schema_for(SweepOptions, (name,)), values, str(path)), method=(name,), write="row")
 
 
 def parts(method: str) -> tuple[str, str, str]:
@@ -55,13 +56,14 @@ def parts(method: str) -> tuple[str, str, str]:
 
 def measure(
     cards: Mapping[str, Card], methods: Sequence[str], data: str, data_dir: str | None, work: Path
-) -> dict[str, list[SweepRow]]:
+) -> dict[str, tuple[SweepRow, ...]]:
     """The rows of every method, one a checkpoint."""
     found = {}
     for method in methods:
         options = resolve_options(method, data)
         images = replace(options.images, data_dir=data_dir or options.images.data_dir)
-        found[method] = run(replace(options, inputs=tuple(cards), images=images, out=str(work / method)))
+        given = replace(options, inputs=tuple(cards), images=images, out=str(work / method))
+        found[method] = run_sweep(given)
     return found
 
 

@@ -32,12 +32,13 @@ import yaml
 from benchmarks.compare import describe_machine, run
 from rnp_jax.card import CARD_SUFFIX, TRIGGER_SUFFIX, beside, write_card
 from rnp_jax.checkpoints import load_model, save_variables
-from rnp_jax.sweep.job import SweepJob
-from rnp_jax.sweep.options import OPTIONS, SweepOptions
-from rnp_jax.config import read_yaml, resolve
+from rnp_jax.config import read_yaml
+from rnp_jax.pipeline.options import read_options
 from rnp_jax.report.sweep_row import SweepRow
 from rnp_jax.report.sweep_table import read_rows
 from rnp_jax.sweep.items import read_plan
+from rnp_jax.sweep.job import SweepJob
+from rnp_jax.sweep.options import OPTIONS, SweepOptions
 from rnp_jax.torch_io import read_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -127,12 +128,12 @@ def time_further(out: Path) -> float:
 def write_images(out: Path, folder: Path) -> None:
     """The images of each attack as a sweep reads them, for ``benchmarks.torch_sweep``."""
     folder.mkdir()
-    job = SweepJob(resolve(SweepOptions, read_yaml(out / OPTIONS), str(out / OPTIONS)), out)
+    job = SweepJob(read_options(SweepOptions, out / OPTIONS), out)
     for item in read_plan(out):
         path = folder / f"{Path(item.path).stem.rpartition('_')[0]}.npz"
         if path.exists():
             continue
-        case = job.load(item)
+        case = job.load(item).case
         assert case.holdout is not None
         assert case.sets.triggered is not None
         triggered = case.sets.triggered

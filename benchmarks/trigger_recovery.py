@@ -24,15 +24,16 @@ from benchmarks.compare import describe_machine
 from rnp_jax.attacks import Goal, load_artefact, trigger_test_set
 from rnp_jax.card import TRIGGER_SUFFIX, beside
 from rnp_jax.checkpoints import Model, load_model, to_state_dict
-from rnp_jax.pipeline.opening import make_attack
-from rnp_jax.sweep.options import SweepOptions
 from rnp_jax.config import read_yaml, resolve
 from rnp_jax.data import Dataset, load, sample_defense_set
-from rnp_jax.defenses import unlearn
+from rnp_jax.defenses import rnp, unlearn
 from rnp_jax.detection.mask_search import draw_order, start_search
 from rnp_jax.detection.stamps import changed_pixels, measure_stamps, overlap
 from rnp_jax.detection.triggers import QUICK, RecoveredTriggers, TriggerConfig, recover_triggers
+from rnp_jax.pipeline.opening import make_attack
+from rnp_jax.pipeline.options import schema_for
 from rnp_jax.report.comparison_text import markdown_table
+from rnp_jax.sweep.options import SweepOptions
 from rnp_jax.types import Batch, Variables
 from tests.oracle import neural_cleanse
 from tests.oracle.models import resnet
@@ -119,7 +120,7 @@ def judge(path: Path, preset: SweepOptions, arguments: argparse.Namespace) -> li
 
 
 def unlearned(model: Model, data: Batch, preset: SweepOptions, arguments: argparse.Namespace) -> Variables:
-    config = preset.rnp.unlearn
+    config = preset.settings(rnp).unlearn
     if arguments.stop_accuracy is not None:
         config = dataclasses.replace(config, stop_accuracy=arguments.stop_accuracy)
     key = jax.random.key(arguments.seed)
@@ -206,7 +207,7 @@ def main() -> None:
     parser.add_argument("--seconds", action="store_true", help="time the first checkpoint against PyTorch instead")
     parser.add_argument("--out", type=Path, help="also write the table to this Markdown file")
     arguments = parser.parse_args()
-    preset = resolve(SweepOptions, read_yaml(arguments.config), str(arguments.config))
+    preset = resolve(schema_for(SweepOptions, ("rnp",)), read_yaml(arguments.config), str(arguments.config))
     lines: list[list[str]] = []
     text = ""
     for path in arguments.checkpoints:

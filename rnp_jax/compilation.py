@@ -28,7 +28,9 @@ from pathlib import Path
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from rnp_jax.cache_folder import cache_folder, check_private, is_switched_on
 from rnp_jax.errors import ConfigError
+from rnp_jax.help_cache import forget_help
 
 SIZE_LIMIT = 5 * 2**30
 """Bytes beyond which the programs that were not used for longest are dropped."""
@@ -47,34 +49,6 @@ class CacheState:
     folder: Path
     programs: int
     size: int
-
-
-def cache_folder() -> Path:
-    """Where compiled programs are kept, whether or not it exists.
-
-    Raises:
-      ConfigError: there is neither a variable that names it nor a home folder.
-    """
-    if given := os.environ.get("RNP_JAX_CACHE_DIR"):
-        return Path(given).absolute()
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base):  # the base directory specification has relative paths ignored
-        base = os.path.expanduser("~/.cache")
-    if not os.path.isabs(base):
-        raise ConfigError("there is no home folder to keep compiled programs in: set HOME or RNP_JAX_CACHE_DIR")
-    return Path(base, "rnp_jax", "programs")
-
-
-def is_switched_on() -> bool:
-    """Whether ``RNP_JAX_CACHE`` leaves the cache on, as it is by default.
-
-    Raises:
-      ConfigError: a value other than on and off.
-    """
-    value = os.environ.get("RNP_JAX_CACHE") or "on"
-    if value not in ("on", "off"):
-        raise ConfigError(f"RNP_JAX_CACHE is {value!r}; expected on or off")
-    return value == "on"
 
 
 def enable_cache(folder: str | PathLike[str] | None = None) -> Path | None:
@@ -122,7 +96,7 @@ def describe_cache() -> CacheState:
 
 
 def clear_cache() -> CacheState:
-    """Removes every cached program and leaves whatever else lies in the folder; follows no links.
+    """Removes every cached program and help page, and leaves whatever else lies in the folder; follows no links.
 
     The folders stay, so that processes that are running go on to keep what they compile.
 
@@ -136,6 +110,7 @@ def clear_cache() -> CacheState:
     state = describe_cache()
     for path, _ in _files(state.folder):
         path.unlink(missing_ok=True)
+    forget_help()
     return state
 
 
@@ -166,28 +141,10 @@ def _make_private(root: Path) -> Path:
         if not os.path.lexists(folder):
             folder.mkdir(mode=0o700, exist_ok=True)
         if folder in (root, machine):
-            _check_private(folder)
+            check_private(folder)
     if not os.access(machine, os.W_OK | os.X_OK):
         raise PermissionError(f"{machine} cannot be written")
     return machine
-
-
-def _check_private(folder: Path) -> None:
-    """Refuses a folder through which anybody else could plant a program."""
-    found = folder.lstat()
-    fix = "name a folder of your own with RNP_JAX_CACHE_DIR, or go without with --no-cache"
-    if stat.S_ISLNK(found.st_mode):
-        raise ConfigError(f"the cache of compiled programs, {folder}, is a link; expected a folder: {fix}")
-    if not stat.S_ISDIR(found.st_mode):
-        raise ConfigError(f"the cache of compiled programs, {folder}, is not a folder: {fix}")
-    if found.st_uid != os.geteuid():
-        raise ConfigError(f"the cache of compiled programs, {folder}, belongs to user {found.st_uid}: {fix}")
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ConfigError(f"others may write to the cache of compiled programs: run chmod go-w {folder}, or {fix}")
-    for parent in folder.resolve().parents:
-        mode = parent.stat().st_mode
-        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-            raise ConfigError(f"anybody may replace the cache of compiled programs, for {parent} is open to all: {fix}")
 
 
 def _machines(root: Path) -> list[Path]:
@@ -198,7 +155,7 @@ def _machines(root: Path) -> list[Path]:
 def _files(root: Path) -> list[tuple[Path, os.stat_result]]:
     """The cache's own regular files with their status, none where the folder does not exist yet."""
     try:
-        _check_private(root)
+        check_private(root)
     except FileNotFoundError:
         return []
     return [entry for machine in _machines(root) for entry in _files_of(machine)]

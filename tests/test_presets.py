@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from rnp_jax.attacks import describe
-from rnp_jax.cli import COMMANDS, parse
+from rnp_jax.commands.arguments import parse
+from rnp_jax.commands.table import COMMANDS
 from rnp_jax.config import read_yaml, to_plain
 from rnp_jax.defenses import METHODS, RecoverConfig, RnpConfig, UnlearnConfig
 from rnp_jax.pipeline.opening import make_attack

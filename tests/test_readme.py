@@ -20,7 +20,7 @@ def test_the_ten_lines_of_python_defend_a_bundled_checkpoint(tmp_path: Path, mon
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)
     cleaned = load_model("cleaned.pt", normalization=NORMALIZATIONS["digits"])
-    assert names["result"].choice.count > 0
+    assert names["result"].choice.pruned > 0
     assert cleaned.network == names["model"].network
 
 

@@ -1,5 +1,6 @@
 """``rnp-jax ablate``: what Hölder pruning's settings change, on one checkpoint."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import product
@@ -19,7 +20,7 @@ from rnp_jax.config import (
     to_plain,
     write_yaml,
 )
-from rnp_jax.defenses import Defended, HolderConfig, ThresholdConfig, holder_scores
+from rnp_jax.defenses import Defended, HolderConfig, HolderPruneConfig, holder_scores
 from rnp_jax.defenses.probes import Norm
 from rnp_jax.defenses.scores import prune_by_score, scores_by_filter
 from rnp_jax.defenses.site_maps import Scope
@@ -45,7 +46,8 @@ class AblateOptions:
     """Hölder pruning under every combination of its settings, on one checkpoint: a table and a heat map.
 
     Writes into --out: ablation.md, .csv and .json, figures/ and config.yaml. With one radius the exponent multiplies
-    every score by one number and changes nothing; the rank correlation with alpha 1 shows it.
+    every score by one number and changes nothing; the rank correlation with alpha 1 shows it. A preset of
+    `rnp-jax defend --method holder` gives the settings that do not vary.
 
     Attributes:
       checkpoint: the PyTorch file, a whole network or a head on features.
@@ -54,9 +56,8 @@ class AblateOptions:
       radii: sets of radii, each a list with commas between.
       norms: 1, 2 or inf.
       scopes: feature (what the network reads) or local (what the layer reads).
-      rules: threshold rules: std, mad, valley, mixture, budget.
-      holder: the settings of the scores that do not vary.
-      threshold: likewise of the rules; for the rule number, --threshold.rule number and --threshold.number say it.
+      rules: threshold rules: std, mad, valley, mixture, budget; number with --holder.threshold.number.
+      holder: the settings that do not vary; of those that do, it may name one of the values.
       source: how the file is read, and its normalisation.
       images: clean images: those scored come from the training part, ACC from the test part.
       defense: how many clean images the defender has.
@@ -70,9 +71,8 @@ class AblateOptions:
     radii: tuple[str, ...] = ("0.1", "0.05,0.1,0.2", "0.01,0.1,1")
     norms: tuple[Norm, ...] = ("1", "2", "inf")
     scopes: tuple[Scope, ...] = ("feature", "local")
-    rules: tuple[Rule, ...] = ("std", "mad", "valley", "mixture")
-    holder: HolderConfig = field(default_factory=HolderConfig)
-    threshold: ThresholdConfig = field(default_factory=ThresholdConfig)
+    rules: tuple[Rule, ...] = ("std", "mad", "valley", "mixture", "budget")
+    holder: HolderPruneConfig = field(default_factory=HolderPruneConfig)
     source: Annotated[SourceOptions, FLAT] = field(default_factory=SourceOptions)
     images: Annotated[DataOptions, FLAT] = field(default_factory=DataOptions)
     defense: DefenseSetOptions = field(default_factory=DefenseSetOptions)
@@ -82,14 +82,16 @@ class AblateOptions:
     def __post_init__(self):
         if not (self.alphas and self.radii and self.norms and self.scopes and self.rules):
             raise ConfigError("--alphas, --radii, --norms, --scopes and --rules: give one or more of each")
-        default = HolderConfig()
-        for name, varied in (("alpha", "alphas"), ("radii", "radii"), ("norm", "norms"), ("scope", "scopes")):
-            if getattr(self.holder, name) != getattr(default, name):
-                raise ConfigError(f"--holder.{name} is not read, for it is varied: give --{varied}")
-        if self.threshold.rule not in (ThresholdConfig().rule, "number"):
-            raise ConfigError("--threshold.rule is not read, for it is varied: give --rules")
+        scores, threshold, default = self.holder.sensitivity, self.holder.threshold, HolderPruneConfig()
+        _check_varied("sensitivity.alpha", scores.alpha, default.sensitivity.alpha, "alphas", self.alphas)
+        _check_varied("sensitivity.radii", scores.radii, default.sensitivity.radii, "radii", map(_radii, self.radii))
+        _check_varied("sensitivity.norm", scores.norm, default.sensitivity.norm, "norms", self.norms)
+        _check_varied("sensitivity.scope", scores.scope, default.sensitivity.scope, "scopes", self.scopes)
+        _check_varied("threshold.rule", threshold.rule, default.threshold.rule, "rules", self.rules)
         if "budget" in self.rules and self.defense.holdout == 0:
-            raise ConfigError("--rules budget chooses by held-out images: give --defense.holdout above 0")
+            raise ConfigError(
+                "--rules budget chooses by held-out images: give --defense.holdout above 0, or --rules without budget"
+            )
 
 
 def run(options: AblateOptions) -> Ablation:
@@ -98,12 +100,13 @@ def run(options: AblateOptions) -> Ablation:
     Raises:
       RnpError: an unusable checkpoint, data set or option.
     """
+    own = options.holder
     settings = [
-        replace(options.holder, alpha=alpha, radii=_radii(radii), norm=norm, scope=scope)
+        replace(own.sensitivity, alpha=alpha, radii=_radii(radii), norm=norm, scope=scope)
         for scope, norm, radii, alpha in product(options.scopes, options.norms, options.radii, options.alphas)
     ]
     thresholds = [
-        replace(options.threshold, rule=rule, number=options.threshold.number if rule == "number" else None)
+        replace(own.threshold, rule=rule, number=own.threshold.number if rule == "number" else None)
         for rule in options.rules
     ]
     out = choose_out(options.out, options.checkpoint, "ablate", LAST)
@@ -174,6 +177,12 @@ def rank_correlation(first: np.ndarray, second: np.ndarray) -> float | None:
         return None
     value = np.corrcoef(rankdata(first), rankdata(second))[0, 1]
     return float(np.clip(value, -1, 1))
+
+
+def _check_varied(name: str, value: object, default: object, axis: str, values: Iterable[object]) -> None:
+    """A setting that is varied is left alone in its group, or names one of the values that it takes."""
+    if value != default and value not in set(values):
+        raise ConfigError(f"--holder.{name} is varied, and {value} is not among its values: give it with --{axis}")
 
 
 def _radii(text: str) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ from rnp_jax.checks import check_number
 from rnp_jax.commands.attack import AttackOptions, make_victim
 from rnp_jax.commands.compare import COMPARED
 from rnp_jax.commands.saved_states import STATES
-from rnp_jax.config import FLAT, DataOptions, read_yaml, to_plain, write_yaml
+from rnp_jax.config import FLAT, UNREAD, DataOptions, SourceOptions, TriggerOptions, read_yaml, to_plain, write_yaml
 from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.extractors import CachedFeatures, open_extractor
 from rnp_jax.models import mlp_head
@@ -23,9 +23,12 @@ from rnp_jax.pipeline.training_set import open_attack
 from rnp_jax.report.sweep_row import SweepRow
 from rnp_jax.sweep.job import as_stages
 from rnp_jax.sweep.options import OPTIONS, Methods
-from rnp_jax.sweep.running import open_folder, run_here
+from rnp_jax.sweep.running import check_options, open_folder, run_here
 from rnp_jax.training.backdoor import PoisonConfig
 from rnp_jax.training.supervised import TrainConfig
+
+TRAINING = "training.yaml"
+"""The seconds that each head took, by stage: they belong to its rows."""
 
 _EXTENSIBLE = ("attacks", "rates", "seeds", "out", "method")  # options that may change between the parts of one study
 
@@ -55,6 +58,12 @@ class StudyOptions(RunOptions):
     _: KW_ONLY
     method: Methods = COMPARED
     out: str = "runs/study"
+    source: Annotated[SourceOptions, tyro.conf.Fixed, tyro.conf.Suppress] = field(
+        default_factory=SourceOptions, metadata={UNREAD: True}
+    )  # heads have cards
+    trigger: Annotated[TriggerOptions, tyro.conf.Fixed, tyro.conf.Suppress] = field(
+        default_factory=TriggerOptions, metadata={UNREAD: True}
+    )
     images: Annotated[DataOptions, FLAT] = field(default_factory=lambda: DataOptions(data="cifar10"))
     extractor: str = ""
     head: tuple[int, ...] = (256, 256)
@@ -77,6 +86,7 @@ def run(options: StudyOptions) -> tuple[SweepRow, ...]:
         open_attack(attack, {})
     for rate in options.rates:
         check_number("rates", rate, 0, 1)
+    check_options(options, images=False)
     heads = _heads(options, Path(options.out))
     extractor = open_extractor(options.extractor)
     train_set, test = (load_images(options.images, split) for split in ("train", "test"))
@@ -89,7 +99,7 @@ def run(options: StudyOptions) -> tuple[SweepRow, ...]:
     with log.stage("cache clean features"):
         cached = CachedFeatures.of(extractor, train_set.images)
     log.say(f"{len(train_set)} images in {log.timing['cache clean features']:.0f} s")
-    trained: dict[str, dict[str, float]] = {}
+    trained: dict[str, dict[str, float]] = read_yaml(out / TRAINING) if (out / TRAINING).exists() else {}
     for number, head in enumerate(heads, 1):
         log.say(f"{head.out} ({number} of {len(heads)})")
         if beside(head.out, CARD_SUFFIX).exists():
@@ -97,10 +107,12 @@ def run(options: StudyOptions) -> tuple[SweepRow, ...]:
         Path(head.out).unlink(missing_ok=True)  # without a card, it was left half-written
         spent = RunLog()
         make_victim(head, train_set, test, extractor, cached, spent)
-        trained[head.out] = {f"head: {name}": seconds for name, seconds in spent.timing.items()}
+        trained[Path(head.out).stem] = {f"head: {name}": seconds for name, seconds in spent.timing.items()}
+        write_yaml(out / TRAINING, trained)
 
     def with_training(row: SweepRow) -> SweepRow:
-        return row.model_copy(update={"timing": (*as_stages(trained.get(row.checkpoint, {})), *row.timing)})
+        spent = trained.get(Path(row.checkpoint).stem, {}) if row.status == "ok" else {}
+        return row.model_copy(update={"timing": (*as_stages(spent), *row.timing)})
 
     return run_here([head.out for head in heads], options, out, log, with_training)
 
@@ -111,7 +123,8 @@ def _claim(options: StudyOptions) -> Path:
     path = out / OPTIONS
     if path.exists():
         earlier, now = read_yaml(path), to_plain(options)
-        changed = [name for name in now if name not in _EXTENSIBLE and earlier.get(name) != now[name]]
+        both = [name for name in now if name in earlier and name not in _EXTENSIBLE]  # a method more has its own
+        changed = [name for name in both if earlier[name] != now[name]]
         if changed:
             raise DataError(f"{path} is of a study with other {', '.join(changed)}; choose another folder with --out")
     write_yaml(path, options)

@@ -95,7 +95,7 @@ def _prune_as_many(task: Task, config: HolderPruneConfig, score: Callable[[], ma
     task.timing.clear()  # Hölder pruning only says how many
     with task.stage("score"):
         scores = score()
-    return prune_by_score(task.network, task.variables, scores, counts)
+    return prune_by_score(task.network, task.variables, scores, counts, holdout=task.holdout)
 
 
 none = Method(

@@ -58,6 +58,8 @@ class HidConfig:
             raise ConfigError(f"keep {self.keep}, rounds {self.rounds}: expected keep in (0, 1) and rounds >= 1")
         if not self.units:
             raise ConfigError("units (): give one hidden layer or more, such as 256 256: its units are what is pruned")
+        if min(self.units) < 1:
+            raise ConfigError(f"units {self.units}: expected sizes of 1 or more")
         if self.prune.threshold.rule == "budget":
             raise ConfigError(
                 "prune.threshold.rule budget needs clean held-out images, and hid has none: choose another rule, such "
@@ -98,6 +100,7 @@ def run_hid(task: Task, config: HidConfig) -> Defended:
     network, data, progress = task.network, task.data, task.progress
     num_classes = network.architecture.num_classes
     _check(data, num_classes)
+    _check_batches(config, len(data.labels), fresh=task.variables is None)
     head = head_on(network, num_classes, config.units)
     extractor_key, head_key, simclr_key, fit_key, rounds_key = jax.random.split(task.key, 5)
     pretrained = task.variables
@@ -158,7 +161,7 @@ def _conclude(rounds: list[Round], network: Network, head: Network, extractor: V
         last.values,
         "score",
         Candidates(order, values, np.full(len(order), np.nan)),
-        replace(last.choice, count=len(order), rule=rule),
+        replace(last.choice, count=len(order), rule=rule, ranking=hid.name),
         network=head,
         extractor=(network, extractor),
         kept=tuple(each.kept for each in rounds),
@@ -219,6 +222,15 @@ def _check(data: Batch, num_classes: int) -> None:
         raise DataError(
             f"{count} images with labels {labels.shape}: expected as many, one or more, from 0 to {num_classes - 1}"
         )
+
+
+def _check_batches(config: HidConfig, count: int, *, fresh: bool) -> None:
+    """Says now what the later steps would say after minutes."""
+    for name, step in {"head": config.head, **({"simclr": config.simclr} if fresh else {})}.items():
+        if step.batch_size > count:
+            raise ConfigError(
+                f"hid.{name}.batch_size {step.batch_size} exceeds the {count} training images: choose a smaller one"
+            )
 
 
 hid = Method(

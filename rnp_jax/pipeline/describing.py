@@ -55,7 +55,8 @@ def describe_run(
     before, after = outcome.before.metrics, outcome.after.metrics
     clean, held = case.clean_images
     pruned = defended.choice.count if defended.prunes else None
-    verdict = judge(before, after, pruned)
+    method = request.method
+    verdict = judge(before, after, pruned, changed=method.changes != "nothing", sees_trigger=method.needs == "trigger")
     if case.anew:
         verdict = verdict.model_copy(update={"detail": _tell_anew(case, defended)})
     return schema.Result(
@@ -75,7 +76,7 @@ def describe_run(
             std=model.network.std,
         ),
         attack=None if case.trigger is None else describe_trigger(model, case.trigger),
-        method=request.method.name,
+        method=method.name,
         kind=defended.kind,
         config=request.plain(),
         before=_metrics(before),
@@ -252,9 +253,18 @@ def _cautions(request: Request) -> tuple[str, ...]:
     return () if caution is None else (f"{caution}.",)
 
 
-def judge(before: evaluation.Metrics, after: evaluation.Metrics, pruned: int | None) -> schema.Verdict:
-    """What the figures before and after pruning so many filters amount to; None: all weights were tuned."""
-    done = "All weights were tuned" if pruned is None else f"{pruned} filters pruned"
+def judge(
+    before: evaluation.Metrics,
+    after: evaluation.Metrics,
+    pruned: int | None,
+    *,
+    changed: bool = True,
+    sees_trigger: bool = False,
+) -> schema.Verdict:
+    """What the figures before and after amount to, if so many filters were pruned; None: all weights were tuned."""
+    done, detail = _tell_pruning(pruned, sees_trigger)
+    if not changed:
+        done, detail = "Nothing was changed", "Nothing was changed."
     lost = before.acc.value - after.acc.value
     cost = f"ACC {before.acc.value:.1%} → {after.acc.value:.1%}"
     if before.asr is None or after.asr is None:
@@ -276,8 +286,14 @@ def judge(before: evaluation.Metrics, after: evaluation.Metrics, pruned: int | N
         level, headline = ("ok", "Backdoor removed") if lost <= COSTLY else ("warning", "Backdoor removed, at a cost")
     return schema.Verdict(
         headline=f"{headline}: {asr}, {cost}",
-        detail=f"{done}, without knowledge of the trigger."
-        if pruned is None
-        else f"{pruned} filters were pruned, chosen without knowledge of the trigger.",
+        detail=detail,
         level=level,  # pyright: ignore[reportArgumentType]
     )
+
+
+def _tell_pruning(pruned: int | None, sees_trigger: bool) -> tuple[str, str]:
+    """What was done, in short and as a sentence."""
+    if pruned is None:
+        return "All weights were tuned", "All weights were tuned, without knowledge of the trigger."
+    how = "by the trigger, which no defender knows" if sees_trigger else "without knowledge of the trigger"
+    return f"{pruned} filters pruned", f"{pruned} filters were pruned, chosen {how}."

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rnp_jax.checkpoints import Model
-from rnp_jax.config import TriggerOptions
+from rnp_jax.config import TriggerOptions, write_yaml
 from rnp_jax.data import Dataset, validate
 from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.pipeline.case import make_case
@@ -89,6 +89,7 @@ def defend(
         return Cleaned(outcome.model, judge_outcome(case, outcome, request, log))
     cleaned = name_cleaned(choose_out(str(out), request.checkpoint, "defend", LAST), request)
     outcome = defend_case(case, request, log)
+    write_yaml(cleaned.parent / "config.yaml", request.plain())
     return Cleaned(outcome.model, write_outcome(case, outcome, request, cleaned, log))
 
 

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from rnp_jax.defenses import registry
 from rnp_jax.report import palette
@@ -43,15 +43,14 @@ def plot_outcomes(rows: Iterable[SweepRow]) -> Figure | None:
         ax.tick_params(labelbottom=True)
     for ax in grid.flat[len(tables) :]:
         ax.set_axis_off()
-    grid[0, 0].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    grid[0, 0].xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+    palette.narrow_percent_axis(grid[0, 0])
     for ax in grid[-1]:
         ax.set_xlabel("ACC")
     for ax in grid[:, 0]:
         ax.set_ylabel("ASR")
-    figure.legend(
-        handles=_legend(shown, looks), loc="outside upper left", ncols=9, columnspacing=1.1, handletextpad=0.1
-    )
+    handles = _legend(shown, looks)
+    columns = palette.legend_columns([str(handle.get_label()) for handle in handles])
+    figure.legend(handles=handles, loc="outside upper left", ncols=columns, columnspacing=1.1, handletextpad=0.1)
     return figure
 
 
@@ -128,10 +127,11 @@ def plot_seconds(rows: Iterable[SweepRow]) -> Figure | None:
     split.set_xlabel("share of the time")
     names = [label_method(str(each.keys["method"]), str(each.keys["mode"])) for each in timed]
     total.set_yticks(places, names)
-    total.invert_yaxis()
+    total.set_ylim(len(timed) - 0.4, -0.6)
     for ax in (total, split):
         ax.grid(visible=False, axis="y")
         ax.tick_params(axis="y", length=0)
     handles = [Patch(**palette.stage_look(i), label=palette.label(stage, 24)) for i, stage in enumerate(stages)]
-    figure.legend(handles=handles, loc="outside upper left", ncols=6, handlelength=1.1, handleheight=1.1)
+    columns = palette.legend_columns([handle.get_label() for handle in handles], 6)
+    figure.legend(handles=handles, loc="outside upper left", ncols=columns, handlelength=1.1, handleheight=1.1)
     return figure

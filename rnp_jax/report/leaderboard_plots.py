@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from rnp_jax.defenses import registry
 from rnp_jax.report import palette
@@ -66,8 +65,7 @@ def plot_items(rows: Sequence[SweepRow]) -> Figure | None:
         ax.tick_params(labelbottom=True)
     for ax in grid.flat[len(keys) :]:
         ax.set_axis_off()
-    grid[0, 0].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    grid[0, 0].xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+    palette.narrow_percent_axis(grid[0, 0])
     for ax in grid.flat[max(0, len(keys) - columns) : len(keys)]:  # the lowest of each column
         ax.set_xlabel("ACC")
     for ax in grid[:, 0]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from rnp_jax.defenses import registry
-from rnp_jax.report import comparison_plots, leaderboard_plots
+from rnp_jax.report import comparison_plots, leaderboard_plots, rates
 from rnp_jax.report.appendix import show_pairs
 from rnp_jax.report.comparison import Estimate
 from rnp_jax.report.comparison_text import name_attack
@@ -17,7 +17,6 @@ from rnp_jax.report.leaderboard_matrix import (
     say_who_sees,
     show_estimate,
 )
-from rnp_jax.report.rates import find_several_rates
 from rnp_jax.report.sections import embed_figure, section
 from rnp_jax.report.sweep_row import SweepRow
 from rnp_jax.report.wording import UNKNOWN, number
@@ -28,11 +27,11 @@ MAX_COVARIATES = 200
 CAPTIONS = {
     "outcomes": (
         "Means by attack",
-        "Attack success against accuracy; colour and marker tell methods, bars are 95 % intervals. Best is bottom right.",
+        "ASR against ACC: colour and marker tell methods, bars are 95 % intervals. The best corner is bottom right.",
     ),
     "items": (
         "Every item",
-        "Attack success against accuracy: grey crosses as they came, coloured after the method, hollow if a head.",
+        "ASR against ACC: crosses are checkpoints as they came, coloured markers after the method, hollow for a head.",
     ),
     "rates": (
         "Poison rates",
@@ -93,7 +92,7 @@ def _count_undrawn(rows: Sequence[SweepRow]) -> dict[str, str]:
     measured = [row for row in rows if row.status == "ok" and row.acc and row.asr]
     attacks = len({(row.attack, row.poison_rate) for row in measured}) - comparison_plots.MAX_PANELS
     methods = len({(row.mode, row.method) for row in measured}) - leaderboard_plots.MAX_PANELS
-    curves = len(find_several_rates(row for row in rows if row.status == "ok")) - rates.MAX_FIGURES
+    curves = len(rates.find_several_rates(row for row in rows if row.status == "ok")) - rates.MAX_FIGURES
     counts = {"outcomes": (attacks, "attacks"), "items": (methods, "methods"), "rates": (curves, "attacks")}
     return {kind: f"{n:,} further {what} are in the tables." for kind, (n, what) in counts.items() if n > 0}
 

@@ -4,15 +4,16 @@ A colour always means the same thing (`ACC` is blue in every figure that draws m
 apart. Where the axes are the metrics, colours and markers together tell methods.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from rnp_jax.defenses import METHODS
 
@@ -44,6 +45,9 @@ _HATCHES = (None, "///", "...", "xx")
 LINE_STYLES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 1.5, 1, 1.5)))
 
 WIDTH = 9.0  # inches: 864 CSS pixels in the page
+
+_LINE = 112  # letters of a legend that a figure's width has room for
+_HANDLE = 5  # letters' room that an entry's mark and its distances take
 
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so a figure looks the same everywhere
@@ -104,6 +108,15 @@ def method_looks(methods: Iterable[str]) -> dict[str, tuple[str, Marker]]:
     return own | {name: _OTHERS[i % len(_OTHERS)] for i, name in enumerate(sorted(names - set(METHODS)))}
 
 
+def legend_columns(labels: Sequence[str], most: int = 9) -> int:
+    """Into how many columns a legend across the figure fits, at most ``most``; one more than that would be cut off."""
+    for columns in range(min(most, len(labels)), 1, -1):
+        widths = [max(map(len, column)) + _HANDLE for column in np.array_split(np.asarray(labels, object), columns)]
+        if sum(widths) <= _LINE:
+            return columns
+    return 1
+
+
 def stage_look(i: int) -> dict[str, Any]:
     """Face colour and hatch of the i-th stage."""
     hatch = _HATCHES[i // len(_STAGES) % len(_HATCHES)]
@@ -115,6 +128,14 @@ def percent_axis(ax: Axes) -> None:
     ax.set_ylim(-0.02, 1.02)
     ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+
+def narrow_percent_axis(ax: Axes) -> None:
+    """The horizontal axis shows the shares that were drawn, in whole percents, over 5 of them or more."""
+    low, high = ax.get_xlim()
+    ax.set_xlim(min(low, high - 0.05), high)
+    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
 
 
 def log_axis(ax: Axes) -> None:

@@ -16,7 +16,7 @@ from rnp_jax.report.comparison_plots import label_method
 from rnp_jax.report.sweep_row import SweepRow
 
 COLUMNS = 4
-MAX_FIGURES = 12
+MAX_FIGURES = 6
 """More attacks than these are in the tables but not drawn."""
 
 _CURVES = {"acc": ("ACC", palette.ACC, "o"), "asr": ("ASR", palette.ASR, "s"), "ra": ("RA", palette.RA, "^")}

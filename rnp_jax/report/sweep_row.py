@@ -51,7 +51,6 @@ class SweepRow(Model):
     note: Text = ""
     attempt: Count = 1
     device: Text | None = None
-    worker: Text | None = None
     report: Text | None = None
 
     @property
@@ -60,5 +59,5 @@ class SweepRow(Model):
         return sum(stage.seconds for stage in self.timing) if self.timing else None
 
 
-RUN_FIELDS = ("timing", "attempt", "device", "worker")
+RUN_FIELDS = ("timing", "attempt", "device")
 """What may differ between two runs of the same item; everything else is equal."""

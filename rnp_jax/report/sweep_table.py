@@ -57,7 +57,6 @@ _AFTER: dict[str, Kind] = {
     "batch_size": "integer",
     "attempt": "integer",
     "device": "category",
-    "worker": "text",
     "report": "text",
     "note": "text",
     "seconds": "float",

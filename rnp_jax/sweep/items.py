@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from rnp_jax.atomic import write_atomic
 from rnp_jax.errors import SweepError
+from rnp_jax.source_version import code_version
 
 PLAN = "plan.json"
 
@@ -41,15 +41,6 @@ def make_key(**decisive: Any) -> str:
     """SHA-256 of what decides a row, and of this package's code: another version makes its rows anew."""
     text = json.dumps({"code": code_version(), **decisive}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-@cache
-def code_version() -> str:
-    """SHA-256 of this package's sources."""
-    digest, root = hashlib.sha256(), Path(__file__).parents[1]
-    for path in sorted(root.rglob("*.py")):
-        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
 
 
 def write_plan(out: Path, items: Sequence[Item]) -> None:

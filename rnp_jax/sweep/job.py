@@ -82,6 +82,9 @@ class SweepJob:
         model = open_model(item.path, request.options.source, request.options.compute)
         if model.checkpoint.sha256 != item.sha256:
             raise CheckpointError(item.path, "changed after the sweep was planned; run the same command again")
+        rate = _poison_rate(model)
+        if rate is not None and not 0 <= rate <= 1:
+            raise CheckpointError(item.path, f"its card has a poison rate of {rate}, expected a share from 0 to 1")
         check_filters(model, request)
         key = _case_depends_on(model, request)
         case = self._cases.get(key, lambda: self._open(model, request, log))
@@ -131,7 +134,7 @@ class SweepJob:
             with log.stage("measure"):
                 before, size = measure_within_memory(case.sets, case.model, case.model.variables, size)
             return self._measured_row(item, loaded, before, size, log.timing, attempt)
-        log.timing.update({name: loaded.timing[name] for name in loaded.timing if name == "cache features"})
+        log.timing.update(_caching(loaded))
         known = _figures_depend_on(item, loaded)
         outcome = defend_case(case, request, log, self._before.peek(known))
         self._before.get(known, lambda: outcome.before)
@@ -158,7 +161,8 @@ class SweepJob:
         row = self._describe(item, loaded, attempt)
         case = loaded.case
         told = {"covariates": {COVARIATE: measure_shift(case.model, case.sets)}} if self._explain else {}
-        figures = {**_figures(measured), "batch_size": size, "timing": as_stages(seconds)}
+        timing = as_stages({**_caching(loaded), **seconds})
+        figures = {**_figures(measured), "batch_size": size, "timing": timing}
         return row.model_copy(update={**figures, **told})
 
     def _write(self, item: Item, case: Case, outcome: Outcome, request: Request, log: RunLog) -> str | None:
@@ -185,12 +189,17 @@ class SweepJob:
             attempt=attempt,
             architecture=case.model.network.architecture.name,
             attack=name_attack(case.model, case.trigger),
-            poison_rate=None if card is None or card.attack is None else card.attack.rate,
+            poison_rate=_poison_rate(case.model),
             seed=loaded.request.options.seed if card is None else card.seed,
             mode="network" if case.model.extractor is None else "head",
             precision=case.model.network.precision,
             device=device_name(),
         )
+
+
+def _caching(loaded: Loaded) -> dict[str, float]:
+    """The seconds that features took, in the row of the item for which they were computed."""
+    return {name: seconds for name, seconds in loaded.timing.items() if name == "cache features"}
 
 
 def _figures(measured: Measured) -> dict[str, Any]:
@@ -201,6 +210,10 @@ def _figures(measured: Measured) -> dict[str, Any]:
 def as_stages(seconds: Mapping[str, float]) -> tuple[Stage, ...]:
     """Seconds by stage as a document has them."""
     return tuple(Stage(stage=name, seconds=spent) for name, spent in seconds.items())
+
+
+def _poison_rate(model: Suspect) -> float | None:
+    return None if model.card is None or model.card.attack is None else model.card.attack.rate
 
 
 def _count(defended: Defended) -> dict[str, int]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 import tyro
 
+from rnp_jax.attacks.pictures import SUFFIXES
 from rnp_jax.card import CARD_SUFFIX, TRIGGER_SUFFIX, beside
 from rnp_jax.checks import check_number
 from rnp_jax.defenses import find_method
@@ -80,8 +81,20 @@ def item_key(request: Request, sha256: str, write: Write) -> str:
     plain = request.plain()
     plain["compute"].pop("batch_size")
     plain["images"].pop("data_dir")
-    path, artefact = request.checkpoint, request.options.trigger.artefact
-    read = [beside(path, CARD_SUFFIX), beside(path, TRIGGER_SUFFIX)]
-    read += [] if artefact is None else [Path(artefact)]
-    beside_it = [hashlib.sha256(each.read_bytes()).hexdigest() if each.is_file() else None for each in read]
-    return make_key(path=path, file=sha256, beside=beside_it, write=write, options=plain)
+    path = request.checkpoint
+    read = [beside(path, CARD_SUFFIX), beside(path, TRIGGER_SUFFIX), *_files_named(request)]
+    found = [hashlib.sha256(each.read_bytes()).hexdigest() if each.is_file() else None for each in read]
+    return make_key(path=path, file=sha256, beside=found, write=write, options=plain)
+
+
+def _files_named(request: Request) -> list[Path]:
+    """The files that the options name, data sets aside, and those that are read beside them."""
+    named, start = request.options.trigger.artefact, request.options.untrusted.start
+    files = []
+    if named is not None:
+        files.append(Path(named))
+        if files[0].suffix.lower() in SUFFIXES:  # the picture's mask, in one of two forms
+            files += [files[0].with_name(f"{files[0].stem}_mask{suffix}") for suffix in (".npy", ".png")]
+    if start is not None and request.method.needs == "untrusted":
+        files += [Path(start), beside(start, CARD_SUFFIX)]
+    return files

@@ -13,6 +13,7 @@ import jax
 
 from rnp_jax.config import to_plain, write_yaml
 from rnp_jax.errors import ConfigError, DataError, RnpError, SweepError
+from rnp_jax.pipeline.opening import load_images
 from rnp_jax.pipeline.options import RunOptions, read_options
 from rnp_jax.pipeline.request import Request, check_request
 from rnp_jax.pipeline.run_log import RunLog
@@ -53,6 +54,7 @@ def run_sweep(options: SweepOptions) -> tuple[SweepRow, ...]:
         raise ConfigError("--address is for --engine ray; remove it")
     if options.engine != "slurm" and options.partition is not None:
         raise ConfigError("--partition is for --engine slurm; remove it")
+    check_options(options, images=options.engine == "local")
     entries = read_entries(options.inputs)
     out = open_folder(Path(options.out), SweepOptions)
     write_yaml(out / OPTIONS, options)
@@ -72,16 +74,43 @@ def run_here(
 
     Raises:
       ConfigError: unusable options.
-      SweepError: some items failed; the tables are written then, too.
+      SweepError: some items failed, or a checkpoint cannot be used; the tables are written then, too.
     """
 
     def engine(ledger: Ledger, items: Sequence[Item], watch: Callable[[], None]) -> None:
+        def go_on() -> bool:
+            watch()
+            return True
+
         with ledger.join() as member:
-            work(ledger, items, SweepJob(options, out, "row", explain=True), member)
-        watch()
+            work(ledger, items, SweepJob(options, out, "row", explain=True), member, go_on)
 
     entries = [Entry(path=path) for path in dict.fromkeys(paths)]  # one that is given twice is no second run
-    return run_items(entries, options, out, "row", log, engine, finish=finish)
+    rows = run_items(entries, options, out, "row", log, engine, finish=finish)
+    rejected = [row for row in rows if row.status == "rejected"]
+    if rejected:
+        first = rejected[0]
+        raise SweepError(
+            f"{len(rejected)} of {len(rows)} items cannot be used, such as {first.checkpoint}: {first.reason}"
+        )
+    return rows
+
+
+def check_options(options: RunOptions, images: bool = True) -> None:
+    """Says what is wrong with the options for every checkpoint, before anything is written.
+
+    Args:
+      options: of the sweep.
+      images: whether the data that they name are read from here.
+
+    Raises:
+      ConfigError: options that no item could be run with.
+      DataError: images that cannot be read.
+    """
+    for method in options.methods:
+        check_request(Request.of("", method, options))
+    if images and options.images.data is not None:
+        load_images(options.images, "test")
 
 
 def open_folder(out: Path, schema: type[RunOptions]) -> Path:
@@ -164,8 +193,7 @@ def plan_items(
     Raises:
       ConfigError: options that no item could be run with.
     """
-    for method in options.methods:
-        check_request(Request.of("", method, options))
+    check_options(options, images=False)
     log.say(f"reading {len(entries)} checkpoints in a process of their own")
     items: list[Item] = []
     with Parser() as parser, log.bar("read", len(entries)) as advance:

@@ -9,6 +9,7 @@ from scipy.stats import spearmanr
 from rnp_jax import masks
 from rnp_jax.cli import main
 from rnp_jax.commands.ablate import rank_correlation
+from rnp_jax.commands.arguments import parse
 from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, TriggerOptions
 from rnp_jax.defenses import HolderConfig, ThresholdConfig, holder_scores
 from rnp_jax.defenses.scores import prune_by_score, scores_by_filter
@@ -16,13 +17,14 @@ from rnp_jax.pipeline.describing import as_proportion
 from rnp_jax.pipeline.opening import open_images, open_model, open_trigger
 from rnp_jax.pipeline.sets import EvaluationSets, read_sets
 from rnp_jax.report.ablation import read_ablation
-from tests.commands.conftest import CHECKPOINT, SMALL
+from tests.runs import CHECKPOINT, ROOT, SMALL
 
 pytestmark = pytest.mark.slow
 
 ABLATE = (
     *("--alphas", "0.5", "1", "--radii", "0.2", "0.01,1", "--norms", "2", "--scopes", "feature", "local"),
-    *("--rules", "std", "number", "--threshold.rule", "number", "--threshold.number", "3", "--threshold.u", "1.5"),
+    *("--rules", "std", "number", "--holder.threshold.rule", "number"),
+    *("--holder.threshold.number", "3", "--holder.threshold.u", "1.5"),
     *("--defense.size", "40", "--defense.holdout", "0.5", *SMALL),
 )
 
@@ -132,6 +134,15 @@ def test_correlation_of_ranks_with_ties():
     assert rank_correlation(first, second) == pytest.approx(spearmanr(first, second).statistic)
 
 
+@pytest.mark.parametrize("preset", ["holder_digits", "holder_cifar10"])
+def test_a_preset_of_defend_gives_the_settings_that_do_not_vary(preset):
+    _, given = parse("ablate", [str(CHECKPOINT), "--config", str(ROOT / "configs" / f"{preset}.yaml")])
+    _, defend = parse("defend", [str(CHECKPOINT), "--config", str(ROOT / "configs" / f"{preset}.yaml")])
+    assert given.holder == defend.holder
+    assert given.defense == defend.defense
+    assert given.holder.threshold.accuracy_budget == 0.03
+
+
 def test_a_finished_folder_is_left_alone(folder, head, fails):
     assert "holds a finished result already" in fails("ablate", head, *ABLATE, "--out", folder)
 
@@ -147,9 +158,12 @@ def test_a_finished_folder_is_left_alone(folder, head, fails):
         (("--alphas", "0"), "alpha"),
         (("--rules", "number"), "rule 'number' with number None"),
         (("--rules", "budget", "--defense.holdout", "0"), "--rules budget chooses by held-out images"),
-        (("--holder.alpha", "0.7"), "--holder.alpha is not read, for it is varied: give --alphas"),
-        (("--holder.radii", "0.7"), "--holder.radii is not read, for it is varied: give --radii"),
-        (("--threshold.rule", "std"), "--threshold.rule is not read, for it is varied: give --rules"),
+        (
+            ("--holder.sensitivity.alpha", "0.7"),
+            "--holder.sensitivity.alpha is varied, and 0.7 is not among its values: give it with --alphas",
+        ),
+        (("--holder.sensitivity.radii", "0.7"), "(0.7,) is not among its values: give it with --radii"),
+        (("--rules", "mad", "--holder.threshold.rule", "std"), "std is not among its values: give it with --rules"),
         (("--data", "digit"), "no data set, file or folder 'digit'"),
     ],
 )

@@ -14,9 +14,9 @@ from rnp_jax.card import read_card
 from rnp_jax.cli import main
 from rnp_jax.data import load
 from rnp_jax.pipeline.run_log import EpochBars
-from tests.commands.conftest import ATTACK, CHECKPOINT, HEAD
 from tests.networks import build
 from tests.oracle.models import mlp
+from tests.runs import ATTACK, CHECKPOINT, HEAD
 
 EVALUATE = ("--test-images", "100", "--batch-size", "20")
 

@@ -21,7 +21,7 @@ from rnp_jax.pipeline.cards import describe_model
 from rnp_jax.torch_io import read_checkpoint
 from rnp_jax.training.supervised import TrainConfig, train
 from rnp_jax.types import Variables
-from tests.commands.conftest import CHECKPOINT
+from tests.runs import CHECKPOINT
 
 MLP = Network(Architecture("mlp", 10, 0, (("0", 32), ("2", 10)), (8, 8, 3)))
 TARGET = 3

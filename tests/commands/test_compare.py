@@ -3,127 +3,154 @@
 import os
 import shutil
 
-import numpy as np
 import pytest
-from rnp_jax.commands.comparing import COVARIATE
 
 from rnp_jax.card import read_card
 from rnp_jax.cli import main
-from rnp_jax.config import ComputeOptions, DataOptions, SourceOptions, TriggerOptions
-from rnp_jax.pipeline.opening import open_data, open_model, open_trigger
-from rnp_jax.report.comparison import read_comparison
+from rnp_jax.commands.compare import COMPARED
+from rnp_jax.defenses import METHODS
+from rnp_jax.report.sweep_row import RUN_FIELDS
+from rnp_jax.report.sweep_table import read_rows
+from rnp_jax.sweep.shift import COVARIATE
 from rnp_jax.torch_io import read_checkpoint
-from tests.commands.conftest import CHECKPOINT, SMALL
+from tests.runs import CHECKPOINT, SMALL
 
 DEFENSE = ("--defense.size", "40", "--defense.holdout", "0.5", *SMALL)
-METHODS = ("--methods", "none", "clp", "--clp.threshold.rule", "number", "--clp.threshold.number", "1")
+TWO = ("--method", "none", "clp", "--clp.threshold.rule", "number", "--clp.threshold.number", "1")
 
 
 @pytest.fixture(scope="module")
 def compared(head, small_victim, tmp_path_factory):
     """A head and a whole network."""
     out = tmp_path_factory.mktemp("compare") / "out"
-    assert main(["compare", str(head), str(small_victim), str(head), "--out", str(out), *DEFENSE, *METHODS]) == 0
+    assert main(["compare", str(head), str(small_victim), str(head), "--out", str(out), *DEFENSE, *TWO]) == 0
     return out
 
 
-@pytest.fixture(scope="module")
-def comparison(compared):
-    return read_comparison(compared / "comparison.json")
+def rows_of(out):
+    return {(os.path.basename(row.checkpoint), row.method): row for row in read_rows(out / "rows.jsonl")}
 
 
-def test_everything_is_written(compared):
-    files = ["comparison.csv", "comparison.html", "comparison.json", "comparison.md", "config.yaml", "figures", "rows"]
-    assert sorted(os.listdir(compared)) == files
-    assert "CLP, head" in (compared / "comparison.md").read_text()
-    assert len(os.listdir(compared / "rows")) == 2
+def comparable(out):
+    return {key: row.model_dump(exclude={*RUN_FIELDS}) for key, row in rows_of(out).items()}
 
 
-def test_a_row_a_checkpoint_and_method(comparison, head, small_victim):
-    assert [(row.checkpoint, row.mode, row.method) for row in comparison.rows] == [
-        (path.name, mode, method)
+def test_what_sweep_writes_is_written(compared):
+    files = {"config.yaml", "figures", "leaderboard.html", "leaderboard.md", "plan.json", "run.log"}
+    tables = {"rows.csv", "rows.jsonl", "rows.parquet"}
+    assert set(os.listdir(compared)) == files | tables | {"rows", "claims", "crashes", "members"}
+    assert "CLP, head" in (compared / "leaderboard.md").read_text()
+    figures = {f"{name}.{kind}" for name in ("outcomes", "items", "seconds") for kind in ("png", "svg")}
+    assert set(os.listdir(compared / "figures")) == figures
+    page = (compared / "leaderboard.html").read_text()
+    assert page.count("<img ") == 3
+    assert "<h2>Covariates</h2>" in page
+
+
+def test_a_row_a_checkpoint_and_method(compared, head, small_victim):
+    found = [(row.checkpoint, row.mode, row.method, row.status) for row in rows_of(compared).values()]
+    assert sorted(found) == sorted(
+        (str(path), mode, method, "ok")
         for path, mode in ((head, "head"), (small_victim, "network"))
         for method in ("none", "clp")
-    ]
-    assert [row.pruned for row in comparison.rows] == [None, 2, None, 2]
-    assert [row.seed for row in comparison.rows] == [0, 0, 5, 5]
+    )
+    rows = rows_of(compared)
+    assert [rows[path.name, "clp"].pruned for path in (head, small_victim)] == [2, 2]
+    assert [rows[path.name, "none"].pruned for path in (head, small_victim)] == [None, None]
+    assert [rows[path.name, "none"].seed for path in (head, small_victim)] == [0, 5]
 
 
-def test_undefended_figures_are_the_card_s(comparison, head):
+def test_undefended_figures_are_the_card_s(compared, head):
     card = read_card(head, read_checkpoint(head).sha256)
     assert card is not None
-    row = comparison.rows[0]
+    row = rows_of(compared)[head.name, "none"]
     assert (row.acc.value, row.asr.value, row.ra.value) == (card.acc, card.asr, card.ra)
+    assert row.acc == rows_of(compared)[head.name, "clp"].acc_before
 
 
-def test_features_are_timed_apart_and_only_where_there_are_any(comparison):
-    stages = [[stage.stage for stage in row.timing] for row in comparison.rows]
-    assert stages[0] == ["cache"]
-    assert stages[1] == ["cache", "score", "choose"]
-    assert stages[2:] == [[], ["score", "choose"]]
+def test_features_are_timed_apart_and_only_where_there_are_any(compared, head, small_victim):
+    rows = rows_of(compared)
+    stages = {key: [stage.stage for stage in row.timing] for key, row in rows.items()}
+    assert stages == {
+        (head.name, "none"): ["cache features", "measure"],
+        (head.name, "clp"): ["score", "choose", "measure"],
+        (small_victim.name, "none"): ["measure"],
+        (small_victim.name, "clp"): ["score", "choose", "measure"],
+    }
 
 
-def test_the_covariate_is_the_model_s_own(comparison, head):
-    model = open_model(str(head), SourceOptions(), ComputeOptions())
-    test = open_data(model, DataOptions(test_images=100), "test")
-    trigger = open_trigger(model, TriggerOptions(), test)
-    clean, triggered = model.extractor(test.images), model.extractor(trigger.test.images)
-    means = [clean[test.labels == label].mean(0) for label in range(10)]
-    apart = np.mean([np.linalg.norm(a - b) for a in means for b in means if a is not b])
-    shift = np.linalg.norm(triggered - clean[trigger.test.indices], axis=1).mean() / apart
-    assert [row.covariates[COVARIATE] for row in comparison.rows[:2]] == pytest.approx([shift] * 2, rel=1e-5)
-    assert comparison.rows[2].covariates[COVARIATE] > 0
+def test_what_explains_the_outcomes_is_measured(compared, head, small_victim):
+    rows = rows_of(compared)
+    assert all(rows[path.name, "none"].covariates[COVARIATE] > 0 for path in (head, small_victim))
 
 
-def test_rows_that_are_there_are_not_made_again(compared, comparison, head, small_victim, tmp_path, capsys):
+def test_rows_that_are_there_are_not_made_again(compared, head, small_victim, tmp_path, capsys):
     out = tmp_path / "again"
-    shutil.copytree(compared / "rows", out / "rows")
-    lost = out / "rows" / f"{read_checkpoint(small_victim).sha256[:16]}.json"
+    shutil.copytree(compared, out)
+    lost = out / "rows" / f"{rows_of(compared)[small_victim.name, 'clp'].key}.json"
     lost.unlink()
-    assert main(["compare", str(head), str(small_victim), "--out", str(out), *DEFENSE, *METHODS]) == 0
-    assert capsys.readouterr().err.count("compared already") == 1
-    again = read_comparison(out / "comparison.json")
-    assert again.rows[:2] == comparison.rows[:2]
-    assert [row.model_dump(exclude={"timing"}) for row in again.rows] == [
-        row.model_dump(exclude={"timing"}) for row in comparison.rows
-    ]
+    assert main(["compare", str(head), str(small_victim), "--out", str(out), *DEFENSE, *TWO]) == 0
+    assert "4 items, 3 of them done" in capsys.readouterr().err
+    assert rows_of(out)[head.name, "clp"] == rows_of(compared)[head.name, "clp"]
+    assert comparable(out) == comparable(compared)
     assert lost.exists()
 
 
-def test_rows_of_other_options_are_refused(compared, head, fails, tmp_path):
-    shutil.copytree(compared / "rows", tmp_path / "out" / "rows")
-    other = (*DEFENSE, *METHODS, "--defense.seed", "1")
-    error = fails("compare", head, "--out", tmp_path / "out", *other)
-    assert "is of a run with other options; choose another folder with --out, or remove it" in error
-
-
-def test_a_finished_folder_is_left_alone(compared, head, fails):
-    assert "holds a finished result already" in fails("compare", head, "--out", compared, *DEFENSE, *METHODS)
-
-
-def test_a_clean_model_has_an_oracle_row_that_says_why_it_has_no_figures(tmp_path):
-    clean = CHECKPOINT.with_name("digits_clean.pt")
+def test_rows_of_other_options_are_not_taken_for_these(compared, head, tmp_path, capsys):
     out = tmp_path / "out"
-    arguments = ("--out", str(out), *DEFENSE, "--methods", "none", "oracle")
-    assert main(["compare", str(clean), *arguments]) == 0
-    none, oracle = read_comparison(out / "comparison.json").rows
+    shutil.copytree(compared, out)
+    assert main(["compare", str(head), "--out", str(out), *DEFENSE, *TWO, "--defense.seed", "1"]) == 0
+    assert "2 items, 1 of them done" in capsys.readouterr().err, "what is only measured reads no defense set"
+    assert set(rows_of(out)) == {(head.name, "none"), (head.name, "clp")}
+
+
+def test_a_folder_of_another_command_is_left_alone(compared, head, fails, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    assert "of no sweep" in fails("compare", head, "--out", tmp_path, *DEFENSE, *TWO)
+    assert os.listdir(tmp_path) == ["thesis.txt"]
+    assert "unknown option checkpoints" in fails("sweep", head, "--out", compared, *DEFENSE, *TWO)
+
+
+def test_on_a_clean_model_the_oracle_is_skipped_and_says_why(tmp_path):
+    clean, out = CHECKPOINT.with_name("digits_clean.pt"), tmp_path / "out"
+    assert main(["compare", str(clean), "--out", str(out), *DEFENSE, "--method", "none", "oracle"]) == 0
+    rows = rows_of(out)
+    none, oracle = rows[clean.name, "none"], rows[clean.name, "oracle"]
     assert (none.attack, none.poison_rate, none.asr, none.covariates) == ("none", None, None, {COVARIATE: None})
     assert none.acc.value > 0.9
-    assert (oracle.acc, oracle.note) == (None, "the trigger is not known")
+    assert (oracle.acc, oracle.status) == (None, "skipped")
+    assert oracle.reason == "Oracle sees the trigger, and it is not known"
+
+
+def test_by_default_what_prunes_is_compared_with_the_controls():
+    assert COMPARED == ("none", "holder", "clp", "anp", "fp", "rnp", "random", "oracle")
+    assert set(COMPARED) < set(METHODS)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ((), "no checkpoints: give one or more files"),
-        (("a.pt", "--methods", "clp", "clip"), "--methods: clip; choose among none, rnp, holder, clp, anp, fp, ft, "),
-        (("a.pt", "--methods"), "--methods: none given; choose among none, "),
-        (("nowhere.pt",), "nowhere.pt"),
+        (("a.pt", "--method", "clp", "clip"), "--method clip: there is no such method; choose among none, holder, "),
+        (("a.pt", "--method", "clp", "clp"), "--method clp clp: a method is named twice"),
         ((str(CHECKPOINT), "--defense.size", "0"), "defense.size is 0"),
         ((str(CHECKPOINT), "--seed", "-1"), "seed is -1"),
+        ((str(CHECKPOINT), "--defense.holdout", "0"), "--defense.holdout 0 leaves no images"),
+        (("nowhere.pt",), "nowhere.pt: there is no such file"),
         ((str(CHECKPOINT), "--data", "digit"), "no data set, file or folder 'digit'"),
     ],
 )
 def test_errors_leave_nothing_behind(arguments, message, fails, tmp_path):
     assert message in fails("compare", *arguments, "--out", tmp_path / "out")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_file_that_cannot_be_used_is_an_error_and_leaves_the_others_their_rows(small_victim, tmp_path, fails):
+    (tmp_path / "page.pt").write_text("<html>not found</html>")
+    out = tmp_path / "out"
+    error = fails("compare", tmp_path / "page.pt", small_victim, "--out", out, *DEFENSE[4:], "--method", "none")
+    assert error.startswith(f"SweepError: 1 of 2 items cannot be used, such as {tmp_path / 'page.pt'}: ")
+    assert {key: row.status for key, row in rows_of(out).items()} == {
+        ("page.pt", "none"): "rejected",
+        (small_victim.name, "none"): "ok",
+    }

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from PIL import Image
 
 from rnp_jax import masks
 from rnp_jax.checkpoints import load_model
-from rnp_jax.cli import main, parse
-from rnp_jax.config import ComputeOptions, DataOptions, SourceOptions
+from rnp_jax.cli import main
+from rnp_jax.commands.arguments import parse
+from rnp_jax.config import ComputeOptions, DataOptions, SourceOptions, read_yaml
 from rnp_jax.data import NORMALIZATIONS, load
 from rnp_jax.data.splits import Split
 from rnp_jax.evaluation.predict import predict
@@ -22,8 +24,8 @@ from rnp_jax.pipeline.opening import draw_evenly, open_data, open_model
 from rnp_jax.report.schema import AttackInfo, read_result
 from rnp_jax.store import load_tree
 from rnp_jax.torch_io import find_state_dict, read_checkpoint, write_state_dict
-from tests.commands.conftest import CHECKPOINT, DEFENSE, copy_checkpoint
 from tests.networks import build
+from tests.runs import CHECKPOINT, DEFENSE, HID, ROOT, copy_checkpoint
 
 BEFORE_THE_REPORT = ("cleaned.pt", "config.yaml", "figures", "mask_values.txt", "masks", "result.json", "run.log")
 
@@ -106,18 +108,19 @@ def interrupt(*arguments):
 
 def test_the_written_options_give_the_same_run_again_after_an_interruption_too(defended, tmp_path, monkeypatch, capsys):
     config = str(defended.folder / "config.yaml")
-    given = parse("defend", [str(defended.source), *DEFENSE, "--out", str(defended.folder)])[1]
+    assert read_yaml(config) == defended.result.config
+    given = parse("defend", [str(defended.source), *DEFENSE])[1]
     assert parse("defend", ["--config", config])[1] == given
     arguments = ["defend", "--config", config, "--out", str(tmp_path / "again")]
     with monkeypatch.context() as patch:
-        patch.setattr("rnp_jax.commands.defend.measure_sweeps", interrupt)
+        patch.setattr("rnp_jax.pipeline.defending.write_network", interrupt)
         assert main(arguments) == 130
     assert capsys.readouterr().err.endswith("rnp-jax: interrupted\n")
     assert sorted(os.listdir(tmp_path / "again")) == ["config.yaml", "run.log"]
     assert main(arguments) == 0
     again = read_result(tmp_path / "again" / "result.json")
-    assert {**again.config, "out": None} == {**defended.result.config, "out": None}
-    differing = {"created", "timing", "config"}
+    assert again.config == defended.result.config
+    differing = {"created", "timing"}
     assert again.model_dump(exclude=differing) == defended.result.model_dump(exclude=differing)
     for name in ("cleaned.pt", "mask_values.txt"):
         assert (tmp_path / "again" / name).read_bytes() == (defended.folder / name).read_bytes()
@@ -187,9 +190,6 @@ def test_a_defender_s_own_images_and_a_trigger_by_name(write, tmp_path):
         (("--attack", "badnets", "--constants", "variant", "round"), "constant variant"),
         (("--constants", "variant", "square"), "--attack card leaves .*--constants.* unread"),
         (("--data", "digit"), "no data set, file or folder 'digit'; did you mean digits"),
-        (("--clp.threshold.u", "2"), "--method rnp leaves --clp.* unread"),
-        (("--hid.width", "4"), "--method rnp leaves --hid.* unread"),
-        (("--nad.epochs", "4"), "--method rnp leaves --nad.* unread"),
         (("--method", "ft", "--ft.start", "rnp", "--defense.holdout", "0"), "--defense.holdout 0 leaves no images"),
         (("--method", "ft", "--ft.rnp.prune.number", "3"), "nothing starts from it: set start to rnp"),
         (
@@ -202,6 +202,49 @@ def test_errors_come_before_the_work_and_leave_nothing_behind(options, message, 
     error = fails("defend", CHECKPOINT, *options, "--out", tmp_path / "out")
     assert re.search(message, error)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("option", ["--hid.head.batch-size", "--hid.simclr.batch-size"])
+def test_batches_that_are_too_large_for_a_later_step_are_refused_before_the_first(
+    option, small_victim, fails, tmp_path
+):
+    """Only the options and the log are there, so that the same folder can be used again."""
+    error = fails("defend", small_victim, *HID, option, "2000", "--out", tmp_path / "out")
+    name = option.removeprefix("--").replace("-", "_")
+    assert error == f"ConfigError: {name} 2000 exceeds the 1297 training images: choose a smaller one\n"
+    assert sorted(os.listdir(tmp_path / "out")) == ["config.yaml", "run.log"]
+    assert "epoch" not in (tmp_path / "out" / "run.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--untrusted.width", "4"), "--untrusted.width 4: mlp has no width"),
+        (("--untrusted.width", "4", "--untrusted.start", "a.pt"), "untrusted.width 4 is not read with untrusted.start"),
+        (("--untrusted.start", "missing.pt"), "missing.pt"),
+        (("--untrusted.start", str(CHECKPOINT.parent)), "it is trained further: give a PyTorch checkpoint file"),
+        (("--untrusted.start", str(CHECKPOINT)), "images are 8x8x3, but the model takes 32x32x3"),
+        (("--untrusted.data", "missing.npz"), "no data set, file or folder 'missing.npz'"),
+        (("--hid.units",), "give one hidden layer or more"),
+        (("--hid.units", "0"), "expected sizes of 1 or more"),
+        (("--hid.keep", "1"), "keep 1.0, rounds 2: expected keep in (0, 1)"),
+        (("--hid.prune.threshold.rule", "budget"), "takes a number"),
+        (("--data", "digit"), "no data set, file or folder 'digit'; did you mean digits"),
+    ],
+)
+def test_errors_of_hid_come_before_the_work_and_leave_nothing_behind(options, message, small_victim, fails, tmp_path):
+    assert message in fails("defend", small_victim, *HID, "--out", tmp_path / "out", *options)
+    assert os.listdir(tmp_path) == []
+
+
+def test_checkpoints_whose_training_set_is_not_known(small_victim, fails, tmp_path):
+    alone = shutil.copy(small_victim, tmp_path / "alone.pt")
+    source = ("--normalization", "identity", "--image-shape", "8", "8", "3", "--data", "digits", "--image-size", "8")
+    error = fails("defend", alone, *HID, *source, "--out", tmp_path / "out")
+    assert "alone.pt has no card to make its training set again from" in error
+    error = fails("defend", CHECKPOINT.parent / "digits_wanet.pt", *HID, "--out", tmp_path / "out")
+    assert "give the training set itself with --untrusted.data" in error
+    assert os.listdir(tmp_path) == ["alone.pt"]
 
 
 def test_more_classes_than_the_model_has(fails, tmp_path):
@@ -277,3 +320,21 @@ def test_a_defense_that_prunes_nothing(tmp_path):
     test = load("digits", split="test")
     rows = np.sort(np.concatenate([np.flatnonzero(test.labels == label)[:10] for label in range(10)]))
     assert count_correct(out / "cleaned.pt", test.images[rows], test.labels[rows]) == result.after.acc.count
+
+
+def test_a_run_of_another_method_by_the_preset_of_one(small_victim, tmp_path):
+    """What CLP does not read of RNP's preset is neither needed nor written; what was written gives the run again."""
+    preset = ("--config", str(ROOT / "configs" / "rnp_digits.yaml"))
+    small = ("--image-size", "8", "--test-images", "20", "--batch-size", "20", "--sweep-images", "0")
+    options = ("--method", "clp", *small)
+    assert main(["defend", str(small_victim), *preset, *options, "--out", str(tmp_path / "one")]) == 0
+    config = read_yaml(tmp_path / "one" / "config.yaml")
+    assert config == read_result(tmp_path / "one" / "result.json").config
+    assert set(config) == {
+        *("checkpoint", "method", "source", "images", "defense", "trigger", "compute", "sweep_images", "seed", "clp"),
+    }  # fmt: skip
+    assert (config["method"], config["defense"]["size"]) == ("clp", 400)
+    again = ["defend", "--config", str(tmp_path / "one" / "config.yaml"), "--out", str(tmp_path / "two")]
+    assert main(again) == 0
+    assert (tmp_path / "two" / "config.yaml").read_bytes() == (tmp_path / "one" / "config.yaml").read_bytes()
+    assert (tmp_path / "two" / "cleaned.pt").read_bytes() == (tmp_path / "one" / "cleaned.pt").read_bytes()

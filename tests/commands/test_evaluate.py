@@ -5,7 +5,7 @@ import pytest
 
 from rnp_jax.card import read_card
 from rnp_jax.cli import main
-from tests.commands.conftest import CHECKPOINT, SMALL
+from tests.runs import CHECKPOINT, SMALL
 
 
 def test_the_json_document(tmp_path, capsys):

@@ -17,7 +17,7 @@ from rnp_jax.commands.gallery import GalleryOptions, run
 from rnp_jax.config import DataOptions
 from rnp_jax.data import load
 from rnp_jax.training.trainers import JOINT
-from tests.commands.conftest import CHECKPOINT
+from tests.runs import CHECKPOINT
 
 FOLDER = CHECKPOINT.parent
 

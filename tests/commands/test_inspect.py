@@ -9,8 +9,8 @@ import torch
 from rnp_jax.card import read_card
 from rnp_jax.cli import main
 from rnp_jax.torch_io import read_checkpoint
-from tests.commands.conftest import ROOT
 from tests.networks import build_random
+from tests.runs import ROOT
 from tests.torch_io import hostile as h
 
 BUNDLED = sorted((ROOT / "checkpoints").glob("*.pt"))

@@ -20,8 +20,8 @@ from rnp_jax.pipeline.training_set import open_attack
 from rnp_jax.training.backdoor import PoisonConfig, poison_once
 from rnp_jax.training.simclr import SimclrConfig, pretrain
 from rnp_jax.training.views import Views
-from tests.commands.conftest import SIMCLR
 from tests.networks import build
+from tests.runs import SIMCLR
 
 pytestmark = pytest.mark.slow
 

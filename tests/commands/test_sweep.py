@@ -67,6 +67,7 @@ def test_every_file_and_method_has_a_row_and_the_counts_add_up(swept):
         assert len([*csv.DictReader(file)]) == 10
     assert pyarrow.parquet.read_table(out / "rows.parquet").num_rows == 10
     assert "10" in (out / "leaderboard.html").read_text()
+    assert {"outcomes.svg", "items.svg", "seconds.svg"} < set(os.listdir(out / "figures"))
 
 
 def test_rows_are_those_of_single_runs(swept, models, tmp_path):
@@ -127,7 +128,7 @@ def test_what_fails_is_the_exit_status(models, tmp_path, fails):
 def test_a_file_that_changed_is_another_item(models, tmp_path):
     path, out = tmp_path / "a.pt", tmp_path / "out"
     shutil.copy(models / "page.pt", path)
-    arguments = ["sweep", str(path), "--method", "none", *SMALL, "--out", str(out)]
+    arguments = ["sweep", str(path), "--method", "none", *SMALL[:4], "--out", str(out)]
     assert main(arguments) == 0
     assert rows_of(out)["a.pt", "none"].status == "rejected"
     shutil.copy(models / "a.pt", path)
@@ -144,6 +145,8 @@ def test_a_file_that_changed_is_another_item(models, tmp_path):
         (("a.pt", "--workers", "0"), "workers is 0"),
         (("a.pt", "--address", "auto"), "--address is for --engine ray"),
         (("a.pt", "--partition", "gpu"), "--partition is for --engine slurm"),
+        (("a.pt", "--data", "digit"), "no data set, file or folder 'digit'"),
+        (("a.pt", "--defense.holdout", "0"), "--defense.holdout 0 leaves no images"),
     ],
 )
 def test_errors_come_before_the_work_and_leave_nothing_behind(arguments, message, fails, tmp_path, monkeypatch):

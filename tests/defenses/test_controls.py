@@ -7,9 +7,13 @@ import pytest
 
 from rnp_jax import masks
 from rnp_jax.checkpoints import from_state_dict
-from rnp_jax.defenses.controls import oracle_scores, random_scores
+from rnp_jax.defenses.controls import none, oracle, oracle_scores, random, random_scores
+from rnp_jax.defenses.holder import HolderPruneConfig, holder
+from rnp_jax.defenses.method import Pairs
 from rnp_jax.defenses.scores import count_pruned, prune_by_score
+from rnp_jax.defenses.thresholds import ThresholdConfig
 from rnp_jax.errors import DataError, DefenseError
+from rnp_jax.evaluation.predict import predict
 from rnp_jax.models import Architecture, Network
 from tests.networks import build_random, images_for, network_of, state_of
 
@@ -36,6 +40,36 @@ def test_pruned_at_random_as_many_as_by_another(features):
     for name, mask in masks.filters(result.variables["masks"]).items():
         gone = np.asarray(mask) == 0
         assert scores[name][gone].min() > scores[name][~gone].max()
+
+
+def test_a_control_tells_what_it_costs_as_every_other(features):
+    images, config = features.data.images, HolderPruneConfig(threshold=ThresholdConfig("number", number=7))
+    reference = holder(features.network, features.variables, features.data, KEY, config, holdout=features.holdout)
+    scores = {
+        random: random_scores(features.network, features.variables, KEY),
+        oracle: oracle_scores(features.network, features.variables, images, images + np.float32(0.3)),
+    }
+    for method, expected in scores.items():
+        found = method(
+            features.network, features.variables, features.data, KEY, config,
+            holdout=features.holdout, pairs=Pairs(images, images + np.float32(0.3)),
+        )  # fmt: skip
+        assert count_pruned(found) == count_pruned(reference) == {"0": 7, "2": 7}
+        for layer, row in expected.items():
+            np.testing.assert_array_equal(found.values[layer], row)
+        labels = predict(features.network, found.variables, features.holdout).labels[0]
+        assert found.choice.after is not None
+        assert found.choice.after.count == (labels == features.holdout.labels).sum()
+        assert found.choice.before == reference.choice.before
+        assert found.warnings == ()
+        assert list(found.timing) == ["score", "choose"]
+
+
+def test_no_defense_leaves_everything_as_it_is(features):
+    found = none(features.network, features.variables, None, KEY)
+    assert found.variables is features.variables
+    assert (found.prunes, found.choice.count, found.choice.rule) == (False, 0, "Nothing is changed.")
+    assert (found.history, found.timing, found.warnings) == ({}, {}, ())
 
 
 def test_the_oracle_s_scores_by_hand(features):

@@ -59,7 +59,7 @@ def test_everything_given_reaches_the_task(features):
 
     given = {
         "holdout": features.holdout,
-        "augment": lambda key, images: images,
+        "augment": lambda _, images: images,
         "progress": lambda *_: None,
         "pairs": Pairs(np.zeros((1, 1, 1, 6)), np.ones((1, 1, 1, 6))),
     }

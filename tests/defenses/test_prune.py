@@ -116,6 +116,7 @@ def test_the_most_filters_within_the_budget(features, budget):
     assert choice.before.value == pytest.approx(curve[0])
     assert choice.after.value == pytest.approx(curve[expected])
     assert f"{budget:.1%} of the 60 held-out" in choice.rule
+    assert (choice.ranking, choice.threshold, choice.budget) == ("path", None, budget)
 
 
 def test_the_curve_has_something_to_choose(features):
@@ -131,11 +132,13 @@ def test_a_number_or_a_threshold_needs_no_images(features):
     config = PruneConfig()
     by_number = choose(features.network, features.variables, candidates, None, replace(config, number=7))
     assert (by_number.count, by_number.rule, by_number.before) == (7, "7 filters, as asked for", None)
+    assert (by_number.ranking, by_number.threshold, by_number.budget) == ("path", None, None)
     by_threshold = choose(
         features.network, features.variables, candidates, None, replace(config, ranking="release", threshold=0.45)
     )
     assert by_threshold.count == 12
     assert "mask of 0.45 or less" in by_threshold.rule
+    assert (by_threshold.ranking, by_threshold.threshold, by_threshold.budget) == ("release", 0.45, None)
     assert choose(features.network, features.variables, candidates, None, replace(config, number=0)).count == 0
     assert (
         choose(

@@ -51,6 +51,13 @@ def test_the_steps_fit_together(features):
     row = masks.flatten(masks.filters(result.variables["masks"]))
     assert np.flatnonzero(row == 0).tolist() == sorted(result.candidates.order[: result.choice.count])
     assert 0 < result.choice.count <= len(result.candidates.order)
+    assert (result.choice.ranking, result.choice.threshold, result.choice.budget) == ("damage", None, 0.1)
+    assert result.stops == {"unlearn": f"reached the stop accuracy 0.5 after {len(unlearned['loss'])} epochs"}
+    released = rank("release", result.values, recovered["masks"])
+    assert result.release is not None
+    np.testing.assert_array_equal(result.release.order, released.order)
+    np.testing.assert_array_equal(result.release.values, released.values)
+    assert np.isnan(result.release.damage).all()
     assert_equal_trees(result.variables["params"], features.variables["params"])
     found = predict(features.network, result.variables, features.holdout).labels[0]
     assert result.choice.after is not None
@@ -81,8 +88,9 @@ def test_masks_that_came_with_the_weights_stay_part_of_them(features):
 
 def test_a_stop_accuracy_never_reached_is_a_warning(features):
     config = replace(CONFIG, unlearn=replace(CONFIG.unlearn, max_epochs=2, learning_rate=1e-6))
-    warnings = defend(features, config).warnings
-    assert any("never reached the stop accuracy 0.50: after 2 epochs it stood at" in each for each in warnings)
+    result = defend(features, config)
+    assert any("never reached the stop accuracy 0.50: after 2 epochs it stood at" in each for each in result.warnings)
+    assert result.stops == {"unlearn": "did not reach the stop accuracy 0.5 after 2 epochs"}
 
 
 def test_nothing_exposed_is_a_warning_and_changes_nothing(features):

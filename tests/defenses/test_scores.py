@@ -8,7 +8,14 @@ import pytest
 
 from rnp_jax import masks
 from rnp_jax.checkpoints import from_state_dict
-from rnp_jax.defenses.scores import count_pruned, prune_by_score, scores_by_filter
+from rnp_jax.defenses.method import Task
+from rnp_jax.defenses.scores import (
+    chooses_by_score,
+    count_pruned,
+    prune_by_score,
+    prune_by_site_scores,
+    scores_by_filter,
+)
 from rnp_jax.defenses.thresholds import ThresholdConfig
 from rnp_jax.errors import ConfigError, DefenseError
 from rnp_jax.evaluation.predict import predict
@@ -162,6 +169,23 @@ def test_as_many_of_each_layer_as_another(features):
     result = run(features, count_pruned(other), backwards)
     assert count_pruned(result) == count_pruned(other)
     assert pruned_rows(result) == [0, 16, 17]
+
+
+def test_site_scores_are_timed_moved_to_the_filters_and_pruned_by(features):
+    task = Task(features.network, features.variables, features.data, jax.random.key(0), features.holdout)
+    result = prune_by_site_scores(task, lambda: SCORES, MAD)
+    expected = run(features, MAD, holdout=features.holdout)
+    assert pruned_rows(result) == pruned_rows(expected) == [15, 19, 23]
+    assert result.choice == expected.choice
+    assert list(task.timing) == ["score"]
+    with pytest.raises(DefenseError, match="expected sites of the network"):
+        prune_by_site_scores(task, lambda: {"4": np.ones(3)}, MAD)
+
+
+@pytest.mark.parametrize(("rule", "number"), [("mad", None), ("number", 3), ("budget", None)])
+def test_only_a_budget_is_chosen_by_held_out_images(rule, number):
+    found = chooses_by_score(ThresholdConfig(rule, number=number))
+    assert (found.filters, found.by_holdout, found.number) == (True, rule == "budget", None)
 
 
 def test_a_network_without_masks():

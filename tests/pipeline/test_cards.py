@@ -10,7 +10,7 @@ from rnp_jax.extractors import open_extractor
 from rnp_jax.models import mlp_head
 from rnp_jax.pipeline.cards import describe_extractor, describe_model
 from rnp_jax.torch_io import read_checkpoint
-from tests.commands.conftest import CHECKPOINT, copy_checkpoint
+from tests.runs import CHECKPOINT, copy_checkpoint
 
 
 @pytest.mark.parametrize(

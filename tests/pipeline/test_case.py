@@ -101,8 +101,8 @@ def test_an_untrusted_set_that_is_given_has_no_truth(victim, tmp_path):
     case = open_quietly(victim, ask("hid", untrusted=UntrustedOptions(data=path)))
     assert case.poisoned is None
     assert case.data.images.shape == (1297, 8, 8, 3)  # as large as the network takes them
+    same = UntrustedOptions(data=write_set(tmp_path / "test.npz", split="test"))
     with pytest.raises(DataError, match="100 test images are also in"):
-        same = UntrustedOptions(data=write_set(tmp_path / "test.npz", split="test"))
         open_quietly(victim, ask("hid", untrusted=same))
     with pytest.raises(DataError, match=r"no data set, file or folder '.*none\.npz'"):
         open_quietly(victim, ask("hid", untrusted=UntrustedOptions(data=str(tmp_path / "none.npz"))))

@@ -4,30 +4,32 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from rnp_jax.commands.detected import Case, Judged, Scored, describe_detection, plot_detection
 
-from rnp_jax.commands.detect import DetectOptions
 from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, TriggerOptions
 from rnp_jax.detection.calibration import Verdict, find_bundled
 from rnp_jax.detection.labels import LabelFindings
 from rnp_jax.detection.suspicion import SuspicionRule
 from rnp_jax.detection.triggers import QUICK
+from rnp_jax.pipeline.detecting import DetectionOptions
+from rnp_jax.pipeline.detection_document import Examination, Judged, ScoredSet, describe_detection, plot_detection
 from rnp_jax.pipeline.opening import open_images, open_model, open_trigger
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.report.detection import render_detection
 from rnp_jax.types import Batch
-from tests.commands.conftest import CHECKPOINT
+from tests.runs import CHECKPOINT
 
 SHARES = np.full((3, 10), 0.02) + 0.8 * np.eye(10)[[4, 4, 4]]
-OPTIONS = DetectOptions(str(CHECKPOINT))
+OPTIONS = DetectionOptions(seed=5)
 VERDICT = Verdict("undecided", 0.82, 4, 0.7, "")
 
 
 @pytest.fixture(scope="module")
-def case() -> Case:
+def case() -> Examination:
     model = open_model(str(CHECKPOINT), SourceOptions(), ComputeOptions())
     clean, _, test = open_images(model, DataOptions(test_images=40), DefenseSetOptions(size=20, holdout=0.0))
-    return Case(model, clean, test, open_trigger(model, TriggerOptions(), test), RunLog(quiet=True))
+    return Examination(
+        model, clean, test, open_trigger(model, TriggerOptions(), test), RunLog(quiet=True), {"checkpoint": "a.pt"}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,7 @@ def found(case) -> LabelFindings:
 
 def describe(case, found, verdict, scored=None, calibration=None):
     judged = [Judged("labels", verdict, calibration)]
-    return describe_detection(case, OPTIONS, SuspicionRule(), found, verdict, judged, {}, scored, None)
+    return describe_detection(case, OPTIONS, found, verdict, judged, {}, scored)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +56,7 @@ def test_the_headline_is_the_verdict_s(case, found, outcome, headline, level):
     assert (detection.verdict.headline, detection.verdict.level) == (headline, level)
     assert detection.outcome == outcome
     assert detection.warnings == ("Mind this.",)
+    assert (detection.config, detection.seed) == ({"checkpoint": "a.pt"}, 5)
     page = render_detection(detection, {})
     assert headline in page
     assert "Because." in page
@@ -79,9 +82,13 @@ def test_no_bundled_calibration_is_of_other_models(case):
 def test_samples_without_a_truth_are_listed_and_not_judged(case, found):
     data = Batch(np.zeros((40, 32, 32, 3), np.uint8), np.zeros(40, np.int32))
     scores = np.arange(40.0)
-    detection = describe(case, found, Verdict("clean", 0.1, 4, 0.7, ""), Scored("mine", data, None, {"loss": scores}))
+    detection = describe(
+        case, found, Verdict("clean", 0.1, 4, 0.7, ""), ScoredSet("mine", data, None, {"loss": scores})
+    )
     (part,) = detection.samples
     assert (part.suspicious, part.threshold, part.truth) == ((39, 38), 38.0, None)
-    figures = plot_detection(case, found, [], {}, Scored("mine", data, None, {"loss": scores}), QUICK, SuspicionRule())
+    figures = plot_detection(
+        case, found, [], {}, ScoredSet("mine", data, None, {"loss": scores}), QUICK, SuspicionRule()
+    )
     assert "roc" not in figures
     assert {"suspicious", "sample_scores"} <= set(figures)

@@ -189,7 +189,13 @@ def test_a_new_network_is_measured_on_its_own_features(victim):
     fresh, weights = head.init(jax.random.key(2)), victim.network.init(jax.random.key(1))
     extractor = (victim.network, weights)
     defended = Defended(
-        fresh, masks.filters(fresh["masks"]), "score", NO_CANDIDATES, Choice(0, "none"), network=head, extractor=extractor
+        fresh,
+        masks.filters(fresh["masks"]),
+        "score",
+        NO_CANDIDATES,
+        Choice(0, "none"),
+        network=head,
+        extractor=extractor,
     )
     outcome = measure(case, defended, request, log)
     model = defended_model(case, defended)

@@ -21,7 +21,7 @@ from rnp_jax.pipeline.opening import (
     read_features,
 )
 from rnp_jax.types import Batch
-from tests.commands.conftest import CHECKPOINT
+from tests.runs import CHECKPOINT
 
 
 @settings(deadline=None, derandomize=True)

@@ -1,21 +1,21 @@
-"""The sweeps of one finished run, against its masks as written to disk."""
+"""The pruning curves of one finished run, against its masks as written to disk."""
 
 import jax
 import numpy as np
 import pytest
 
 from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, TriggerOptions
-from rnp_jax.defenses import ClpConfig, Pruned, ThresholdConfig, clp
+from rnp_jax.defenses import ClpConfig, Defended, ThresholdConfig, clp
 from rnp_jax.defenses.prune import THRESHOLDS
-from rnp_jax.defenses.result import Candidates, Choice
+from rnp_jax.defenses.result import NO_CANDIDATES, Candidates, Choice
 from rnp_jax.evaluation.predict import predict
 from rnp_jax.masks import filters, flatten
 from rnp_jax.pipeline.describing import as_proportion, find_oracle
 from rnp_jax.pipeline.opening import open_data, open_images, open_model, open_trigger
-from rnp_jax.pipeline.pruning_curves import measure_sweeps
+from rnp_jax.pipeline.pruning_curves import measure_curves
 from rnp_jax.pipeline.sets import evaluation_sets, read_sets
 from rnp_jax.store import load_tree
-from tests.commands.conftest import CHECKPOINT
+from tests.runs import CHECKPOINT
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +56,12 @@ def test_images_are_drawn_evenly_where_classes_come_one_after_another():
     row = np.ones(sum(len(value) for value in filters(model.variables["masks"]).values()))
     none = Candidates(np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
     kept = filters(model.variables["masks"])
-    choice = Choice(0, "none", None, None)
-    defended = Pruned(model.variables, kept, "mask", none, choice, {"recover": {"masks": row[None]}}, {}, ())
+    release = Candidates(np.arange(len(row)), row, np.full(len(row), np.nan))
+    choice = Choice(0, "none", ranking="release")
+    defended = Defended(model.variables, kept, "mask", none, choice, release)
     sets = evaluation_sets(model, test, trigger)
-    (sweep,) = measure_sweeps(model, defended, None, sets, 20, "release")
-    assert measure_sweeps(model, defended, None, sets, 0, "release") == ()
+    (sweep,) = measure_curves(model, defended, None, sets, 20)
+    assert measure_curves(model, defended, None, sets, 0) == ()
     rows = [np.flatnonzero(test.labels == label)[:2] for label in range(10)]
     clean = test.subset(np.concatenate(rows))
     expected = predict(model.network, model.variables, clean.batch, 20).labels[0]
@@ -79,7 +80,7 @@ def test_a_ranking_without_masks_is_swept_by_number_alone(head):
     data, holdout, sets = read_sets(model, data, holdout, test, open_trigger(model, TriggerOptions(), test))
     config = ClpConfig(ThresholdConfig("number", number=3))
     pruned = clp(model.network, model.variables, data, jax.random.key(0), config, holdout=holdout)
-    (sweep,) = measure_sweeps(model, pruned, holdout, sets, 20, "clp")
+    (sweep,) = measure_curves(model, pruned, holdout, sets, 20)
     counts = [point.pruned for point in sweep.points]
     assert (sweep.ranking, counts[0], counts[-1]) == ("clp", 0, 20)
     assert pruned.choice.count == 6
@@ -90,3 +91,14 @@ def test_a_ranking_without_masks_is_swept_by_number_alone(head):
     assert chosen.acc == as_proportion(measured.metrics.acc)
     assert chosen.holdout_acc == as_proportion(pruned.choice.after)
     assert {point.threshold for point in sweep.points} == {None}
+
+
+def test_where_nothing_of_the_model_is_pruned_there_are_no_curves(head):
+    """All weights were tuned, or another network has taken the model's place."""
+    model = open_model(str(head), SourceOptions(), ComputeOptions())
+    _, _, test = open_images(model, DataOptions(test_images=30), DefenseSetOptions(size=20, holdout=0.5))
+    sets = evaluation_sets(model, test, open_trigger(model, TriggerOptions(), test))
+    tuned = Defended(model.variables, {}, "weights", NO_CANDIDATES, Choice(0, "tuned"))
+    assert measure_curves(model, tuned, None, sets, 20) == ()
+    anew = Defended(model.variables, {}, "score", NO_CANDIDATES, Choice(0, "none"), network=model.network)
+    assert measure_curves(model, anew, None, sets, 20) == ()

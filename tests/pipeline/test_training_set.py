@@ -18,7 +18,7 @@ from rnp_jax.torch_io import read_checkpoint
 from rnp_jax.training.backdoor import PoisonConfig, poison_once, train_backdoored
 from rnp_jax.training.supervised import TrainConfig
 from rnp_jax.types import Batch
-from tests.commands.conftest import CHECKPOINT
+from tests.runs import CHECKPOINT
 
 GOAL = Goal(num_classes=10, target=2)
 DIGITS = load("digits", image_size=16)
@@ -94,9 +94,9 @@ def test_a_clean_model_s_set_is_clean():
 
 
 def test_a_set_that_cannot_be_made_again():
-    with pytest.raises(DataError, match=r"a.pt has no card .*--hid.poisoned"):
+    with pytest.raises(DataError, match=r"a.pt has no card .*--untrusted.data"):
         remake(None, "a.pt", DIGITS)
-    with pytest.raises(DataError, match=r"wanet, which poisoned each batch .*--hid.poisoned"):
+    with pytest.raises(DataError, match=r"wanet, which poisoned each batch .*--untrusted.data"):
         remake(card_of("digits_wanet.pt"), "a.pt", DIGITS)
     with pytest.raises(DataError, match=r"1297 images of digits.*of the 1000 images .*--data"):
         remake(card_of("digits_badnets.pt"), "a.pt", DIGITS.subset(np.arange(1000)))

@@ -10,7 +10,6 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-from rnp_jax.report.comparison import Comparison
 from rnp_jax.report.samples import Samples
 from rnp_jax.report.schema import (
     AttackInfo,
@@ -29,7 +28,8 @@ from rnp_jax.report.schema import (
     Verdict,
     Versions,
 )
-from tests.report.examples import make_comparison, make_rows, share
+from rnp_jax.report.sweep_row import SweepRow
+from tests.report.examples import make_rows, share
 
 LAYERS = {"bn1": 16, "layer1.0.bn1": 16, "layer2.0.bn1": 32, "layer4.1.bn2": 128}
 
@@ -178,8 +178,9 @@ def unattacked(result: Result) -> Result:
 
 
 @pytest.fixture
-def comparison(result: Result) -> Comparison:
-    return make_comparison(result, make_rows())
+def rows() -> list[SweepRow]:
+    """Nine methods on two attacks with three seeds each."""
+    return make_rows()
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -1,9 +1,10 @@
-"""Shares, and the rows of a comparison, for the tests that need others than the fixtures'."""
+"""Shares, and rows of several methods, for the tests that need others than the fixtures'."""
 
+import hashlib
 import math
 
-from rnp_jax.report.comparison import Comparison, ComparisonRow
-from rnp_jax.report.schema import Proportion, Result, Stage
+from rnp_jax.report.schema import Proportion, Stage
+from rnp_jax.report.sweep_row import SweepRow
 
 METHODS = {
     "oracle": (1900, 4),
@@ -28,9 +29,11 @@ def share(count: int, total: int) -> Proportion:
     return Proportion(value=p, low=max(0.0, center - half), high=min(1.0, center + half), count=count, total=total)
 
 
-def make_rows(attacks=("sig", "badnets"), rates=(0.1,), seeds=(0, 1, 2)) -> list[ComparisonRow]:
+def make_rows(attacks=("sig", "badnets"), rates=(0.1,), seeds=(0, 1, 2)) -> list[SweepRow]:
     return [
-        ComparisonRow(
+        SweepRow(
+            key=hashlib.sha256(f"{attack} {rate} {method} {seed}".encode()).hexdigest(),
+            status="ok",
             checkpoint=f"{attack}_{seed}.pt",
             attack=attack,
             poison_rate=rate,
@@ -50,7 +53,3 @@ def make_rows(attacks=("sig", "badnets"), rates=(0.1,), seeds=(0, 1, 2)) -> list
         for method, (acc, asr) in METHODS.items()
         for seed in seeds
     ]
-
-
-def make_comparison(result: Result, rows: list[ComparisonRow]) -> Comparison:
-    return Comparison(created=result.created, versions=result.versions, device="cpu", config={"images": 500}, rows=rows)

@@ -3,9 +3,12 @@ import pytest
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
+from rnp_jax.defenses import METHODS as REGISTERED
 from rnp_jax.report import palette
-from rnp_jax.report.comparison import Comparison, summarise
+from rnp_jax.report.comparison import summarise
 from rnp_jax.report.comparison_plots import MAX_PANELS, label_method, plot_outcomes, plot_seconds
+from rnp_jax.report.schema import Stage
+from rnp_jax.report.sweep_row import SweepRow
 from tests.report.examples import METHODS, make_rows
 
 
@@ -13,11 +16,12 @@ def legend(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-def test_each_method_lies_at_its_means_with_its_own_look(comparison: Comparison):
-    figure = plot_outcomes(comparison.rows)
+def test_each_method_lies_at_its_means_with_its_own_look(rows: list[SweepRow]):
+    figure = plot_outcomes(rows)
+    assert figure
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["sig, 10 % poisoned", "badnets, 10 % poisoned"]
     bars = [each for each in figure.axes[0].containers if isinstance(each, ErrorbarContainer)]
-    summaries = [each for each in summarise(comparison.rows) if each.keys["attack"] == "sig"]
+    summaries = [each for each in summarise(rows) if each.keys["attack"] == "sig"]
     assert len(bars) == len(summaries) == len(METHODS)
     looks = set()
     for bar, summary in zip(bars, summaries, strict=True):
@@ -33,9 +37,10 @@ def test_each_method_lies_at_its_means_with_its_own_look(comparison: Comparison)
     assert legend(figure)[-1] == "Oracle (no defender has it)"
 
 
-def test_a_pruned_head_is_hollow(comparison: Comparison):
-    head = [row.model_copy(update={"mode": "head"}) for row in comparison.rows]
-    figure = plot_outcomes([*comparison.rows, *head])
+def test_a_pruned_head_is_hollow(rows: list[SweepRow]):
+    head = [row.model_copy(update={"mode": "head"}) for row in rows]
+    figure = plot_outcomes([*rows, *head])
+    assert figure
     faces = [each.lines[0].get_markerfacecolor() for each in figure.axes[0].containers]
     assert faces.count(palette.PAPER) == len(faces) / 2
     assert legend(figure)[-1] == "hollow: head only"
@@ -44,12 +49,48 @@ def test_a_pruned_head_is_hollow(comparison: Comparison):
 def test_at_most_so_many_attacks_are_drawn():
     rows = make_rows(attacks=[f"$attack{i}" for i in range(15)], seeds=(0,))
     figure = plot_outcomes(rows)
+    assert figure
     assert sum(bool(ax.get_title(loc="left")) for ax in figure.axes) == MAX_PANELS
     figure.draw_without_rendering()
 
 
-def test_seconds_are_totals_and_shares_of_them(comparison: Comparison):
-    figure = plot_seconds(comparison.rows)
+def test_rows_without_both_figures_are_not_drawn(rows: list[SweepRow]):
+    bare = [row.model_copy(update={"asr": None}) for row in rows]
+    assert plot_outcomes(bare) is None
+    figure = plot_outcomes([*bare[:27], *rows[27:]])
+    assert figure
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["badnets, 10 % poisoned"]
+
+
+def test_shares_that_are_close_have_whole_percents_on_their_axis():
+    rows = make_rows(attacks=("sig",), seeds=(0,))[:1]
+    figure = plot_outcomes(rows)
+    assert figure
+    figure.draw_without_rendering()
+    low, high = figure.axes[0].get_xlim()
+    assert high - low == pytest.approx(0.05)
+    ticks = figure.axes[0].get_xticks()
+    np.testing.assert_allclose(100 * ticks, np.round(100 * ticks), atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "names", [list(METHODS), [*REGISTERED, "my_own_defense"], [f"{'long' * 5}{i}" for i in range(14)]]
+)
+def test_a_legend_is_never_cut_off(names: list[str]):
+    """However many methods there are, and with heads among them."""
+    (row, *_) = make_rows(attacks=("sig",), seeds=(0,))
+    row = row.model_copy(update={"timing": tuple(Stage(stage=name, seconds=1) for name in names)})
+    rows = [row.model_copy(update={"method": name, "mode": mode}) for name in names for mode in ("network", "head")]
+    for figure in (plot_outcomes(rows), plot_seconds(rows)):
+        assert figure
+        figure.draw_without_rendering()
+        box = figure.legends[0].get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.x1
+
+
+def test_seconds_are_totals_and_shares_of_them(rows: list[SweepRow]):
+    figure = plot_seconds(rows)
     assert figure
     total, split = figure.axes
     names = [text.get_text() for text in total.get_yticklabels()]
@@ -62,8 +103,8 @@ def test_seconds_are_totals_and_shares_of_them(comparison: Comparison):
     assert [text.get_text() for text in total.texts] == ["4 s"] * len(names)
 
 
-def test_without_times_there_is_no_figure(comparison: Comparison):
-    assert plot_seconds([row.model_copy(update={"timing": ()}) for row in comparison.rows]) is None
+def test_without_times_there_is_no_figure(rows: list[SweepRow]):
+    assert plot_seconds([row.model_copy(update={"timing": ()}) for row in rows]) is None
 
 
 def test_names_of_methods_can_always_be_drawn():

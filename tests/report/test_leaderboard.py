@@ -64,12 +64,12 @@ def words_of(page: str, heading: str) -> str:
 # The page as text.
 
 
-def test_counts_come_first_and_add_up():
-    page = render_leaderboard(make_rows(60), **ABOUT)
+def test_results_come_first_and_counts_add_up():
+    page = render_leaderboard(make_rows(60), {"outcomes": b""}, **ABOUT)
     headings = re.findall(r"<h[12]>([^<]*)</h[12]>", page)
     assert headings == [
-        "runs/a", "What became of the items", "Failed", "Rejected", "Attacks and defenses", "Figure", "Slowest items",
-        "Items", "Settings and versions",
+        "runs/a", "Attacks and defenses", "Figures", "What became of the items", "Failed", "Rejected", "Slowest items",
+        "Items", "What the choices rest on", "Settings and versions",
     ]  # fmt: skip
     assert "6 of 60 items failed, so the sweep&#x27;s exit code is not zero." in page
     assert '<header class="bad">' in page
@@ -83,25 +83,28 @@ def test_counts_come_first_and_add_up():
 )
 def test_the_heads_colour_follows_the_statuses(statuses, level):
     rows = [make_row(i, status=status) for i, status in enumerate(statuses)]
-    assert f'<header class="{level}">' in render_leaderboard(rows, **ABOUT)
+    assert f'<header class="{level}">' in render_leaderboard(rows, {}, **ABOUT)
 
 
 def test_the_slowest_and_the_lost_are_listed_with_links_and_reasons():
-    page = render_leaderboard(make_rows(60), **ABOUT)
+    page = render_leaderboard(make_rows(60), {}, **ABOUT)
     slowest = page.split("<h2>Slowest items</h2>")[1].split("</section>")[0]
     order = [59, 58, 56, 55, 54, 52, 51, 50, 49, 48]
     assert re.findall(r'href="items/(\d+)/report.html"', slowest) == [f"{i}" for i in order]
     assert "unlearn 59 s" in slowest
     assert re.findall(r"reason \d+", words_of(page, "Failed")) == [f"reason {i}" for i in (17, 27, 37, 47, 57, 7)]
     many = [make_row(i, status="skipped", reason="the disk was full") for i in range(503)]
-    assert words_of(render_leaderboard(many, **ABOUT), "Skipped").count("the disk was full") == 500
-    assert "Show 500 of 503" in words_of(render_leaderboard(many, **ABOUT), "Skipped")
+    assert words_of(render_leaderboard(many, {}, **ABOUT), "Skipped").count("the disk was full") == 500
+    assert "Show 500 of 503" in words_of(render_leaderboard(many, {}, **ABOUT), "Skipped")
 
 
 def test_page_asks_nothing_of_a_network_and_every_string_is_escaped():
     hostile = dict.fromkeys(TEXTS, HOSTILE)
+    hostile |= {"note": HOSTILE, "covariates": {HOSTILE: 1.0}, "timing": [Stage(stage=HOSTILE, seconds=1)]}
     rows = [make_row(i, **hostile, status=status) for i, status in enumerate(STATUSES)]
-    page = render_leaderboard(rows, **ABOUT | {"title": HOSTILE, "config": {HOSTILE: HOSTILE}})
+    svg = {"outcomes": b"<svg/>", "rates_1_x": b"<svg/>"}
+    page = render_leaderboard(rows, svg, **ABOUT | {"title": HOSTILE, "config": {HOSTILE: HOSTILE}})
+    assert page.count("&lt;script&gt;document.title=&#x27;owned&#x27;") > 20
     assert page.count("<script") == page.count("</script>") == 2
     assert page.count("<title>") == page.count("</title>") == page.count("</style>") == 1
     assert "\u202e" not in page
@@ -122,7 +125,28 @@ def test_page_asks_nothing_of_a_network_and_every_string_is_escaped():
 
 def test_the_page_does_not_depend_on_the_order_of_rows():
     rows = make_rows(30)
-    assert render_leaderboard(rows, **ABOUT) == render_leaderboard(rows[::-1], **ABOUT)
+    assert render_leaderboard(rows, {}, **ABOUT) == render_leaderboard(rows[::-1], {}, **ABOUT)
+
+
+def test_figures_are_beside_the_page_and_those_of_before_are_gone(tmp_path: Path):
+    rows = make_rows(60)
+    rates = [make_row(i, attack="sig", poison_rate=(0.1, 0.2)[i % 2]) for i in range(60)]
+    page = write_leaderboard(tmp_path, rates, **ABOUT).read_text("utf-8")
+    names = {"outcomes", "items", "rates_1_sig", "seconds"}
+    files = {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == files
+    assert page.count("<img ") == 4
+    assert write_leaderboard(tmp_path, rows, **ABOUT).read_text("utf-8").count("<img ") == 3
+    assert {path.stem for path in (tmp_path / "figures").iterdir()} == names - {"rates_1_sig"}
+    write_leaderboard(tmp_path, [], **ABOUT)
+    assert not list((tmp_path / "figures").iterdir())
+
+
+def test_notes_are_listed_with_their_items():
+    rows = [make_row(0), make_row(1, note="Nothing was pruned."), make_row(2)]
+    page = render_leaderboard(rows, {}, **ABOUT)
+    assert re.findall(r"seed\d+|Nothing was pruned\.", words_of(page, "Notes")) == ["seed1", "Nothing was pruned."]
+    assert "<h2>Notes</h2>" not in render_leaderboard(rows[:1], {}, **ABOUT)
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path):

@@ -2,6 +2,7 @@ import matplotlib
 import pytest
 from matplotlib.colors import to_rgb
 
+from rnp_jax.defenses import METHODS
 from rnp_jax.report import palette
 
 
@@ -32,13 +33,14 @@ def _luminance(color: str) -> float:
 
 
 LINES = [palette.ACC, palette.ASR, palette.RA, palette.HOLDOUT, palette.QUIET]
-LOOKS = palette.method_looks([f"other {i}" for i in range(6)])
+LOOKS = palette.method_looks([*METHODS, *(f"other {i}" for i in range(6))])
 
 
 def test_colour_and_marker_tell_methods_apart():
     assert len(set(LOOKS.values())) == len(LOOKS)
     assert len({marker for _, marker in LOOKS.values()}) == len(LOOKS), "in grey too"
-    assert palette.method_looks(["x", "clp"])["clp"] == LOOKS["clp"]
+    assert palette.method_looks(["x", "clp"])["clp"] == LOOKS["clp"] == (METHODS["clp"].colour, METHODS["clp"].marker)
+    assert set(palette.method_looks(["x", "clp"])) == {"x", "clp"}
 
 
 @pytest.mark.parametrize("color", [*LINES, *(color for color, _ in LOOKS.values())])

@@ -3,9 +3,9 @@ import pytest
 from matplotlib.container import ErrorbarContainer
 
 from rnp_jax.errors import ResultError
-from rnp_jax.report.comparison import read_comparison, summarise
-from rnp_jax.report.rates import plot_all_rates, plot_rates, write_rates
-from tests.report.examples import METHODS, make_comparison, make_rows
+from rnp_jax.report.comparison import summarise
+from rnp_jax.report.rates import MAX_FIGURES, find_several_rates, plot_all_rates, plot_rates
+from tests.report.examples import METHODS, make_rows
 
 RATES = (0.0, 0.005, 0.01, 0.1)
 
@@ -54,12 +54,8 @@ def test_an_attack_a_figure_where_there_are_rates_to_compare():
         plot_rates([])
 
 
-def test_rates_are_written_as_a_comparison(result, tmp_path):
-    comparison = make_comparison(result, make_rows(rates=(0.01, 0.1), seeds=(0,)))
-    path = write_rates(tmp_path, comparison)
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["figures", "rates.csv", "rates.json", "rates.md"]
-    assert read_comparison(tmp_path / "rates.json") == comparison
-    assert path.read_text("utf-8").count("\n## ") == 4
-    assert len(list((tmp_path / "figures").iterdir())) == 4
-    with pytest.raises(ResultError, match="two poison rates"):
-        write_rates(tmp_path, make_comparison(result, make_rows(seeds=(0,))))
+def test_the_first_attacks_are_drawn():
+    rows = make_rows(attacks=[f"a{i}" for i in range(MAX_FIGURES + 1)], rates=(0.01, 0.1), seeds=(0,))
+    rows = [row for row in rows if row.method == "clp"]
+    assert list(plot_all_rates(rows)) == [f"rates_{i + 1}_a{i}" for i in range(MAX_FIGURES)]
+    assert len(find_several_rates(rows)) == MAX_FIGURES + 1

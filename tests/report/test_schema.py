@@ -13,9 +13,9 @@ from pydantic import BaseModel, ValidationError
 
 from rnp_jax.errors import ResultError
 from rnp_jax.report.ablation import Ablation
-from rnp_jax.report.comparison import Comparison
 from rnp_jax.report.document import to_json
 from rnp_jax.report.schema import Phase, PrunedFilter, Result, Stage, read_result, write_result
+from rnp_jax.report.sweep_row import SweepRow
 
 numbers = st.floats(allow_nan=True, allow_infinity=True)
 trees = st.recursive(
@@ -133,7 +133,7 @@ def models(model: type[BaseModel]) -> set[type[BaseModel]]:
     return found
 
 
-DOCUMENTED = models(Result) | models(Comparison) | models(Ablation)
+DOCUMENTED = models(Result) | models(SweepRow) | models(Ablation)
 
 
 @pytest.mark.parametrize("model", sorted(DOCUMENTED, key=lambda model: model.__name__))

@@ -21,7 +21,9 @@ def test_what_may_differ_between_two_runs_are_fields():
     assert set(RUN_FIELDS) < set(SweepRow.model_fields)
 
 
-@pytest.mark.parametrize("values", [{"status": "fine"}, {"key": "0"}, {"surplus": 1}, {"sha256": "x"}])
+@pytest.mark.parametrize(
+    "values", [{"status": "fine"}, {"key": "0"}, {"surplus": 1}, {"sha256": "x"}, {"poison_rate": 1.5}]
+)
 def test_anything_else_is_refused(values):
     with pytest.raises(ValidationError):
         SweepRow.model_validate({**ROW.model_dump(), **values})

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rnp_jax.errors import ResultError
+from rnp_jax.report.comparison import summarise
+from rnp_jax.report.comparison_text import show_share
 from rnp_jax.report.schema import Stage
 from rnp_jax.report.sweep_row import SweepRow
 from rnp_jax.report.sweep_table import read_rows, to_markdown, write_tables
@@ -121,6 +124,26 @@ def test_markdown_counts_every_item_and_gives_reasons():
     assert matrix[2].startswith("| badnets, 10 % poisoned | 96.00% (")
     assert "## RA" not in text  # no row knows it
     assert text.split("## DER\n\n")[1].splitlines()[0] == "| Attack | RNP |"
+
+
+def test_markdown_has_the_means_of_each_attack(rows: list[SweepRow]):
+    text = to_markdown(rows)
+    sections = dict(re.findall(r"^## (.*?)\n\n(.*?)(?=\n\n##|\Z)", text, re.MULTILINE | re.DOTALL))
+    assert list(sections) == ["ACC", "ASR", "RA", "DER", "Pruned", "What became of the items"]
+    (summary,) = [s for s in summarise(rows) if s.keys == {"attack": "sig", "method": "clp"}]
+    assert summary.acc
+    for heading, shown in (("ACC", show_share(summary.acc)), ("DER", "0.910 ± 0.025"), ("Pruned", "11 ± 2.48")):
+        head, _, line, _ = [each.strip("| ").split(" | ") for each in sections[heading].split("\n")]
+        assert line[0] == "sig, 10 % poisoned"
+        assert line[head.index("CLP")] == shown
+    assert show_share(summary.acc).startswith(f"{summary.acc.value:.2%} (")
+    assert text.count("Oracle sees the trigger: a bound that no defender has.") == 1
+
+
+def test_markdown_lists_notes_with_their_items():
+    text = to_markdown([make_row(0), make_row(1, method="mine", note="Nothing | was pruned.")])
+    assert text.split("## Notes\n\n")[1].splitlines()[2] == "| models/1.pt | mine | Nothing \\| was pruned. |"
+    assert "## Notes" not in to_markdown([make_row(0)])
 
 
 def test_markdown_lists_no_more_reasons_than_can_be_read():

@@ -1,8 +1,12 @@
+"""The rows of items: what is kept, what is compiled, what controls do, and several checkpoints at once."""
+
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,19 +15,21 @@ import numpy as np
 import pytest
 
 from rnp_jax.checkpoints import load_model, save_variables
-from rnp_jax.config import DataOptions, DefenseSetOptions, SourceOptions
+from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions
 from rnp_jax.data import NORMALIZATIONS
-from rnp_jax.defenses import ClpConfig, RecoverConfig, RnpConfig, ThresholdConfig, UnlearnConfig
+from rnp_jax.defenses import ClpConfig, HolderPruneConfig, RecoverConfig, RnpConfig, ThresholdConfig, UnlearnConfig
 from rnp_jax.errors import CheckpointError, ConfigError
 from rnp_jax.models import Architecture, Network
-from rnp_jax.report.sweep_row import RUN_FIELDS
+from rnp_jax.pipeline.options import schema_for
+from rnp_jax.report.sweep_row import RUN_FIELDS, SweepRow
 from rnp_jax.sweep.items import Item, read_plan, write_plan
 from rnp_jax.sweep.job import SweepJob
 from rnp_jax.sweep.ledger import Ledger
 from rnp_jax.sweep.options import SweepOptions
+from rnp_jax.sweep.shift import COVARIATE
 from rnp_jax.sweep.worker import work
 
-OPTIONS = SweepOptions(
+OPTIONS = schema_for(SweepOptions, ("none", "clp", "rnp"))(
     write="row",
     source=SourceOptions(normalization="digits"),
     images=DataOptions(data="digits", image_size=16, test_images=60),
@@ -71,10 +77,10 @@ def test_after_the_first_item_nothing_is_compiled(items, tmp_path):
 def test_images_are_read_once(items, tmp_path):
     job = SweepJob(OPTIONS, tmp_path)
     first, second = (job.load(item) for item in items[:2])
-    assert first.sets is second.sets
-    assert first.model is not second.model
+    assert first.case.sets is second.case.sets
+    assert first.case.model is not second.case.model
     other = replace(items[0], overrides={**items[0].overrides, "attack": "badnets", "target": 2})
-    assert job.load(other).sets.triggered is not None
+    assert job.load(other).case.sets.triggered is not None
 
 
 def test_a_file_that_changed_since_the_plan_is_refused(items, tmp_path):
@@ -94,7 +100,7 @@ def test_what_is_kept_of_an_item(items, tmp_path):
     for write, kept in (("row", []), ("cleaned", ["cleaned.pt"])):
         out = tmp_path / write
         item = replace(items[0], method="clp")
-        job = SweepJob(replace(OPTIONS, write=write), out)
+        job = SweepJob(OPTIONS, out, write)
         row = job.run(item, job.load(item), 3)
         assert (row.attempt, row.report, row.pruned) == (3, None, row.pruned)
         assert [path.name for path in out.glob("items/*/*")] == kept
@@ -102,6 +108,89 @@ def test_what_is_kept_of_an_item(items, tmp_path):
         out / "items" / item.key[:16] / "cleaned.pt", normalization=NORMALIZATIONS["digits"], image_shape=(16, 16, 3)
     )
     assert any((np.asarray(leaf) == 0).any() for leaf in jax.tree.leaves(cleaned.variables["params"]))
+
+
+CONTROLS = ("none", "holder", "clp", "random", "oracle")
+TWO = HolderPruneConfig(threshold=ThresholdConfig("number", number=2))
+EXPLAINED = schema_for(SweepOptions, CONTROLS)(
+    images=DataOptions(test_images=100),
+    defense=DefenseSetOptions(size=40, holdout=0.5),
+    compute=ComputeOptions(batch_size=20),
+    holder=TWO,
+)
+
+
+def run_all(options: SweepOptions, path: Path, out: Path, methods: Sequence[str], **overrides) -> dict[str, SweepRow]:
+    """The rows of one checkpoint under several methods, in one job."""
+    job, sha256 = SweepJob(options, out, explain=True), hashlib.sha256(path.read_bytes()).hexdigest()
+    items = [Item(f"{i}" * 64, str(path), sha256, method, "", overrides) for i, method in enumerate(methods)]
+    return {item.method: job.run(item, job.load(item), 1) for item in items}
+
+
+@pytest.fixture(scope="module")
+def rows(head, tmp_path_factory):
+    """A head under all controls, and what they are compared with."""
+    return run_all(EXPLAINED, head, tmp_path_factory.mktemp("rows"), CONTROLS)
+
+
+def test_rows_describe_the_run(rows, head):
+    for method, row in rows.items():
+        assert (row.checkpoint, row.method, row.status) == (str(head), method, "ok")
+        assert (row.attack, row.poison_rate, row.seed, row.mode) == ("badnets", 0.1, 0, "head")
+        assert (row.acc.total, row.asr.total, row.ra.total) == (100, 90, 90)
+
+
+def test_what_was_done_to_the_model(rows):
+    before = rows["none"]
+    assert (before.pruned, before.units, before.der, before.acc_before) == (None, None, None, None)
+    for method in ("holder", "random", "oracle"):
+        assert (rows[method].pruned, rows[method].units) == (4, 28)  # two of each layer
+    for method in ("holder", "clp", "random", "oracle"):
+        after = rows[method]
+        assert (after.acc_before, after.asr_before, after.ra_before) == (before.acc, before.asr, before.ra)
+        gain = max(0.0, before.asr.value - after.asr.value) - max(0.0, before.acc.value - after.acc.value)
+        assert after.der == pytest.approx((gain + 1) / 2)
+
+
+def test_features_are_timed_once_and_every_row_has_its_own_stages(rows):
+    stages = {method: [stage.stage for stage in row.timing] for method, row in rows.items()}
+    assert stages.pop("none") == ["cache features", "measure"]
+    assert set(map(tuple, stages.values())) == {("score", "choose", "measure")}
+    assert all(row.seconds > 0 for row in rows.values())
+
+
+def test_the_oracle_is_no_worse_than_chance(rows):
+    assert rows["oracle"].asr.value <= rows["random"].asr.value
+
+
+def test_what_explains_the_outcome_is_measured_on_the_checkpoint_as_it_is(rows):
+    assert rows["none"].covariates[COVARIATE] > 0
+    assert all(row.covariates == {} for method, row in rows.items() if method != "none")
+
+
+def test_a_control_alone_prunes_as_many_as_beside_its_defense(head, tmp_path):
+    (row,) = run_all(replace(EXPLAINED, seed=5), head, tmp_path, ["random"]).values()
+    assert (row.method, row.pruned) == ("random", 4)
+
+
+def test_a_checkpoint_whose_trigger_is_not_known(items, tmp_path):
+    options = schema_for(SweepOptions, CONTROLS)(source=OPTIONS.source, images=OPTIONS.images, holder=TWO)
+    found = run_all(options, Path(items[0].path), tmp_path, ("none", "random", "oracle"), image_shape=[16, 16, 3])
+    assert (found["oracle"].status, found["oracle"].acc) == ("skipped", None)
+    assert found["oracle"].reason == "Oracle sees the trigger, and it is not known"
+    assert (found["none"].attack, found["none"].asr, found["none"].covariates) == ("none", None, {COVARIATE: None})
+    assert (found["random"].status, found["random"].der) == ("ok", None)
+    assert found["random"].pruned > 0
+
+
+def test_a_card_whose_rate_is_no_share_is_the_file_s_fault(small_victim, tmp_path):
+    for file in small_victim.parent.glob(f"{small_victim.stem}.*"):
+        shutil.copy(file, tmp_path)
+    path = tmp_path / small_victim.name
+    card = json.loads(path.with_suffix(".card.json").read_text())
+    path.with_suffix(".card.json").write_text(json.dumps({**card, "attack": {**card["attack"], "rate": 1.5}}))
+    with pytest.raises(CheckpointError, match=r"poison rate of 1\.5, expected a share"):
+        run_all(EXPLAINED, path, tmp_path, ["none"])
 
 
 def measure_on_two(folder: str) -> None:
@@ -136,7 +225,7 @@ def on_two(items, tmp_path_factory):
     ]
     planned[4] = replace(planned[4], sha256="f" * 64)
     write_plan(out, planned)
-    code = "import sys; from tests.commands.test_sweep_job import measure_on_two; measure_on_two(sys.argv[1])"
+    code = "import sys; from tests.sweep.test_job import measure_on_two; measure_on_two(sys.argv[1])"
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])
     command = [sys.executable, "-c", code, str(out)]

@@ -2,8 +2,8 @@ import json
 
 from rich.console import Console
 
-from rnp_jax.commands import sweep_progress
 from rnp_jax.pipeline.run_log import RunLog
+from rnp_jax.sweep import progress as sweep_progress
 from rnp_jax.sweep.items import Item
 from rnp_jax.sweep.ledger import Ledger
 from rnp_jax.sweep.progress import SweepProgress

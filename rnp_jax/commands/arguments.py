@@ -1,0 +1,122 @@
+"""A command line as a command's function and its options: presets under it, and the settings of the chosen methods."""
+
+import importlib
+import inspect
+import sys
+from dataclasses import MISSING, Field, fields, replace
+from difflib import get_close_matches
+from itertools import takewhile
+from typing import Any
+
+import tyro
+
+from rnp_jax.commands.table import COMMANDS, LISTINGS
+from rnp_jax.config import UNREAD, over_preset, read_yaml, resolve
+from rnp_jax.defenses import METHODS
+from rnp_jax.errors import ConfigError
+from rnp_jax.pipeline.options import RunOptions, names_in, readers_of, schema_for
+
+
+def parse(name: str, arguments: list[str]) -> tuple[Any, Any]:
+    """A command's function and its options.
+
+    Raises:
+      ConfigError: an unknown command, or a preset that does not fit it.
+      SystemExit: unusable arguments, or help was asked for.
+    """
+    if name not in COMMANDS:
+        near = get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"commands: {', '.join(COMMANDS)}"
+        raise ConfigError(f"unknown command {name!r}; {hint}")
+    module = importlib.import_module(f"rnp_jax.commands.{name}")
+    schema = getattr(module, COMMANDS[name][0])
+    preset, rest = _take_preset(arguments)
+    values = {} if preset is None else read_yaml(preset)
+    if issubclass(schema, RunOptions):
+        schema, values = _for_methods(schema, values, rest)
+    values = _own(schema, values)
+    default = None if preset is None else schema_default(schema, values, preset)
+    about = (inspect.getdoc(schema) or "").partition("Attributes:")[0].strip()
+    description = f"{about}\n\n--config FILE.yaml takes a preset; options given here override it."
+    if issubclass(schema, RunOptions):
+        description += f" The settings shown are those of the chosen methods; --method takes {', '.join(METHODS)}."
+    if name in LISTINGS:
+        description += f" rnp-jax {name} --list shows what can be named here."
+    try:
+        options = tyro.cli(schema, prog=f"rnp-jax {name}", description=description, args=rest, default=default)
+    except SystemExit as stopped:
+        if stopped.code and issubclass(schema, RunOptions):
+            sys.stderr.write(_tell_readers(schema, rest))
+        raise
+    return module.run, options if default is None else over_preset(default, options)
+
+
+def _for_methods(schema: type[RunOptions], values: dict[str, Any], arguments: list[str]) -> tuple[Any, dict[str, Any]]:
+    """The schema of the methods that the command line names, or the preset, or that are the command's default."""
+    default = next(each.default for each in fields(schema) if each.name == "method")
+    one = isinstance(default, str)
+    if named := _after(arguments, "--method"):
+        rest = {key: value for key, value in values.items() if key != "method"}
+        return schema_for(schema, named[:1] if one else named), rest
+    names = names_in(values.get("method", default))
+    if one and len(names) > 1:
+        raise ConfigError(f"the preset names the methods {' '.join(names)}: choose one of them with --method")
+    if "method" in values:
+        values = {**values, "method": names[0] if one else names}
+    return schema_for(schema, names), values
+
+
+def _after(arguments: list[str], option: str) -> list[str]:
+    """The words that an option is given."""
+    for i, argument in enumerate(arguments):
+        if argument.startswith(f"{option}="):
+            return [argument.removeprefix(f"{option}=")]
+        if argument == option:
+            return list(takewhile(lambda word: not word.startswith("-"), arguments[i + 1 :]))
+    return []
+
+
+def _tell_readers(schema: Any, arguments: list[str]) -> str:
+    """For each option that the chosen methods do not have, a line with those that have it."""
+    own = {each.name for each in fields(schema) if not each.metadata.get(UNREAD)}
+    lines = []
+    for word in (argument.partition("=")[0] for argument in arguments if argument.startswith("--")):
+        name = word.removeprefix("--").partition(".")[0].replace("-", "_")
+        if name not in own and (readers := readers_of(name)):
+            lines.append(f"rnp-jax: {word} is an option of --method {', '.join(readers)}\n")
+    return "".join(lines)
+
+
+def _own(schema: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """A preset's values without those of other methods and commands, so that one preset serves several.
+
+    A name that nothing knows stays, and is refused later.
+    """
+    own = {each.name for each in fields(schema) if not each.metadata.get(UNREAD)}
+    foreign = set(METHODS) | {each.name for each in fields(schema)}
+    if not set(values) <= foreign:
+        modules = [(importlib.import_module(f"rnp_jax.commands.{each}"), kind) for each, (kind, _) in COMMANDS.items()]
+        foreign |= {each.name for module, kind in modules for each in fields(getattr(module, kind))}
+    return {key: value for key, value in values.items() if key in own or key not in foreign}
+
+
+def _take_preset(arguments: list[str]) -> tuple[str | None, list[str]]:
+    for i, argument in enumerate(arguments):
+        if argument.startswith("--config="):
+            return argument.removeprefix("--config="), arguments[:i] + arguments[i + 1 :]
+        if argument == "--config":
+            if i + 1 == len(arguments):
+                raise ConfigError("--config: give the path of a YAML file")
+            return arguments[i + 1], arguments[:i] + arguments[i + 2 :]
+    return None, arguments
+
+
+def schema_default(schema: Any, values: dict[str, Any], preset: str) -> Any:
+    """The options a preset gives; required ones that it leaves open must come from the command line."""
+    open_ones = [f.name for f in fields(schema) if f.name not in values and not _has_default(f)]
+    options = resolve(schema, {**dict.fromkeys(open_ones, ""), **values}, preset)
+    return replace(options, **dict.fromkeys(open_ones, tyro.MISSING))
+
+
+def _has_default(field: Field) -> bool:
+    return field.default is not MISSING or field.default_factory is not MISSING
