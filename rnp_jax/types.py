@@ -11,6 +11,7 @@ Glossary of shapes:
 - E: epochs
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
@@ -20,6 +21,9 @@ Tree: TypeAlias = dict[str, Any]
 
 Variables: TypeAlias = dict[str, Tree]
 """``{'params', 'batch_stats', 'masks'}``. Masks are ``neuron`` [F] and, on maskable layers, ``filter`` [F]."""
+
+Progress: TypeAlias = Callable[[str, int, int, dict[str, float]], None]
+"""Receives a phase's name, the epoch just ended (from 1), the most there can be, and the epoch's loss and accuracy."""
 
 
 class Batch(NamedTuple):

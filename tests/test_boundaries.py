@@ -26,8 +26,9 @@ MAY_IMPORT = {
     "data": FOUNDATION | {"masks"},
     "training": FOUNDATION | {"masks", "models", "attacks", "data"},
     "evaluation": FOUNDATION | LIBRARY - {"evaluation", "defenses"},
-    "defenses": FOUNDATION | LIBRARY - {"defenses", "data"},
-    "detection": FOUNDATION | {"masks", "models", "training", "evaluation", "defenses"},
+    "inversion": FOUNDATION | {"masks", "models", "training", "evaluation"},
+    "defenses": FOUNDATION | LIBRARY - {"defenses", "data"} | {"inversion"},
+    "detection": FOUNDATION | {"masks", "models", "training", "evaluation", "inversion", "defenses"},
     "report": FOUNDATION,
     "card": FOUNDATION,
     "store": FOUNDATION,
@@ -37,12 +38,12 @@ MAY_IMPORT = {
     "commands": FOUNDATION
     | LIBRARY
     | {"torch_io", "report", "checkpoints", "extractors", "card", "store", "config"}
-    | {"compilation", "sweep", "detection"},
+    | {"compilation", "sweep", "inversion", "detection"},
     "sweep": FOUNDATION | {"report", "torch_io", "checkpoints", "card", "config", "models", "data", "attacks", "masks"},
     "cli": FOUNDATION | {"config", "commands", "compilation"},
     "__init__": FOUNDATION
     | LIBRARY
-    | {"detection", "torch_io", "report", "checkpoints", "extractors", "card", "store", "config"},
+    | {"inversion", "detection", "torch_io", "report", "checkpoints", "extractors", "card", "store", "config"},
 }
 """What each part of the package may import besides itself. A new part needs a place here."""
 

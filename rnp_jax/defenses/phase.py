@@ -1,10 +1,10 @@
 """A phase of a defense: epochs over the defense set in one compiled program that can stop early by itself."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,7 @@ import optax
 
 from rnp_jax.errors import DefenseError
 from rnp_jax.training.epoch import Augment, run_epoch
-from rnp_jax.types import Apply, Batch, Tree
-
-Progress: TypeAlias = Callable[[str, int, int, dict[str, float]], None]
-"""Receives a phase's name, the epoch just ended (from 1), the most there can be, and the epoch's loss and accuracy."""
+from rnp_jax.types import Apply, Batch, Progress, Tree
 
 
 class PhaseState(NamedTuple):
@@ -52,6 +49,11 @@ class Phase(ABC):
     @abstractmethod
     def update(self, trained: Tree, updates: Tree, fixed: Tree) -> Tree:
         """The trained tree after a step."""
+
+    def prepare(self, batch: Batch, fixed: Tree, key: jax.Array) -> Batch:
+        """What ``loss`` is given of a batch: its images augmented."""
+        del fixed
+        return batch if self.augment is None else batch._replace(images=self.augment(key, batch.images))
 
     def stops(self, metrics: dict[str, jax.Array]) -> jax.Array:
         """Whether the phase ends after an epoch with these means."""
@@ -102,8 +104,7 @@ def _run_until(phase: Phase, state: PhaseState, fixed: Tree, data: Batch, key: A
 
     def step(carry, batch: Batch, key: jax.Array):
         trained, batch_stats, opt_state = carry
-        if phase.augment is not None:
-            batch = batch._replace(images=phase.augment(key, batch.images))
+        batch = phase.prepare(batch, fixed, key)
         gradient, (batch_stats, metrics) = jax.grad(phase.loss, has_aux=True)(trained, fixed, batch_stats, batch)
         updates, opt_state = tx.update(gradient, opt_state, trained)
         return (phase.update(trained, cast(Tree, updates), fixed), batch_stats, opt_state), metrics

@@ -1,0 +1,1 @@
+"""Triggers recovered from a network and clean images."""
