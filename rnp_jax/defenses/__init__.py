@@ -2,6 +2,7 @@
 
 from rnp_jax.defenses.anp import AnpConfig, anp
 from rnp_jax.defenses.clp import ClpConfig, clp
+from rnp_jax.defenses.distil import DistilConfig, distil
 from rnp_jax.defenses.fine_pruning import FinePruningConfig, fine_pruning
 from rnp_jax.defenses.finetune import FinetuneConfig
 from rnp_jax.defenses.ft import FtConfig, ft
@@ -10,6 +11,7 @@ from rnp_jax.defenses.hid import HidConfig, hid
 from rnp_jax.defenses.holder import HolderPruneConfig, holder
 from rnp_jax.defenses.ibau import IbauConfig, ibau
 from rnp_jax.defenses.nad import NadConfig, nad
+from rnp_jax.defenses.nc import NcConfig, nc
 from rnp_jax.defenses.prune import PruneConfig
 from rnp_jax.defenses.recover import RecoverConfig, Recovered, recover
 from rnp_jax.defenses.registry import DEFENSES
@@ -23,6 +25,7 @@ __all__ = [
     "DEFENSES",
     "AnpConfig",
     "ClpConfig",
+    "DistilConfig",
     "FinePruningConfig",
     "FinetuneConfig",
     "FtConfig",
@@ -32,6 +35,7 @@ __all__ = [
     "HolderPruneConfig",
     "IbauConfig",
     "NadConfig",
+    "NcConfig",
     "PruneConfig",
     "Pruned",
     "RecoverConfig",
@@ -42,6 +46,7 @@ __all__ = [
     "Unlearned",
     "anp",
     "clp",
+    "distil",
     "fine_pruning",
     "ft",
     "ft_sam",
@@ -50,6 +55,7 @@ __all__ = [
     "holder_scores",
     "ibau",
     "nad",
+    "nc",
     "pair_scores",
     "recover",
     "rnp",
