@@ -1,4 +1,4 @@
-"""What an unlearned model tells: verdict, label, trigger, poisoned samples."""
+"""What an unlearned model tells: verdict, label, trigger, poisoned samples; and what a defended one still shows."""
 
 from rnp_jax.detection.calibration import (
     Calibration,
@@ -10,6 +10,7 @@ from rnp_jax.detection.calibration import (
     read_calibration,
     write_calibration,
 )
+from rnp_jax.detection.evidence import EvidenceConfig, Finding, LabelEvidence, gather_evidence
 from rnp_jax.detection.labels import LabelConfig, LabelFindings, detect_label
 from rnp_jax.detection.samples import (
     SAMPLE_SCORES,
@@ -27,7 +28,10 @@ __all__ = [
     "QUICK",
     "SAMPLE_SCORES",
     "Calibration",
+    "EvidenceConfig",
+    "Finding",
     "LabelConfig",
+    "LabelEvidence",
     "LabelFindings",
     "RecoveredTriggers",
     "SampleConfig",
@@ -43,6 +47,7 @@ __all__ = [
     "detect_label",
     "find_bundled",
     "find_suspicious",
+    "gather_evidence",
     "judge",
     "judge_scores",
     "measure_stamps",
