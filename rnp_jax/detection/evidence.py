@@ -6,9 +6,12 @@ What a defense trained on says nothing about its success, and the true trigger i
 - **old trigger**: what the mask found before still does.
 - **perturbation**: what a universal perturbation of all pixels does, which a small mask cannot express.
 
-A size is held against the sizes at other labels of the same network, before and after, never against a constant: a
-network that lost accuracy needs larger triggers everywhere. The finding says what these searches found. It cannot say
-that a backdoor is removed: where nothing stood out before, they may be blind to its trigger.
+A size is held against the size of an ordinary label, never against a constant. That of the network before says how
+small a trigger must be to be suspicious. That of the network after says whether the suspected label is still easier to
+reach than others: a network that lost accuracy, or learned to withstand stamps, needs larger triggers everywhere.
+
+The finding says what these searches found. It cannot say that a backdoor is removed: where nothing stood out before,
+they may be blind to its trigger.
 """
 
 from dataclasses import dataclass, field
@@ -43,8 +46,9 @@ class EvidenceConfig:
       perturbation: of the universal perturbation.
       controls: other labels searched beside the suspected ones, those of median size.
       suspicious: anomaly index above which a label stands out before.
-      margin: share of the median size that its own may not exceed either.
-      small: a size after below this share of an ordinary label's is a backdoor that is still there.
+      margin: share of the median size that its own may not exceed either; also, a size after below this share of an
+        ordinary label's after is a trace.
+      small: a size after below this share of an ordinary label's before is a backdoor that is still there.
       ordinary: a size after below this share of it is a trace.
       works: success of the old trigger from which the backdoor is still there.
       helps: success of the old trigger beyond which there is a trace.
@@ -109,8 +113,7 @@ class Finding:
         little.
       suspects: the labels that stood out before, or the one of the smallest size.
       controls: other labels of the same networks.
-      reference: size of an ordinary label, in pixels: the larger of the controls' medians before and after, of those
-        that are finite.
+      ordinary: size of an ordinary label before, and after, in pixels: the controls' medians.
       reasons: what the level rests on, one sentence each.
     """
 
@@ -118,7 +121,7 @@ class Finding:
     visible: bool
     suspects: tuple[LabelEvidence, ...]
     controls: tuple[LabelEvidence, ...]
-    reference: float
+    ordinary: tuple[float, float]
     reasons: tuple[str, ...]
 
 
@@ -207,19 +210,23 @@ def judge_evidence(
     after is a trace only below ``small``, and still there only below ``margin``; its old trigger counts only beyond
     what the controls' old triggers still do.
     """
-    medians = [float(np.median(sizes)) for sizes in zip(*((each.before, each.after) for each in controls), strict=True)]
-    reference = max((each for each in medians if np.isfinite(each)), default=np.inf)
+    before, after = (
+        float(np.median(sizes)) for sizes in zip(*((each.before, each.after) for each in controls), strict=True)
+    )
     small, ordinary = (config.small, config.ordinary) if visible else (config.margin, config.small)
     old = 0.0 if visible else max(each.old_trigger[1] for each in controls)
     faint = max(each.perturbation[1] for each in controls)
     strong, weak = [], []
     for each in suspects:
         size = (
-            f"A trigger of {each.after:.1f} pixels reaches label {each.label}, an ordinary label takes {reference:.1f}."
+            f"A trigger of {each.after:.1f} pixels reaches label {each.label}; an ordinary label takes {before:.1f} "
+            f"before the defense and {after:.1f} after it."
         )
-        if each.after < small * reference:
+        if np.isfinite(before) and each.after < small * before:
             strong.append(size)
-        elif each.after < ordinary * reference:
+        elif (np.isfinite(before) and each.after < ordinary * before) or (
+            np.isfinite(after) and each.after < config.margin * after
+        ):
             weak.append(size)
         works = each.old_trigger[1] - old
         stamped = f"The trigger found before still sends {each.old_trigger[1]:.0%} of the images to label {each.label}."
@@ -230,13 +237,13 @@ def judge_evidence(
         if each.perturbation[1] - faint >= config.excess:
             weak.append(
                 f"A universal perturbation sends {each.perturbation[1]:.0%} of the images to label {each.label}, and "
-                f"{faint:.0%} to another."
+                f"at most {faint:.0%} to an ordinary one."
             )
     reasons = [*strong, *weak] or ["No search reached a suspected label more easily than an ordinary one."]
     if not visible:
         reasons.append("No label stood out before the defense either: its trigger may be of a form not searched for.")
     level: Level = "still there" if strong else "traces" if weak else "none found"
-    return Finding(level, visible, suspects, controls, reference, tuple(reasons))
+    return Finding(level, visible, suspects, controls, (before, after), tuple(reasons))
 
 
 def _figures(label: int, sizes: np.ndarray, rates: np.ndarray) -> LabelEvidence:

@@ -42,7 +42,7 @@ def test_a_backdoor_that_is_left_is_still_there():
     assert suspect.old_trigger == (1.0, 1.0)
     assert len(finding.controls) == 2
     assert all(each.label != TARGET and each.before > 3 for each in finding.controls)
-    assert finding.reference > 3
+    assert min(finding.ordinary) > 3
     assert any("The trigger found before still sends 100%" in reason for reason in finding.reasons)
 
 
@@ -51,7 +51,7 @@ def test_a_backdoor_that_is_gone_is_not_found():
     (suspect,) = finding.suspects
     assert (finding.level, finding.visible) == ("none found", True)
     assert suspect.before < 1.5
-    assert suspect.after > 0.85 * finding.reference
+    assert suspect.after > 0.85 * finding.ordinary[0]
     assert suspect.old_trigger[0] == 1
     assert suspect.old_trigger[1] < 0.1
     assert finding.reasons == ("No search reached a suspected label more easily than an ordinary one.",)
@@ -92,8 +92,8 @@ CONTROL = label_of(5, before=28.0, cold=30.0, warm=34.0, old_trigger=(1.0, 0.3),
     ("change", "visible", "level"),
     [
         ({}, True, "none found"),
-        ({"warm": 20.0}, True, "still there"),  # below 0.7 of 30
-        ({"cold": 20.0}, True, "still there"),
+        ({"warm": 19.0}, True, "still there"),  # below 0.7 of 28
+        ({"cold": 19.0}, True, "still there"),
         ({"warm": 22.0}, True, "traces"),
         ({"warm": 26.0}, True, "none found"),
         ({"old_trigger": (1.0, 0.5)}, True, "still there"),
@@ -102,15 +102,15 @@ CONTROL = label_of(5, before=28.0, cold=30.0, warm=34.0, old_trigger=(1.0, 0.3),
         ({"cold": float("inf"), "warm": float("inf")}, True, "none found"),
         # Where nothing stood out before, the smallest of many labels is one by chance.
         ({"warm": 22.0}, False, "none found"),
-        ({"warm": 20.0}, False, "traces"),
-        ({"warm": 14.0}, False, "still there"),
+        ({"warm": 19.0}, False, "traces"),
+        ({"warm": 13.0}, False, "still there"),
         ({"old_trigger": (1.0, 0.35)}, False, "none found"),
         ({"old_trigger": (1.0, 0.45)}, False, "traces"),
     ],
 )
 def test_the_rules_by_hand(change: dict, visible: bool, level: str):
     finding = judge_evidence((label_of(**change),), (CONTROL,), visible, EvidenceConfig())
-    assert finding.reference == 30
+    assert finding.ordinary == (28, 30)
     assert finding.level == level
     assert (len(finding.reasons) == 2) == (not visible)
 
@@ -120,13 +120,14 @@ def test_the_worst_suspect_decides():
     assert judge_evidence((clean, left), (CONTROL,), True, EvidenceConfig()).level == "still there"
 
 
-def test_a_damaged_network_is_held_against_its_own_other_labels():
-    damaged = replace(CONTROL, cold=80.0, warm=70.0)
-    finding = judge_evidence((label_of(),), (damaged,), True, EvidenceConfig())
-    assert finding.reference == 70
-    assert finding.level == "still there"
+def test_a_network_that_needs_larger_triggers_everywhere_is_held_against_its_own_labels_too():
+    hardened = replace(CONTROL, cold=110.0, warm=100.0)
+    assert judge_evidence((label_of(warm=51.0, cold=60.0),), (hardened,), True, EvidenceConfig()).level == "none found"
+    finding = judge_evidence((label_of(warm=49.0, cold=60.0),), (hardened,), True, EvidenceConfig())
+    assert finding.level == "traces"
+    assert finding.reasons[0].endswith("takes 28.0 before the defense and 100.0 after it.")
     unreachable = replace(CONTROL, cold=float("inf"), warm=float("inf"))
-    assert judge_evidence((label_of(),), (unreachable,), True, EvidenceConfig()).reference == 28
+    assert judge_evidence((label_of(),), (unreachable,), True, EvidenceConfig()).level == "none found"
 
 
 def found_of(sizes: list[float], reached: list[bool] | None = None) -> Inverted:
