@@ -27,9 +27,10 @@ from rnp_jax.checkpoints import Model, load_model, to_state_dict
 from rnp_jax.config import read_yaml, resolve
 from rnp_jax.data import Dataset, load, sample_defense_set
 from rnp_jax.defenses import rnp, unlearn
-from rnp_jax.detection.mask_search import draw_order, start_search
-from rnp_jax.detection.stamps import changed_pixels, measure_stamps, overlap
+from rnp_jax.detection.stamps import changed_pixels, overlap
 from rnp_jax.detection.triggers import QUICK, RecoveredTriggers, TriggerConfig, recover_triggers
+from rnp_jax.inversion.mask_search import draw_order, start_search
+from rnp_jax.inversion.stamps import measure_stamps
 from rnp_jax.pipeline.opening import make_attack
 from rnp_jax.pipeline.options import schema_for
 from rnp_jax.report.comparison_text import markdown_table
@@ -174,7 +175,8 @@ def loop_torch(
     labels = np.arange(network.architecture.num_classes)
     free = jax.device_get(start_search(config, data.images.shape[1:], start_key, jnp.asarray(labels)).free)
     orders = [
-        np.asarray(draw_order(jax.random.fold_in(order_key, t), len(images), config)) for t in range(config.steps)
+        np.asarray(draw_order(jax.random.fold_in(order_key, t), len(images), config.batches, config.batch_size))
+        for t in range(config.steps)
     ]
     plain = neural_cleanse.Settings(
         config.steps, config.learning_rate, config.betas, config.success, config.weight, config.patience,

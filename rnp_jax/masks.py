@@ -73,6 +73,32 @@ def neuron_gate(params: Tree, masks: Tree) -> Tree:
     return {name: neuron_gate(node, masks[name]) for name, node in params.items()}
 
 
+def pruned_gate(params: Tree, masks: Tree, placement: str = "bn_scale") -> Tree:
+    """A tree like ``params``, broadcastable to it, of 0 where a weight belongs to a pruned filter and 1 elsewhere.
+
+    A filter is pruned where its mask is 0, and where all weights that its mask multiplies are 0 (a pruned file's).
+    """
+    if "neuron" not in masks:
+        return {name: pruned_gate(node, masks[name], placement) for name, node in params.items()}
+    gate = {name: jnp.ones((1,) * leaf.ndim, leaf.dtype) for name, leaf in params.items()}
+    if "filter" not in masks:
+        return gate
+    multiplied = _multiplied(params, placement)
+    empty = [(params[name] == 0).all(tuple(range(params[name].ndim - 1))) for name in sorted(multiplied)]
+    left = ~((masks["filter"] == 0) | jnp.stack(empty).all(0))
+    for name in multiplied:
+        leaf = params[name]
+        gate[name] = left.astype(leaf.dtype).reshape((1,) * (leaf.ndim - 1) + (-1,))
+    return gate
+
+
+def _multiplied(params: Tree, placement: str) -> set[str]:
+    """The parameters of a maskable layer that its filter mask multiplies."""
+    if "scale" not in params:
+        return set(params)
+    return {"scale", "bias"} if placement == "channel" else {"scale"}
+
+
 def ones(values: Filters) -> dict[str, Array]:
     """Masks that keep everything."""
     return {name: jnp.ones_like(value) for name, value in values.items()}
@@ -113,7 +139,6 @@ def bake(variables: Variables, placement: str = "bn_scale") -> Variables:
     A mask on batch norm multiplies its scale; in the placement ``channel`` its bias too. Layers whose mask is ones
     already, as those of most checkpoints are, keep their arrays.
     """
-    batch_norm_leaves = {"scale", "bias"} if placement == "channel" else {"scale"}
     values = filters(variables["masks"])
     masked = {name for name, value in jax.device_get(values).items() if (value != 1).any()}
     if not masked:
@@ -126,7 +151,7 @@ def bake(variables: Variables, placement: str = "bn_scale") -> Variables:
             }
         if prefix not in masked:
             return params
-        leaves = batch_norm_leaves if "scale" in params else frozenset(params)
+        leaves = _multiplied(params, placement)
         mask = masks["filter"]
         return {
             name: leaf * mask.reshape((1,) * (leaf.ndim - 1) + (-1,)) if name in leaves else leaf

@@ -20,7 +20,10 @@ MAY_IMPORT = {
     "errors": set(),
     "atomic": set(),
     "checks": {"errors"},
-    "compilation": FOUNDATION,
+    "source_version": FOUNDATION,
+    "cache_folder": FOUNDATION,
+    "help_cache": FOUNDATION | {"cache_folder", "source_version"},
+    "compilation": FOUNDATION | {"cache_folder", "help_cache"},
     "descent": FOUNDATION,
     "masks": FOUNDATION,
     "torch_io": FOUNDATION,
@@ -29,24 +32,30 @@ MAY_IMPORT = {
     "data": FOUNDATION | {"masks", "torch_io"},
     "training": FOUNDATION | {"descent", "masks", "models", "attacks", "data"},
     "evaluation": FOUNDATION | LIBRARY - {"evaluation", "defenses"},
-    "defenses": FOUNDATION | LIBRARY - {"defenses", "data"},
-    "detection": FOUNDATION | {"descent", "masks", "models", "training", "evaluation", "defenses"},
+    "inversion": FOUNDATION | {"descent", "masks", "models", "training", "evaluation"},
+    "defenses": FOUNDATION | LIBRARY - {"defenses", "data"} | {"inversion"},
+    "detection": FOUNDATION | {"descent", "masks", "models", "training", "evaluation", "inversion", "defenses"},
     "report": FOUNDATION | LIBRARY,
     "card": FOUNDATION,
     "store": FOUNDATION,
     "checkpoints": FOUNDATION | LIBRARY | {"torch_io", "card"},
     "extractors": FOUNDATION | LIBRARY | {"torch_io", "checkpoints"},
     "config": FOUNDATION | LIBRARY,
-    "pipeline": FOUNDATION | LIBRARY | {"torch_io", "report", "checkpoints", "extractors", "card", "store", "config"},
-    "sweep": FOUNDATION | LIBRARY | {"report", "torch_io", "checkpoints", "card", "config", "pipeline", "compilation"},
+    "pipeline": FOUNDATION
+    | LIBRARY
+    | {"torch_io", "report", "checkpoints", "extractors", "card", "store", "config", "inversion", "detection"},
+    "sweep": FOUNDATION
+    | LIBRARY
+    | {"report", "torch_io", "checkpoints", "card", "config", "pipeline"}
+    | {"compilation", "source_version"},
     "commands": FOUNDATION
     | LIBRARY
     | {"torch_io", "report", "checkpoints", "extractors", "card", "store", "config"}
-    | {"compilation", "pipeline", "sweep", "detection"},
-    "cli": FOUNDATION | {"config", "commands", "compilation", "defenses", "pipeline"},
+    | {"compilation", "cache_folder", "pipeline", "sweep", "inversion", "detection"},
+    "cli": FOUNDATION | {"commands", "compilation", "help_cache"},
     "__init__": FOUNDATION
     | LIBRARY
-    | {"detection", "torch_io", "report", "checkpoints", "extractors", "card", "store", "config"},
+    | {"inversion", "detection", "torch_io", "report", "checkpoints", "extractors", "card", "store", "config"},
 }
 """What each part of the package may import besides itself. A new part needs a place here."""
 

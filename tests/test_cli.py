@@ -124,7 +124,7 @@ def test_help_of_a_method_lists_its_options_and_no_other_s(method, capsys, monke
     own = METHODS[method].group
     listed = {group.replace("-", "_") for group in groups_in(shown)}
     assert listed & set(METHODS) == ({own} if own else set())
-    assert ("untrusted" in listed) == (method == "hid")
+    assert ("untrusted" in listed) == (METHODS[method].needs == "untrusted")
 
 
 def test_help_of_a_small_method_is_short(capsys, monkeypatch):
@@ -157,9 +157,13 @@ def test_unknown_options_are_status_2_with_a_suggestion(capsys):
     assert "--data-dir" in capsys.readouterr().err
 
 
-AUGMENTING = "hid, anp, fp, ft, nad, ft_sam, rnp"
-PRUNING = "holder, clp, anp, fp, ft, nad, rnp, random, oracle"
-CLEAN = "holder, clp, anp, fp, ft, nad, ft_sam, ibau, rnp, random, oracle"
+def name_those(that) -> str:
+    return ", ".join(name for name, method in METHODS.items() if that(method))
+
+
+AUGMENTING = name_those(lambda method: method.augments)
+CHANGING = name_those(lambda method: method.changes != "nothing" and method.name != "hid")
+PRUNING = name_those(lambda method: method.changes in ("filters", "both") and method.name != "hid")
 
 
 @pytest.mark.parametrize(
@@ -168,7 +172,7 @@ CLEAN = "holder, clp, anp, fp, ft, nad, ft_sam, ibau, rnp, random, oracle"
         (("defend", "--method", "clp", "--augmentation.padding", "0"), "--augmentation.padding", AUGMENTING),
         (("defend", "--method", "clp", "--rnp.prune.number", "3"), "--rnp.prune.number", "rnp"),
         (("defend", "--method", "ibau", "--augmentation.no-flip"), "--augmentation.no-flip", AUGMENTING),
-        (("defend", "--method", "hid", "--defense.size", "3"), "--defense.size", CLEAN),
+        (("defend", "--method", "hid", "--defense.size", "3"), "--defense.size", CHANGING),
         (("defend", "--method", "hid", "--sweep-images", "3"), "--sweep-images", PRUNING),
         (("defend", "--method", "hid", "--rnp.recover.epochs", "3"), "--rnp.recover.epochs", "rnp"),
         (("defend", "--method=clp", "--hid.units", "4"), "--hid.units", "hid"),
@@ -183,7 +187,7 @@ CLEAN = "holder, clp, anp, fp, ft, nad, ft_sam, ibau, rnp, random, oracle"
         ),
         (("defend", "--ft-sam.epochs", "4"), "--ft-sam.epochs", "ft_sam"),
         (("sweep", "--method", "none", "--clp.threshold.u", "5"), "--clp.threshold.u", "clp"),
-        (("sweep", "--method", "none", "--defense.size", "5"), "--defense.size", CLEAN),
+        (("sweep", "--method", "none", "--defense.size", "5"), "--defense.size", CHANGING),
         (
             ("sweep", "--method", "none", "clp", "--holder.placement", "5"),
             "--holder.placement",

@@ -57,6 +57,31 @@ def test_filters_are_replaced_and_nothing_else_is():
     assert masks.apply_filters(variables, values)["params"] is variables["params"]
 
 
+@pytest.mark.parametrize(("placement", "held"), [("bn_scale", {"scale"}), ("channel", {"scale", "bias"})])
+def test_what_a_mask_prunes_does_not_move(placement: str, held: set):
+    params = {
+        "bn1": {"scale": jnp.array([1.0, 0, 2, 0]), "bias": jnp.array([1.0, 1, 1, 0])},
+        "conv1": {"kernel": jnp.zeros((3, 3, 2, 4))},
+    }
+    tree = {
+        "bn1": {"neuron": jnp.ones(4), "filter": jnp.array([1.0, 1, 0, 1])},
+        "conv1": {"neuron": jnp.ones(4)},
+    }
+    gate = masks.pruned_gate(params, tree, placement)
+    moves = [1, 0, 0, 0] if placement == "bn_scale" else [1, 1, 0, 0]  # pruned: all that the mask multiplies is 0
+    for name in ("scale", "bias"):
+        np.testing.assert_array_equal(gate["bn1"][name], moves if name in held else [1])
+    np.testing.assert_array_equal(gate["conv1"]["kernel"], np.ones((1, 1, 1, 1)))
+
+
+def test_a_pruned_unit_moves_neither_weights_nor_bias():
+    params = {"0": {"kernel": jnp.array([[0.0, 1, 1], [0, 0, 1]]), "bias": jnp.zeros(3)}}
+    tree = {"0": {"neuron": jnp.ones(3), "filter": jnp.array([1.0, 1, 0])}}
+    gate = masks.pruned_gate(params, tree, "unit")
+    np.testing.assert_array_equal(gate["0"]["kernel"], [[0, 1, 0]])
+    np.testing.assert_array_equal(gate["0"]["bias"], [0, 1, 0])
+
+
 @pytest.mark.parametrize("name", [None, "layer9.9.bn9"])
 def test_filters_that_do_not_fit_are_listed(name):
     values = {layer: jnp.ones(n) for layer, n in LAYERS.items() if layer != "bn1"}

@@ -62,7 +62,7 @@ def _for_methods(schema: type[RunOptions], values: dict[str, Any], arguments: li
     if one and len(names) > 1:
         raise ConfigError(f"the preset names the methods {' '.join(names)}: choose one of them with --method")
     if "method" in values:
-        values = {**values, "method": names[0] if one else names}
+        values = {**values, "method": " ".join(names) if one else names}
     return schema_for(schema, names), values
 
 

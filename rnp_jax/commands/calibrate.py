@@ -20,9 +20,9 @@ from rnp_jax.detection.calibration import (
     write_calibration,
 )
 from rnp_jax.detection.labels import LabelConfig, LabelFindings, detect_label
-from rnp_jax.detection.mask_search import TriggerConfig
 from rnp_jax.detection.triggers import QUICK, RecoveredTriggers, recover_triggers
 from rnp_jax.errors import DataError
+from rnp_jax.inversion.mask_search import TriggerConfig
 from rnp_jax.models import Architecture
 from rnp_jax.pipeline.opening import open_images, open_model
 from rnp_jax.pipeline.run_log import RunLog

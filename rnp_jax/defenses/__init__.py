@@ -2,6 +2,7 @@
 
 from rnp_jax.defenses.anp import AnpConfig, anp
 from rnp_jax.defenses.clp import ClpConfig, clp
+from rnp_jax.defenses.distil import DistilConfig, distil
 from rnp_jax.defenses.fine_pruning import FinePruningConfig, fine_pruning
 from rnp_jax.defenses.finetune import FinetuneConfig
 from rnp_jax.defenses.ft import FtConfig, ft
@@ -11,6 +12,7 @@ from rnp_jax.defenses.holder import HolderPruneConfig, holder
 from rnp_jax.defenses.ibau import IbauConfig, ibau
 from rnp_jax.defenses.method import Chooses, Method, Pairs, Task
 from rnp_jax.defenses.nad import NadConfig, nad
+from rnp_jax.defenses.nc import NcConfig, nc
 from rnp_jax.defenses.prune import PruneConfig
 from rnp_jax.defenses.recover import RecoverConfig, Recovered, recover
 from rnp_jax.defenses.registry import METHODS, find_method
@@ -26,6 +28,7 @@ __all__ = [
     "Chooses",
     "ClpConfig",
     "Defended",
+    "DistilConfig",
     "FinePruningConfig",
     "FinetuneConfig",
     "FtConfig",
@@ -36,6 +39,7 @@ __all__ = [
     "IbauConfig",
     "Method",
     "NadConfig",
+    "NcConfig",
     "Pairs",
     "PruneConfig",
     "RecoverConfig",
@@ -47,6 +51,7 @@ __all__ = [
     "Unlearned",
     "anp",
     "clp",
+    "distil",
     "find_method",
     "fine_pruning",
     "ft",
@@ -56,6 +61,7 @@ __all__ = [
     "holder_scores",
     "ibau",
     "nad",
+    "nc",
     "pair_scores",
     "recover",
     "rnp",

@@ -50,6 +50,11 @@ class Phase(ABC):
     def update(self, trained: Tree, updates: Tree, fixed: Tree) -> Tree:
         """The trained tree after a step."""
 
+    def prepare(self, batch: Batch, fixed: Tree, key: jax.Array) -> Batch:
+        """What ``loss`` is given of a batch: its images augmented."""
+        del fixed
+        return batch if self.augment is None else batch._replace(images=self.augment(key, batch.images))
+
     def stops(self, metrics: dict[str, jax.Array]) -> jax.Array:
         """Whether the phase ends after an epoch with these means."""
         return ~jnp.isfinite(metrics["loss"])
@@ -99,8 +104,7 @@ def _run_until(phase: Phase, state: PhaseState, fixed: Tree, data: Batch, key: A
 
     def step(carry, batch: Batch, key: jax.Array):
         trained, batch_stats, opt_state = carry
-        if phase.augment is not None:
-            batch = batch._replace(images=phase.augment(key, batch.images))
+        batch = phase.prepare(batch, fixed, key)
         gradient, (batch_stats, metrics) = jax.grad(phase.loss, has_aux=True)(trained, fixed, batch_stats, batch)
         updates, opt_state = tx.update(gradient, opt_state, trained)
         return (phase.update(trained, cast(Tree, updates), fixed), batch_stats, opt_state), metrics

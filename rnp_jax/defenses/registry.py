@@ -14,6 +14,7 @@ from rnp_jax.defenses.holder import holder
 from rnp_jax.defenses.ibau import ibau
 from rnp_jax.defenses.method import Method
 from rnp_jax.defenses.nad import nad
+from rnp_jax.defenses.nc import nc
 from rnp_jax.defenses.rnp import rnp
 from rnp_jax.errors import ConfigError
 
@@ -28,6 +29,7 @@ _RECORDS = (
     nad,
     ft_sam,
     ibau,
+    nc,
     rnp,
     random,
     oracle,

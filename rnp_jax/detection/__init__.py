@@ -1,4 +1,4 @@
-"""Backdoor detection: a verdict on a model, its target label, its trigger, and poisoned samples."""
+"""Backdoor detection: a verdict on a model, its label, its trigger, poisoned samples; evidence after a defense."""
 
 from rnp_jax.detection.calibration import (
     Calibration,
@@ -10,6 +10,7 @@ from rnp_jax.detection.calibration import (
     read_calibration,
     write_calibration,
 )
+from rnp_jax.detection.evidence import EvidenceConfig, Finding, LabelEvidence, gather_evidence
 from rnp_jax.detection.labels import LabelConfig, LabelFindings, detect_label
 from rnp_jax.detection.samples import (
     SAMPLE_SCORES,
@@ -19,7 +20,7 @@ from rnp_jax.detection.samples import (
     judge_scores,
     score_samples,
 )
-from rnp_jax.detection.stamps import changed_pixels, measure_stamps, overlap
+from rnp_jax.detection.stamps import changed_pixels, overlap
 from rnp_jax.detection.suspicion import Suspects, SuspicionRule, find_suspicious
 from rnp_jax.detection.triggers import QUICK, RecoveredTriggers, TriggerConfig, recover_triggers
 
@@ -27,7 +28,10 @@ __all__ = [
     "QUICK",
     "SAMPLE_SCORES",
     "Calibration",
+    "EvidenceConfig",
+    "Finding",
     "LabelConfig",
+    "LabelEvidence",
     "LabelFindings",
     "RecoveredTriggers",
     "SampleConfig",
@@ -43,9 +47,9 @@ __all__ = [
     "detect_label",
     "find_bundled",
     "find_suspicious",
+    "gather_evidence",
     "judge",
     "judge_scores",
-    "measure_stamps",
     "overlap",
     "read_calibration",
     "recover_triggers",

@@ -25,15 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from rnp_jax.defenses.phase import Progress
-from rnp_jax.detection.mask_search import TriggerConfig, bound, search
-from rnp_jax.detection.stamps import measure_stamps, measure_unstamped
-from rnp_jax.errors import ConfigError, DataError
-from rnp_jax.types import Apply, Batch, Variables
-
-CONSISTENCY = 1.4826
-"""Factor that makes the median absolute deviation equal the standard deviation of a normal distribution."""
-
+from rnp_jax.inversion.anomaly import anomaly_index, find_outliers
+from rnp_jax.inversion.checks import check_images, choose_labels
+from rnp_jax.inversion.mask_search import TriggerConfig, bound, search
+from rnp_jax.inversion.stamps import measure_stamps, measure_unstamped
+from rnp_jax.types import Apply, Batch, Progress, Variables
 
 QUICK = TriggerConfig(steps=60, batches=4, batch_size=16, patience=3, stop_patience=15)
 """A coarse search with about 1/260 of the published one's work: tens of seconds for ten labels on two cores."""
@@ -111,12 +107,8 @@ def recover_triggers(
       DataError: there are no images, they are not uint8 [N, H, W, C], or all of them belong to one of the labels.
       ConfigError: the network does not have a label, or a label is given twice.
     """
-    if data.images.ndim != 4 or data.images.dtype != np.uint8 or not 0 < len(data.images) == len(data.labels):
-        raise DataError(
-            f"images {data.images.dtype} {list(data.images.shape)} with {len(data.labels)} labels: expected uint8 "
-            "[N, H, W, C], one image or more, and one label per image"
-        )
-    chosen = _check_labels(network, variables, data, labels)
+    check_images(data)
+    chosen = choose_labels(network, variables, data, labels)
     started = time.perf_counter()
     data = Batch(*map(jnp.asarray, data))
     run = search(network, variables, data, key, config, chosen, progress)
@@ -130,37 +122,13 @@ def recover_triggers(
     reached = np.isfinite(np.asarray(run.schedule.least))
     norms = masks.sum((1, 2), dtype=np.float64)
     index = anomaly_index(norms)
-    small = reached & (index > config.suspicious) & (norms <= config.margin * np.median(norms))
-    suspected = [i for i in np.argsort(-index, kind="stable") if small[i]]
+    suspected = find_outliers(norms, reached, config.suspicious, config.margin)
     return RecoveredTriggers(
         chosen, masks, patterns, norms, success, baseline, reached, index,
         tuple(int(chosen[i]) for i in suspected), np.asarray(run.step),
         {name: np.asarray(rows).T[: int(run.step.max())] for name, rows in run.history.items()},
         timing, _warn(chosen, reached, baseline, config),
     )  # fmt: skip
-
-
-def anomaly_index(norms: Float[np.ndarray, "K"]) -> Float[np.ndarray, "K"]:
-    """How far each norm is below the median, in consistent median absolute deviations; negative if it is above.
-
-    If more than half of the norms are equal, every other norm is infinitely far away.
-    """
-    below = np.median(norms) - norms
-    deviation = CONSISTENCY * np.median(np.abs(below))
-    far = np.where(below == 0, 0.0, np.copysign(np.inf, below))
-    return far if deviation == 0 else below / deviation
-
-
-def _check_labels(
-    network: Apply, variables: Variables, data: Batch, labels: tuple[int, ...] | None
-) -> Int[np.ndarray, "K"]:
-    like = jax.ShapeDtypeStruct((1, *data.images.shape[1:]), jnp.uint8)
-    classes = jax.eval_shape(network, variables, like)[0].shape[-1]
-    chosen = np.arange(classes) if labels is None else np.asarray(labels)
-    fits = chosen.ndim == 1 and chosen.size > 0 and np.issubdtype(chosen.dtype, np.integer)
-    if not fits or chosen.min() < 0 or chosen.max() >= classes or len(set(chosen.tolist())) < len(chosen):
-        raise ConfigError(f"labels {labels}: expected one or more different integers from 0 to {classes - 1}")
-    return chosen.astype(np.int32)
 
 
 def _warn(labels: np.ndarray, reached: np.ndarray, baseline: np.ndarray, config: TriggerConfig) -> tuple[str, ...]:

@@ -15,12 +15,12 @@ from rnp_jax.data import validate
 from rnp_jax.defenses.unlearn import UnlearnConfig, unlearn
 from rnp_jax.detection.calibration import Calibration, Statistic, combine, find_bundled, judge, plain_settings
 from rnp_jax.detection.labels import LabelConfig, LabelFindings, detect_label
-from rnp_jax.detection.mask_search import TriggerConfig
 from rnp_jax.detection.samples import SAMPLE_SCORES, SampleConfig, score_samples
-from rnp_jax.detection.stamps import measure_stamps
 from rnp_jax.detection.suspicion import SuspicionRule
 from rnp_jax.detection.triggers import QUICK, RecoveredTriggers, recover_triggers
 from rnp_jax.errors import ConfigError
+from rnp_jax.inversion.mask_search import TriggerConfig
+from rnp_jax.inversion.stamps import measure_stamps
 from rnp_jax.pipeline.detection_document import (
     Examination,
     Judged,

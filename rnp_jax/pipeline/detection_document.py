@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from rnp_jax.data import Dataset
 from rnp_jax.detection.calibration import Calibration, Statistic, Verdict
 from rnp_jax.detection.labels import LabelFindings
-from rnp_jax.detection.mask_search import TriggerConfig
 from rnp_jax.detection.samples import SAMPLE_SCORES, judge_scores
 from rnp_jax.detection.stamps import changed_pixels, overlap
 from rnp_jax.detection.suspicion import SuspicionRule, find_suspicious
 from rnp_jax.detection.triggers import RecoveredTriggers
+from rnp_jax.inversion.mask_search import TriggerConfig
 from rnp_jax.pipeline.describing import command_line, describe_checkpoint, describe_trigger
 from rnp_jax.pipeline.opening import Suspect, Trigger
 from rnp_jax.pipeline.run_log import RunLog

@@ -132,6 +132,6 @@ def plot_seconds(rows: Iterable[SweepRow]) -> Figure | None:
         ax.grid(visible=False, axis="y")
         ax.tick_params(axis="y", length=0)
     handles = [Patch(**palette.stage_look(i), label=palette.label(stage, 24)) for i, stage in enumerate(stages)]
-    columns = palette.legend_columns([handle.get_label() for handle in handles], 6)
+    columns = palette.legend_columns([str(handle.get_label()) for handle in handles], 6)
     figure.legend(handles=handles, loc="outside upper left", ncols=columns, handlelength=1.1, handleheight=1.1)
     return figure

@@ -38,6 +38,8 @@ _OTHERS: tuple[tuple[str, Marker], ...] = (
     ("#a04000", (6, 1, 0)),
     ("#345995", (8, 1, 0)),
     ("#7a5c61", (5, 0, 180)),
+    ("#9a6324", (3, 1, 0)),
+    ("#006d77", (7, 0, 0)),
 )
 _STAGES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8c510a")
 _HATCHES = (None, "///", "...", "xx")
@@ -102,10 +104,11 @@ def label(text: str, length: int = 40) -> str:
 
 
 def method_looks(methods: Iterable[str]) -> dict[str, tuple[str, Marker]]:
-    """Colour and marker of each method, as its record has them; unknown ones share out others by name."""
-    names = set(methods)
+    """Colour and marker of each method, as its record has them; unknown ones share out by name what no record has."""
+    names, taken = set(methods), {method.marker for method in METHODS.values()}
     own = {name: (METHODS[name].colour, METHODS[name].marker) for name in names & set(METHODS)}
-    return own | {name: _OTHERS[i % len(_OTHERS)] for i, name in enumerate(sorted(names - set(METHODS)))}
+    free = [look for look in _OTHERS if look[1] not in taken]
+    return own | {name: free[i % len(free)] for i, name in enumerate(sorted(names - set(METHODS)))}
 
 
 def legend_columns(labels: Sequence[str], most: int = 9) -> int:

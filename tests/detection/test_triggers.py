@@ -2,14 +2,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from rnp_jax.detection.stamps import overlap, stamp
-from rnp_jax.detection.triggers import RecoveredTriggers, anomaly_index, recover_triggers
+from rnp_jax.detection.stamps import overlap
+from rnp_jax.detection.triggers import RecoveredTriggers, recover_triggers
 from rnp_jax.errors import ConfigError, DataError
+from rnp_jax.inversion.anomaly import anomaly_index
+from rnp_jax.inversion.stamps import stamp
 from rnp_jax.types import Batch
-from tests.detection.planted import CLASSES, CONFIG, PIXEL, SIDE, TARGET, Rows, rows_data, rows_variables
+from tests.inversion.planted import CLASSES, CONFIG, PIXEL, SIDE, TARGET, Rows, rows_data, rows_variables
 
 KEY = jax.random.key(0)
 NETWORK = Rows()
@@ -90,24 +90,6 @@ def test_a_model_collapsed_onto_a_label_needs_no_trigger_and_says_so():
     missed, collapse = found.warnings
     assert "to label 0, 2, 3, 4, 5" in missed
     assert "label 1 (100%) without any trigger" in collapse
-
-
-NORMS = st.lists(st.integers(0, 1000), min_size=2, max_size=12)
-
-
-@settings(deadline=None, derandomize=True)
-@given(NORMS, st.integers(1, 50), st.integers(0, 500))
-def test_the_index_counts_deviations_whatever_the_unit(norms: list[int], scale: int, shift: int):
-    values = np.asarray(norms, np.float64)
-    index = anomaly_index(values)
-    np.testing.assert_allclose(anomaly_index(values * scale + shift), index, rtol=1e-9)
-    np.testing.assert_allclose(anomaly_index(-values), -index, rtol=1e-9)
-    assert not np.isnan(index).any()
-
-
-def test_the_index_by_hand():
-    np.testing.assert_allclose(anomaly_index(np.array([1.0, 8, 9, 10, 12])), np.array([8, 1, 0, -1, -3]) / 1.4826)
-    np.testing.assert_array_equal(anomaly_index(np.array([1.0, 9, 9, 9, 12])), [np.inf, 0, 0, 0, -np.inf])
 
 
 @pytest.mark.parametrize("labels", [(), (6,), (-1, 2), (1, 1), (0.5,)])

@@ -73,9 +73,10 @@ def test_shares_that_are_close_have_whole_percents_on_their_axis():
     np.testing.assert_allclose(100 * ticks, np.round(100 * ticks), atol=1e-9)
 
 
-@pytest.mark.parametrize(
-    "names", [list(METHODS), [*REGISTERED, "my_own_defense"], [f"{'long' * 5}{i}" for i in range(14)]]
-)
+MANY = [f"{'long' * 5}{i}" for i in range(14)]
+
+
+@pytest.mark.parametrize("names", [list(METHODS), [*REGISTERED, "my_own_defense"], MANY])
 def test_a_legend_is_never_cut_off(names: list[str]):
     """However many methods there are, and with heads among them."""
     (row, *_) = make_rows(attacks=("sig",), seeds=(0,))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnp_jax.detection.mask_search import TriggerConfig
+from rnp_jax.inversion.mask_search import TriggerConfig
 from rnp_jax.types import Batch, Tree, Variables
 
 SIDE, CLASSES, TARGET, PIXEL = 8, 6, 2, (7, 7)

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rnp_jax.detection import mask_search
-from rnp_jax.detection.mask_search import (
+from rnp_jax.errors import ConfigError
+from rnp_jax.inversion import mask_search
+from rnp_jax.inversion.mask_search import (
     TriggerConfig,
     advance_schedule,
     bound,
@@ -20,10 +21,9 @@ from rnp_jax.detection.mask_search import (
     start_schedule,
     start_search,
 )
-from rnp_jax.errors import ConfigError
 from rnp_jax.types import Batch
 from tests.compiled import count_compiled
-from tests.detection.planted import CLASSES, CONFIG, TARGET, Rows, rows_data, rows_variables
+from tests.inversion.planted import CLASSES, CONFIG, TARGET, Rows, rows_data, rows_variables
 from tests.oracle import neural_cleanse
 
 KEY = jax.random.key(3)
@@ -73,7 +73,10 @@ def test_a_search_is_torchs_loop_over_labels():
     found = search(NETWORK, variables, data, KEY, config, ALL, None)
     start_key, order_key = jax.random.split(KEY)
     free = start_search(config, data.images.shape[1:], start_key, jnp.asarray(ALL)).free
-    orders = [np.asarray(draw_order(jax.random.fold_in(order_key, t), 48, config)) for t in range(config.steps)]
+    orders = [
+        np.asarray(draw_order(jax.random.fold_in(order_key, t), 48, config.batches, config.batch_size))
+        for t in range(config.steps)
+    ]
     kernel = torch.tensor(np.array(variables["params"]["fc"]["kernel"]))
     linear = torch.nn.Linear(*kernel.shape, bias=False).requires_grad_(False)
     linear.weight.copy_(kernel.T)
@@ -123,11 +126,11 @@ def test_a_search_of_other_weights_labels_or_seeds_compiles_nothing():
 
 @pytest.mark.parametrize(("count", "size"), [(48, 16), (10, 16), (90, 16)])
 def test_images_come_equally_often(count: int, size: int):
-    order = np.asarray(draw_order(KEY, count, CONFIG))
+    order = np.asarray(draw_order(KEY, count, CONFIG.batches, CONFIG.batch_size))
     assert order.shape == (CONFIG.batches, min(size, count))
     seen = np.bincount(order.reshape(-1), minlength=count)
     assert seen.max() - seen.min() <= 1
-    assert (order != np.asarray(draw_order(jax.random.key(4), count, CONFIG))).any()
+    assert (order != np.asarray(draw_order(jax.random.key(4), count, CONFIG.batches, CONFIG.batch_size))).any()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The search for the smallest mask that sends images to a label, as one compiled program for all labels.
 
-Neural Cleanse's optimisation and its schedule for λ (Wang et al., S&P 2019, and its release); see ``triggers``.
+Neural Cleanse's optimisation and its schedule for λ (Wang et al., S&P 2019, and its release); ``detection.triggers``
+uses it.
 """
 
 import math
@@ -14,15 +15,14 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from rnp_jax.defenses.phase import Progress
 from rnp_jax.descent import descend
-from rnp_jax.detection.stamps import stamp
 from rnp_jax.errors import ConfigError
+from rnp_jax.inversion.stamps import stamp
 from rnp_jax.training.epoch import cross_entropy
-from rnp_jax.types import Apply, Batch, Variables
+from rnp_jax.types import Apply, Batch, Progress, Variables
 
 _REPORTS = 20  # calls of ``progress`` in a run of the full length
-_OPEN = 1.999  # opens the interval that initial values are drawn from, where tanh is finite
+_OPEN = 1.999  # opens the interval of initial values: arctanh is finite there
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def start_search(config: TriggerConfig, shape: tuple[int, int, int], key: jax.Ar
     def start(label: jax.Array) -> Search:
         mask_key, pattern_key = jax.random.split(jax.random.fold_in(key, label))
         draws = jax.random.uniform(mask_key, shape[:2]), jax.random.uniform(pattern_key, shape)
-        free = jnp.arctanh((draws[0] - 0.5) * _OPEN), jnp.arctanh((draws[1] - 0.5) * _OPEN)
+        free = unbound(draws[0]), unbound(draws[1])
         history = {name: jnp.full((config.steps,), jnp.nan) for name in ("success", "norm", "weight")}
         return Search(free, _adam(config).init(free), free, start_schedule(), jnp.int32(0), history)
 
@@ -185,7 +185,7 @@ def _look(
         gradient, success = jax.grad(loss_of, has_aux=True)(free, images[index])
         return descend(tx, gradient, opt_state, free), success
 
-    order = draw_order(jax.random.fold_in(key, run.step), len(images), config)
+    order = draw_order(jax.random.fold_in(key, run.step), len(images), config.batches, config.batch_size)
     (free, opt_state), successes = jax.lax.scan(step, (run.free, run.opt_state), order)
     success, norm = successes.mean(), bound(free[0]).sum()
     schedule = advance_schedule(run.schedule, success, norm, config)
@@ -197,18 +197,23 @@ def _look(
     return Search(free, opt_state, best, schedule, run.step + 1, history)
 
 
-def draw_order(key: jax.Array, count: int, config: TriggerConfig) -> Int[Array, "batches size"]:
+def draw_order(key: jax.Array, count: int, batches: int, batch_size: int) -> Int[Array, "batches size"]:
     """Images of each step between two looks: as many random orders of the set as it takes, one after another."""
-    size = min(config.batch_size, count)
-    wanted = config.batches * size
+    size = min(batch_size, count)
+    wanted = batches * size
     keys = jax.random.split(key, -(-wanted // count))
     orders = jax.vmap(lambda each: jax.random.permutation(each, count))(keys)
-    return orders.reshape(-1)[:wanted].reshape(config.batches, size)
+    return orders.reshape(-1)[:wanted].reshape(batches, size)
 
 
 def bound(free: jax.Array) -> jax.Array:
     """What the optimiser moves, as values in [0, 1]."""
     return (jnp.tanh(free) + 1) / 2
+
+
+def unbound(values: jax.Array) -> jax.Array:
+    """What ``bound`` makes of it are the values in [0, 1], but for the ends of the interval, which it cannot reach."""
+    return jnp.arctanh((values - 0.5) * _OPEN)
 
 
 def _adam(config: TriggerConfig) -> optax.GradientTransformation:

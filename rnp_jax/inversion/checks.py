@@ -1,0 +1,39 @@
+"""What every search for triggers requires of its images and labels."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int32
+
+from rnp_jax.errors import ConfigError, DataError
+from rnp_jax.types import Apply, Batch, Variables
+
+
+def check_images(data: Batch) -> None:
+    """Requires images that a trigger can be laid over.
+
+    Raises:
+      DataError: none, or some that are not uint8 [N, H, W, C] with a label each.
+    """
+    if data.images.ndim != 4 or data.images.dtype != np.uint8 or not 0 < len(data.images) == len(data.labels):
+        raise DataError(
+            f"images {data.images.dtype} {list(data.images.shape)} with {len(data.labels)} labels: expected uint8 "
+            "[N, H, W, C], one image or more, and a label for each"
+        )
+
+
+def choose_labels(
+    network: Apply, variables: Variables, data: Batch, labels: tuple[int, ...] | None
+) -> Int32[np.ndarray, "K"]:
+    """The labels to try: those given, by default all of the network.
+
+    Raises:
+      ConfigError: a label that the network does not have, or one named twice.
+    """
+    like = jax.ShapeDtypeStruct((1, *data.images.shape[1:]), jnp.uint8)
+    classes = jax.eval_shape(network, variables, like)[0].shape[-1]
+    chosen = np.arange(classes) if labels is None else np.asarray(labels)
+    fits = chosen.ndim == 1 and chosen.size > 0 and np.issubdtype(chosen.dtype, np.integer)
+    if not fits or chosen.min() < 0 or chosen.max() >= classes or len(set(chosen.tolist())) < len(chosen):
+        raise ConfigError(f"labels {labels}: expected different integers from 0 to {classes - 1}, one or more")
+    return chosen.astype(np.int32)
