@@ -54,12 +54,12 @@ class SourceOptions:
     """How the checkpoint file is read.
 
     Attributes:
-      key: where the state dict is in the file, if it holds several (slashes go deeper; a single slash is the root).
-      architecture: its name, if it cannot be inferred.
-      image_shape: (H, W, C) of the input, if it cannot be inferred.
-      normalization: name (cifar10_rnp, cifar10_bb, ...) or 'm,m,m/s,s,s'; by default the card's.
-      extractor: for a head on features, the checkpoint or folder that gives them; by default the card's.
-      allow_bad_crc: read a zip container whose checksums are wrong.
+      key: path of the state dict in the file, if it holds several (slashes go deeper; a single slash is the root).
+      architecture: architecture, if it cannot be inferred.
+      image_shape: shape (H, W, C) of the input, if it cannot be inferred.
+      normalization: normalisation: a name (cifar10_rnp, cifar10_bb, ...) or 'm,m,m/s,s,s'; by default the card's.
+      extractor: checkpoint or folder of the feature extractor, for a head on features; by default the card's.
+      allow_bad_crc: read a zip container even if its checksums are wrong.
     """
 
     key: str | None = None
@@ -75,11 +75,11 @@ class DataOptions:
     """Which images are used.
 
     Attributes:
-      data: digits, a prepared TensorFlow Datasets name, a folder of CIFAR batches, of GTSRB, of Tiny-ImageNet or of
-        images, or a .npz file; by default what the checkpoint's card says it was trained on.
-      data_dir: where prepared TensorFlow Datasets sets are.
-      image_size: resize to this side, in pixels.
-      test_images: use only so many test images, drawn evenly from the classes; by default all.
+      data: data set: digits, the name of a prepared TensorFlow Datasets set, a folder of CIFAR batches, of GTSRB, of
+        Tiny-ImageNet or of images, or a .npz file; by default the set that the checkpoint's card names.
+      data_dir: folder of the prepared TensorFlow Datasets sets.
+      image_size: side, in pixels, to which images are resized.
+      test_images: number of test images to use, drawn evenly from the classes; by default all.
     """
 
     data: str | None = None
@@ -97,10 +97,10 @@ class DefenseSetOptions:
     """The clean images a defender has.
 
     Attributes:
-      size: how many, drawn from the training part.
-      holdout: share of them kept apart, by which the operating point is chosen.
-      stratified: equally many of each class; the release draws uniformly.
-      seed: draws the images and the held-out part.
+      size: number of clean images, drawn from the training part.
+      holdout: share of the clean images that are held out to choose the operating point.
+      stratified: draw equally many images of each class; the release draws uniformly.
+      seed: random seed for drawing the images and the held-out part.
     """
 
     size: int = 500
@@ -119,13 +119,13 @@ class TriggerOptions:
     """The trigger that ASR is measured with, where it is known.
 
     Attributes:
-      attack: its name, such as badnets (rnp-jax attack --list shows all); 'card' takes the checkpoint's card, 'none'
-        measures ACC only.
-      target: the label the attacker wants.
-      mapping: all_to_one, or all_to_all (class y becomes y + 1).
-      constants: the attack's, over its published ones, as NAME VALUE pairs.
-      artefact: .npz file with the trigger's arrays, or a picture of its pattern (NAME.png, its mask in NAME_mask.npy or
-        NAME_mask.png), in place of those drawn from the constants.
+      attack: attack, such as badnets (rnp-jax attack --list shows all); 'card' takes the attack from the checkpoint's
+        card, 'none' measures ACC only.
+      target: label that the attacker wants.
+      mapping: label mapping: all_to_one, or all_to_all (class y becomes y + 1).
+      constants: constants of the attack that replace its published ones, as NAME VALUE pairs.
+      artefact: trigger file, used instead of a trigger drawn from the constants: a .npz file with the trigger's arrays,
+        or a picture of its pattern (NAME.png, with its mask in NAME_mask.npy or NAME_mask.png).
     """
 
     attack: str = "card"
@@ -140,10 +140,10 @@ class ComputeOptions:
     """How it is computed.
 
     Attributes:
-      precision: float32 (exact), tf32 or bfloat16 (faster on accelerators).
-      placement: where filter masks act: bn_scale (the release's) or channel, conv_output, unit; by default bn_scale
-        where there is batch norm, else conv_output where there are convolutions, else unit.
-      batch_size: images a batch in evaluation; by default 64 on a CPU, 1000 on an accelerator.
+      precision: precision: float32 (exact), tf32 or bfloat16 (faster on accelerators).
+      placement: where filter masks act: bn_scale (the release's), channel, conv_output or unit; by default bn_scale if
+        there is batch norm, else conv_output if there are convolutions, else unit.
+      batch_size: images per batch in evaluation; by default 64 on a CPU, 1000 on an accelerator.
     """
 
     precision: Precision = "float32"

@@ -162,8 +162,8 @@ def name_those(that) -> str:
 
 
 AUGMENTING = name_those(lambda method: method.augments)
-CHANGING = name_those(lambda method: method.changes != "nothing" and method.name != "hid")
-PRUNING = name_those(lambda method: method.changes in ("filters", "both") and method.name != "hid")
+CHANGING = name_those(lambda method: method.changes != "nothing" and method.needs != "untrusted")
+PRUNING = name_those(lambda method: method.changes in ("filters", "both") and method.needs != "untrusted")
 
 
 @pytest.mark.parametrize(

@@ -37,24 +37,24 @@ class AttackOptions:
     """Train a backdoored model and write it as a PyTorch checkpoint, with its trigger artefact and card beside it.
 
     Attributes:
-      attack: its name, such as badnets (--list shows all); or none, for a clean model.
-      out: the checkpoint to write; the trigger (.trigger.npz) and the card (.card.json) go beside it.
+      attack: attack, such as badnets (--list shows all); none trains a clean model.
+      out: checkpoint to write; the trigger (.trigger.npz) and the card (.card.json) are written beside it.
       model: architecture.
-      width: channels of its first stage; by default as published (a ResNet's 64).
-      extractor: train an MLP on this frozen extractor's features instead of a whole network: a checkpoint, or a folder
+      width: channels of the first stage; by default as published (a ResNet's 64).
+      extractor: frozen extractor, to train an MLP on its features instead of a whole network: a checkpoint, or a folder
         with a CLIP or ViT model.
-      head: hidden units of that MLP, a number a layer.
-      target: the label the attacker wants.
-      mapping: all_to_one, or all_to_all (class y becomes y + 1).
-      constants: the attack's, over its published ones, as NAME VALUE pairs.
-      normalization: name (cifar10_rnp, digits, ...) or 'm,m,m/s,s,s'.
-      images: the training and test images.
+      head: hidden units of that MLP, one number per layer.
+      target: label that the attacker wants.
+      mapping: label mapping: all_to_one, or all_to_all (class y becomes y + 1).
+      constants: constants of the attack that replace its published ones, as NAME VALUE pairs.
+      normalization: normalisation: a name (cifar10_rnp, digits, ...) or 'm,m,m/s,s,s'.
+      images: training and test images.
       poison: poison rate, and how it is counted.
       train: epochs, batch size, optimiser and schedule.
-      augmentation: of the training batches, after the trigger.
+      augmentation: augmentation of the training batches, after the trigger.
       compute: precision.
-      seed: draws the initial weights, the poisoned images and the batches.
-      resume: go on from the state that an interrupted run left.
+      seed: random seed for the initial weights, the poisoned images and the batches.
+      resume: continue from the state that an interrupted run saved.
     """
 
     attack: Annotated[str, tyro.conf.Positional]

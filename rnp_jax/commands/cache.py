@@ -12,7 +12,7 @@ class CacheOptions:
     """Say where compiled programs are kept, how many there are and how much room they take.
 
     Attributes:
-      clear: remove them all.
+      clear: remove all compiled programs.
     """
 
     clear: bool = False

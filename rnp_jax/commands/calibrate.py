@@ -42,14 +42,14 @@ class CalibrateOptions:
 
     Attributes:
       checkpoints: PyTorch files with cards, all of one architecture and one data set.
-      out: the file to write.
-      images: the clean images; by default of what the cards say.
-      defense: how many of them detection is given.
-      statistic: what is scored: where predictions go while the model unlearns (labels), or how small the smallest
-        recovered trigger is (triggers, the slower one).
-      labels: how labels are detected.
-      triggers: how triggers are recovered.
-      seed: draws images and order, and the bootstrap of the AUROC.
+      out: file to write.
+      images: clean images; by default of the data set that the cards name.
+      defense: how many clean images detection uses.
+      statistic: score of a model: where predictions go while the model unlearns (labels), or the size of the smallest
+        recovered trigger (triggers, which is slower).
+      labels: settings of label detection.
+      triggers: settings of trigger recovery.
+      seed: random seed for the images, their order and the bootstrap of the AUROC.
     """
 
     checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional]

@@ -29,7 +29,7 @@ class ConvertOptions:
 
     Attributes:
       source_path: a PyTorch or safetensors file, or an orbax folder that this command wrote.
-      target_path: what to write; it must not exist.
+      target_path: file or folder to write; it must not exist.
       source: how a PyTorch file is read.
     """
 

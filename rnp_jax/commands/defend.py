@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 
 from rnp_jax.pipeline.defending import defend_checkpoint
-from rnp_jax.pipeline.options import RunOptions
+from rnp_jax.pipeline.options import RunOptions, When
 from rnp_jax.pipeline.request import Request
 from rnp_jax.report.schema import Result
 
@@ -20,14 +20,15 @@ class DefendOptions(RunOptions):
     on an untrusted set, such as hid, writes that network in place of the cleaned one, and its extractor.pt.
 
     Attributes:
-      checkpoint: the PyTorch file to defend.
-      method: the method.
+      checkpoint: PyTorch file to defend.
+      method: method to use.
       out: output folder; by default runs/defend-NAME.
     """
 
     checkpoint: Annotated[str, tyro.conf.Positional]
     _: KW_ONLY
     method: str = "rnp"
+    evidence: When = "unknown"
 
 
 def run(options: DefendOptions) -> Result:

@@ -36,14 +36,14 @@ class DetectOptions(DetectionOptions):
     as the source), triggers.npz (masks and patterns), sample_scores.csv, figures/, run.log and config.yaml.
 
     Attributes:
-      checkpoint: the PyTorch file to look at.
+      checkpoint: PyTorch file to look at.
       out: output folder; by default runs/detect-NAME.
       source: how the file is read, and its normalisation.
       images: clean images, taken from the training part.
-      defense: how many of them there are.
-      calibration: files that `calibrate` wrote, one a statistic; by default the bundled ones for such models, where
-        there are some.
-      trigger: the attack, where it is known: to be compared with what is found, never to choose.
+      defense: how many clean images are used.
+      calibration: files that `calibrate` wrote, one per statistic; by default the bundled ones for such models, if
+        there are any.
+      trigger: the attack, if it is known; it is compared with the findings and never used to choose.
       compute: precision and batches.
     """
 

@@ -23,12 +23,12 @@ class EvaluateOptions:
     """Measure a checkpoint: ACC (all classes), ACC without the target class, ASR and RA, with 95 % Wilson intervals.
 
     Attributes:
-      checkpoint: the PyTorch file.
+      checkpoint: PyTorch file to measure.
       source: how the file is read, and its normalisation.
-      images: the test images.
-      trigger: the attack, where it is known.
+      images: test images.
+      trigger: the attack, if it is known.
       compute: precision and batches.
-      out: also write the figures to this JSON file.
+      out: JSON file to write the figures to.
     """
 
     checkpoint: Annotated[str, tyro.conf.Positional]

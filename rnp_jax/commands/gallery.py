@@ -36,9 +36,9 @@ class GalleryOptions:
     is given, with its card; so are others, in place of those with default constants.
 
     Attributes:
-      checkpoints: PyTorch files that `attack` wrote, or folders of them; each with its card and trigger beside it.
-      out: the page to write.
-      images: the images to put triggers on, from the test part; three unless --test-images says more.
+      checkpoints: PyTorch files that `attack` wrote, or folders of them, each file with its card and trigger beside it.
+      out: page to write.
+      images: test images to put triggers on; three unless --test-images says more.
     """
 
     checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional] = ()

@@ -29,7 +29,7 @@ class InspectOptions:
     """Say what a checkpoint file holds, which architecture it is and what is odd about it. Nothing in it is executed.
 
     Attributes:
-      checkpoint: the PyTorch or safetensors file.
+      checkpoint: PyTorch or safetensors file to read.
       source: how the file is read.
       tensors: list every tensor of the state dict.
     """

@@ -36,22 +36,24 @@ class SimclrOptions:
     Its last layer is a linear probe, trained on the frozen features with the labels, so the file is a classifier too.
 
     Attributes:
-      out: the checkpoint to write; the card (.card.json), and with an attack the trigger (.trigger.npz), go beside it.
-      attack: none, for clean images; or badnets, blend, sig, sig_rnp, wanet: poisons the images as 'attack' does.
+      out: checkpoint to write; the card (.card.json) and, with an attack, the trigger (.trigger.npz) are written beside
+        it.
+      attack: attack that poisons the images as 'attack' does: badnets, blend, sig, sig_rnp or wanet; none keeps the
+        images clean.
       model: architecture.
-      width: channels of its first stage.
-      target: the label the attacker wants.
-      mapping: all_to_one, or all_to_all (class y becomes y + 1).
-      constants: the attack's, over its published ones, as NAME VALUE pairs.
-      normalization: name (cifar10_rnp, digits, ...) or 'm,m,m/s,s,s'.
-      images: the training and test images.
+      width: channels of the first stage.
+      target: label that the attacker wants.
+      mapping: label mapping: all_to_one, or all_to_all (class y becomes y + 1).
+      constants: constants of the attack that replace its published ones, as NAME VALUE pairs.
+      normalization: normalisation: a name (cifar10_rnp, digits, ...) or 'm,m,m/s,s,s'.
+      images: training and test images.
       poison: poison rate, and how it is counted.
-      simclr: of the extractor's training.
-      views: what makes two views of an image differ.
-      probe: of the linear probe's training.
+      simclr: settings of SimCLR, which trains the extractor.
+      views: augmentation that makes the two views of an image.
+      probe: training of the linear probe.
       compute: precision.
-      seed: draws the initial weights, the poisoned images, the views and the batches.
-      resume: go on from the state that an interrupted run left.
+      seed: random seed for the initial weights, the poisoned images, the views and the batches.
+      resume: continue from the state that an interrupted run saved.
     """
 
     out: str

@@ -14,8 +14,8 @@ class Augmentation:
     """An augmentation of batches; hashable, so it can be a static argument of ``jax.jit``.
 
     Attributes:
-      padding: black pixels added on every side before a crop of the original size; 0 does not crop.
-      flip: whether to mirror half of the images left to right. Not for digits or text.
+      padding: black pixels added on every side before a random crop of the original size; 0 does not crop.
+      flip: mirror half of the images left to right; not for digits or text.
 
     Raises:
       ConfigError: if ``padding`` is negative.

@@ -36,18 +36,18 @@ class AnpConfig:
     """Settings of ANP; the defaults are the release's, but for the choice of filters.
 
     Attributes:
-      iterations: steps of the masks.
-      batch_size: images a step, drawn with replacement.
-      learning_rate: of SGD on the masks, constant.
-      momentum: of SGD.
-      eps: bound of the perturbations, relative to the weights.
-      ascent_steps: of the perturbations at each step of the masks.
+      iterations: number of steps of the masks.
+      batch_size: images per step, drawn with replacement.
+      learning_rate: constant learning rate of SGD on the masks.
+      momentum: momentum of SGD.
+      eps: bound on the perturbations, relative to the weights.
+      ascent_steps: steps of the perturbations before each step of the masks.
       alpha: weight of the unperturbed loss.
-      random_start: draw the perturbations anew at every step; False starts them at 0.
-      project: bring them back to [-eps, eps] after every ascent step.
-      shuffle: draw the images at random; False takes them in the order given, over and over.
-      log_every: iterations a row of the history.
-      prune: which filters, and how many.
+      random_start: draw new random perturbations at every step; False starts them at 0.
+      project: clip the perturbations to [-eps, eps] after every ascent step.
+      shuffle: draw the images at random; False goes through them in the given order, again and again.
+      log_every: iterations per row of the history.
+      prune: how many filters are pruned, and which.
     """
 
     iterations: int = 2000

@@ -38,16 +38,16 @@ class DistilConfig:
     """Settings of distillation.
 
     Attributes:
-      epochs: passes over the clean images.
-      batch_size: images a step; the last batch of an epoch may be smaller.
-      learning_rate: of SGD, at the peak of its one-cycle schedule (Smith and Topin, 2019).
-      momentum: of SGD.
-      weight_decay: coupled, added to the gradient before momentum.
-      clip: largest norm of the gradient.
-      temperature: T, of both softmaxes.
-      stamped: share of the images that the student sees stamped, where stamps are given.
-      shift: the most pixels by which a stamp is moved, in each direction.
-      shuffle: draw a new order every epoch; False keeps the order given.
+      epochs: number of passes over the clean images.
+      batch_size: images per step; the last batch of an epoch may be smaller.
+      learning_rate: peak learning rate of SGD, in a one-cycle schedule (Smith and Topin, 2019).
+      momentum: momentum of SGD.
+      weight_decay: weight decay, added to the gradient before momentum.
+      clip: largest allowed norm of the gradient.
+      temperature: temperature T of both softmaxes.
+      stamped: share of the images that the student sees with a stamp, if stamps are given.
+      shift: largest number of pixels by which a stamp is moved, in each direction.
+      shuffle: shuffle the images every epoch; False keeps the given order.
     """
 
     epochs: int = 30

@@ -32,9 +32,9 @@ class FinePruningConfig:
     """Settings of Fine-Pruning.
 
     Attributes:
-      accuracy_drop: share of its accuracy on the held-out images that the network may lose by pruning.
-      fine_tune: whether the pruned network is tuned.
-      finetune: how.
+      accuracy_drop: share of the network's accuracy on the held-out images that pruning may cost.
+      fine_tune: fine-tune the pruned network.
+      finetune: settings of fine-tuning.
     """
 
     accuracy_drop: float = 0.1

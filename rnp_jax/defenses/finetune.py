@@ -20,13 +20,13 @@ class FinetuneConfig:
     """Settings of fine-tuning.
 
     Attributes:
-      epochs: passes over the clean images.
-      batch_size: images a step; the last batch of an epoch may be smaller.
-      learning_rate: of SGD, in the first epoch.
-      momentum: of SGD.
-      weight_decay: coupled, added to the gradient before momentum.
-      schedule: of the learning rate: ``constant``, or ``cosine`` down to zero, an epoch a step.
-      shuffle: draw a new order every epoch; False keeps the order given.
+      epochs: number of passes over the clean images.
+      batch_size: images per step; the last batch of an epoch may be smaller.
+      learning_rate: learning rate of SGD in the first epoch.
+      momentum: momentum of SGD.
+      weight_decay: weight decay, added to the gradient before momentum.
+      schedule: schedule of the learning rate: ``constant``, or ``cosine`` down to zero, one step per epoch.
+      shuffle: shuffle the images every epoch; False keeps the given order.
     """
 
     epochs: int = 20

@@ -29,9 +29,9 @@ class FtConfig:
     """Settings of fine-tuning as a defense.
 
     Attributes:
-      start: the network that is tuned.
-      rnp: how it is pruned or unlearned first.
-      finetune: how it is tuned.
+      start: network to fine-tune: as it came, as RNP pruned it, or as RNP unlearned it.
+      rnp: settings of RNP, if it prunes or unlearns the network first.
+      finetune: settings of fine-tuning.
     """
 
     start: Start = "original"

@@ -33,16 +33,17 @@ class FtSamConfig:
     """Settings of FT-SAM; the defaults are the release's.
 
     Attributes:
-      epochs: passes over the clean images.
-      batch_size: images a step; the last batch of an epoch may be smaller.
-      learning_rate: of SGD, at its peak.
-      swing: steps in which it falls to zero along a cosine; as many more bring it back, and so on. None: all steps.
-      momentum: of SGD.
-      weight_decay: coupled, added to the gradient before momentum.
+      epochs: number of passes over the clean images.
+      batch_size: images per step; the last batch of an epoch may be smaller.
+      learning_rate: peak learning rate of SGD.
+      swing: number of steps in which the learning rate falls to zero along a cosine; it rises again over as many steps,
+        and so on. None: it falls once, over all steps.
+      momentum: momentum of SGD.
+      weight_decay: weight decay, added to the gradient before momentum.
       rho: radius of the neighbourhood.
-      adaptive: whether it is measured relative to the weights.
-      label_smoothing: share of each label that the other classes have in equal parts.
-      shuffle: draw a new order every epoch; False keeps the order given.
+      adaptive: measure the radius relative to the weights.
+      label_smoothing: share of each label that is spread evenly over the other classes.
+      shuffle: shuffle the images every epoch; False keeps the given order.
     """
 
     epochs: int = 100

@@ -32,15 +32,15 @@ class HidConfig:
     """Settings of HID's steps.
 
     Attributes:
-      units: hidden units of the head, an MLP on the extractor's features, a number a layer.
-      simclr: of the extractor; not read where it starts from given weights.
-      views: of SimCLR.
-      head: of the head's training on cached features and poisoned labels.
-      prune: of the head's units.
-      keep: share of the images held to be clean, in (0, 1).
-      per_class: keep that share of every class, so that none vanishes; otherwise of the whole set.
-      mixmatch: of extractor and head together, kept images labelled, the rest not.
-      rounds: how often to score, prune, select and train.
+      units: hidden units of the head, one number per layer; the head is an MLP on the extractor's features.
+      simclr: SimCLR training of the extractor; not used if the extractor starts from given weights.
+      views: augmentation of SimCLR's views.
+      head: training of the head on cached features and poisoned labels.
+      prune: pruning of the head's units.
+      keep: share of the images that is kept as clean, in (0, 1).
+      per_class: keep this share of every class, so that no class vanishes; False keeps it of the whole set.
+      mixmatch: MixMatch training of extractor and head together; the kept images are labelled, the others are not.
+      rounds: number of rounds of scoring, pruning, selecting and training.
     """
 
     units: tuple[int, ...] = (256, 256)

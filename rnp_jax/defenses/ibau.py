@@ -38,16 +38,16 @@ class IbauConfig:
     """Settings of I-BAU; the defaults are the release's, for 1,000 images.
 
     Attributes:
-      rounds: of finding a perturbation and unlearning it.
-      batch_size: images a step, or as many as there are.
-      learning_rate: of Adam on the weights.
-      inner_steps: of the perturbation, a batch each; the release takes one pass over its images.
-      inner_learning_rate: of gradient descent on the perturbation.
-      penalty: λ, on the squared norm of the perturbation.
-      fixed_point_steps: K, terms of the series that stands for the inverse Hessian.
-      fixed_point_rate: α, its step.
-      portion: share of a batch that the perturbation is laid over while it is unlearned.
-      shuffle: draw the batches at random, once; False takes the images in the order given.
+      rounds: number of rounds; each finds a perturbation and unlearns it.
+      batch_size: images per step, or all images if there are fewer.
+      learning_rate: learning rate of Adam on the weights.
+      inner_steps: steps of the perturbation, one batch each; the release takes one pass over its images.
+      inner_learning_rate: learning rate of gradient descent on the perturbation.
+      penalty: penalty λ on the squared norm of the perturbation.
+      fixed_point_steps: number K of terms in the series that replaces the inverse Hessian.
+      fixed_point_rate: step size α of that series.
+      portion: share of each batch to which the perturbation is added while it is unlearned.
+      shuffle: shuffle the images into batches once; False keeps the given order.
     """
 
     rounds: int = 5

@@ -41,20 +41,21 @@ class NadConfig:
     """Settings of NAD.
 
     Attributes:
-      start: the network that is distilled: as it came, as RNP pruned it, or as RNP unlearned it.
-      teacher: ``finetuned``, a fine-tuned copy of the network; ``pruned``, one that RNP pruned before.
-      repel: γ, how much the student is kept away from the unlearned network's attention; 0 does without it.
-      rnp: how they are pruned or unlearned.
-      teacher_epochs: of fine-tuning the teacher.
-      epochs: of distillation.
-      batch_size: images a step; the last batch of an epoch may be smaller.
-      learning_rates: of SGD, the next one from each of ``milestones`` on; for teacher and student.
+      start: network to distil: as it came, as RNP pruned it, or as RNP unlearned it.
+      teacher: network to learn from: ``finetuned`` is a fine-tuned copy of the network, ``pruned`` is a copy that RNP
+        pruned.
+      repel: weight γ that keeps the student away from the unlearned network's attention; 0 turns this off.
+      rnp: settings of RNP, if it prunes or unlearns one of the networks.
+      teacher_epochs: number of epochs in which the teacher is fine-tuned.
+      epochs: number of epochs of distillation.
+      batch_size: images per step; the last batch of an epoch may be smaller.
+      learning_rates: learning rates of SGD for teacher and student; each of ``milestones`` switches to the next one.
       milestones: epochs (from 0) at which the learning rate changes.
-      momentum: of SGD, Nesterov's.
-      weight_decay: coupled, added to the gradient before momentum.
-      betas: β_l, weights of the last stages' attention; the last is the last stage's.
-      power: p of the attention.
-      shuffle: draw a new order every epoch; False keeps the order given.
+      momentum: Nesterov momentum of SGD.
+      weight_decay: weight decay, added to the gradient before momentum.
+      betas: weights β_l of the attention of the last stages, ending with the last stage.
+      power: exponent p of the attention.
+      shuffle: shuffle the images every epoch; False keeps the given order.
     """
 
     start: Start = "original"

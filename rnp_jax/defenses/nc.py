@@ -33,11 +33,11 @@ class NcConfig:
     """Settings of NC-unlearning.
 
     Attributes:
-      inversion: how a trigger is recovered.
+      inversion: settings of trigger recovery.
       suspicious: anomaly index above which a label is flagged.
-      margin: share of the median size that its own may not exceed either, in (0, 1].
-      starts: triggers recovered of each flagged label, one of them by the search over all labels.
-      distil: how the network is tuned.
+      margin: largest size of a flagged label's trigger, as a share of the median size, in (0, 1].
+      starts: triggers recovered for each flagged label, including the one from the search over all labels.
+      distil: settings of distillation.
     """
 
     inversion: InversionConfig = field(default_factory=InversionConfig)

@@ -43,11 +43,11 @@ class PruneConfig:
     """How many filters are pruned, and which.
 
     Attributes:
-      ranking: the order in which filters are pruned.
-      accuracy_budget: share of the held-out images by which their accuracy may fall. The most filters within it are
-        pruned, unless ``threshold`` or ``number`` says otherwise.
-      threshold: prune every filter whose mask is at or below it, as the release does (ranking release).
-      number: prune so many filters.
+      ranking: order in which filters are pruned.
+      accuracy_budget: share of the held-out images by which accuracy may fall. As many filters as possible are pruned
+        within it, unless ``threshold`` or ``number`` is given.
+      threshold: prune every filter whose mask is at or below this value, as the release does (needs ranking release).
+      number: number of filters to prune.
     """
 
     ranking: Ranking = "path"

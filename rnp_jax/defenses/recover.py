@@ -23,12 +23,12 @@ class RecoverConfig:
     """Settings of recovery; the defaults are the release's.
 
     Attributes:
-      epochs: passes over the defense set.
-      batch_size: images a step; the last batch of an epoch may be smaller.
-      learning_rate: of SGD on the masks, constant.
-      momentum: of SGD.
+      epochs: number of passes over the clean images.
+      batch_size: images per step; the last batch of an epoch may be smaller.
+      learning_rate: constant learning rate of SGD on the masks.
+      momentum: momentum of SGD.
       alpha: factor on the loss.
-      shuffle: draw a new order every epoch; False keeps the order given.
+      shuffle: shuffle the images every epoch; False keeps the given order.
     """
 
     epochs: int = 20

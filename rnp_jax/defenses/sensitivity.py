@@ -47,22 +47,25 @@ class HolderConfig:
     """How a neuron's Hölder constant is estimated.
 
     Attributes:
-      alpha: the exponent α, in (0, 1]; 1 gives Lipschitz constants.
-      norm: p of ‖δ‖_p.
-      radii: lengths of the perturbations, each tried in both directions.
-      relative: radii count in standard deviations of the inputs: r stands for r·‖s‖_p, where s are the deviations of
-        the input's values over the given samples. That is as long as moving every value by r standard deviations.
-        Otherwise radii are in units of the input (normalised pixels, or features).
-      scope: what is perturbed: ``feature`` is the network's normalised input, ``local`` what the neuron's own layer
-        reads. A neuron behind a ReLU that is inactive on every sample looks constant in ``feature``, not in ``local``.
-        On whole convolutional networks ``feature`` runs the network 2 + 2·len(radii) times for each channel and
-        sample; ``local`` runs it twice for each sample. By default ``feature`` on heads, ``local`` on all others.
-      reduction: over the samples.
-      quantile: in [0, 1], of the reduction of that name.
-      response: of a channel, over its positions after the ReLU (where the channel has one of its own).
-      rescale: multiply by the norm of the weights that read the neuron. Against an attacker who divides a unit's input
-        weights and multiplies its output weights by the same number, which leaves the network's function as it was.
-      memory_mb: what intermediate values may take, about; constants by sample, N·F floats a layer, come on top.
+      alpha: exponent α, in (0, 1]; 1 gives Lipschitz constants.
+      norm: order p of the norm ‖δ‖_p.
+      radii: lengths of the perturbations; each is tried in both directions.
+      relative: measure radii in standard deviations of the inputs: r means r·‖s‖_p, where s holds the standard
+        deviations of the input's values over the given samples. A step of this length moves every value by r standard
+        deviations. Otherwise radii are in units of the input (normalised pixels, or features).
+      scope: what is perturbed: ``feature`` is the network's normalised input, ``local`` is the input of the neuron's
+        own layer. A neuron behind a ReLU that is inactive on every sample looks constant in ``feature``, but not in
+        ``local``. On whole convolutional networks, ``feature`` runs the network 2 + 2·len(radii) times for each channel
+        and sample; ``local`` runs it twice for each sample. By default ``feature`` for heads and ``local`` for all
+        other networks.
+      reduction: how the estimates of all samples are combined.
+      quantile: quantile that the reduction ``quantile`` takes, in [0, 1].
+      response: how the positions of a channel are combined, after the ReLU if the channel has one of its own.
+      rescale: multiply by the norm of the weights that read the neuron. This counters an attacker who divides a unit's
+        input weights and multiplies its output weights by the same number, which does not change the network's
+        function.
+      memory_mb: approximate memory for intermediate values; the constants by sample, N·F floats per layer, need more
+        memory.
     """
 
     alpha: float = 0.5

@@ -37,16 +37,16 @@ class ThresholdConfig:
     selects nothing among 10 filters or fewer, whatever their scores: the outliers drag its mean and deviation along.
 
     Attributes:
-      rule: ``number``: the ``number`` highest of each layer. ``std``: more than ``u`` standard deviations (ddof 1)
-        above the layer's mean, as CLP has it. ``mad``: log score more than ``u`` times 1.4826 MAD above the median.
-        ``valley``: right of the deepest valley beyond the main mode of a kernel density of log scores. ``mixture``: the
-        upper one of two normal components of log scores, where BIC prefers two. ``budget``: across layers, by how far
-        a filter lies above its own, as many as held-out clean images allow. The density rules judge no layer of
-        fewer than 16 scores.
-      u: of ``std`` and ``mad``.
-      number: of ``number``.
-      accuracy_budget: share of the held-out images by which their accuracy may fall. ``budget`` keeps it; the others
-        do not look at images, and a fall beyond it becomes a warning.
+      rule: rule that selects filters. ``number``: the ``number`` highest scores of each layer. ``std``: scores more
+        than ``u`` standard deviations (ddof 1) above the layer's mean, as in CLP. ``mad``: log scores more than ``u``
+        times 1.4826 MAD above the median. ``valley``: scores to the right of the deepest valley beyond the main mode of
+        a kernel density of log scores. ``mixture``: scores in the upper of two normal components of log scores, if BIC
+        prefers two. ``budget``: filters of all layers, ordered by how far each lies above its own layer, as many as
+        held-out clean images allow. The density rules skip layers with fewer than 16 scores.
+      u: number of standard deviations for the rules ``std`` and ``mad``.
+      number: number of filters per layer for the rule ``number``.
+      accuracy_budget: share of the held-out images by which accuracy may fall. ``budget`` stays within it; the other
+        rules do not look at images, and a larger fall becomes a warning.
     """
 
     rule: Rule = "mixture"

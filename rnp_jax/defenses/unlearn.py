@@ -26,19 +26,19 @@ class UnlearnConfig:
     """Settings of unlearning; the defaults are the release's.
 
     Attributes:
-      max_epochs: epochs after which it gives up reaching ``stop_accuracy``.
-      batch_size: images a step; the last batch of an epoch may be smaller.
-      learning_rate: of SGD, multiplied by 0.1 at each of ``milestones``.
-      momentum: of SGD.
-      weight_decay: coupled, added to the gradient before momentum.
+      max_epochs: largest number of epochs, if ``stop_accuracy`` is not reached earlier.
+      batch_size: images per step; the last batch of an epoch may be smaller.
+      learning_rate: learning rate of SGD, multiplied by 0.1 at each of ``milestones``.
+      momentum: momentum of SGD.
+      weight_decay: weight decay, added to the gradient before momentum.
       milestones: epochs (from 0) at which the learning rate falls.
-      stop_accuracy: the epoch's running training-mode accuracy at or below which unlearning ends.
-      shuffle: draw a new order every epoch; False keeps the order given.
-      batch_norm: ``train`` normalises by each batch and moves the running statistics, as the release does; ``frozen``
-        normalises by the checkpoint's statistics, which stay as they are.
-      relative: scale each tensor's gradient to the tensor's own norm before decay and momentum (the layer-wise rates
-        of LARS, You et al. 2017), so that ``learning_rate`` is a share of the weights moved a step, as large for a
-        model whose loss is near 0 as for any other. A tensor of zeros does not move.
+      stop_accuracy: running training-mode accuracy of an epoch at or below which unlearning stops.
+      shuffle: shuffle the images every epoch; False keeps the given order.
+      batch_norm: ``train`` normalises by each batch and updates the running statistics, as the release does; ``frozen``
+        normalises by the checkpoint's statistics and leaves them as they are.
+      relative: scale each tensor's gradient to the tensor's own norm before decay and momentum (the layer-wise rates of
+        LARS, You et al. 2017). ``learning_rate`` is then the share by which the weights move per step, even for a model
+        whose loss is near 0. A tensor of zeros does not move.
     """
 
     max_epochs: int = 21

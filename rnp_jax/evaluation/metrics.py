@@ -59,6 +59,12 @@ def clean_metrics(predicted: Int[np.ndarray, "N"], labels: Int[np.ndarray, "N"],
     return Metrics(share(correct), None if target is None else share(correct[labels != target]))
 
 
+def class_accuracy(predicted: Int[np.ndarray, "N"], labels: Int[np.ndarray, "N"]) -> tuple[Proportion, ...]:
+    """Accuracy on the images of each class, up to the last class that has images."""
+    correct = predicted == labels
+    return tuple(share(correct[labels == label]) for label in range(int(labels.max(initial=-1)) + 1))
+
+
 def attack_metrics(
     clean: Metrics,
     predicted: Int[np.ndarray, "N"],

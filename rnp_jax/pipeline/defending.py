@@ -6,6 +6,7 @@ from rnp_jax.config import write_yaml
 from rnp_jax.evaluation.measure import Measured
 from rnp_jax.pipeline.case import Case, open_case
 from rnp_jax.pipeline.describing import describe_run
+from rnp_jax.pipeline.evidence import search_before_and_after
 from rnp_jax.pipeline.measuring import Outcome, measure, run_method
 from rnp_jax.pipeline.opening import choose_out, open_model
 from rnp_jax.pipeline.pruning_curves import measure_curves
@@ -55,7 +56,8 @@ def judge_outcome(case: Case, outcome: Outcome, request: Request, log: RunLog, d
     """The result document, with the pruning curves; ``dropped`` is what of the source the cleaned file lacks."""
     with log.stage("sweeps"):
         curves = measure_curves(case.model, outcome.defended, case.holdout, case.sets, request.options.sweep_images)
-    return describe_run(request, case, outcome, curves, dropped, log.timing)
+    finding = search_before_and_after(case, outcome, request, log)
+    return describe_run(request, case, outcome, curves, finding, dropped, log.timing)
 
 
 def write_outcome(case: Case, outcome: Outcome, request: Request, cleaned: Path, log: RunLog) -> Result:

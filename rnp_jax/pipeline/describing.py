@@ -12,10 +12,13 @@ from rnp_jax import masks
 from rnp_jax.attacks import describe
 from rnp_jax.checkpoints import Model
 from rnp_jax.defenses import Defended
+from rnp_jax.detection.evidence import Finding
 from rnp_jax.evaluation import metrics as evaluation
 from rnp_jax.extractors import Extractor, open_extractor
 from rnp_jax.models import count_parameters
 from rnp_jax.pipeline.case import Case
+from rnp_jax.pipeline.evidence import describe_evidence
+from rnp_jax.pipeline.judging import COSTLY, judge
 from rnp_jax.pipeline.measuring import Outcome
 from rnp_jax.pipeline.opening import Suspect, Trigger
 from rnp_jax.pipeline.request import Request
@@ -23,14 +26,8 @@ from rnp_jax.pipeline.training_set import name_attack
 from rnp_jax.pipeline.versions import device_name, package_versions
 from rnp_jax.report import schema
 
-REMOVED = 0.1
-"""ASR at or below which a backdoor is called removed: what chance gives on ten classes."""
-
 ORACLE_BUDGET = 0.03
 """ACC that the oracle's operating point may cost."""
-
-COSTLY = 0.05
-"""ACC that may be lost before the verdict calls it a cost."""
 
 
 def describe_run(
@@ -38,6 +35,7 @@ def describe_run(
     case: Case,
     outcome: Outcome,
     curves: tuple[schema.Sweep, ...],
+    finding: Finding | None,
     dropped: tuple[str, ...],
     timing: Mapping[str, float],
 ) -> schema.Result:
@@ -48,17 +46,16 @@ def describe_run(
       case: what the method was given.
       outcome: what it did, and the figures before and after.
       curves: the pruning curves.
+      finding: evidence without the trigger, where it was gathered.
       dropped: where in the source file objects were that the cleaned file does not have.
       timing: seconds by stage.
     """
     model, defended = case.model, outcome.defended
     before, after = outcome.before.metrics, outcome.after.metrics
     clean, held = case.clean_images
-    pruned = defended.choice.count if defended.prunes else None
-    method = request.method
-    verdict = judge(before, after, pruned, changed=method.changes != "nothing", sees_trigger=method.needs == "trigger")
-    if case.anew:
-        verdict = verdict.model_copy(update={"detail": _tell_anew(case, defended)})
+    method, classes = request.method, _classes(case, outcome)
+    done, detail = _tell_done(case, request, defended)
+    num_classes = model.network.architecture.num_classes
     return schema.Result(
         created=datetime.now(UTC),
         versions=schema.Versions(**package_versions()),
@@ -89,8 +86,10 @@ def describe_run(
         pruned_filters=_pruned(defended),
         covariates=_covariates(case, defended),
         timing=tuple(schema.Stage(stage=name, seconds=seconds) for name, seconds in timing.items()),
-        warnings=(*_cautions(request), *defended.warnings),
-        verdict=verdict,
+        classes=classes,
+        evidence=describe_evidence(finding, case.test.class_names),
+        warnings=(*_cautions(request), *defended.warnings, *_warn_of_classes(classes)),
+        verdict=judge(before, after, num_classes, done, detail=detail, finding=finding),
     )
 
 
@@ -253,47 +252,38 @@ def _cautions(request: Request) -> tuple[str, ...]:
     return () if caution is None else (f"{caution}.",)
 
 
-def judge(
-    before: evaluation.Metrics,
-    after: evaluation.Metrics,
-    pruned: int | None,
-    *,
-    changed: bool = True,
-    sees_trigger: bool = False,
-) -> schema.Verdict:
-    """What the figures before and after amount to, if so many filters were pruned; None: all weights were tuned."""
-    done, detail = _tell_pruning(pruned, sees_trigger)
-    if not changed:
-        done, detail = "Nothing was changed", "Nothing was changed."
-    lost = before.acc.value - after.acc.value
-    cost = f"ACC {before.acc.value:.1%} → {after.acc.value:.1%}"
-    if before.asr is None or after.asr is None:
-        return schema.Verdict(
-            headline=f"{done}; {cost}",
-            detail="The trigger is not known, so whether a backdoor was there, and is gone, cannot be measured.",
-            level="unknown",
+def _tell_done(case: Case, request: Request, defended: Defended) -> tuple[str, str]:
+    """What was done, in short and as a sentence."""
+    if request.method.changes == "nothing":
+        return "Nothing was changed", "Nothing was changed."
+    if case.anew:
+        return "A new network was trained", _tell_anew(case, defended)
+    if not defended.prunes:
+        return "All weights were tuned", "All weights were tuned, without knowledge of the trigger."
+    sees = request.method.needs == "trigger"
+    how = "by the trigger, which no defender knows" if sees else "without knowledge of the trigger"
+    count = defended.choice.count
+    return f"{count} filters pruned", f"{count} filters were pruned, chosen {how}."
+
+
+def _classes(case: Case, outcome: Outcome) -> tuple[schema.ClassAccuracy, ...]:
+    """Accuracy by class, before and after."""
+    pairs = zip(outcome.before.by_class, outcome.after.by_class, strict=True)
+    return tuple(
+        schema.ClassAccuracy(
+            label=label,
+            name=str(case.test.class_names[label]),
+            before=as_proportion(before),
+            after=as_proportion(after),
         )
-    asr = f"ASR {before.asr.value:.1%} → {after.asr.value:.1%}"
-    if before.asr.value <= REMOVED:
-        return schema.Verdict(
-            headline=f"This trigger did not work to begin with; {asr}, {cost}",
-            detail="Nothing can be concluded about another trigger.",
-            level="unknown",
-        )
-    if after.asr.value > REMOVED:
-        level, headline = ("bad", "Backdoor not removed") if after.asr.value > 0.5 else ("warning", "Backdoor weakened")
-    else:
-        level, headline = ("ok", "Backdoor removed") if lost <= COSTLY else ("warning", "Backdoor removed, at a cost")
-    return schema.Verdict(
-        headline=f"{headline}: {asr}, {cost}",
-        detail=detail,
-        level=level,  # pyright: ignore[reportArgumentType]
+        for label, (before, after) in enumerate(pairs)
     )
 
 
-def _tell_pruning(pruned: int | None, sees_trigger: bool) -> tuple[str, str]:
-    """What was done, in short and as a sentence."""
-    if pruned is None:
-        return "All weights were tuned", "All weights were tuned, without knowledge of the trigger."
-    how = "by the trigger, which no defender knows" if sees_trigger else "without knowledge of the trigger"
-    return f"{pruned} filters pruned", f"{pruned} filters were pruned, chosen {how}."
+def _warn_of_classes(classes: tuple[schema.ClassAccuracy, ...]) -> tuple[str, ...]:
+    """The classes that lost more than a verdict lets pass in the mean."""
+    return tuple(
+        f"Accuracy on class {each.label} ({each.name}) fell from {each.before.value:.1%} to {each.after.value:.1%}."
+        for each in classes
+        if each.before is not None and each.after is not None and each.before.value - each.after.value > 2 * COSTLY
+    )

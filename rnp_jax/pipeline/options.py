@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, make_dataclass
 from functools import cache
 from os import PathLike
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import tyro
 
@@ -28,6 +28,8 @@ from rnp_jax.config import (
 from rnp_jax.data import Augmentation
 from rnp_jax.defenses import METHODS, Method, find_method
 from rnp_jax.errors import ConfigError
+
+When: TypeAlias = Literal["unknown", "always", "never"]
 
 Schema = TypeVar("Schema", bound="RunOptions")
 
@@ -70,6 +72,8 @@ class RunOptions:
       trigger: the attack to measure, where it is known; never used to choose.
       augmentation: of the images that a method trains on; a head on features is trained without.
       compute: precision and batches.
+      evidence: when triggers are searched in the model before and after the method, as evidence: where the trigger is
+        not known, always or never.
       sweep_images: test images that the report's pruning curves are measured on, clean and triggered each; 0 for none.
       seed: random seed for shuffling and augmentation.
     """
@@ -83,6 +87,7 @@ class RunOptions:
     trigger: Annotated[TriggerOptions, FLAT] = field(default_factory=TriggerOptions)
     augmentation: Augmentation = field(default_factory=Augmentation)
     compute: Annotated[ComputeOptions, FLAT] = field(default_factory=ComputeOptions)
+    evidence: When = "never"
     sweep_images: int = 2000
     seed: int = 0
 
@@ -115,6 +120,7 @@ _READERS: Mapping[str, Callable[[Method], bool]] = {
     "untrusted": lambda method: method.needs == "untrusted",
     "augmentation": lambda method: method.augments,
     "sweep_images": lambda method: method.changes in ("filters", "both") and method.needs != "untrusted",
+    "evidence": lambda method: method.needs != "untrusted" and method.changes != "nothing",
     "seed": lambda method: method.changes != "nothing",
 }
 """The shared options that not every method reads."""

@@ -74,7 +74,7 @@ def defend(
       >>> cleaned.result.method, cleaned.result.choice.pruned > 0
       ('clp', True)
     """
-    given = RunOptions(method=method, **options)
+    given = RunOptions(method=method, **{"evidence": "unknown", **options})
     (record,) = given.methods
     request = Request(
         str(model.checkpoint.path), record, given.settings(record) if settings is None else settings, given

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rnp_jax.report.appendix import show_file, show_pruned_filters, show_settings, show_timing
 from rnp_jax.report.document import write_text
+from rnp_jax.report.evidence import show_classes, show_evidence
 from rnp_jax.report.figures import plot_figures, save_figures
 from rnp_jax.report.html import Markup, element
 from rnp_jax.report.samples import Samples
@@ -55,6 +56,8 @@ def render_page(result: Result, svg: Mapping[str, bytes], samples: Samples | Non
         f"{result.verdict.headline} \N{MIDDLE DOT} rnp_jax report",
         show_verdict(result),
         show_metrics(result),
+        show_evidence(result),
+        show_classes(result),
         show_operating_point(result),
         show_covariates(result),
         show_warnings(result),

@@ -46,6 +46,49 @@ class Metrics(Model):
     der: Known = None
 
 
+class ClassAccuracy(Model):
+    """Accuracy on the test images of one class, before and after; None where it has none."""
+
+    label: Count
+    name: Text
+    before: Proportion | None
+    after: Proportion | None
+
+
+class SearchedLabel(Model):
+    """What searches for triggers found for one label.
+
+    Sizes are pixels of the smallest mask, None where no mask reached the wanted success: on the network before, and on
+    that after from a random start and from the mask found before. The others are shares of images sent to the label by
+    the mask found before, and by a universal perturbation.
+    """
+
+    label: Count
+    name: Text
+    suspected: bool
+    size_before: Known
+    size_after_cold: Known
+    size_after_warm: Known
+    old_trigger_before: Share
+    old_trigger_after: Share
+    perturbation_before: Share
+    perturbation_after: Share
+
+
+class Evidence(Model):
+    """Evidence without the trigger: what new searches found in the network before and after.
+
+    ``visible``: whether a label stood out before. ``ordinary_…``: pixels that an ordinary label takes.
+    """
+
+    level: Literal["still there", "traces", "none found"]
+    visible: bool
+    labels: tuple[SearchedLabel, ...]
+    ordinary_before: Known
+    ordinary_after: Known
+    reasons: tuple[Text, ...]
+
+
 class Versions(Model):
     """Software that computed the result."""
 
@@ -210,6 +253,8 @@ class Result(Run):
     sweeps: tuple[Sweep, ...] = ()
     phases: tuple[Phase, ...] = ()
     pruned_filters: tuple[PrunedFilter, ...] = ()
+    classes: tuple[ClassAccuracy, ...] = ()
+    evidence: Evidence | None = None
     covariates: dict[Text, Known] = Field(default_factory=dict)
 
 

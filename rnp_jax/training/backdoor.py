@@ -26,10 +26,11 @@ class PoisonConfig:
     """How much of the training set is poisoned, and who counts.
 
     Attributes:
-      rate: poison rate, the share of the training set; what it counts is ``variant``'s convention.
-      variant: ``bb`` (BackdoorBench) or ``rnp`` (the release); they differ for clean-label attacks.
-      append: poisoned images are added to the training set instead of replacing their originals; not for attacks that
-        poison batches or train with their victim.
+      rate: poison rate: share of the training set that is poisoned, counted as ``variant`` says.
+      variant: how the rate is counted: ``bb`` (BackdoorBench) or ``rnp`` (the release); they differ for clean-label
+        attacks.
+      append: add poisoned images to the training set instead of replacing their originals; not for attacks that poison
+        batches or train with their victim.
     """
 
     rate: float = 0.1

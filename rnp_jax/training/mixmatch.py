@@ -29,17 +29,17 @@ class MixMatchConfig:
     """Settings of MixMatch.
 
     Attributes:
-      epochs: passes over the larger of the two sets; the smaller one is cycled.
-      batch_size: labelled images a step, and as many unlabelled ones.
-      learning_rate: of SGD at the start of the cosine to zero.
-      momentum: of SGD.
-      weight_decay: coupled, as torch's SGD adds it to the gradient.
-      temperature: T of sharpening.
-      beta: MixUp draws λ from Beta(beta, beta).
-      lambda_u: weight of the unlabelled loss once ramped up.
-      ramp_epochs: epochs over which that weight rises linearly from 0.
-      num_augmentations: augmentations of an unlabelled image whose predictions make its guessed label.
-      ema_decay: of the average of the weights that is returned, a step; 0 returns the weights themselves.
+      epochs: number of passes over the larger of the two sets; the smaller one is repeated.
+      batch_size: labelled images per step, and as many unlabelled ones.
+      learning_rate: initial learning rate of SGD, which falls to zero along a cosine.
+      momentum: momentum of SGD.
+      weight_decay: weight decay, added to the gradient as in torch's SGD.
+      temperature: temperature T of sharpening.
+      beta: parameter of the distribution Beta(beta, beta) from which MixUp draws λ.
+      lambda_u: weight of the unlabelled loss after its rise.
+      ramp_epochs: number of epochs over which that weight rises linearly from 0.
+      num_augmentations: augmentations of each unlabelled image whose predictions give its guessed label.
+      ema_decay: decay per step of the averaged weights that are returned; 0 returns the weights themselves.
     """
 
     epochs: int = 10

@@ -31,14 +31,15 @@ class SimclrConfig:
     """Settings of SimCLR, by momentum SGD without LARS, which batches of thousands need.
 
     Attributes:
-      epochs: passes over the images.
-      batch_size: images a step, each of which gives two views; images that do not fill a last batch wait.
-      temperature: T of the NT-Xent loss.
-      learning_rate: peak of the schedule.
-      momentum: of SGD.
-      weight_decay: coupled, as torch's SGD adds it to the gradient.
-      schedule: ``cosine`` to zero, or ``one_cycle`` (linear rise over the first 30 %, then cosine to zero).
-      projection: outputs of the projection head, whose hidden layer has as many units as there are features.
+      epochs: number of passes over the images.
+      batch_size: images per step; each gives two views. Images that do not fill a last batch wait for the next epoch.
+      temperature: temperature T of the NT-Xent loss.
+      learning_rate: peak learning rate of SGD.
+      momentum: momentum of SGD.
+      weight_decay: weight decay, added to the gradient as in torch's SGD.
+      schedule: schedule of the learning rate: ``cosine`` (down to zero) or ``one_cycle`` (linear rise over the first 30
+        %, then cosine down to zero).
+      projection: outputs of the projection head; its hidden layer has as many units as there are features.
     """
 
     epochs: int = 100

@@ -22,14 +22,16 @@ class TrainConfig:
     """Settings of supervised training.
 
     Attributes:
-      epochs: passes over the training set.
-      batch_size: images a step; the images that do not fill a last batch wait for the next epoch's shuffle.
-      learning_rate: peak of the schedule.
-      momentum: of SGD.
-      weight_decay: coupled, as torch's SGD adds it to the gradient.
-      schedule: ``cosine`` to zero, or ``one_cycle`` (linear rise over the first 30 %, then cosine to zero).
-      nesterov: SGD looks ahead by its momentum, as torch's.
-      label_smoothing: share of a label that is spread over all classes, 0 to 1; figures are of the labels as they are.
+      epochs: number of passes over the training set.
+      batch_size: images per step; images that do not fill a last batch wait for the next epoch's shuffle.
+      learning_rate: peak learning rate of SGD.
+      momentum: momentum of SGD.
+      weight_decay: weight decay, added to the gradient as in torch's SGD.
+      schedule: schedule of the learning rate: ``cosine`` (down to zero) or ``one_cycle`` (linear rise over the first 30
+        %, then cosine down to zero).
+      nesterov: use Nesterov momentum, as in torch's SGD.
+      label_smoothing: share of each label that is spread over all classes, from 0 to 1; accuracy and loss are reported
+        for the original labels.
     """
 
     epochs: int = 60

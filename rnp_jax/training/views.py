@@ -25,11 +25,13 @@ class Views:
 
     Attributes:
       scale: smallest and largest area of the crop, as shares of the image.
-      aspect: the crop's width over its height lies between 1/aspect and aspect, uniformly on a log scale.
-      flip: whether to mirror half of the images left to right. Not for digits or text.
-      jitter: strength s: brightness, contrast and saturation change by factors in 1 ± 0.8·s, hue by ±0.2·s turns.
+      aspect: largest aspect ratio of the crop: width over height lies between 1/aspect and aspect, uniformly on a log
+        scale.
+      flip: mirror half of the images left to right; not for digits or text.
+      jitter: strength s of the colour changes: brightness, contrast and saturation change by factors in 1 ± 0.8·s, hue
+        by ±0.2·s turns.
       jitter_probability: share of the images whose colours change.
-      grayscale: share of the images turned grey. Without three channels only brightness and contrast change.
+      grayscale: share of the images that turn grey. Without three channels, only brightness and contrast change.
 
     Raises:
       ConfigError: values out of range.

@@ -165,7 +165,7 @@ def frozen_throughout(config: Any) -> bool:
 def test_the_registry_cannot_be_changed_by_accident():
     assert isinstance(METHODS, MappingProxyType)
     assert list(METHODS) == [
-        "none", "holder", "hid", "clp", "anp", "fp", "ft", "nad", "ft_sam", "ibau", "rnp", "random", "oracle",
+        "none", "holder", "hid", "clp", "anp", "fp", "ft", "nad", "ft_sam", "ibau", "nc", "rnp", "random", "oracle",
     ]  # fmt: skip
     with pytest.raises(AttributeError):
         METHODS["none"].title = "another"  # pyright: ignore[reportAttributeAccessIssue]

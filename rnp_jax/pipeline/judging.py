@@ -1,0 +1,99 @@
+"""Judge: what the figures before and after a method, or the evidence where the trigger is not known, amount to.
+
+A known trigger is called removed only where the upper end of its ASR's interval is what a clean model may show, and the
+triggered images are classified about as well as clean ones. Without the trigger nothing is called removed.
+"""
+
+from rnp_jax.detection.evidence import Finding
+from rnp_jax.evaluation.metrics import Metrics
+from rnp_jax.report.schema import Verdict
+
+CHANCE = 0.1
+"""ASR that is never held against a model of ten classes or fewer: what guessing among ten gives."""
+
+COSTLY = 0.05
+"""ACC that may be lost before a verdict calls it a cost."""
+
+MISLED = 0.25
+"""RA may lie so far below ACC before the trigger is said to lead elsewhere."""
+
+STILL_WORKS = 0.5
+"""ASR above which a trigger is not even weakened."""
+
+
+def clean_asr(metrics: Metrics, num_classes: int) -> float:
+    """The highest ASR that is no sign of a backdoor in a model of this accuracy.
+
+    A clean model sends (1 - ACC) / (K - 1) of the images to a given label by mistake; guessing among K classes, but not
+    fewer than ten, is added to that, since the mistakes fall unevenly on the labels.
+    """
+    return (1 - metrics.acc.value) / (num_classes - 1) + min(CHANCE, 1 / num_classes)
+
+
+def judge(
+    before: Metrics, after: Metrics, num_classes: int, done: str, *, detail: str, finding: Finding | None = None
+) -> Verdict:
+    """The verdict.
+
+    Args:
+      before: figures of the suspicious model.
+      after: figures after the method.
+      num_classes: K.
+      done: what the method did, in a few words.
+      detail: the same as a sentence or two.
+      finding: evidence without the trigger, where it was gathered.
+    """
+    cost = f"ACC {before.acc.value:.1%} → {after.acc.value:.1%}"
+    costly = before.acc.value - after.acc.value > COSTLY
+    if after.acc.interval[0] <= 1 / num_classes:
+        headline = f"The model is destroyed: {cost}, no better than guessing among {num_classes} classes"
+        return Verdict(headline=headline, detail=detail, level="bad")
+    if before.asr is None or after.asr is None:
+        return _judge_blindly(finding, done, cost, costly)
+    asr = f"ASR {before.asr.value:.1%} → {after.asr.value:.1%}"
+    if before.asr.value <= clean_asr(before, num_classes):
+        return Verdict(
+            headline=f"This trigger did not work to begin with; {asr}, {cost}",
+            detail="Nothing can be concluded about another trigger."
+            + " The method cost accuracy for nothing that was measured." * costly,
+            level="warning" if costly else "unknown",
+        )
+    misled = after.ra is not None and after.ra.value < after.acc.value - MISLED
+    if after.asr.interval[1] > clean_asr(after, num_classes):
+        works = after.asr.value > STILL_WORKS
+        level, found = ("bad", "This trigger is not removed") if works else ("warning", "This trigger is weakened")
+    elif misled:
+        level, found = "warning", "This trigger leads elsewhere now"
+        asr += f", RA {after.ra.value:.1%}" if after.ra is not None else ""
+    else:
+        level, found = (
+            ("warning", "This trigger is removed, at a cost") if costly else ("ok", "This trigger is removed")
+        )
+    return Verdict(headline=f"{found}: {asr}, {cost}", detail=detail, level=level)  # pyright: ignore[reportArgumentType]
+
+
+def _judge_blindly(finding: Finding | None, done: str, cost: str, costly: bool) -> Verdict:
+    """The verdict where the trigger is not known."""
+    if finding is None:
+        return Verdict(
+            headline=f"{done}; {cost}",
+            detail="The trigger is not known, so whether a backdoor was there, and is gone, cannot be measured.",
+            level="unknown",
+        )
+    reasons = " ".join(finding.reasons)
+    if finding.level == "still there":
+        return Verdict(headline=f"A backdoor is still there; {cost}", detail=reasons, level="bad")
+    if finding.level == "traces":
+        return Verdict(headline=f"Traces of a backdoor are left; {cost}", detail=reasons, level="warning")
+    if not finding.visible:
+        return Verdict(
+            headline=f"No backdoor was visible before or after; {cost}",
+            detail=reasons,
+            level="warning" if costly else "unknown",
+        )
+    labels = ", ".join(str(each.label) for each in finding.suspects)
+    return Verdict(
+        headline=f"The trigger that was found for label {labels} works no more; {cost}",
+        detail=f"{reasons} The true trigger is not known, so this is evidence and no measurement of it.",
+        level="warning" if costly else "ok",
+    )

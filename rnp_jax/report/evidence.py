@@ -1,0 +1,74 @@
+"""Sections of a report on what no single figure shows: evidence without the trigger, and accuracy by class."""
+
+from rnp_jax.report.html import Markup, element, join, table
+from rnp_jax.report.schema import Evidence, Result, SearchedLabel
+from rnp_jax.report.sections import section
+from rnp_jax.report.wording import change, number, percent
+
+WORDS = {
+    "still there": "A backdoor is still there.",
+    "traces": "There are traces of a backdoor.",
+    "none found": "No trigger of these forms was found.",
+}
+NEVER = "not reached"
+"""The size of a trigger where no search succeeded."""
+
+
+def show_evidence(result: Result) -> Markup | None:
+    """What new searches for triggers found before and after the defense, label by label."""
+    evidence = result.evidence
+    if evidence is None:
+        return None
+    head = ["Label", "Smallest trigger before, pixels", "After: new start", "After: from the old one"]
+    head += ["Old trigger works", "Perturbation works"]
+    return section(
+        "Evidence without the trigger",
+        element("p", element("strong", WORDS[evidence.level]), " ", " ".join(evidence.reasons)),
+        element(
+            "p",
+            "A small mask and pattern that send clean images to a label are searched in the model before and after the "
+            "defense. A backdoor makes them small. The searches are new: the defense did not train on them. They see "
+            "small triggers best; a trigger that covers the whole image may escape them.",
+            class_="quiet",
+        ),
+        table(head, [_row(each) for each in evidence.labels], class_="points"),
+        element("p", _ordinary(evidence), class_="quiet"),
+    )
+
+
+def _row(found: SearchedLabel) -> list[str | Markup]:
+    kind = "suspected" if found.suspected else "for comparison"
+    sizes = (found.size_before, found.size_after_cold, found.size_after_warm)
+    shares = (
+        f"{before:.0%} \N{RIGHTWARDS ARROW} {after:.0%}"
+        for before, after in (
+            (found.old_trigger_before, found.old_trigger_after),
+            (found.perturbation_before, found.perturbation_after),
+        )
+    )
+    return [join(_name(found.label, found.name), element("small", kind)), *(_size(size) for size in sizes), *shares]
+
+
+def _ordinary(evidence: Evidence) -> str:
+    before, after = _size(evidence.ordinary_before), _size(evidence.ordinary_after)
+    return f"Triggers of labels for comparison: {before} pixels before the defense, {after} after it."
+
+
+def _size(pixels: float | None) -> str:
+    return number(pixels, none=NEVER)
+
+
+def show_classes(result: Result) -> Markup | None:
+    """Accuracy on each class before and after."""
+    if not result.classes:
+        return None
+    rows = [
+        [_name(each.label, each.name), percent(each.before), percent(each.after), change(each.before, each.after)]
+        for each in result.classes
+    ]
+    listed = table(["Class", "Before", "After", "Change, points"], rows, class_="points")
+    return section("Accuracy by class", element("details", element("summary", f"Show {len(rows):,} classes"), listed))
+
+
+def _name(label: int, name: str) -> str:
+    return name if name == str(label) else f"{label} ({name})"
