@@ -68,7 +68,7 @@ def compare(checkpoint: str, seed: int, arguments: argparse.Namespace) -> dict[s
 
     def add(rule: str, ranking: str, config: PruneConfig) -> None:
         candidates = rank(ranking, recovered.filters, recovered.history["masks"], damage)  # pyright: ignore
-        counts[rule] = choose(model.network, model.variables, candidates, holdout, config).count
+        counts[rule] = choose(model.network, model.variables, candidates, holdout, config).pruned
         variants.append(masks.keep(like, candidates.order[: counts[rule]]))
 
     for ranking in RANKINGS:

@@ -123,6 +123,6 @@ def read_card(checkpoint: str | PathLike[str], sha256: str) -> Card | None:
     if card.sha256 != sha256:
         raise DataError(
             f"{path} describes a file with sha256 {card.sha256}, but {checkpoint} has {sha256}; "
-            "remove the card, or put the right one there"
+            "remove the card, or replace it with the right one"
         )
     return card

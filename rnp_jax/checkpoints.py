@@ -115,7 +115,7 @@ def _recognise(
     if isinstance(stated, int) and stated != found.num_classes:
         raise ArchitectureError(
             f"{checkpoint.path}: the file says num_classes {stated}, but its last layer has {found.num_classes} "
-            "outputs; one of them is wrong, so the file is not to be trusted as it is"
+            "outputs; one of them is wrong, so do not trust the file as it is"
         )
     return found
 

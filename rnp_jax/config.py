@@ -94,7 +94,7 @@ class DataOptions:
 
 @dataclasses.dataclass(frozen=True)
 class DefenseSetOptions:
-    """The clean images a defender has.
+    """The clean images that the defender has.
 
     Attributes:
       size: number of clean images, drawn from the training part.
@@ -116,7 +116,7 @@ class DefenseSetOptions:
 
 @dataclasses.dataclass(frozen=True)
 class TriggerOptions:
-    """The trigger that ASR is measured with, where it is known.
+    """The trigger with which ASR is measured, if it is known.
 
     Attributes:
       attack: attack, such as badnets (rnp-jax attack --list shows all); 'card' takes the attack from the checkpoint's
@@ -137,7 +137,7 @@ class TriggerOptions:
 
 @dataclasses.dataclass(frozen=True)
 class ComputeOptions:
-    """How it is computed.
+    """How the model is computed.
 
     Attributes:
       precision: precision: float32 (exact), tf32 or bfloat16 (faster on accelerators).
@@ -194,7 +194,7 @@ def resolve(schema: type[Options], values: dict[str, Any], source: str = "option
         raise ConfigError(f"{source}: {error}") from error
     except pydantic.ValidationError as error:
         lines = [f" {'.'.join(map(str, e['loc']))}: {e['msg']} (given {e['input']!r})" for e in error.errors()]
-        raise ConfigError(f"{source}: impossible values:\n" + "\n".join(lines)) from error
+        raise ConfigError(f"{source}: invalid values:\n" + "\n".join(lines)) from error
 
 
 def over_preset(preset: Options, given: Options) -> Options:

@@ -238,7 +238,7 @@ def check_defenses(network: Network, variables: Variables, names: tuple[str, ...
             continue
         result = defenses.METHODS[name](*arguments, holdout=data)
         zeros = sum(int((np.asarray(mask) == 0).sum()) for mask in masks.filters(result.variables["masks"]).values())
-        assert zeros == result.choice.count, name
+        assert zeros == result.choice.pruned, name
         values = masks.flatten(result.values)
         assert zeros > 0 if result.kind == "score" else 0 <= values.min() < 1, name
         assert np.isfinite(predict(network, result.variables, data).loss).all(), name

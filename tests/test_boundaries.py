@@ -13,13 +13,14 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "rnp_jax"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-FOUNDATION = {"types", "errors", "atomic", "checks"}
+FOUNDATION = {"types", "errors", "atomic", "checks", "document"}
 LIBRARY = {"descent", "masks", "models", "attacks", "data", "training", "evaluation", "defenses"}
 MAY_IMPORT = {
     "types": set(),
     "errors": set(),
     "atomic": set(),
     "checks": {"errors"},
+    "document": {"errors", "atomic"},
     "source_version": FOUNDATION,
     "cache_folder": FOUNDATION,
     "help_cache": FOUNDATION | {"cache_folder", "source_version"},

@@ -59,7 +59,7 @@ class ABlend(Attack):
         shape = check_image_shape(image_shape)
         if self.pieces > min(shape[:2]):
             raise ConfigError(
-                f"pieces is {self.pieces}, expected at most one a pixel of an image of {shape[0]}x{shape[1]}"
+                f"pieces is {self.pieces}, expected at most one per pixel of an image of {shape[0]}x{shape[1]}"
             )
         return {"pattern": draw_waves(self.seed, shape)}
 

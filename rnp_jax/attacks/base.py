@@ -113,7 +113,7 @@ def check_images(images: jax.Array | np.ndarray, shape: tuple[int, ...]) -> None
     found = images.shape[1 : 1 + len(shape)]
     if found != shape:
         raise DataError(
-            f"images are {list(found)} where the trigger artefact is {list(shape)}; "
+            f"images are {list(found)}, but the trigger artefact is {list(shape)}; "
             "draw one for this size with init(image_shape), or resize the images"
         )
 

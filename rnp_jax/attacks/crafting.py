@@ -24,7 +24,7 @@ def check_one_target(goal: Goal) -> int:
       ConfigError: there is none, under ``all_to_all``.
     """
     if goal.one_target is None:
-        raise ConfigError(f"mapping is {goal.mapping}: labels that stay need one target; use all_to_one")
+        raise ConfigError(f"mapping is {goal.mapping}: kept labels need a single target; use all_to_one")
     return goal.one_target
 
 
@@ -40,7 +40,7 @@ def split_by_target(means: Means) -> tuple[UInt8[np.ndarray, "P H W C"], UInt8[n
     if members.all() or not members.any():
         raise DataError(
             f"{members.sum()} of {len(members)} training images are of the target class {target}, expected some of it "
-            "and some of another; choose another target or other images"
+            "and some of other classes; choose another target or other images"
         )
     return images[members], images[~members]
 

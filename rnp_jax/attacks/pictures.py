@@ -43,13 +43,13 @@ def read_pictures(path: Path, like: Params) -> Params:
     if mask is None:
         if found is not None:
             raise DataError(
-                f"{found}: with these constants the attack reads no mask; stamp does with --constants variant paste, "
-                "otherwise move the file"
+                f"{found}: with these constants the attack reads no mask; stamp reads one with --constants variant "
+                "paste, otherwise move the file"
             )
         return params
     if found is None:
         raise DataError(
-            f"{path}: no mask beside it, which this attack needs; expected {' or '.join(f.name for f in beside)}"
+            f"{path}: no mask beside it, and this attack needs one; expected {' or '.join(f.name for f in beside)}"
         )
     return params | {"mask": _read_mask(found, mask)}
 
@@ -76,9 +76,9 @@ def _read_mask(path: Path, like: np.ndarray) -> np.ndarray:
     else:
         weights = _read_weights(path, like.shape)
     if not (weights.min() >= 0 and weights.max() <= 1):
-        raise DataError(f"{path}: values from {weights.min()} to {weights.max()}, expected a mask's, from 0 to 1")
+        raise DataError(f"{path}: values from {weights.min()} to {weights.max()}, expected a mask from 0 to 1")
     if like.dtype == np.bool_ and not np.isin(weights, (0, 1)).all():
-        raise DataError(f"{path}: values between 0 and 1, but this attack's mask is of zeros and ones")
+        raise DataError(f"{path}: values between 0 and 1, but this attack's mask has only zeros and ones")
     return weights.astype(like.dtype)
 
 

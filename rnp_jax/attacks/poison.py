@@ -89,7 +89,7 @@ def draw_plan(
     check_number("cover_rate", cover_rate, 0, 1)
     check_number("seed", seed, 0, integer=True)
     if clean_label and goal.mapping != "all_to_one":
-        raise ConfigError("clean_label with mapping all_to_all: labels that stay need one target; use all_to_one")
+        raise ConfigError("clean_label with mapping all_to_all: kept labels need a single target; use all_to_one")
     count, cover_count = (
         int(r * len(labels)) if variant == "rnp" else round(r * len(labels)) for r in (rate, cover_rate)
     )
@@ -229,11 +229,11 @@ def trigger_test_set(
     check_images(images, ())
     labels = check_labels(labels, goal)
     if len(images) != len(labels):
-        raise DataError(f"{len(images)} images with {len(labels)} labels, expected one label an image")
+        raise DataError(f"{len(images)} images with {len(labels)} labels, expected one label per image")
     indices = np.flatnonzero(goal.counted(labels)).astype(np.int32)
     if len(indices) == 0:
         raise DataError(
-            f"all {len(labels)} test images are of the target class {goal.target}, expected some of another class; "
+            f"all {len(labels)} test images are of the target class {goal.target}, expected some of other classes; "
             "the attack success rate counts only those"
         )
     triggered = apply_attack(attack, params, np.asarray(images)[indices], key)
@@ -289,6 +289,6 @@ def _of_target_class(
     if variant == "bb" and len(members) < count:
         raise DataError(
             f"a clean-label attack on {count} images needs as many of the target class {goal.target}, which has "
-            f"{len(members)}; lower rate to at most {len(members) / len(labels):.4g}, or use variant rnp"
+            f"only {len(members)}; lower rate to at most {len(members) / len(labels):.4g}, or use variant rnp"
         )
     return members[:count]

@@ -105,7 +105,7 @@ class Ssba(Attack):
         kernel = params["encoder/secret_kernel"]
         if images.shape[-1] != kernel.shape[-1]:
             raise DataError(
-                f"images have {images.shape[-1]} channels where the encoder is for {kernel.shape[-1]}; fit one for them"
+                f"images have {images.shape[-1]} channels, but the encoder is for {kernel.shape[-1]}; fit one for these"
             )
         _, height, width, channels = kernel.shape
         encoder = jax.tree.map(jnp.asarray, to_tree(params, "encoder"))

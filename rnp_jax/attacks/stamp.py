@@ -53,7 +53,7 @@ class Stamp(Attack):
         if self.variant == "add":
             return {"pattern": draw_waves(self.seed, shape) // np.uint8(FAINTNESS)}
         if self.pixels > shape[0] * shape[1]:
-            raise ConfigError(f"pixels is {self.pixels}, expected at most the {shape[0] * shape[1]} of an image")
+            raise ConfigError(f"pixels is {self.pixels}, expected at most {shape[0] * shape[1]}, all of an image")
         rng = np.random.default_rng(self.seed)
         rows, columns = np.divmod(rng.permutation(shape[0] * shape[1])[: self.pixels], shape[1])
         pattern, mask = np.zeros(shape, np.uint8), np.zeros(shape, np.float32)

@@ -103,7 +103,7 @@ def heaviest_units(network: Network, variables: Variables, count: int) -> Int[np
     (head,) = network.segments[-1].layers
     weights = np.abs(np.asarray(variables["params"][head]["kernel"])).sum(1)
     if count > len(weights):
-        raise ConfigError(f"units is {count}, expected at most the {len(weights)} that the last layer reads")
+        raise ConfigError(f"units is {count}, expected at most {len(weights)}, which the last layer reads")
     return np.argsort(-weights, kind="stable")[:count]
 
 

@@ -28,7 +28,6 @@ from rnp_jax.defenses.thresholds import Rule
 from rnp_jax.errors import ConfigError
 from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.models import Network
-from rnp_jax.pipeline.describing import as_proportion
 from rnp_jax.pipeline.opening import choose_out, open_images, open_model, open_trigger
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.sets import read_sets
@@ -43,25 +42,25 @@ LAST = "ablation.md"
 
 @dataclass(frozen=True)
 class AblateOptions:
-    """Hölder pruning under every combination of its settings, on one checkpoint: a table and a heat map.
+    """Run Hölder pruning with every combination of its settings on one checkpoint, for a table and a heat map.
 
-    Writes into --out: ablation.md, .csv and .json, figures/ and config.yaml. With one radius the exponent multiplies
-    every score by one number and changes nothing; the rank correlation with alpha 1 shows it. A preset of
+    Writes ablation.md, .csv and .json, figures/ and config.yaml to --out. With a single radius, the exponent multiplies
+    every score by the same number and changes nothing; the rank correlation with alpha 1 shows this. A preset of
     `rnp-jax defend --method holder` gives the settings that do not vary.
 
     Attributes:
-      checkpoint: the PyTorch file, a whole network or a head on features.
+      checkpoint: PyTorch file with a whole network or a head on features.
       out: output folder; by default runs/ablate-NAME.
-      alphas: exponents.
-      radii: sets of radii, each a list with commas between.
-      norms: 1, 2 or inf.
-      scopes: feature (what the network reads) or local (what the layer reads).
-      rules: threshold rules: std, mad, valley, mixture, budget; number with --holder.threshold.number.
-      holder: the settings that do not vary; of those that do, it may name one of the values.
-      source: how the file is read, and its normalisation.
-      images: clean images: those scored come from the training part, ACC from the test part.
-      defense: how many clean images the defender has.
-      trigger: the attack to measure, where it is known.
+      alphas: exponents to try.
+      radii: sets of radii to try, each a comma-separated list.
+      norms: norms to try: 1, 2 or inf.
+      scopes: scopes to try: feature (what the network reads) or local (what the layer reads).
+      rules: threshold rules to try: std, mad, valley, mixture or budget; number needs --holder.threshold.number.
+      holder: settings that do not vary; a setting that varies may only be set to one of the values to try.
+      source: how to read the file and normalise its images.
+      images: clean images; scores use the training part, and ACC is measured on the test part.
+      defense: clean images that the defender has.
+      trigger: attack to measure, if known.
       compute: precision and batches.
     """
 
@@ -90,7 +89,7 @@ class AblateOptions:
         _check_varied("threshold.rule", threshold.rule, default.threshold.rule, "rules", self.rules)
         if "budget" in self.rules and self.defense.holdout == 0:
             raise ConfigError(
-                "--rules budget chooses by held-out images: give --defense.holdout above 0, or --rules without budget"
+                "--rules budget needs held-out images: give --defense.holdout above 0, or --rules without budget"
             )
 
 
@@ -123,7 +122,7 @@ def run(options: AblateOptions) -> Ablation:
         scores, correlation = _score(model.network, variables, data, config, reference)
         for threshold in thresholds:
             pruned = prune_by_score(model.network, variables, scores, threshold, holdout=holdout)
-            units = tuple(sorted(pruned.candidates.order[: pruned.choice.count].tolist()))
+            units = tuple(sorted(pruned.candidates.order[: pruned.choice.pruned].tolist()))
             if units not in measured:
                 (after,) = sets.measure(model, pruned.variables, batch_size=options.compute.batch_size)
                 measured[units] = after.metrics
@@ -182,7 +181,7 @@ def rank_correlation(first: np.ndarray, second: np.ndarray) -> float | None:
 def _check_varied(name: str, value: object, default: object, axis: str, values: Iterable[object]) -> None:
     """A setting that is varied is left alone in its group, or names one of the values that it takes."""
     if value != default and value not in set(values):
-        raise ConfigError(f"--holder.{name} is varied, and {value} is not among its values: give it with --{axis}")
+        raise ConfigError(f"--holder.{name} is varied, and {value} is not one of its values: add it to --{axis}")
 
 
 def _radii(text: str) -> tuple[float, ...]:
@@ -201,9 +200,9 @@ def _cell(
         norm=config.norm,
         scope=str(config.scope),
         rule=rule,
-        acc=as_proportion(metrics.acc),
-        asr=as_proportion(metrics.asr),
-        ra=as_proportion(metrics.ra),
-        pruned=pruned.choice.count,
+        acc=metrics.acc,
+        asr=metrics.asr,
+        ra=metrics.ra,
+        pruned=pruned.choice.pruned,
         rank_correlation=correlation,
     )

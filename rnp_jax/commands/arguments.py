@@ -41,7 +41,7 @@ def parse(name: str, arguments: list[str]) -> tuple[Any, Any]:
     if issubclass(schema, RunOptions):
         description += f" The settings shown are those of the chosen methods; --method takes {', '.join(METHODS)}."
     if name in LISTINGS:
-        description += f" rnp-jax {name} --list shows what can be named here."
+        description += f" rnp-jax {name} --list shows the names to choose from."
     try:
         options = tyro.cli(schema, prog=f"rnp-jax {name}", description=description, args=rest, default=default)
     except SystemExit as stopped:

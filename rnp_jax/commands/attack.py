@@ -106,7 +106,7 @@ def _check_read(options: AttackOptions) -> None:
     unread = [f"--{name}" for name in others if getattr(options, name) != getattr(default, name)]
     if unread:
         without = "without --extractor" if options.extractor is None else "with --extractor"
-        raise ConfigError(f"{', '.join(unread)}: not read {without}; remove one or the other")
+        raise ConfigError(f"{', '.join(unread)}: not read {without}; remove it, or change --extractor")
 
 
 def make_victim(
@@ -123,7 +123,7 @@ def make_victim(
     """
     attack = open_attack(options.attack, options.constants)
     if attack is not None and not attack.takes_rate and options.poison != PoisonConfig():
-        raise ConfigError(f"--poison: not read by {options.attack}, which poisons no share of the set; remove it")
+        raise ConfigError(f"--poison: not read by {options.attack}, which poisons no share of the images; remove it")
     victim = _victim(options, extractor, train_set)
     goal = Goal(num_classes=train_set.num_classes, target=options.target, mapping=options.mapping)
     states = open_states(options.out, options)

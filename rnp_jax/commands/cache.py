@@ -9,7 +9,7 @@ from rnp_jax.compilation import CacheState, clear_cache, describe_cache, is_swit
 
 @dataclass(frozen=True)
 class CacheOptions:
-    """Say where compiled programs are kept, how many there are and how much room they take.
+    """Show where compiled programs are kept, how many there are and how much space they take.
 
     Attributes:
       clear: remove all compiled programs.

@@ -1,4 +1,4 @@
-"""``rnp-jax calibrate``: the threshold of label detection, from models whose truth is known."""
+"""``rnp-jax calibrate``: fit verdict thresholds on models labelled clean or backdoored."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -34,11 +34,11 @@ WORKS = 0.5  # a backdoor whose ASR is below this is no example of one
 
 @dataclass(frozen=True)
 class CalibrateOptions:
-    """Choose the threshold of detection by models whose cards say whether they are backdoored.
+    """Fit verdict thresholds on models whose cards say whether they are clean or backdoored.
 
-    Half of the clean and half of the backdoored models choose it, the others measure it. Writes --out, a JSON file that
-    `detect` takes, and beside it a figure of every model's score. Models whose backdoor hardly works are shown there,
-    and are in neither half.
+    Half of the clean and half of the backdoored models choose the thresholds, and the others measure them. The
+    JSON file --out is what `detect` takes; a figure of every model's score is written beside it. Models whose backdoor
+    hardly works appear in the figure, but in neither half.
 
     Attributes:
       checkpoints: PyTorch files with cards, all of one architecture and one data set.
@@ -89,7 +89,7 @@ def run(options: CalibrateOptions) -> Calibration:
         for warning in scored[-1].findings.warnings:
             log.say(f"  warning: {warning}")
     if not scored:
-        raise DataError("no checkpoints: give files that rnp-jax attack wrote, clean ones too")
+        raise DataError("no checkpoints: give files that rnp-jax attack wrote, including clean ones")
     kind = scored[0]
     calibration = calibrate(
         [each.model for each in scored],
@@ -119,13 +119,13 @@ def score(path: str, options: CalibrateOptions, like: Scored | None = None) -> S
     """
     model = open_model(path, SourceOptions(), ComputeOptions())
     if model.card is None:
-        raise DataError(f"{path}: no card beside it, so it is not known whether it is backdoored; give one that has")
+        raise DataError(f"{path}: no card beside it, so it is not known whether it is backdoored; give one with a card")
     name, architecture = options.images.data or model.card.data, model.network.architecture
     if like is not None and (architecture, name) != (like.architecture, like.data):
         theirs = f"{name_architecture(like.architecture)}, on {like.data}"
         raise DataError(
-            f"{path}: {name_architecture(architecture)}, on {name}, where the first is {theirs}; calibrate each kind "
-            "by itself"
+            f"{path}: {name_architecture(architecture)}, on {name}, but the first is {theirs}; calibrate each kind "
+            "separately"
         )
     data, _, _ = open_images(model, options.images, options.defense)
     batch = model.read(data)
@@ -164,9 +164,10 @@ def summarise(calibration: Calibration) -> Sequence[str]:
     ]
     return [
         f"threshold {calibration.threshold:.3f}; clean below {calibration.clean_below:.3f}",
-        f"on the models held out: AUROC {held_out.auroc:.2f} ({low:.2f}-{high:.2f})",
+        f"on the held-out models: AUROC {held_out.auroc:.2f} ({low:.2f}-{high:.2f})",
         *(
             f"  {what}: {each.count} of {each.total} ({each.interval[0]:.0%}-{each.interval[1]:.0%})"
             for what, each in shown
+            if each is not None
         ),
     ]

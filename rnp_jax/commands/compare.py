@@ -23,13 +23,13 @@ COMPARED = tuple(name for name, each in METHODS.items() if each.control or each.
 class CompareOptions(RunOptions):
     """Compare methods on checkpoints: one table, one page, intervals over seeds.
 
-    It is a sweep in this process, for a few checkpoints. Random and oracle are controls: they prune as many filters of
-    each layer as Hölder pruning does with the settings of --holder. Writes into --out: leaderboard.html and .md,
-    rows.csv, .jsonl and .parquet. A run that was interrupted goes on where it was.
+    This is a sweep in a single process, for a few checkpoints. Random and oracle are controls: they prune as many
+    filters of each layer as Hölder pruning does with the settings of --holder. Writes leaderboard.html and .md,
+    rows.csv, .jsonl and .parquet to --out. The same command continues an interrupted run.
 
     Attributes:
-      checkpoints: the PyTorch files, whole networks or heads on features.
-      method: the methods, a row each.
+      checkpoints: PyTorch files, each a whole network or a head on features.
+      method: methods to compare, one row each.
       out: output folder.
     """
 

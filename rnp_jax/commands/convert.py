@@ -21,11 +21,11 @@ from rnp_jax.torch_io import write_checkpoint, write_state_dict
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """Convert a checkpoint. The kind of SOURCE is found out; that of TARGET is told by its name.
+    """Convert a checkpoint. The format of SOURCE is recognised; that of TARGET follows from its name.
 
-    TARGET ends in .safetensors: the state dict alone. In .pt, .pth or .tar: a PyTorch file. In anything else: an orbax
-    folder with variables (float32), masks and architecture, which converts back to a PyTorch file. Between PyTorch and
-    safetensors every tensor stays as it is, bit for bit.
+    A TARGET that ends in .safetensors holds the state dict alone. One that ends in .pt, .pth or .tar is a PyTorch file.
+    Any other is an orbax folder with variables (float32), masks and architecture, which converts back to a PyTorch
+    file. Between PyTorch and safetensors, every tensor stays as it is, bit for bit.
 
     Attributes:
       source_path: a PyTorch or safetensors file, or an orbax folder that this command wrote.
@@ -77,7 +77,7 @@ def _from_orbax(source: Path, target: Path) -> None:
     tree, metadata = load_tree(source)
     stored = metadata.get("architecture")
     if stored is None:
-        raise CheckpointError(source, "holds no network (it names no architecture); masks are read from Python")
+        raise CheckpointError(source, "holds no network (it names no architecture); masks can be read from Python only")
     try:
         network = _network(pydantic.TypeAdapter(Architecture).validate_python(stored))
     except pydantic.ValidationError as error:
@@ -86,7 +86,7 @@ def _from_orbax(source: Path, target: Path) -> None:
         raise ConfigError(f"an orbax folder becomes a PyTorch file: name the target {', '.join(TORCH)}, not {target}")
     expected = jax.tree.map(lambda leaf: leaf.shape, jax.eval_shape(network.init, jax.random.key(0)))
     if jax.tree.map(np.shape, tree) != expected:
-        raise CheckpointError(source, f"its arrays are not those of its architecture, {network.architecture.name}")
+        raise CheckpointError(source, f"its arrays do not fit its architecture, {network.architecture.name}")
     save_variables(target, network, tree)
 
 

@@ -29,11 +29,11 @@ LAST = "report.html"
 
 @dataclass(frozen=True)
 class DetectOptions(DetectionOptions):
-    """Say whether a checkpoint hides a backdoor, for which label, by what trigger and from which training samples.
+    """Say whether a checkpoint hides a backdoor; find its target label, its trigger and suspicious training samples.
 
-    Unlearns clean images in a copy of the model and watches where its predictions go; the verdict compares the score
-    with those of models whose truth is known. Writes into --out: report.html, detection.json, unlearned.pt (same layout
-    as the source), triggers.npz (masks and patterns), sample_scores.csv, figures/, run.log and config.yaml.
+    Unlearns clean images in a copy of the model and watches where its predictions go. The verdict compares the score
+    with those of models labelled clean or backdoored. Writes into --out: report.html, detection.json, unlearned.pt (in
+    the layout of the source), triggers.npz (masks and patterns), sample_scores.csv, figures/, run.log and config.yaml.
 
     Attributes:
       checkpoint: PyTorch file to look at.
@@ -61,7 +61,7 @@ class DetectOptions(DetectionOptions):
         super().__post_init__()
         if self.defense.holdout > 0:
             raise ConfigError(
-                f"defense.holdout {self.defense.holdout}: nothing is chosen by held-out images; set it to 0"
+                f"defense.holdout {self.defense.holdout}: detect does not use held-out images; set it to 0"
             )
 
 

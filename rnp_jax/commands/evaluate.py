@@ -56,17 +56,10 @@ def run(options: EvaluateOptions) -> Metrics:
             "checkpoint": {"path": str(model.checkpoint.path), "sha256": model.checkpoint.sha256},
             "data": test.name,
             "attack": None if trigger is None else describe(trigger.attack) | dataclasses.asdict(trigger.goal),
-            "metrics": {name: _plain(value) for name, value in vars(measured.metrics).items()},
+            "metrics": {name: value and value.model_dump() for name, value in measured.metrics.shares.items()},
             "options": to_plain(options),
             "device": device_name(),
             "versions": package_versions(),
         }
         write_atomic(options.out, (json.dumps(document, indent=2) + "\n").encode())
     return measured.metrics
-
-
-def _plain(value) -> dict[str, float] | None:
-    if value is None:
-        return None
-    low, high = value.interval
-    return {"value": value.value, "low": low, "high": high, "count": value.count, "total": value.total}

@@ -32,8 +32,8 @@ SHOWN = 3
 class GalleryOptions:
     """Show what every attack does to an image, on one self-contained page.
 
-    Triggers that are drawn from constants need nothing. Those that are learned are shown where a checkpoint's artefact
-    is given, with its card; so are others, in place of those with default constants.
+    Triggers that are drawn from constants are shown without further files. A learned trigger is shown if a checkpoint
+    with its card and trigger artefact is given. A given checkpoint also replaces its attack's default trigger.
 
     Attributes:
       checkpoints: PyTorch files that `attack` wrote, or folders of them, each file with its card and trigger beside it.

@@ -26,7 +26,7 @@ _LISTED = 40  # values beside the state dict that are shown
 
 @dataclass(frozen=True)
 class InspectOptions:
-    """Say what a checkpoint file holds, which architecture it is and what is odd about it. Nothing in it is executed.
+    """Show what a checkpoint file holds, its architecture and what is odd about it. Nothing in the file is executed.
 
     Attributes:
       checkpoint: PyTorch or safetensors file to read.
@@ -94,7 +94,7 @@ def _summarise(value: object) -> str:
 def _print_state_dict(console: Console, state_dict: StateDict, *, listed: bool) -> None:
     kinds = Counter(ref.dtype for ref in state_dict.tensors.refs.values())
     where = quote("/".join(map(str, state_dict.location))) if state_dict.location else "the whole file"
-    prefix = f", prefix {quote(state_dict.prefix)} taken off" if state_dict.prefix else ""
+    prefix = f", prefix {quote(state_dict.prefix)} removed" if state_dict.prefix else ""
     count = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
     console.print(f"state dict    {where}: {count}{prefix}", markup=False)
     if listed:

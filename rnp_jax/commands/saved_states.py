@@ -64,10 +64,10 @@ class SavedStates:
         if not wanted:
             return None
         if not (found := self.list()):
-            say(f"no state in {self.folder}: starting with the first epoch")
+            say(f"no saved state in {self.folder}: starting with the first epoch")
             return None
         state = self._load(found[-1], start())
-        say(f"going on after epoch {int(state.epoch)}")
+        say(f"continuing after epoch {int(state.epoch)}")
         return state
 
     def _load(self, folder: Path, like: Any) -> Any:
@@ -75,7 +75,7 @@ class SavedStates:
         changed = sorted(name for name in self._settings if stored.get(name) != self._settings[name])
         if changed:
             raise ConfigError(
-                f"{folder} is the state of a run with other {', '.join(changed)}; use the same options, or remove it"
+                f"{folder} was saved by a run with different {', '.join(changed)}; use the same options, or remove it"
             )
         structure = jax.tree.structure(like._replace(key=jax.random.key_data(like.key)))
         state = jax.tree.unflatten(structure, [jnp.asarray(tree[str(i)]) for i in range(structure.num_leaves)])
@@ -97,7 +97,7 @@ class SavedStates:
     def tell(self, say: Callable[[str], None]) -> None:
         """Says where the last state is, if there is one."""
         if self.list():
-            say(f"the last saved state is in {self.folder}; --resume goes on from it")
+            say(f"the last saved state is in {self.folder}; --resume continues from it")
 
     def remove(self) -> None:
         """Removes them all, once the run is finished."""

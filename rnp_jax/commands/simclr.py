@@ -31,9 +31,10 @@ from rnp_jax.types import Variables
 
 @dataclass(frozen=True)
 class SimclrOptions:
-    """Train a feature extractor by SimCLR, which reads no labels, and write it as a PyTorch checkpoint with its card.
+    """Train a feature extractor with SimCLR, which reads no labels, and write it as a PyTorch checkpoint with its card.
 
-    Its last layer is a linear probe, trained on the frozen features with the labels, so the file is a classifier too.
+    Its last layer is a linear probe that is trained on the frozen features with the labels, so the file is also a
+    classifier.
 
     Attributes:
       out: checkpoint to write; the card (.card.json) and, with an attack, the trigger (.trigger.npz) are written beside
@@ -141,5 +142,5 @@ def _train(
             state=state,
             save=states.save,
         )
-    log.say(f"trained in {time.perf_counter() - started:.0f} s; linear probe")
+    log.say(f"trained in {time.perf_counter() - started:.0f} s; training the linear probe")
     return fit_probe(network, trained, untrusted.data, jax.random.fold_in(key, 0), options.probe)[0]

@@ -37,21 +37,21 @@ _EXTENSIBLE = ("attacks", "rates", "seeds", "out", "method")  # options that may
 class StudyOptions(RunOptions):
     """Train a backdoored head for every attack, poison rate and seed on one extractor, and compare methods on them.
 
-    Features of clean training images are computed once for all heads. Writes into --out: heads/ (checkpoints with cards
-    and triggers) and what `rnp-jax compare` writes. A study that was interrupted goes on where it was; attacks, rates
-    and seeds may be added to it.
+    Features of clean training images are computed once for all heads. Writes to --out: heads/ (checkpoints with cards
+    and triggers) and everything that `rnp-jax compare` writes. The same command continues an interrupted study;
+    attacks, rates and seeds may be added to it.
 
     Attributes:
-      attacks: badnets, blend, sig, sig_rnp, wanet; or none.
-      method: the methods, a row each.
+      attacks: badnets, blend, sig, sig_rnp, wanet or none.
+      method: methods to compare, one row each.
       out: output folder.
-      images: the training and test images.
-      extractor: a checkpoint, or a folder with a CLIP or ViT model.
-      head: hidden units of the heads, a number a layer.
+      images: training and test images.
+      extractor: checkpoint, or folder with a CLIP or ViT model.
+      head: number of hidden units in each layer of the heads.
       rates: poison rates.
-      seeds: of the heads: initial weights, poisoned images, batches.
-      target: the label the attacker wants.
-      train: of the heads.
+      seeds: random seeds for the heads: initial weights, poisoned images and batches.
+      target: label that the attacker wants.
+      train: training of the heads.
     """
 
     attacks: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
@@ -126,7 +126,9 @@ def _claim(options: StudyOptions) -> Path:
         both = [name for name in now if name in earlier and name not in _EXTENSIBLE]  # a method more has its own
         changed = [name for name in both if earlier[name] != now[name]]
         if changed:
-            raise DataError(f"{path} is of a study with other {', '.join(changed)}; choose another folder with --out")
+            raise DataError(
+                f"{path} belongs to a study with different {', '.join(changed)}; choose another folder with --out"
+            )
     write_yaml(path, options)
     return out
 

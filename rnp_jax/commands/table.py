@@ -1,20 +1,20 @@
 """The commands: the class of each one's options, and what it does in a line."""
 
 COMMANDS = {
-    "inspect": ("InspectOptions", "what a checkpoint file holds; nothing in it is executed"),
-    "defend": ("DefendOptions", "remove a backdoor with clean images; cleaned checkpoint, masks, report"),
-    "detect": ("DetectOptions", "is there a backdoor: verdict, label, recovered trigger, suspicious samples"),
-    "calibrate": ("CalibrateOptions", "the threshold of label detection, from models whose truth is known"),
-    "evaluate": ("EvaluateOptions", "ACC, and ASR and RA where the trigger is known"),
+    "inspect": ("InspectOptions", "list what a file holds and recognise its architecture; execute nothing"),
+    "defend": ("DefendOptions", "remove a backdoor with clean images; write a cleaned checkpoint, masks and a report"),
+    "detect": ("DetectOptions", "find the target label, the trigger and the suspicious samples; give a verdict"),
+    "calibrate": ("CalibrateOptions", "fit verdict thresholds on models labelled clean or backdoored"),
+    "evaluate": ("EvaluateOptions", "measure ACC, and ASR and RA if the trigger is known"),
     "attack": ("AttackOptions", "train a backdoored model, with its trigger artefact and card"),
-    "gallery": ("GalleryOptions", "what every attack does to an image, on one page"),
-    "compare": ("CompareOptions", "several defenses on several checkpoints: one table, one page"),
-    "study": ("StudyOptions", "train backdoored heads on an extractor's features, compare defenses on them"),
-    "ablate": ("AblateOptions", "Hölder pruning under every combination of its settings"),
-    "sweep": ("SweepOptions", "defenses on thousands of checkpoints, resumable: one table, one page"),
-    "simclr": ("SimclrOptions", "train a feature extractor without labels, for heads and for --method hid"),
-    "convert": ("ConvertOptions", "PyTorch, safetensors and orbax, one into the other"),
-    "cache": ("CacheOptions", "the compiled programs that are kept for later runs: where, how many, how large"),
+    "gallery": ("GalleryOptions", "show on one page what every attack does to an image"),
+    "compare": ("CompareOptions", "run several methods on several checkpoints: one table, one page"),
+    "study": ("StudyOptions", "train backdoored heads on an extractor's features, and compare methods on them"),
+    "ablate": ("AblateOptions", "vary Hölder pruning: exponent, radii, norm, scope, threshold rule"),
+    "sweep": ("SweepOptions", "defend thousands of checkpoints, resumable: one table, one page"),
+    "simclr": ("SimclrOptions", "train features without labels, for heads and for --method hid"),
+    "convert": ("ConvertOptions", "convert between PyTorch, safetensors and orbax"),
+    "cache": ("CacheOptions", "show the compiled programs that are kept for later runs: where, how many, how large"),
 }
 
 COMPILE_NOTHING = ("inspect", "convert", "cache")

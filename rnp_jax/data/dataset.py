@@ -89,7 +89,7 @@ def _check_images(name: str, images: Any, image_shape: tuple[int, int, int] | No
             str(image_shape[0]) if image_shape[0] == image_shape[1] else f"{image_shape[:2]}"
         )
         if shape[3] != image_shape[2]:
-            fix = f"they have {shape[3]} channels where {image_shape[2]} are needed, so convert them first"
+            fix = f"they have {shape[3]} channels, but {image_shape[2]} are needed, so convert them first"
         raise DataError(f"{name}: images are {_times(shape[1:])}, but the model takes {_times(image_shape)}; {fix}")
 
 

@@ -100,8 +100,8 @@ def _list_test(root: Path) -> list[_Sign]:
     table = next((table for table in tables if table.is_file()), None)
     if table is None:
         raise DataError(
-            f"{folder}: no {_TEST_CSV} in it, the annotations with ClassId, which are published apart from the test "
-            "images (GT-final_test.test.csv has no classes); put it there"
+            f"{folder}: no {_TEST_CSV} in it. This file has the annotations with ClassId and is published separately "
+            "from the test images (GT-final_test.test.csv has no classes); put it there"
         )
     return _read_table(table, folder, "Filename")
 

@@ -56,7 +56,9 @@ def read_image_files(
     names = [file.relative_to(root).as_posix() for file in files]
     unreadable = [f"{name}: {reason}" for name, (reason, _) in zip(names, found, strict=True) if reason]
     if unreadable:
-        raise DataError(f"{root}: {len(unreadable)} files are no readable images, remove them: {list_some(unreadable)}")
+        raise DataError(
+            f"{root}: {len(unreadable)} files are not readable images, remove them: {list_some(unreadable)}"
+        )
     examples: dict[tuple[int, ...], str] = {}
     for name, (_, shape) in zip(names, found, strict=True):
         examples.setdefault(shape, name)
@@ -99,8 +101,8 @@ def _check_memory(root: Path, count: int, side: tuple[int, int]) -> None:
     needed, allowed = count * height * width * 3, MEMORY_SHARE * _physical_memory()
     if needed > allowed:
         raise DataError(
-            f"{root}: {count:,} images of {height}x{width} are {needed / 2**30:,.1f} GiB in memory, where "
-            f"{allowed / 2**30:,.1f} GiB may be used; give a smaller image_size, or a folder with fewer images"
+            f"{root}: {count:,} images of {height}x{width} are {needed / 2**30:,.1f} GiB in memory, but "
+            f"{allowed / 2**30:,.1f} GiB can be used; give a smaller image_size, or a folder with fewer images"
         )
 
 

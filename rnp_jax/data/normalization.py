@@ -25,7 +25,7 @@ class Normalization:
     def __post_init__(self):
         if len(self.mean) != len(self.std) or not self.mean:
             raise DataError(
-                f"normalisation with {len(self.mean)} means and {len(self.std)} stds; give one of each a channel"
+                f"normalisation with {len(self.mean)} means and {len(self.std)} stds; give one of each per channel"
             )
         if not all(map(math.isfinite, self.mean + self.std)) or min(self.std) <= 0:
             raise DataError(f"normalisation with mean {self.mean} and std {self.std}; they must be finite, std above 0")

@@ -31,7 +31,7 @@ def load_npz(path: Path, split: Split, size: tuple[int, int] | None = None) -> D
     pairs = [(x.format(split), y.format(split)) for x, y in _SPLIT_NAMES]
     try:
         if not zipfile.is_zipfile(path):
-            raise ValueError("no zip archive")
+            raise ValueError("not a zip archive")
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             found = next((pair for pair in [*pairs, _WHOLE_NAMES] if set(pair) <= set(archive.files)), None)
             if found is None:

@@ -32,7 +32,7 @@ def load_tiny_imagenet(root: Path, split: Split, size: tuple[int, int] | None = 
     """
     ids = sorted(line for line in _read_lines(root / "wnids.txt") if line)
     if not ids or len(set(ids)) < len(ids) or not all(_is_plain(wnid) for wnid in ids):
-        raise DataError(f"{root / 'wnids.txt'}: expected one WordNet id a line, each once; get the file again")
+        raise DataError(f"{root / 'wnids.txt'}: expected one WordNet id per line, each once; get the file again")
     files, labels = _list_train(root, ids) if split == "train" else _list_test(root, ids)
     return Dataset(
         read_image_files(root, files, size), np.asarray(labels, np.int32), _read_names(root, ids),
@@ -85,7 +85,7 @@ def _read_names(root: Path, ids: list[str]) -> tuple[str, ...]:
         words[wnid] = names
     unnamed = [wnid for wnid in ids if not words.get(wnid)]
     if unnamed:
-        raise DataError(f"{path}: no words for {list_some(unnamed)}; expected an id, a tab and its names a line")
+        raise DataError(f"{path}: no words for {list_some(unnamed)}; expected an id, a tab and its names on each line")
     return tuple(words[wnid].partition(",")[0].strip() for wnid in ids)
 
 

@@ -33,7 +33,7 @@ from rnp_jax.types import Apply, Batch, Tree, Variables
 
 @dataclass(frozen=True)
 class AnpConfig:
-    """Settings of ANP; the defaults are the release's, but for the choice of filters.
+    """Settings of ANP. The defaults are the release's, except for the choice of filters.
 
     Attributes:
       iterations: number of steps of the masks.
@@ -86,7 +86,7 @@ def run_anp(task: Task, config: AnpConfig) -> Defended:
         )
     task.note("anp", history)
     done = prune_by_masks(task, filters, history["masks"], config.prune)
-    return replace(done, choice=replace(done.choice, ranking=anp.name))
+    return replace(done, choice=done.choice.model_copy(update={"ranking": anp.name}))
 
 
 def optimize_masks(
@@ -124,7 +124,7 @@ def optimize_masks(
     if not np.isfinite(history["loss"]).all():
         raise DefenseError(
             f"the masks diverged: their loss became {history['loss'][-1]}; "
-            "lower learning_rate, and check that the normalisation is the checkpoint's"
+            "lower learning_rate, and check that the normalisation matches the checkpoint"
         )
     return state.filters, history
 
@@ -245,9 +245,9 @@ def _scaled(params: Tree, tree: Tree, weight: masks.Filters, bias: masks.Filters
 anp = Method(
     name="anp",
     title="ANP",
-    summary="adversarial neuron pruning: prune the filters that perturbed weights turn against the clean task",
-    basis="The mask of a filter is what keeps the clean loss low while weights are perturbed by an adversary; filters "
-    "that are sensitive to it have masks near 0 (Adversarial Neuron Pruning, NeurIPS 2021).",
+    summary="Adversarial Neuron Pruning: prune the filters that are sensitive to adversarial changes of the weights",
+    basis="The mask of a filter keeps the clean loss low while an adversary perturbs the weights; filters that are "
+    "sensitive to this have masks near 0 (Adversarial Neuron Pruning, NeurIPS 2021).",
     run=run_anp,
     defaults=AnpConfig(),
     augments=True,

@@ -61,7 +61,7 @@ def clp_scores(network: Network, variables: Variables) -> dict[str, Float[np.nda
     if network.architecture.name != "mlp" and not any(site.layer in stats for site in network.sites):
         raise DefenseError(
             f"{network.architecture.name} in placement {network.placement} has no batch norm at its filters: CLP "
-            "bounds channels behind batch norm, or the units of an mlp; choose rnp, anp, holder or fp"
+            "scores channels with batch norm, or the units of an mlp; choose rnp, anp, holder or fp"
         )
     for site in network.sites:
         spectral = sum(channel_norms(params[name]["kernel"]) for name in site.producers) if site.producers else 1.0
@@ -101,9 +101,9 @@ def _by_layer(tree: Tree) -> Mapping[str, Tree]:
 clp = Method(
     name="clp",
     title="CLP",
-    summary="channel Lipschitzness based pruning, which needs no images",
+    summary="Channel Lipschitzness based Pruning; it needs no images",
     basis="The score of a filter is the largest singular value of its weights, times the scale of its batch norm: an "
-    "upper bound of its Lipschitz constant that needs no data (Channel Lipschitzness based Pruning, ECCV 2022).",
+    "upper bound on its Lipschitz constant that needs no data (Channel Lipschitzness based Pruning, ECCV 2022).",
     run=run_clp,
     defaults=ClpConfig(),
     needs="none",

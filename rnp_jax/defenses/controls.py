@@ -66,7 +66,7 @@ def oracle_scores(
 def run_none(task: Task, config: None) -> Defended:
     """Leaves the network as it is."""
     del config
-    return Defended(task.variables, {}, "weights", NO_CANDIDATES, Choice(0, "Nothing is changed."))
+    return Defended(task.variables, {}, "weights", NO_CANDIDATES, Choice(rule="Nothing is changed.", pruned=0))
 
 
 def run_random(task: Task, config: HolderPruneConfig) -> Defended:
@@ -85,7 +85,7 @@ def run_oracle(task: Task, config: HolderPruneConfig) -> Defended:
       DefenseError: no images with the trigger are given.
     """
     if task.pairs is None:
-        raise DefenseError("the trigger is not known, and the oracle prunes by it")
+        raise DefenseError("the oracle prunes by the trigger, and the trigger is not known")
     clean, triggered = task.pairs
     return _prune_as_many(task, config, lambda: oracle_scores(task.network, task.variables, clean, triggered))
 
@@ -114,8 +114,8 @@ none = Method(
 random = Method(
     name="random",
     title="Random",
-    summary="control: prune at random as many filters of each layer as Hölder pruning does",
-    basis="The score of a filter is random: a control that any method should beat.",
+    summary="control: prune random filters, as many of each layer as Hölder pruning does",
+    basis="The score of a filter is random; any method should do better.",
     run=run_random,
     defaults=HolderPruneConfig(),
     chooses=lambda config: chooses_by_score(config.threshold),
@@ -128,9 +128,9 @@ random = Method(
 oracle = Method(
     name="oracle",
     title="Oracle",
-    summary="control that sees the trigger: prune as many filters of each layer as Hölder pruning does",
-    basis="The score of a filter is the change of its activation under the attacker's trigger, which no defender has: "
-    "a bound, not a defense.",
+    summary="control: prune the filters that the trigger changes most, as many of each layer as Hölder pruning does",
+    basis="The score of a filter is how much the attacker's trigger changes its activation; no defender has the "
+    "trigger, so this is a bound and not a defense.",
     run=run_oracle,
     defaults=HolderPruneConfig(),
     needs="trigger",

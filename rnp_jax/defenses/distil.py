@@ -104,7 +104,8 @@ def distil(
     """
     if stamps is not None and stamps.patterns.shape[1:] != data.images.shape[1:]:
         raise DataError(
-            f"stamps {list(stamps.patterns.shape[1:])} on images {list(data.images.shape[1:])}: expected the same"
+            f"stamps of shape {list(stamps.patterns.shape[1:])} for images of shape {list(data.images.shape[1:])}: "
+            "expected the same shape"
         )
     phase = start_distilling(network, config, augment)
     fixed = {"masks": student["masks"], "teacher": teacher, "stamps": stamps}

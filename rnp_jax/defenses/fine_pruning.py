@@ -9,7 +9,7 @@ head. The output of a ResNet's very last batch norm is added to the residual str
 the activation behind the sum. And the accuracy is measured on images that play no other part.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from rnp_jax.defenses.method import Chooses, Method, Task
 from rnp_jax.defenses.result import Candidates, Choice, Defended, choose_within, prune
 from rnp_jax.defenses.scores import scores_by_filter
 from rnp_jax.errors import ConfigError, DefenseError
-from rnp_jax.evaluation.metrics import share
+from rnp_jax.evaluation.metrics import known_share
 from rnp_jax.evaluation.predict import predict
 from rnp_jax.models import Network
 from rnp_jax.models.chain import Site
@@ -66,9 +66,9 @@ def run_fine_pruning(task: Task, config: FinePruningConfig) -> Defended:
     with task.stage("choose"):
         candidates = _rank(site, dormancies)
         choice = _choose(network, variables, candidates, task.holdout, config.accuracy_drop)
-        pruned = prune(variables, candidates, choice.count)
-    if choice.count == 0:
-        task.warn("No channel was pruned: the first costs more than the accuracy that may be lost.")
+        pruned = prune(variables, candidates, choice.pruned)
+    if choice.pruned == 0:
+        task.warn("No channel was pruned: pruning the first one costs more accuracy than allowed.")
     if config.fine_tune:
         with task.stage("finetune"):
             pruned, history = finetune(
@@ -109,24 +109,24 @@ def _choose(
     network: Network, variables: Variables, candidates: Candidates, holdout: Batch | None, accuracy_drop: float
 ) -> Choice:
     if holdout is None or len(holdout.labels) == 0:
-        raise ConfigError("Fine-Pruning prunes until accuracy on held-out clean images falls: hold some out")
-    accuracy = share(predict(network, variables, holdout).labels[0] == np.asarray(holdout.labels)).value
+        raise ConfigError("Fine-Pruning needs held-out clean images to see accuracy fall: hold some out")
+    accuracy = known_share(predict(network, variables, holdout).labels[0] == np.asarray(holdout.labels)).value
     choice = choose_within(
         network, variables, candidates, holdout, accuracy_drop * accuracy, "least active of the last layer first"
     )
     rule = (
-        f"the most filters, least active of the last layer first, that cost at most {accuracy_drop:.1%} of the "
-        f"accuracy on {len(holdout.labels)} held-out clean images"
+        f"as many filters as possible, least active of the last layer first, at a cost of at most {accuracy_drop:.1%} "
+        f"of the accuracy on {len(holdout.labels)} held-out clean images"
     )
-    return replace(choice, rule=rule)
+    return choice.model_copy(update={"rule": rule})
 
 
 fine_pruning = Method(
     name="fp",
     title="FP",
-    summary="Fine-Pruning: prune the channels that clean images leave idle, then fine-tune",
-    basis="The score of a filter rises as its mean activation on clean images falls: what clean images leave idle is "
-    "suspected (Fine-Pruning, RAID 2018).",
+    summary="Fine-Pruning: prune the channels that clean images activate least, then fine-tune",
+    basis="The score of a filter rises as its mean activation on clean images falls; filters that clean images leave "
+    "idle are suspected (Fine-Pruning, RAID 2018).",
     run=run_fine_pruning,
     defaults=FinePruningConfig(),
     changes="both",

@@ -58,9 +58,9 @@ def run_ft(task: Task, config: FtConfig) -> Defended:
 ft = Method(
     name="ft",
     title="FT",
-    summary="fine-tuning of all weights, of the network or of what RNP left of it",
-    basis="All weights are trained on the clean images, in the hope that the backdoor is forgotten (fine-tuning as in "
-    "BackdoorBench, NeurIPS 2022).",
+    summary="fine-tune all weights, of the network itself or of what RNP left of it",
+    basis="All weights are trained on the clean images, which may make the network forget the backdoor (fine-tuning as "
+    "in BackdoorBench, NeurIPS 2022).",
     run=run_ft,
     defaults=FtConfig(),
     changes="both",

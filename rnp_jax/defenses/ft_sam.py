@@ -134,8 +134,8 @@ ft_sam = Method(
     name="ft_sam",
     title="FT-SAM",
     summary="fine-tuning with sharpness-aware minimisation",
-    basis="All weights are trained on the clean images to where the loss stays low all around them, relative to their "
-    "size (fine-tuning with sharpness-aware minimisation, ICCV 2023).",
+    basis="All weights are trained on the clean images so that the loss stays low in a whole neighbourhood, measured "
+    "relative to their size (fine-tuning with sharpness-aware minimisation, ICCV 2023).",
     run=run_ft_sam,
     defaults=FtSamConfig(),
     changes="weights",

@@ -57,7 +57,7 @@ class HidConfig:
         if not 0 < self.keep < 1 or self.rounds < 1:
             raise ConfigError(f"keep {self.keep}, rounds {self.rounds}: expected keep in (0, 1) and rounds >= 1")
         if not self.units:
-            raise ConfigError("units (): give one hidden layer or more, such as 256 256: its units are what is pruned")
+            raise ConfigError("units (): give at least one hidden layer, such as 256 256; hid prunes hidden units")
         if min(self.units) < 1:
             raise ConfigError(f"units {self.units}: expected sizes of 1 or more")
         if self.prune.threshold.rule == "budget":
@@ -151,7 +151,7 @@ def _conclude(rounds: list[Round], network: Network, head: Network, extractor: V
     last, several = rounds[-1].pruned, len(rounds)
     found: dict[int, float] = {}
     for each in rounds:
-        candidates, count = each.pruned.candidates, each.pruned.choice.count
+        candidates, count = each.pruned.candidates, each.pruned.choice.pruned
         for position, value in zip(candidates.order[:count], candidates.values[:count], strict=True):
             found.setdefault(int(position), float(value))
     order, values = np.array(list(found), np.int64), np.array(list(found.values()))
@@ -161,7 +161,7 @@ def _conclude(rounds: list[Round], network: Network, head: Network, extractor: V
         last.values,
         "score",
         Candidates(order, values, np.full(len(order), np.nan)),
-        replace(last.choice, count=len(order), rule=rule, ranking=hid.name),
+        last.choice.model_copy(update={"pruned": len(order), "rule": rule, "ranking": hid.name}),
         network=head,
         extractor=(network, extractor),
         kept=tuple(each.kept for each in rounds),
@@ -220,7 +220,8 @@ def _check(data: Batch, num_classes: int) -> None:
     count, labels = len(data.images), np.asarray(data.labels)
     if labels.shape != (count,) or count == 0 or labels.min() < 0 or labels.max() >= num_classes:
         raise DataError(
-            f"{count} images with labels {labels.shape}: expected as many, one or more, from 0 to {num_classes - 1}"
+            f"{count} images with labels of shape {labels.shape}: expected one or more images, with labels from 0 "
+            f"to {num_classes - 1}"
         )
 
 
@@ -238,7 +239,7 @@ hid = Method(
     title="HID",
     summary="Hölder Iterative Defence: train a new network on the untrusted training set",
     basis="The score of a hidden unit is its Hölder constant on features that were learned without labels; the pruned "
-    "head then picks the clean samples to go on with (Hölder Iterative Defence, ICLR 2025 submission).",
+    "head then picks the clean samples for further training (Hölder Iterative Defence, ICLR 2025 submission).",
     run=run_hid,
     defaults=HidConfig(),
     needs="untrusted",

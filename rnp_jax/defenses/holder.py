@@ -19,7 +19,7 @@ from rnp_jax.defenses.thresholds import ThresholdConfig
 
 @dataclass(frozen=True)
 class HolderPruneConfig:
-    """How neurons are scored, and which scores condemn them."""
+    """How neurons are scored, and which scores lead to pruning."""
 
     sensitivity: HolderConfig = field(default_factory=HolderConfig)
     threshold: ThresholdConfig = field(default_factory=ThresholdConfig)
@@ -42,9 +42,9 @@ def run_holder(task: Task, config: HolderPruneConfig) -> Defended:
 holder = Method(
     name="holder",
     title="Hölder",
-    summary="Hölder pruning: prune the filters that small steps of the input move most",
-    basis="The score of a filter is the largest change of its activation that small steps along its gradient cause, "
-    "over the step's length to the power \N{GREEK SMALL LETTER ALPHA} (Hölder Pruning, ICLR 2025 submission).",
+    summary="Hölder pruning: prune the filters that react most to small changes of the input",
+    basis="The score of a filter is the largest change of its activation under small steps along its gradient, divided "
+    "by the step's length to the power \N{GREEK SMALL LETTER ALPHA} (Hölder Pruning, ICLR 2025 submission).",
     run=run_holder,
     defaults=HolderPruneConfig(),
     chooses=lambda config: chooses_by_score(config.threshold),

@@ -224,8 +224,8 @@ def _unlearn(
 ibau = Method(
     name="ibau",
     title="I-BAU",
-    summary="adversarial unlearning of universal perturbations by implicit hypergradients",
-    basis="Perturbations of all images that mislead the network are found and unlearned, by turns "
+    summary="unlearn universal adversarial perturbations, with implicit hypergradients",
+    basis="Perturbations that mislead the network on all images are found and unlearned in turn "
     "(Adversarial Unlearning of Backdoors via Implicit Hypergradient, ICLR 2022).",
     run=run_ibau,
     defaults=IbauConfig(),

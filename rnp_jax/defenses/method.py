@@ -125,6 +125,8 @@ class Method:
       augments: whether it augments the images it learns from.
       chooses: what it decides about filters, given its settings.
       reads: the group of settings it reads; by default the one of its own name.
+      inverts: whether it trains on triggers that it recovers itself, so that a search for such triggers says little of
+        its success.
       control: a row to compare with, not a defense.
       colour: in figures, as ``#rrggbb``.
       marker: in figures, as matplotlib names it.
@@ -141,6 +143,7 @@ class Method:
     augments: bool = False
     chooses: Callable[[Any], Chooses] = lambda _: Chooses()
     reads: str = ""
+    inverts: bool = False
     control: bool = False
     colour: str = "#69737d"
     marker: str = "o"
@@ -190,7 +193,7 @@ class Method:
         ranking = done.choice.ranking or self.name
         return replace(
             done,
-            choice=replace(done.choice, ranking=ranking),
+            choice=done.choice.model_copy(update={"ranking": ranking}),
             history={**task.history, **done.history},
             stops={**task.stops, **done.stops},
             timing={**task.timing, **done.timing},

@@ -80,11 +80,11 @@ class NadConfig:
         if len(self.learning_rates) != len(self.milestones) + 1 or not min(self.learning_rates) > 0:
             raise ConfigError(
                 f"learning_rates {self.learning_rates} with milestones {self.milestones}: expected rates above 0, one "
-                "more than milestones"
+                "more rate than milestones"
             )
         if not self.betas or min(self.betas) < 0 or self.repel < 0:
             raise ConfigError(
-                f"betas {self.betas}, repel {self.repel}: expected one or more betas, none of them below 0, nor repel"
+                f"betas {self.betas}, repel {self.repel}: expected one or more betas, and no beta or repel below 0"
             )
 
 
@@ -98,7 +98,9 @@ def run_nad(task: Task, config: NadConfig) -> Defended:
     network = task.network
     stages = find_stages(network, task.variables)
     if len(config.betas) > len(stages):
-        raise ConfigError(f"betas {config.betas}: {network.architecture.name} has {len(stages)} stages; give no more")
+        raise ConfigError(
+            f"betas {config.betas}: {network.architecture.name} has {len(stages)} stages, so give no more"
+        )
     source = _source(config)
     needed: tuple[Start, ...] = (source, config.start, *(("unlearned",) if config.repel else ()))
     made = {each: begin(each, task, config.rnp) for each in dict.fromkeys(needed)}
@@ -177,8 +179,8 @@ class _Distilling(Phase):
 nad = Method(
     name="nad",
     title="NAD",
-    summary="neural attention distillation from a fine-tuned copy of the network",
-    basis="All weights are trained to attend to clean images as a fine-tuned copy of the network does "
+    summary="Neural Attention Distillation from a fine-tuned copy of the network",
+    basis="All weights are trained until attention on clean images is like that of a fine-tuned copy of the network "
     "(Neural Attention Distillation, ICLR 2021).",
     run=run_nad,
     defaults=NadConfig(),

@@ -70,7 +70,7 @@ def run_nc(task: Task, config: NcConfig) -> Defended:
             holdout=task.holdout,
             progress=task.progress,
         )
-    begun = replace(begun, choice=replace(begun.choice, rule=rule))
+    begun = replace(begun, choice=begun.choice.model_copy(update={"rule": rule}))
     if stamps is None:
         task.warn(rule)
         return conclude(task, begun, begun.variables)
@@ -112,7 +112,7 @@ def recover_stamps(
 def _explain(found: Inverted, places: list[int]) -> str:
     index, median = anomaly_index(found.sizes), np.median(found.sizes)
     each = [f"label {found.labels[i]} ({found.sizes[i]:.1f} pixels, anomaly index {index[i]:.1f})" for i in places]
-    return f"Flagged by the size of its recovered trigger: {', '.join(each)}; the median over labels is {median:.1f}."
+    return f"Flagged by the size of the recovered trigger: {', '.join(each)}; the median over labels is {median:.1f}."
 
 
 def _explain_none(found: Inverted, config: NcConfig) -> str:
@@ -120,23 +120,24 @@ def _explain_none(found: Inverted, config: NcConfig) -> str:
     sizes = np.where(found.reached, found.sizes, np.inf)
     i = int(sizes.argmin())
     return (
-        "No label stands out by the size of its recovered trigger, so the network is unchanged. The smallest is label "
-        f"{found.labels[i]}'s: {found.sizes[i]:.1f} pixels, anomaly index {index[i]:.1f}; the median over labels is "
-        f"{np.median(found.sizes):.1f}. To be flagged, it must have an index above {config.suspicious:g} and at most "
-        f"{config.margin:.0%} of the median."
+        "No label stands out by the size of its recovered trigger, so the network is unchanged. The smallest trigger "
+        f"is that of label {found.labels[i]}: {found.sizes[i]:.1f} pixels, anomaly index {index[i]:.1f}; the median "
+        f"over labels is {np.median(found.sizes):.1f}. A label is flagged if its index is above {config.suspicious:g} "
+        f"and its trigger has at most {config.margin:.0%} of the median size."
     )
 
 
 nc = Method(
     name="nc",
     title="NC-unlearning",
-    summary="recover triggers, and distil the network away from those of labels that stand out",
-    basis="For labels whose recovered trigger is far smaller than the others', the network is taught to answer stamped "
+    summary="recover triggers, and teach the network to ignore those of labels that stand out",
+    basis="If a label's recovered trigger is far smaller than the others', the network is taught to answer stamped "
     "images as it answers them without the stamp (Neural Cleanse, S&P 2019, in a distilled form).",
     run=run_nc,
     defaults=NcConfig(),
     changes="weights",
     augments=True,
+    inverts=True,
     colour="#d81b60",
     marker="H",
 )

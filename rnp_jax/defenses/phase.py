@@ -129,5 +129,5 @@ def check_finite(phase: str, history: Mapping[str, np.ndarray]) -> None:
     if not np.isfinite(history["loss"]).all():
         raise DefenseError(
             f"{phase} diverged: the loss became {history['loss'][-1]} in epoch {len(history['loss'])}; "
-            "lower its learning rate, and check that the normalisation is the checkpoint's"
+            "lower its learning rate, and check that the normalisation matches the checkpoint"
         )

@@ -12,7 +12,7 @@ Three rankings of the filters whose recovered mask is low:
 ``docs/rankings.md`` compares them.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -57,11 +57,11 @@ class PruneConfig:
 
     def __post_init__(self):
         if self.threshold is not None and self.number is not None:
-            raise ConfigError(f"threshold {self.threshold} and number {self.number}: give one of them")
+            raise ConfigError(f"threshold {self.threshold} and number {self.number}: give only one of them")
         if self.threshold is not None and self.ranking != "release":
             raise ConfigError(
-                f"threshold {self.threshold} with ranking {self.ranking}: a threshold is on mask values, "
-                "so it goes with ranking release"
+                f"threshold {self.threshold} with ranking {self.ranking}: a threshold applies to mask values, "
+                "so it needs ranking release"
             )
         if not 0 <= self.accuracy_budget <= 1 or not 0 <= (self.threshold or 0) <= 1 or (self.number or 0) < 0:
             raise ConfigError(f"{self}: expected accuracy_budget and threshold in [0, 1] and number >= 0")
@@ -89,7 +89,7 @@ def rank(
     exposed = np.flatnonzero(rounded <= THRESHOLDS[-1])
     if ranking == "damage":
         if damage is None:
-            raise ConfigError("ranking 'damage' needs the measured damage: pass measure_damage's result")
+            raise ConfigError("ranking 'damage' needs the measured damage: pass the result of measure_damage")
         steps = np.searchsorted(THRESHOLDS, rounded)  # the first threshold at or above each mask
         order = exposed[np.lexsort((damage[exposed], steps[exposed]))]
     else:
@@ -125,12 +125,12 @@ def choose(
     if config.number is not None:
         if config.number > total:
             raise ConfigError(f"number {config.number}: only {total} filters have a mask of 0.90 or less")
-        return Choice(config.number, f"{config.number} filters, as asked for", **named)
+        return Choice(rule=f"{config.number} filters, as requested", pruned=config.number, **named)
     if config.threshold is not None:
-        count = candidates.count_at(config.threshold)
-        return Choice(count, f"every filter with a mask of {config.threshold:g} or less, as asked for", **named)
+        rule = f"every filter with a mask of {config.threshold:g} or less, as requested"
+        return Choice(rule=rule, pruned=candidates.count_at(config.threshold), **named)
     found = choose_within(network, variables, candidates, holdout, config.accuracy_budget, _ORDER[config.ranking])
-    return replace(found, budget=config.accuracy_budget, **named)
+    return found.model_copy(update={"budget": config.accuracy_budget, **named})
 
 
 def prune_by_masks(task: Task, filters: masks.Filters, path: Float[np.ndarray, "E F"], config: PruneConfig) -> Defended:
@@ -146,10 +146,10 @@ def prune_by_masks(task: Task, filters: masks.Filters, path: Float[np.ndarray, "
         candidates = rank(config.ranking, filters, path, damage)
     with task.stage("choose"):
         choice = choose(task.network, task.variables, candidates, task.holdout, config)
-    if choice.count == 0:
+    if choice.pruned == 0:
         why = "no mask fell to 0.90" if len(candidates.order) == 0 else "every choice costs more than the budget"
         task.warn(f"Nothing was pruned: {why}.")
-    return Defended(prune(task.variables, candidates, choice.count), filters, "mask", candidates, choice)
+    return Defended(prune(task.variables, candidates, choice.pruned), filters, "mask", candidates, choice)
 
 
 def chooses_by_masks(config: PruneConfig) -> Chooses:

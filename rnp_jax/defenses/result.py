@@ -6,10 +6,12 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
+from pydantic import Field
 
 from rnp_jax import masks
+from rnp_jax.document import Count, Known, Part, Text
 from rnp_jax.errors import ConfigError
-from rnp_jax.evaluation.metrics import Proportion, share
+from rnp_jax.evaluation.metrics import Proportion, known_share
 from rnp_jax.evaluation.predict import predict_variants
 from rnp_jax.models import Network
 from rnp_jax.types import Batch, Variables
@@ -36,27 +38,28 @@ class Candidates:
         return int((np.round(self.values.astype(np.float64), 4) <= threshold).sum())
 
 
-@dataclass(frozen=True)
-class Choice:
-    """An operating point, and what it cost on the images it was chosen by.
+class Choice(Part):
+    """The operating point that a defender chooses from clean data alone, and what it costs on the held-out images.
 
     Attributes:
-      count: how many of the candidates are pruned.
-      rule: why so many, in words.
-      before: accuracy on held-out clean images before pruning; None where it was not measured.
-      after: the same after it.
+      rule: why so many of the candidates are pruned, in words.
       ranking: what the order of the candidates is called; by default the method's name.
       threshold: on masks, where one decided.
+      thresholds: by layer, where each has its own.
+      pruned: how many of the candidates are pruned.
+      holdout_acc_before: accuracy on held-out clean images before pruning; None where it was not measured.
+      holdout_acc_after: the same after it.
       budget: share of the held-out accuracy that could be lost, where that decided.
     """
 
-    count: int
-    rule: str
-    before: Proportion | None = None
-    after: Proportion | None = None
-    ranking: str = ""
-    threshold: float | None = None
-    budget: float | None = None
+    rule: Text
+    ranking: Text = ""
+    threshold: Known = None
+    thresholds: dict[Text, Known] = Field(default_factory=dict)
+    pruned: Count
+    holdout_acc_before: Proportion | None = None
+    holdout_acc_after: Proportion | None = None
+    budget: Known = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,10 +140,10 @@ def choose_within(
     correct = _accuracy(network, variables, candidates, fine, holdout)
     at = max(i for i, result in enumerate(correct) if result.count >= allowed)
     rule = (
-        f"the most filters, {order}, that cost at most {accuracy_budget:.1%} of the "
-        f"{correct[0].total} held-out clean images their accuracy"
+        f"as many filters as possible, {order}, while accuracy falls by at most {accuracy_budget:.1%} of the "
+        f"{correct[0].total} held-out clean images"
     )
-    return Choice(fine[at], rule, correct[0], correct[at])
+    return Choice(rule=rule, pruned=fine[at], holdout_acc_before=correct[0], holdout_acc_after=correct[at])
 
 
 def prune(variables: Variables, candidates: Candidates, count: int) -> Variables:
@@ -155,4 +158,4 @@ def _accuracy(
     like = masks.filters(variables["masks"])
     variants = [masks.keep(like, candidates.order[:count]) for count in counts]
     predicted = predict_variants(network, variables, variants, data).labels
-    return [share(row == np.asarray(data.labels)) for row in predicted]
+    return [known_share(row == np.asarray(data.labels)) for row in predicted]

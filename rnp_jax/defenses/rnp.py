@@ -13,7 +13,7 @@ from rnp_jax.defenses.unlearn import UnlearnConfig, Unlearned, unlearn
 
 @dataclass(frozen=True)
 class RnpConfig:
-    """Settings of the three steps; the release's, but for the choice of filters (see ``PruneConfig``)."""
+    """Settings of the three steps; the release's, except for the choice of filters (see ``PruneConfig``)."""
 
     unlearn: UnlearnConfig = field(default_factory=UnlearnConfig)
     recover: RecoverConfig = field(default_factory=RecoverConfig)
@@ -32,7 +32,7 @@ def run_rnp(task: Task, config: RnpConfig) -> Defended:
         task.warn(
             f"Unlearning never reached the stop accuracy {config.unlearn.stop_accuracy:.2f}: after "
             f"{len(unlearned.history['accuracy'])} epochs it stood at {unlearned.history['accuracy'][-1]:.2f}. "
-            "The masks may expose little; raise max_epochs or learning_rate."
+            "The masks may reveal little; raise max_epochs or learning_rate."
         )
     with task.stage("recover"):
         recovered = recover(
@@ -47,7 +47,7 @@ def run_rnp(task: Task, config: RnpConfig) -> Defended:
     task.note("recover", recovered.history)
     loss = recovered.history["loss"]
     if loss[-1] > loss[0]:
-        task.warn(f"Recovery did not recover: the clean loss rose from {loss[0]:.3g} to {loss[-1]:.3g}.")
+        task.warn(f"Recovery failed: the clean loss rose from {loss[0]:.3g} to {loss[-1]:.3g}.")
     path = recovered.history["masks"]
     done = prune_by_masks(task, recovered.filters, path, config.prune)
     return replace(done, release=rank("release", recovered.filters, path))
@@ -72,9 +72,9 @@ def run_unlearning(task: Task, key: jax.Array, config: UnlearnConfig) -> Unlearn
 rnp = Method(
     name="rnp",
     title="RNP",
-    summary="Reconstructive Neuron Pruning: unlearn the clean task, recover it with filter masks, prune low masks",
-    basis="The mask of a filter is what brings back clean accuracy to a network that has unlearned its clean task; "
-    "filters that do not help have masks near 0 (Reconstructive Neuron Pruning, ICML 2023).",
+    summary="Reconstructive Neuron Pruning: unlearn the clean task, recover it with masks, prune where masks are low",
+    basis="The mask of a filter is trained to bring back clean accuracy after the network has unlearned its clean "
+    "task; filters that do not help have masks near 0 (Reconstructive Neuron Pruning, ICML 2023).",
     run=run_rnp,
     defaults=RnpConfig(UnlearnConfig(batch_size=100), RecoverConfig(batch_size=100)),
     augments=True,

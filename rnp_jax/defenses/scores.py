@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -13,17 +12,17 @@ from rnp_jax.defenses.method import Chooses, Task
 from rnp_jax.defenses.result import Candidates, Choice, Defended, choose_within, prune
 from rnp_jax.defenses.thresholds import Selection, ThresholdConfig, checked, select, standardize
 from rnp_jax.errors import DefenseError
-from rnp_jax.evaluation.metrics import share
+from rnp_jax.evaluation.metrics import known_share
 from rnp_jax.evaluation.predict import predict_variants
 from rnp_jax.models import Network
 from rnp_jax.types import Batch, Variables
 
 _RULES = {
-    "number": "the {config.number} highest scores of each layer, as asked for",
+    "number": "the {config.number} highest scores of each layer, as requested",
     "std": "every score more than {config.u:g} standard deviations above the mean of its layer",
     "mad": "every log score more than {config.u:g} robust standard deviations (1.4826 MAD) above its layer's median",
-    "valley": "every score right of the deepest valley beyond the main mode of its layer's density of log scores",
-    "mixture": "every score of the upper one of two normal components of its layer's log scores, where BIC prefers two",
+    "valley": "every score right of the deepest valley after the main mode in the density of its layer's log scores",
+    "mixture": "every score in the upper of two normal components of its layer's log scores, if BIC prefers two",
 }
 
 
@@ -83,18 +82,19 @@ def prune_by_score(
         choice = choose_within(network, variables, candidates, holdout, config.accuracy_budget, order)
     else:
         candidates, count, spared = _rank(scores, select(scores, config))
-        choice = _measure(network, variables, candidates, Choice(count, _describe(config)), holdout)
-    notes = [f"Layer {name} would have lost every filter: its lowest score was kept." for name in spared]
+        choice = _measure(network, variables, candidates, Choice(rule=_describe(config), pruned=count), holdout)
+    notes = [f"Layer {name} would have lost every filter, so its lowest score was kept." for name in spared]
     allowed = config.accuracy_budget if isinstance(config, ThresholdConfig) else 1.0
-    if choice.before and choice.after and choice.before.value - choice.after.value > allowed + 1e-9:
+    before, after = choice.holdout_acc_before, choice.holdout_acc_after
+    if before and after and before.value - after.value > allowed + 1e-9:
         notes.append(
-            f"Pruning took the accuracy on held-out images from {choice.before.value:.1%} to {choice.after.value:.1%}, "
-            f"more than the budget of {allowed:.1%}: the scores condemn filters that the network needs."
+            f"Pruning lowered accuracy on held-out images from {before.value:.1%} to {after.value:.1%}, "
+            f"more than the budget of {allowed:.1%}: the scores select filters that the network needs."
         )
-    if choice.count == 0:
+    if choice.pruned == 0:
         notes.append("Nothing was pruned: no filter met the rule.")
     return Defended(
-        prune(variables, candidates, choice.count),
+        prune(variables, candidates, choice.pruned),
         scores,
         "score",
         candidates,
@@ -148,15 +148,17 @@ def _measure(
     if holdout is None or len(holdout.labels) == 0:
         return choice
     like = masks.filters(variables["masks"])
-    variants = [masks.keep(like, candidates.order[:count]) for count in (0, choice.count)]
+    variants = [masks.keep(like, candidates.order[:count]) for count in (0, choice.pruned)]
     before, after = predict_variants(network, variables, variants, holdout).labels == np.asarray(holdout.labels)[None]
-    return replace(choice, before=share(before), after=share(after))
+    return choice.model_copy(
+        update={"holdout_acc_before": known_share(before), "holdout_acc_after": known_share(after)}
+    )
 
 
 def _describe(config: ThresholdConfig | Mapping[str, int]) -> str:
     if isinstance(config, ThresholdConfig):
         return _RULES[config.rule].format(config=config)
-    return f"the highest scores of each layer, {sum(config.values())} filters in all, as asked for"
+    return f"the highest scores of each layer, {sum(config.values())} filters in all, as requested"
 
 
 def _check_layers(scores: masks.Filters, like: masks.Filters) -> None:
@@ -166,7 +168,7 @@ def _check_layers(scores: masks.Filters, like: masks.Filters) -> None:
     if found != expected:
         surplus = sorted(f"{name} {shape}" for name, shape in found.items() - expected.items())
         lacking = sorted(f"{name} {shape}" for name, shape in expected.items() - found.items())
-        raise DefenseError(f"scores are not the network's: + {surplus} - {lacking}")
+        raise DefenseError(f"scores do not fit the network's layers (+ unexpected, - missing): + {surplus} - {lacking}")
 
 
 def _names(network: Network) -> str:

@@ -51,8 +51,8 @@ class HolderConfig:
       norm: order p of the norm ‖δ‖_p.
       radii: lengths of the perturbations; each is tried in both directions.
       relative: measure radii in standard deviations of the inputs: r means r·‖s‖_p, where s holds the standard
-        deviations of the input's values over the given samples. A step of this length moves every value by r standard
-        deviations. Otherwise radii are in units of the input (normalised pixels, or features).
+        deviations of the input's values over the given samples. A step that moves every value by r standard deviations
+        has this length. Otherwise radii are in units of the input (normalised pixels, or features).
       scope: what is perturbed: ``feature`` is the network's normalised input, ``local`` is the input of the neuron's
         own layer. A neuron behind a ReLU that is inactive on every sample looks constant in ``feature``, but not in
         ``local``. On whole convolutional networks, ``feature`` runs the network 2 + 2·len(radii) times for each channel
@@ -64,8 +64,8 @@ class HolderConfig:
       rescale: multiply by the norm of the weights that read the neuron. This counters an attacker who divides a unit's
         input weights and multiplies its output weights by the same number, which does not change the network's
         function.
-      memory_mb: approximate memory for intermediate values; the constants by sample, N·F floats per layer, need more
-        memory.
+      memory_mb: approximate memory for intermediate values, in MiB; the constants of all samples, N·F floats per layer,
+        come on top.
     """
 
     alpha: float = 0.5
@@ -85,13 +85,13 @@ class HolderConfig:
             if getattr(self, name) not in get_args(allowed):
                 raise ConfigError(f"{name} {getattr(self, name)!r}: choose one of {', '.join(get_args(allowed))}")
         if self.scope not in (None, *get_args(Scope)):
-            raise ConfigError(f"scope {self.scope!r}: choose one of {', '.join(get_args(Scope))}, or none of them")
+            raise ConfigError(f"scope {self.scope!r}: choose one of {', '.join(get_args(Scope))}, or None")
         if not 0 < self.alpha <= 1:
             raise ConfigError(f"alpha {self.alpha}: expected above 0 and at most 1; 1 gives Lipschitz constants")
         if not self.radii or not all(math.isfinite(radius) and radius > 0 for radius in self.radii):
-            raise ConfigError(f"radii {self.radii}: expected one or more numbers above 0, as (0.05, 0.1, 0.2)")
+            raise ConfigError(f"radii {self.radii}: expected one or more numbers above 0, such as (0.05, 0.1, 0.2)")
         if not 0 <= self.quantile <= 1:
-            raise ConfigError(f"quantile {self.quantile}: expected in [0, 1], where 0.5 is the median")
+            raise ConfigError(f"quantile {self.quantile}: expected a number in [0, 1]; 0.5 is the median")
         if self.memory_mb < 1:
             raise ConfigError(f"memory_mb {self.memory_mb}: expected 1 or more")
 
@@ -260,7 +260,7 @@ def _finished(reads: SiteInputs, scores: dict[str, np.ndarray], config: HolderCo
             scores[site.layer] = scores[site.layer] * np.asarray(norms)
         if not np.isfinite(scores[site.layer]).all():
             raise DefenseError(
-                f"{site.layer} has scores that are not finite: check its weights, and that the normalisation is the "
-                "checkpoint's"
+                f"{site.layer} has scores that are not finite: check its weights, and that the normalisation matches "
+                "the checkpoint"
             )
     return scores

@@ -110,7 +110,7 @@ def read_sources(
 
 def no_variation(source: str, consequence: str) -> DefenseError:
     """The error that all samples are equal at a source."""
-    what = "the inputs" if source == NETWORK_INPUT else f"what {source} reads"
+    what = "the inputs" if source == NETWORK_INPUT else f"the input of {source}"
     return DefenseError(f"all samples are equal in {what}: {consequence}")
 
 

@@ -182,10 +182,10 @@ def outgoing_norms(network: Network, variables: Variables, site: Site, image: Fl
             if site.activation is not None and segment.holds(name) and np.array_equal(value, output)
         ]
     if len(readers) != 1:
-        what = f"{len(readers)} layers of its block" if site.activation is not None else "no layer alone"
+        what = f"{len(readers)} layers of its block" if site.activation is not None else "no single layer"
         raise DefenseError(
-            f"rescale: {site.layer} is read by {what}, expected exactly one layer; score without rescale, or name "
-            "only layers that lie between two of a block"
+            f"rescale: {site.layer} is read by {what}, expected exactly one layer; turn rescale off, or name "
+            "only layers that lie between two layers of a block"
         )
     kernel = find(variables["params"], readers[0])["kernel"]
     groups = getattr(network.layers[readers[0]], "groups", 1)  # each reads its own share of the neurons

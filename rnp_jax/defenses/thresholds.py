@@ -28,13 +28,14 @@ _SEPARATION = 2.0  # Ashman's D from which two normal components are two populat
 
 @dataclass(frozen=True)
 class ThresholdConfig:
-    """Which filters a score condemns.
+    """Which scores lead to pruning.
 
-    The default, ``mixture``, is the one rule that asks a defender for nothing and tests whether there is anything to
-    prune at all: most models are clean, and every filter taken from one is lost for nothing. On 40 layers of 64 to 512
-    log-normal scores each it selects 0.00 to 0.02 filters a layer (``valley`` 0.2 to 0.6, ``mad`` and ``std`` with
-    u = 3 0.4 to 5), and all of the filters of 1 in 32 that lie 8 standard deviations above the others. ``std`` also
-    selects nothing among 10 filters or fewer, whatever their scores: the outliers drag its mean and deviation along.
+    The default, ``mixture``, is the only rule that needs no choice from the defender and that tests whether there is
+    anything to prune. Most models are clean, and pruning a clean model gains nothing. On 40 layers of 64 to 512
+    log-normal scores each, ``mixture`` selects 0.00 to 0.02 filters per layer (``valley`` 0.2 to 0.6, ``mad`` and
+    ``std`` with u = 3 0.4 to 5). If 1 filter in 32 lies 8 standard deviations above the others, ``mixture`` selects all
+    such filters. ``std`` selects nothing among 10 filters or fewer, whatever their scores, because the outliers raise
+    the mean and the standard deviation too.
 
     Attributes:
       rule: rule that selects filters. ``number``: the ``number`` highest scores of each layer. ``std``: scores more
@@ -59,7 +60,7 @@ class ThresholdConfig:
             raise ConfigError(f"unknown threshold rule {self.rule!r}; choose one of {', '.join(Rule.__args__)}")
         if (self.rule == "number") != (self.number is not None):
             raise ConfigError(
-                f"rule {self.rule!r} with number {self.number}: rule 'number', and no other, takes a number"
+                f"rule {self.rule!r} with number {self.number}: only rule 'number' takes a number, and it needs one"
             )
         if not self.u > 0 or not 0 <= self.accuracy_budget <= 1 or (self.number or 0) < 0:
             raise ConfigError(f"{self}: expected u > 0, accuracy_budget in [0, 1] and number >= 0")
@@ -135,7 +136,7 @@ def checked(name: str, values: ArrayLike) -> Float[np.ndarray, "F"]:
 
 def _select_counts(rows: Mapping[str, np.ndarray], counts: Mapping[str, int]) -> Selection:
     if surplus := sorted(set(counts) - set(rows)):
-        raise ConfigError(f"numbers for layers {surplus}: the scores are of {sorted(rows)}")
+        raise ConfigError(f"numbers for layers {surplus}: there are scores for layers {sorted(rows)}")
     thresholds, selected = {}, {}
     for name, row in rows.items():
         count = counts.get(name, 0)

@@ -12,7 +12,7 @@ from rnp_jax.defenses.prune import chooses_by_masks
 from rnp_jax.defenses.result import NO_CANDIDATES, Choice, Defended
 from rnp_jax.defenses.rnp import RnpConfig, run_rnp, run_unlearning
 from rnp_jax.errors import ConfigError
-from rnp_jax.evaluation.metrics import Proportion, share
+from rnp_jax.evaluation.metrics import Proportion, known_share
 from rnp_jax.evaluation.predict import predict
 from rnp_jax.models import Network
 from rnp_jax.types import Batch, Tree, Variables
@@ -46,7 +46,7 @@ def begin(start: Start, task: Task, config: RnpConfig) -> Defended:
     variables = task.variables
     if start == "unlearned":
         variables = run_unlearning(task, task.key, config.unlearn).variables
-    choice = Choice(0, "No filter is pruned: all weights are tuned, with settings fixed beforehand.")
+    choice = Choice(rule="No filter is pruned: all weights are tuned, with settings fixed beforehand.", pruned=0)
     return Defended(variables, {}, "weights", NO_CANDIDATES, choice)
 
 
@@ -69,10 +69,11 @@ def conclude(task: Task, begun: Defended, tuned: Variables) -> Defended:
     before, after = (_accuracy(task.network, each, task.holdout) for each in (task.variables, tuned))
     if before is not None and after is not None and before.count - after.count > COSTLY * before.total:
         task.warn(f"Accuracy on held-out clean images fell from {before.value:.1%} to {after.value:.1%}.")
-    return replace(begun, variables=tuned, choice=replace(begun.choice, before=before, after=after))
+    held_out = {"holdout_acc_before": before, "holdout_acc_after": after}
+    return replace(begun, variables=tuned, choice=begun.choice.model_copy(update=held_out))
 
 
 def _accuracy(network: Network, variables: Variables, data: Batch | None) -> Proportion | None:
     if data is None or len(data.labels) == 0:
         return None
-    return share(predict(network, variables, data).labels[0] == np.asarray(data.labels))
+    return known_share(predict(network, variables, data).labels[0] == np.asarray(data.labels))

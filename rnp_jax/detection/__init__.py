@@ -2,12 +2,12 @@
 
 from rnp_jax.detection.calibration import (
     Calibration,
+    Ruling,
     ScoredModel,
-    Verdict,
     calibrate,
     find_bundled,
-    judge,
     read_calibration,
+    rule_on,
     write_calibration,
 )
 from rnp_jax.detection.evidence import EvidenceConfig, Finding, LabelEvidence, gather_evidence
@@ -34,6 +34,7 @@ __all__ = [
     "LabelEvidence",
     "LabelFindings",
     "RecoveredTriggers",
+    "Ruling",
     "SampleConfig",
     "SampleJudgement",
     "SampleScore",
@@ -41,18 +42,17 @@ __all__ = [
     "Suspects",
     "SuspicionRule",
     "TriggerConfig",
-    "Verdict",
     "calibrate",
     "changed_pixels",
     "detect_label",
     "find_bundled",
     "find_suspicious",
     "gather_evidence",
-    "judge",
     "judge_scores",
     "overlap",
     "read_calibration",
     "recover_triggers",
+    "rule_on",
     "score_samples",
     "write_calibration",
 ]

@@ -20,7 +20,7 @@ from scipy import stats
 
 from rnp_jax.atomic import write_atomic
 from rnp_jax.errors import DataError
-from rnp_jax.evaluation.metrics import Proportion, share
+from rnp_jax.evaluation.metrics import Proportion, known_share, share
 from rnp_jax.models import Architecture
 
 Role: TypeAlias = Literal["calibration", "held-out", "weak"]
@@ -65,7 +65,7 @@ class HeldOut:
       false_alarms: clean models called backdoored.
       missed: backdoored models called clean.
       cleared: clean models called clean.
-      labels_right: backdoored models with a single target label, where that label was detected.
+      labels_right: backdoored models with a single target label, where that label was detected; None if there are none.
     """
 
     auroc: float
@@ -74,7 +74,7 @@ class HeldOut:
     false_alarms: Proportion
     missed: Proportion
     cleared: Proportion
-    labels_right: Proportion
+    labels_right: Proportion | None
 
 
 @dataclass(frozen=True)
@@ -109,18 +109,18 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The verdict on a model.
+class Ruling:
+    """A score held against a calibration.
 
     Attributes:
-      verdict: the conclusion.
+      outcome: what the score says of the model.
       score: value of the statistic.
       label: the suspected label.
       threshold: models with a score above it are called backdoored; None without a calibration.
       sentence: the reason, in words.
     """
 
-    verdict: Literal["backdoored", "clean", "undecided"]
+    outcome: Literal["backdoored", "clean", "undecided"]
     score: float
     label: int
     threshold: float | None
@@ -166,10 +166,10 @@ def calibrate(
     held_out = HeldOut(
         auroc(low, high),
         bootstrap_auroc(low, high, seed),
-        share(high > threshold),
-        share(low > threshold),
-        share(high < clean_below),
-        share(low < clean_below),
+        known_share(high > threshold),
+        known_share(low > threshold),
+        known_share(high < clean_below),
+        known_share(low < clean_below),
         share(np.asarray([m.label == m.target for m in known if m.target is not None], bool)),
     )
     return Calibration(
@@ -219,15 +219,15 @@ def bootstrap_auroc(low: Float[np.ndarray, "n"], high: Float[np.ndarray, "m"], s
     return float(np.quantile(values, 0.025)), float(np.quantile(values, 0.975))
 
 
-def judge(
+def rule_on(
     statistic: Statistic,
     score: float,
     label: int,
     calibration: Calibration | None,
     architecture: Architecture,
     settings: Mapping[str, Any],
-) -> Verdict:
-    """Compares a score with a calibration. Without one for such models and settings, the verdict is undecided.
+) -> Ruling:
+    """Compares a score with a calibration. Without one for such models and settings, the outcome is undecided.
 
     Args:
       statistic: the statistic that was scored.
@@ -241,33 +241,33 @@ def judge(
         "labels": f"{score:.2f} of the predictions went to label {label} while the model unlearned",
         "triggers": f"the smallest trigger found, for label {label}, has {1 - score:.0%} of the median's size",
     }[statistic]
-    verdict = partial(Verdict, score=score, label=label)
+    ruling = partial(Ruling, score=score, label=label)
     if calibration is None:
-        return verdict("undecided", threshold=None, sentence=f"{found}, and there is no calibration to judge it by")
+        return ruling("undecided", threshold=None, sentence=f"{found}, and there is no calibration to judge it by")
     differs = _difference(calibration, statistic, architecture, settings)
     threshold, below = calibration.threshold, calibration.clean_below
     if differs:
         how = f"{found}, but the calibration does not apply: {differs}; make one with rnp-jax calibrate"
-        return verdict("undecided", threshold=threshold, sentence=how)
+        return ruling("undecided", threshold=threshold, sentence=how)
     known = [each for each in calibration.models if each.role == "calibration"]
     clean = sum(each.attack is None for each in known)
     if score > threshold:
         why = f"a score above all {clean} clean models ({score:.2f}, threshold {threshold:.2f})"
-        return verdict("backdoored", threshold=threshold, sentence=f"{found}, {why}")
+        return ruling("backdoored", threshold=threshold, sentence=f"{found}, {why}")
     if score < below:
         why = f"a score below all {len(known) - clean} backdoored models ({score:.2f}, limit {below:.2f})"
-        return verdict("clean", threshold=threshold, sentence=f"{found}, {why}; other backdoors may hide")
+        return ruling("clean", threshold=threshold, sentence=f"{found}, {why}; other backdoors may hide")
     limits = f"{score:.2f}, between {below:.2f} and the threshold {threshold:.2f}"
     why = f"a score that both clean and backdoored models have ({limits})"
-    return verdict("undecided", threshold=threshold, sentence=f"{found}, {why}")
+    return ruling("undecided", threshold=threshold, sentence=f"{found}, {why}")
 
 
-def combine(verdicts: Sequence[Verdict]) -> Verdict:
-    """Combines verdicts: backdoored if any is, clean if all are. The label is that of the deciding verdict."""
+def combine(rulings: Sequence[Ruling]) -> Ruling:
+    """Combines rulings: backdoored if any is, clean if all are. The label is that of the deciding ruling."""
     rank = ("backdoored", "undecided", "clean")
-    first = min(verdicts, key=lambda each: rank.index(each.verdict))
-    said = "; ".join(each.sentence for each in verdicts)
-    return replace(first, sentence=f"{first.verdict.capitalize()}: {said}.")
+    first = min(rulings, key=lambda each: rank.index(each.outcome))
+    said = "; ".join(each.sentence for each in rulings)
+    return replace(first, sentence=f"{first.outcome.capitalize()}: {said}.")
 
 
 def _difference(

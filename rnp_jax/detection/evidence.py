@@ -206,9 +206,9 @@ def judge_evidence(
 ) -> Finding:
     """The finding that figures make, by the rules of ``EvidenceConfig``.
 
-    A label that did not stand out before was the smallest of many by chance, as one of a clean network is. Its size
-    after is a trace only below ``small``, and still there only below ``margin``; its old trigger counts only beyond
-    what the controls' old triggers still do.
+    A label that did not stand out before was the smallest of many by chance, as one of a clean network is: what it
+    shows is a trace at most. Its size after is one only below ``small``; its old trigger counts only beyond what the
+    controls' old triggers still do.
     """
     before, after = (
         float(np.median(sizes)) for sizes in zip(*((each.before, each.after) for each in controls), strict=True)
@@ -242,7 +242,7 @@ def judge_evidence(
     reasons = [*strong, *weak] or ["No search reached a suspected label more easily than an ordinary one."]
     if not visible:
         reasons.append("No label stood out before the defense either: its trigger may be of a form not searched for.")
-    level: Level = "still there" if strong else "traces" if weak else "none found"
+    level: Level = "still there" if strong and visible else "traces" if strong or weak else "none found"
     return Finding(level, visible, suspects, controls, (before, after), tuple(reasons))
 
 

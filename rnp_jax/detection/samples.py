@@ -14,8 +14,8 @@ from jaxtyping import Float
 from rnp_jax.detection.batches import read_features
 from rnp_jax.detection.cognitive import CognitiveConfig, score_by_distillation
 from rnp_jax.detection.features import ClusteringConfig, score_by_clusters, score_by_spectrum
-from rnp_jax.detection.judging import SampleJudgement, judge_scores
 from rnp_jax.detection.loss import score_by_difference, score_by_loss, score_by_unlearned
+from rnp_jax.detection.separation import SampleJudgement, judge_scores
 from rnp_jax.detection.strip import StripConfig, score_by_strip
 from rnp_jax.errors import ConfigError, DataError, DefenseError
 from rnp_jax.models import Network

@@ -21,12 +21,12 @@ class Measured(NamedTuple):
     Attributes:
       metrics: on all images.
       triggered: predictions on the triggered images [M]; empty without a trigger.
-      by_class: accuracy on the clean images of each class.
+      by_class: accuracy on the clean images of each class; None where it has none.
     """
 
     metrics: Metrics
     triggered: Int32[np.ndarray, "M"]
-    by_class: tuple[Proportion, ...] = ()
+    by_class: tuple[Proportion | None, ...] = ()
 
 
 def measure_variants(

@@ -1,66 +1,80 @@
 """Clean accuracy (ACC), attack success rate (ASR), robust accuracy (RA), defense effectiveness rate (DER)."""
 
 import math
-from dataclasses import dataclass
+from typing import Annotated, Self
 
 import numpy as np
 from jaxtyping import Int
+from pydantic import Field
+
+from rnp_jax.document import Count, Known, Part, Share
 
 
-@dataclass(frozen=True)
-class Proportion:
-    """``count`` of ``total`` images."""
+class Proportion(Part):
+    """``count`` of ``total`` images, and Wilson's 95 % interval (J. Am. Stat. Assoc. 22, 1927)."""
 
-    count: int
-    total: int
+    value: Share
+    low: Share
+    high: Share
+    count: Count
+    total: Annotated[int, Field(ge=1)]
 
-    @property
-    def value(self) -> float:
-        """The share, NaN of nothing."""
-        return self.count / self.total if self.total else math.nan
+    @classmethod
+    def of(cls, count: int, total: int) -> Self:
+        """The share of ``count`` in ``total``, which is 1 or more."""
+        z, n, p = 1.959963984540054, total, count / total
+        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        return cls(value=p, low=max(0.0, centre - half), high=min(1.0, centre + half), count=count, total=total)
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval (J. Am. Stat. Assoc. 22, 1927)."""
-        if not self.total:
-            return 0.0, 1.0
-        z = 1.959963984540054
-        n, p = self.total, self.value
-        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return max(0.0, centre - half), min(1.0, centre + half)
+        """The ends of the interval."""
+        return self.low, self.high
 
 
-@dataclass(frozen=True)
-class Metrics:
-    """What a model does on a test set.
+class Metrics(Part):
+    """What a model does on a test set; None where it was not or cannot be measured.
 
     Attributes:
       acc: clean images of all classes predicted as their class.
       acc_without_target: the same over the images whose class is not the attack's target (the RNP release's figure).
       asr: triggered images whose class is not the target predicted as the attacker wants.
       ra: the same triggered images predicted as their true class.
+      der: defense effectiveness rate; None of a model that was not defended.
     """
 
     acc: Proportion
     acc_without_target: Proportion | None = None
     asr: Proportion | None = None
     ra: Proportion | None = None
+    der: Known = None
+
+    @property
+    def shares(self) -> dict[str, Proportion | None]:
+        """The shares of images by name, without DER."""
+        return {"acc": self.acc, "acc_without_target": self.acc_without_target, "asr": self.asr, "ra": self.ra}
 
 
-def share(hits: np.ndarray) -> Proportion:
-    """Proportion of the true entries."""
-    return Proportion(int(hits.sum()), hits.size)
+def share(hits: np.ndarray) -> Proportion | None:
+    """Proportion of the true entries; None where there are no entries."""
+    return known_share(hits) if hits.size else None
+
+
+def known_share(hits: np.ndarray) -> Proportion:
+    """Proportion of the true entries, of which the caller knows that there is at least one."""
+    return Proportion.of(int(hits.sum()), hits.size)
 
 
 def clean_metrics(predicted: Int[np.ndarray, "N"], labels: Int[np.ndarray, "N"], target: int | None = None) -> Metrics:
-    """ACC, and ACC without the target class where there is one target."""
+    """ACC of one or more images, and ACC without the target class where there is one target."""
     correct = predicted == labels
-    return Metrics(share(correct), None if target is None else share(correct[labels != target]))
+    others = None if target is None else share(correct[labels != target])
+    return Metrics(acc=known_share(correct), acc_without_target=others)
 
 
-def class_accuracy(predicted: Int[np.ndarray, "N"], labels: Int[np.ndarray, "N"]) -> tuple[Proportion, ...]:
-    """Accuracy on the images of each class, up to the last class that has images."""
+def class_accuracy(predicted: Int[np.ndarray, "N"], labels: Int[np.ndarray, "N"]) -> tuple[Proportion | None, ...]:
+    """Accuracy on the images of each class, up to the last class that has images; None for a class without images."""
     correct = predicted == labels
     return tuple(share(correct[labels == label]) for label in range(int(labels.max(initial=-1)) + 1))
 
@@ -72,13 +86,13 @@ def attack_metrics(
     wanted: Int[np.ndarray, "N"],
 ) -> Metrics:
     """Adds ASR and RA from the predictions on triggered images, their true labels and those the attacker wants."""
-    return Metrics(clean.acc, clean.acc_without_target, share(predicted == wanted), share(predicted == labels))
+    return clean.model_copy(update={"asr": share(predicted == wanted), "ra": share(predicted == labels)})
 
 
-def defense_effectiveness(before: Metrics, after: Metrics) -> float | None:
-    """DER = (max(0, ΔASR) - max(0, ΔACC) + 1) / 2 (BackdoorBench); None where the attack is unknown."""
+def with_effectiveness(before: Metrics, after: Metrics) -> Metrics:
+    """``after`` with DER = (max(0, ΔASR) - max(0, ΔACC) + 1) / 2 (BackdoorBench), where the attack is known."""
     if before.asr is None or after.asr is None:
-        return None
+        return after
     asr_drop = max(0.0, before.asr.value - after.asr.value)
     acc_drop = max(0.0, before.acc.value - after.acc.value)
-    return (asr_drop - acc_drop + 1) / 2
+    return after.model_copy(update={"der": (asr_drop - acc_drop + 1) / 2})

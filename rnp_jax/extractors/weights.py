@@ -10,7 +10,7 @@ import numpy as np
 
 from rnp_jax.errors import CheckpointError
 from rnp_jax.extractors.folder_config import read_json
-from rnp_jax.models.vit_names import Entry, check_shapes
+from rnp_jax.models.vit_names import VitEntry, check_shapes
 from rnp_jax.torch_io import Checkpoint, Limits, TensorRef, check_consumed, materialise, read_checkpoint
 
 INDEX = ".index.json"
@@ -34,7 +34,7 @@ class Weights:
     limits: Limits
     whole: Checkpoint | None = field(repr=False)
 
-    def read(self, entries: Iterable[Entry]) -> tuple[dict[str, np.ndarray], str]:
+    def read(self, entries: Iterable[VitEntry]) -> tuple[dict[str, np.ndarray], str]:
         """Reads and checks the tensors of these entries; returns them and the sha256 of what was read.
 
         Parts that hold none of the tensors are not opened. With several parts, the sha256 is that of the lines
@@ -44,7 +44,7 @@ class Weights:
           CheckpointError: a part is missing or damaged, lacks a tensor that the index places there, or contains NaN.
           ArchitectureError: a tensor has another shape than its entry.
         """
-        by_part: dict[Path, list[Entry]] = {}
+        by_part: dict[Path, list[VitEntry]] = {}
         for entry in entries:
             by_part.setdefault(self.places[entry.key], []).append(entry)
         tensors: dict[str, np.ndarray] = {}

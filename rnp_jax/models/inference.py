@@ -10,7 +10,7 @@ import jax
 from rnp_jax.errors import ArchitectureError
 from rnp_jax.models.design import Shapes
 from rnp_jax.models.registry import ARCHITECTURES, DESIGNS, Architecture, Network, suggest
-from rnp_jax.models.torch_names import FILTER_MASK, IGNORED, Entry, table
+from rnp_jax.models.torch_names import FILTER_MASK, IGNORED, TorchEntry, table
 
 _SHOWN = 12  # lines of a ± list
 
@@ -63,7 +63,7 @@ def filter_masks(shapes: Iterable[str]) -> list[str]:
 
 
 @cache
-def entries(architecture: Architecture) -> tuple[Entry, ...]:
+def entries(architecture: Architecture) -> tuple[TorchEntry, ...]:
     """The architecture's name table."""
     variables = jax.eval_shape(Network(architecture, *_identity(architecture)).init, jax.random.key(0))
     return tuple(table(variables))

@@ -41,7 +41,7 @@ _OUTER_AXES = {"class_token": (2, 0), "pos_embedding": (1, 0), "layer_scale": (0
 """Numbers of axes of size 1 that torch has before and after a bare value."""
 
 
-class Entry(NamedTuple):
+class TorchEntry(NamedTuple):
     """Where one parameter is stored, here and in torch.
 
     Attributes:
@@ -59,7 +59,7 @@ class Entry(NamedTuple):
     parts: int = 1
 
 
-def table(shapes: Variables) -> list[Entry]:
+def table(shapes: Variables) -> list[TorchEntry]:
     """The entries of all parameters of a network whose variables have these shapes (a tree of shaped leaves)."""
     entries = []
 
@@ -75,25 +75,25 @@ def table(shapes: Variables) -> list[Entry]:
     return entries
 
 
-def _entry(path: tuple[str, ...], shape: tuple[int, ...]) -> Entry:
+def _entry(path: tuple[str, ...], shape: tuple[int, ...]) -> TorchEntry:
     *layer, leaf = path[1:]
     name = ".".join(layer)
     if leaf == "value":
         leading, trailing = _outer_axes(name)
-        return Entry(name, path, (1,) * leading + shape + (1,) * trailing)
+        return TorchEntry(name, path, (1,) * leading + shape + (1,) * trailing)
     torch_shape = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else tuple(reversed(shape))
     whole, _, part = name.rpartition(".in_proj.")
     if part in _ATTENTION:
         shape = (len(_ATTENTION) * torch_shape[0], *torch_shape[1:])
-        return Entry(f"{whole}.in_proj_{_LEAVES[leaf]}", path, shape, _ATTENTION.index(part), len(_ATTENTION))
-    return Entry(f"{name}.{_LEAVES[leaf]}", path, torch_shape)
+        return TorchEntry(f"{whole}.in_proj_{_LEAVES[leaf]}", path, shape, _ATTENTION.index(part), len(_ATTENTION))
+    return TorchEntry(f"{name}.{_LEAVES[leaf]}", path, torch_shape)
 
 
 def _outer_axes(key: str) -> tuple[int, int]:
     return _OUTER_AXES.get(key.rpartition(".")[2], (0, 0))
 
 
-def from_torch(value: np.ndarray, entry: Entry, architecture: Architecture) -> np.ndarray:
+def from_torch(value: np.ndarray, entry: TorchEntry, architecture: Architecture) -> np.ndarray:
     """Converts a torch tensor, or the entry's part of it, to our layout, float32."""
     rows = len(value) // entry.parts
     value = value[entry.part * rows : (entry.part + 1) * rows].astype(np.float32, copy=False)
@@ -107,7 +107,7 @@ def from_torch(value: np.ndarray, entry: Entry, architecture: Architecture) -> n
     return value
 
 
-def to_torch(value: np.ndarray, entry: Entry, architecture: Architecture) -> np.ndarray:
+def to_torch(value: np.ndarray, entry: TorchEntry, architecture: Architecture) -> np.ndarray:
     """The inverse of ``from_torch``."""
     value = np.asarray(value)
     if entry.path[-1] == "value":
@@ -119,7 +119,9 @@ def to_torch(value: np.ndarray, entry: Entry, architecture: Architecture) -> np.
     return value
 
 
-def _flattened(weight: np.ndarray, entry: Entry, architecture: Architecture, *, channels_first: bool) -> np.ndarray:
+def _flattened(
+    weight: np.ndarray, entry: TorchEntry, architecture: Architecture, *, channels_first: bool
+) -> np.ndarray:
     """Reorders the inputs of a linear layer that reads a flattened image, from CHW to HWC or back."""
     height, width, channels = architecture.image_shape
     reads_image = architecture.name == "mlp" and entry.path[1] == architecture.layers[0][0]

@@ -72,7 +72,7 @@ _UNREAD: dict[Family, tuple[str, ...]] = {
 _SHOWN = 12  # lines of a ± list
 
 
-class Entry(NamedTuple):
+class VitEntry(NamedTuple):
     """Where one parameter is stored, here and in the file."""
 
     key: str
@@ -96,7 +96,7 @@ def find_root(family: Family, keys: Iterable[str]) -> str:
     raise ArchitectureError(f"no {family} image tower: {tried} is missing; there is {seen or 'no tensor at all'}")
 
 
-def entries(shape: VitShape, root: str) -> list[Entry]:
+def entries(shape: VitShape, root: str) -> list[VitEntry]:
     """The entries of all parameters of the tower under ``root``."""
     found = []
     for key, name in _TOKENS[shape.family].items():
@@ -106,7 +106,7 @@ def entries(shape: VitShape, root: str) -> list[Entry]:
         for key, name in modules.items():
             found += _of_module(shape, f"{root}{block}.{i}.{key}", (f"block{i}", name))
     if shape.projection is not None:
-        found.append(Entry(PROJECTION, ("projection", "kernel"), (shape.projection, shape.width)))
+        found.append(VitEntry(PROJECTION, ("projection", "kernel"), (shape.projection, shape.width)))
     return found
 
 
@@ -127,7 +127,7 @@ def check_keys(shape: VitShape, root: str, keys: Iterable[str]) -> None:
         )
 
 
-def check_shapes(expected: Iterable[Entry], found: Mapping[str, tuple[int, ...]]) -> None:
+def check_shapes(expected: Iterable[VitEntry], found: Mapping[str, tuple[int, ...]]) -> None:
     """Checks that shapes are those of the configuration; ``found`` has every expected key.
 
     Raises:
@@ -159,22 +159,25 @@ def _from_torch(value: np.ndarray, path: tuple[str, ...]) -> np.ndarray:
     return value.T if path[-1] == "kernel" else value
 
 
-def _of_module(shape: VitShape, key: str, path: tuple[str, ...]) -> list[Entry]:
+def _of_module(shape: VitShape, key: str, path: tuple[str, ...]) -> list[VitEntry]:
     name, width, clip = path[-1], shape.width, shape.family == "clip"
     if name == "class_token":
-        return [Entry(key, path, (width,) if clip else (1, 1, width))]
+        return [VitEntry(key, path, (width,) if clip else (1, 1, width))]
     if name == "position":
-        return [Entry(key, path, (shape.tokens, width) if clip else (1, shape.tokens, width))]
+        return [VitEntry(key, path, (shape.tokens, width) if clip else (1, shape.tokens, width))]
     if "norm" in name:
-        return [Entry(f"{key}.weight", (*path, "scale"), (width,)), Entry(f"{key}.bias", (*path, "bias"), (width,))]
+        return [
+            VitEntry(f"{key}.weight", (*path, "scale"), (width,)),
+            VitEntry(f"{key}.bias", (*path, "bias"), (width,)),
+        ]
     weight = {
         "patch_embedding": (width, shape.image_shape[2], *shape.patch),
         "fc1": (shape.hidden, width),
         "fc2": (width, shape.hidden),
     }.get(name, (width, width))
     has_bias = not clip if name == "patch_embedding" else shape.attention_bias or name not in ("query", "key", "value")
-    bias = [Entry(f"{key}.bias", (*path, "bias"), weight[:1])] if has_bias else []
-    return [Entry(f"{key}.weight", (*path, "kernel"), weight), *bias]
+    bias = [VitEntry(f"{key}.bias", (*path, "bias"), weight[:1])] if has_bias else []
+    return [VitEntry(f"{key}.weight", (*path, "kernel"), weight), *bias]
 
 
 def count_bytes(shape: VitShape) -> int:

@@ -113,7 +113,7 @@ def make_case(model: Suspect, request: Request, images: Dataset, test: Dataset |
         data, holdout = holdout_split(data, options.defense.holdout, options.defense.seed)
     if test is None:
         if holdout is None:
-            raise ConfigError("no images are held out to measure by: give test images as test")
+            raise ConfigError("no images are held out to measure on: give test images as test")
         test = Dataset(np.asarray(holdout.images), np.asarray(holdout.labels), images.class_names, images.name)
     else:
         validate(test, num_classes=architecture.num_classes, image_shape=shape)
@@ -156,7 +156,7 @@ def _open_start(model: Suspect, request: Request) -> tuple[Network, Variables | 
     num_classes = model.network.architecture.num_classes
     if own.start is not None:
         if Path(own.start).is_dir():
-            raise ConfigError(f"--untrusted.start {own.start}: it is trained further: give a PyTorch checkpoint file")
+            raise ConfigError(f"--untrusted.start {own.start}: not a file to train further: give a PyTorch checkpoint")
         found = load_model(own.start, placement=compute.placement, precision=compute.precision)
         return _with_classes(found.network, masks.bake(found.variables, found.network.placement), num_classes)
     like = model.network

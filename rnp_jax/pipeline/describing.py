@@ -13,7 +13,7 @@ from rnp_jax.attacks import describe
 from rnp_jax.checkpoints import Model
 from rnp_jax.defenses import Defended
 from rnp_jax.detection.evidence import Finding
-from rnp_jax.evaluation import metrics as evaluation
+from rnp_jax.evaluation.metrics import Metrics, Proportion
 from rnp_jax.extractors import Extractor, open_extractor
 from rnp_jax.models import count_parameters
 from rnp_jax.pipeline.case import Case
@@ -76,10 +76,10 @@ def describe_run(
         method=method.name,
         kind=defended.kind,
         config=request.plain(),
-        before=_metrics(before),
-        after=_metrics(after, evaluation.defense_effectiveness(before, after)),
+        before=before,
+        after=after,
         features=None if model.extractor is None or case.anew else describe_features(model.extractor),
-        choice=_choice(defended),
+        choice=defended.choice,
         oracle=find_oracle(curves, ORACLE_BUDGET),
         sweeps=curves,
         phases=_phases(defended),
@@ -89,7 +89,15 @@ def describe_run(
         classes=classes,
         evidence=describe_evidence(finding, case.test.class_names),
         warnings=(*_cautions(request), *defended.warnings, *_warn_of_classes(classes)),
-        verdict=judge(before, after, num_classes, done, detail=detail, finding=finding),
+        verdict=judge(
+            before,
+            after,
+            num_classes,
+            done,
+            detail=detail,
+            finding=finding,
+            inverts=method.inverts and _changed(request, defended),
+        ),
     )
 
 
@@ -98,23 +106,23 @@ def command_line() -> str | None:
     return shlex.join(["rnp-jax", *sys.argv[1:]]) if sys.argv[0].endswith("rnp-jax") else None
 
 
-def as_proportion(value: evaluation.Proportion | None) -> schema.Proportion | None:
-    """A share as the document has it; None where nothing was counted."""
-    if value is None or value.total == 0:
-        return None
-    low, high = value.interval
-    return schema.Proportion(value=value.value, low=low, high=high, count=value.count, total=value.total)
-
-
 def find_oracle(sweeps: tuple[schema.Sweep, ...], budget: float) -> schema.Oracle | None:
     """The point of any sweep with the lowest ASR whose ACC is within the budget of the unpruned network's."""
-    points = [(sweep.ranking, point) for sweep in sweeps for point in sweep.points if point.asr and point.acc]
-    best_acc = max((point.acc.value for _, point in points if point.pruned == 0 and point.acc), default=None)
+    points = [
+        (point.asr.value, _oracle(sweep.ranking, point, point.acc))
+        for sweep in sweeps
+        for point in sweep.points
+        if point.asr and point.acc
+    ]
+    best_acc = max((oracle.metrics.acc.value for _, oracle in points if oracle.pruned == 0), default=None)
     if best_acc is None:
         return None
-    allowed = [(ranking, point) for ranking, point in points if point.acc and point.acc.value >= best_acc - budget]
-    ranking, point = min(allowed, key=lambda item: (item[1].asr.value, item[1].pruned))  # pyright: ignore
-    figures = schema.Metrics(acc=point.acc, acc_without_target=point.acc_without_target, asr=point.asr, ra=point.ra)
+    allowed = [(asr, oracle) for asr, oracle in points if oracle.metrics.acc.value >= best_acc - budget]
+    return min(allowed, key=lambda item: (item[0], item[1].pruned))[1]
+
+
+def _oracle(ranking: str, point: schema.SweepPoint, acc: Proportion) -> schema.Oracle:
+    figures = Metrics(acc=acc, acc_without_target=point.acc_without_target, asr=point.asr, ra=point.ra)
     return schema.Oracle(ranking=ranking, threshold=point.threshold, pruned=point.pruned, metrics=figures)
 
 
@@ -156,30 +164,6 @@ def describe_trigger(model: Suspect, trigger: Trigger) -> schema.AttackInfo:
     )
 
 
-def _metrics(metrics: evaluation.Metrics, der: float | None = None) -> schema.Metrics:
-    return schema.Metrics(
-        acc=as_proportion(metrics.acc),
-        acc_without_target=as_proportion(metrics.acc_without_target),
-        asr=as_proportion(metrics.asr),
-        ra=as_proportion(metrics.ra),
-        der=der,
-    )
-
-
-def _choice(defended: Defended) -> schema.Choice:
-    choice = defended.choice
-    before = as_proportion(choice.before)
-    return schema.Choice(
-        rule=choice.rule,
-        ranking=choice.ranking,
-        threshold=choice.threshold,
-        pruned=choice.count,
-        holdout_acc_before=before,
-        holdout_acc_after=as_proportion(choice.after),
-        budget=None if before is None else choice.budget,
-    )
-
-
 def describe_features(extractor: Extractor) -> schema.FeatureInfo:
     """The extractor of a head's features."""
     return schema.FeatureInfo(
@@ -198,7 +182,7 @@ def _phases(defended: Defended) -> tuple[schema.Phase, ...]:
             series={
                 series: tuple(float(value) for value in values) for series, values in rows.items() if values.ndim == 1
             },
-            stopped=defended.stops.get(name, f"ran its {len(rows['loss'])} epochs"),
+            stopped=defended.stops.get(name, f"ran all {len(rows['loss'])} epochs"),
         )
         for name, rows in defended.history.items()
     )
@@ -208,7 +192,7 @@ def _pruned(defended: Defended) -> tuple[schema.PrunedFilter, ...]:
     if not defended.prunes:
         return ()
     places = masks.index(defended.values)
-    candidates, count = defended.candidates, defended.choice.count
+    candidates, count = defended.candidates, defended.choice.pruned
     return tuple(
         schema.PrunedFilter(
             layer=places[position][0],
@@ -223,11 +207,11 @@ def _pruned(defended: Defended) -> tuple[schema.PrunedFilter, ...]:
 def _tell_anew(case: Case, defended: Defended) -> str:
     """What a method that trains a new network did."""
     units = sum(len(values) for values in defended.values.values())
-    pruned = f" {defended.choice.count} of its {units} hidden units were pruned." if defended.prunes else ""
-    kept = f" It trusted the labels of {len(defended.kept[-1]):,} images in the end." if defended.kept else ""
+    pruned = f" {defended.choice.pruned} of its {units} hidden units were pruned." if defended.prunes else ""
+    kept = f" In the end, it trusted the labels of {len(defended.kept[-1]):,} images." if defended.kept else ""
     return (
-        f"A new network was trained on the {len(case.data.labels):,} untrusted images.{pruned}{kept} No clean image, "
-        "no knowledge of the trigger and none of the checkpoint's own weights were used."
+        f"A new network was trained on the {len(case.data.labels):,} untrusted images.{pruned}{kept} It used no "
+        "clean images, no knowledge of the trigger and none of the checkpoint's own weights."
     )
 
 
@@ -254,16 +238,21 @@ def _cautions(request: Request) -> tuple[str, ...]:
 
 def _tell_done(case: Case, request: Request, defended: Defended) -> tuple[str, str]:
     """What was done, in short and as a sentence."""
-    if request.method.changes == "nothing":
+    if not _changed(request, defended):
         return "Nothing was changed", "Nothing was changed."
     if case.anew:
         return "A new network was trained", _tell_anew(case, defended)
     if not defended.prunes:
         return "All weights were tuned", "All weights were tuned, without knowledge of the trigger."
     sees = request.method.needs == "trigger"
-    how = "by the trigger, which no defender knows" if sees else "without knowledge of the trigger"
-    count = defended.choice.count
+    how = "with knowledge of the trigger, which no defender has" if sees else "without knowledge of the trigger"
+    count = defended.choice.pruned
     return f"{count} filters pruned", f"{count} filters were pruned, chosen {how}."
+
+
+def _changed(request: Request, defended: Defended) -> bool:
+    """Whether the method changed anything: it chose filters, or trained."""
+    return request.method.changes != "nothing" and (defended.prunes or bool(defended.history))
 
 
 def _classes(case: Case, outcome: Outcome) -> tuple[schema.ClassAccuracy, ...]:
@@ -273,8 +262,8 @@ def _classes(case: Case, outcome: Outcome) -> tuple[schema.ClassAccuracy, ...]:
         schema.ClassAccuracy(
             label=label,
             name=str(case.test.class_names[label]),
-            before=as_proportion(before),
-            after=as_proportion(after),
+            before=before,
+            after=after,
         )
         for label, (before, after) in enumerate(pairs)
     )

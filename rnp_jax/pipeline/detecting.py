@@ -13,7 +13,7 @@ from rnp_jax.checkpoints import save_model
 from rnp_jax.config import DataOptions, check_seed
 from rnp_jax.data import validate
 from rnp_jax.defenses.unlearn import UnlearnConfig, unlearn
-from rnp_jax.detection.calibration import Calibration, Statistic, combine, find_bundled, judge, plain_settings
+from rnp_jax.detection.calibration import Calibration, Statistic, combine, find_bundled, plain_settings, rule_on
 from rnp_jax.detection.labels import LabelConfig, LabelFindings, detect_label
 from rnp_jax.detection.samples import SAMPLE_SCORES, SampleConfig, score_samples
 from rnp_jax.detection.suspicion import SuspicionRule
@@ -37,19 +37,19 @@ from rnp_jax.types import Batch
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionOptions:
-    """What is looked for, and how.
+    """What to look for, and how.
 
     Attributes:
-      labels: unlearning, and the label that predictions go to.
-      recover: from which model triggers are recovered for every label: the original, the unlearned one, both or none.
-      triggers: of trigger recovery; by default a coarse search.
-      untrusted: the training set whose samples are scored: a data set, folder or .npz file, or `card` for the set that
-        the checkpoint's card tells how to make again (which also tells the truth). By default none is.
-      sample_scores: which scores; the first one's pictures are in the report. Clean-label attacks defeat `unlearned`.
-      unlearn: how the model that `unlearned` and `unlearned_difference` look at forgets the clean images.
-      samples: of these scores.
-      suspicion: which samples are listed.
-      seed: random seed for shuffling and for the images that are drawn.
+      labels: unlearning, which shows the label that predictions go to.
+      recover: models from which to recover a trigger for every label: original, unlearned, both or none.
+      triggers: settings of trigger recovery; by default a coarse search.
+      untrusted: training set whose samples to score: a data set, folder or .npz file, or `card` to rebuild the set from
+        the checkpoint's card (which also tells the poisoned samples). By default none is scored.
+      sample_scores: scores to compute; the report shows pictures of the first. Clean-label attacks defeat `unlearned`.
+      unlearn: how to unlearn clean images in the model that `unlearned` and `unlearned_difference` use.
+      samples: settings of these scores.
+      suspicion: rule for the samples to list.
+      seed: random seed for shuffling and for drawing images.
     """
 
     labels: LabelConfig = field(default_factory=LabelConfig)
@@ -66,7 +66,7 @@ class DetectionOptions:
         check_seed("seed", self.seed)
         unknown = [name for name in self.sample_scores if name not in SAMPLE_SCORES]
         if unknown or not self.sample_scores:
-            raise ConfigError(f"sample_scores {unknown or '()'}: choose of {', '.join(SAMPLE_SCORES)}")
+            raise ConfigError(f"sample_scores {unknown or '()'}: choose among {', '.join(SAMPLE_SCORES)}")
 
 
 def examine(
@@ -96,18 +96,18 @@ def examine(
     judged = [_judge(case, "labels", found, given or {}, options)]
     if "original" in recovered:
         judged.append(_judge(case, "triggers", recovered["original"].triggers, given or {}, options))
-    verdict = combine([each.verdict for each in judged])
+    ruling = combine([each.ruling for each in judged])
     scored = _score(case, options)
     if out is not None:
         with log.stage("write"):
             save_model(out / "unlearned.pt", model, found.unlearned, overwrite=True)
             _write_arrays(out, recovered, scored)
-    detection = describe_detection(case, options, found, verdict, judged, recovered, scored)
+    detection = describe_detection(case, options, found, ruling, judged, recovered, scored)
     if out is not None:
         figures = plot_detection(case, found, judged, recovered, scored, options.triggers, options.suspicion)
         page = write_detection(out, detection, figures)
         log.say(detection.verdict.headline)
-        log.say(f"{verdict.sentence}\nreport  {page}")
+        log.say(f"{ruling.sentence}\nreport  {page}")
     return detection
 
 
@@ -121,8 +121,8 @@ def _judge(
     architecture = case.model.network.architecture
     calibration = given.get(statistic) or find_bundled(architecture, statistic)
     settings = plain_settings(options.labels if statistic == "labels" else options.triggers)
-    verdict = judge(statistic, found.score, found.label, calibration, architecture, settings)
-    return Judged(statistic, verdict, calibration)
+    ruling = rule_on(statistic, found.score, found.label, calibration, architecture, settings)
+    return Judged(statistic, ruling, calibration)
 
 
 def _recover(case: Examination, found: LabelFindings, options: DetectionOptions) -> dict[str, TriggerSearch]:

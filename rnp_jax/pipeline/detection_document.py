@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 
 from rnp_jax.data import Dataset
-from rnp_jax.detection.calibration import Calibration, Statistic, Verdict
+from rnp_jax.detection.calibration import Calibration, Ruling, Statistic
 from rnp_jax.detection.labels import LabelFindings
 from rnp_jax.detection.samples import SAMPLE_SCORES, judge_scores
 from rnp_jax.detection.stamps import changed_pixels, overlap
@@ -66,10 +66,10 @@ class Examination(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """A statistic's verdict, and the calibration that it was held against."""
+    """The ruling on a statistic, and the calibration that it was held against."""
 
     statistic: Statistic
-    verdict: Verdict
+    ruling: Ruling
     calibration: Calibration | None
 
 
@@ -93,17 +93,17 @@ def describe_detection(
     case: Examination,
     options: Any,
     found: LabelFindings,
-    verdict: Verdict,
+    ruling: Ruling,
     judged: Sequence[Judged],
     recovered: Mapping[str, TriggerSearch],
     scored: ScoredSet | None,
 ) -> Detection:
     """Everything that detection.json and the report say."""
     model, test = case.model, case.test
-    headline, level = HEADLINES[verdict.verdict]
-    label = test.class_names[verdict.label]
-    if verdict.verdict == "backdoored":
-        headline += f", label {verdict.label}" + (f" ({label})" if str(label) != str(verdict.label) else "")
+    headline, level = HEADLINES[ruling.outcome]
+    label = test.class_names[ruling.label]
+    if ruling.outcome == "backdoored":
+        headline += f", label {ruling.label}" + (f" ({label})" if str(label) != str(ruling.label) else "")
     warnings = found.warnings + tuple(
         f"Triggers of the {name} model: {text}" for name, each in recovered.items() for text in each.triggers.warnings
     )
@@ -127,9 +127,9 @@ def describe_detection(
         config=dict(case.config),
         timing=tuple(schema.Stage(stage=name, seconds=value) for name, value in case.log.timing.items()),
         warnings=warnings,
-        verdict=schema.Verdict(headline=headline, detail=verdict.sentence, level=level),
-        outcome=verdict.verdict,
-        label=verdict.label,
+        verdict=schema.Verdict(headline=headline, detail=ruling.sentence, level=level),
+        outcome=ruling.outcome,
+        label=ruling.label,
         statistics=tuple(_describe_statistic(each) for each in judged),
         shares=_describe_shares(case, found),
         triggers=tuple(_describe_triggers(case, name, each) for name, each in recovered.items()),
@@ -151,11 +151,11 @@ def plot_detection(
     """The figures, by the names of ``report.detection.FIGURES``."""
     names = [str(name) for name in case.test.class_names]
     figures = {"shares": plot_shares(found.shares, found.label, names)}
-    for statistic, verdict, calibration in judged:
+    for statistic, ruling, calibration in judged:
         if calibration is not None:
             known = [KnownScore(each.name, each.attack, each.score, each.role) for each in calibration.models]
             limits = calibration.threshold, calibration.clean_below
-            figures[f"calibration_{statistic}"] = plot_calibration(known, *limits, mark=verdict.score)
+            figures[f"calibration_{statistic}"] = plot_calibration(known, *limits, mark=ruling.score)
     for name, each in recovered.items():
         maps = _maps(case, each.triggers, names)
         figures[f"triggers_{name}"] = plot_triggers(maps)
@@ -174,22 +174,22 @@ def plot_detection(
 
 
 def _describe_statistic(judged: Judged) -> StatisticPart:
-    verdict, calibration = judged.verdict, judged.calibration
+    ruling, calibration = judged.ruling, judged.calibration
     if calibration is None:
-        origin = "nowhere: no calibration was made for such models"
+        origin = "no calibration was made for such models"
     else:
         held_out = calibration.held_out
         origin = (
             f"{len(calibration.models)} models of {calibration.architecture} on {calibration.data}, half of them held "
             f"out: AUROC {held_out.auroc:.2f}, {held_out.detected.count} of {held_out.detected.total} backdoored ones "
-            f"detected, {held_out.false_alarms.count} of {held_out.false_alarms.total} clean ones wrongly"
+            f"detected, {held_out.false_alarms.count} of {held_out.false_alarms.total} clean ones flagged wrongly"
         )
     return StatisticPart(
         statistic=judged.statistic,
-        outcome=verdict.verdict,
-        score=verdict.score,
-        threshold=verdict.threshold,
-        label=verdict.label,
+        outcome=ruling.outcome,
+        score=ruling.score,
+        threshold=ruling.threshold,
+        label=ruling.label,
         calibration=origin,
     )
 

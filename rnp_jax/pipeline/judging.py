@@ -31,7 +31,14 @@ def clean_asr(metrics: Metrics, num_classes: int) -> float:
 
 
 def judge(
-    before: Metrics, after: Metrics, num_classes: int, done: str, *, detail: str, finding: Finding | None = None
+    before: Metrics,
+    after: Metrics,
+    num_classes: int,
+    done: str,
+    *,
+    detail: str,
+    finding: Finding | None = None,
+    inverts: bool = False,
 ) -> Verdict:
     """The verdict.
 
@@ -42,14 +49,16 @@ def judge(
       done: what the method did, in a few words.
       detail: the same as a sentence or two.
       finding: evidence without the trigger, where it was gathered.
+      inverts: whether the method trained on triggers of the kind that the evidence searches.
     """
     cost = f"ACC {before.acc.value:.1%} → {after.acc.value:.1%}"
     costly = before.acc.value - after.acc.value > COSTLY
-    if after.acc.interval[0] <= 1 / num_classes:
+    guessing = 1 / num_classes
+    if costly and after.acc.interval[0] <= guessing < before.acc.interval[0]:
         headline = f"The model is destroyed: {cost}, no better than guessing among {num_classes} classes"
         return Verdict(headline=headline, detail=detail, level="bad")
     if before.asr is None or after.asr is None:
-        return _judge_blindly(finding, done, cost, costly)
+        return _judge_blindly(finding, done, cost, costly, inverts)
     asr = f"ASR {before.asr.value:.1%} → {after.asr.value:.1%}"
     if before.asr.value <= clean_asr(before, num_classes):
         return Verdict(
@@ -60,8 +69,11 @@ def judge(
         )
     misled = after.ra is not None and after.ra.value < after.acc.value - MISLED
     if after.asr.interval[1] > clean_asr(after, num_classes):
-        works = after.asr.value > STILL_WORKS
-        level, found = ("bad", "This trigger is not removed") if works else ("warning", "This trigger is weakened")
+        level, found = "warning", "This trigger is weakened"
+        if after.asr.value > STILL_WORKS:
+            level, found = "bad", "This trigger is not removed"
+        elif after.asr.value <= clean_asr(after, num_classes):
+            found = "Too few triggered images to call this trigger removed"
     elif misled:
         level, found = "warning", "This trigger leads elsewhere now"
         asr += f", RA {after.ra.value:.1%}" if after.ra is not None else ""
@@ -72,7 +84,7 @@ def judge(
     return Verdict(headline=f"{found}: {asr}, {cost}", detail=detail, level=level)  # pyright: ignore[reportArgumentType]
 
 
-def _judge_blindly(finding: Finding | None, done: str, cost: str, costly: bool) -> Verdict:
+def _judge_blindly(finding: Finding | None, done: str, cost: str, costly: bool, inverts: bool) -> Verdict:
     """The verdict where the trigger is not known."""
     if finding is None:
         return Verdict(
@@ -92,8 +104,9 @@ def _judge_blindly(finding: Finding | None, done: str, cost: str, costly: bool) 
             level="warning" if costly else "unknown",
         )
     labels = ", ".join(str(each.label) for each in finding.suspects)
+    weak = " The method trained on triggers of this kind itself, which makes the evidence weak." if inverts else ""
     return Verdict(
         headline=f"The trigger that was found for label {labels} works no more; {cost}",
-        detail=f"{reasons} The true trigger is not known, so this is evidence and no measurement of it.",
-        level="warning" if costly else "ok",
+        detail=f"{reasons} The true trigger is not known, so this is evidence and no measurement of it.{weak}",
+        level="warning" if costly or inverts else "ok",
     )

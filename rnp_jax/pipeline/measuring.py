@@ -7,6 +7,7 @@ import numpy as np
 
 from rnp_jax.defenses import Defended, Pairs
 from rnp_jax.evaluation.measure import Measured
+from rnp_jax.evaluation.metrics import with_effectiveness
 from rnp_jax.evaluation.predict import default_batch_size
 from rnp_jax.pipeline.case import Case, defended_model
 from rnp_jax.pipeline.opening import Suspect, draw_evenly
@@ -26,7 +27,7 @@ class Outcome:
       model: the model after it.
       sets: the test images as that model reads them.
       before: figures of the suspicious model.
-      after: figures of the defended one.
+      after: figures of the defended one, with DER.
       batch_size: images a batch of the measurement.
     """
 
@@ -63,9 +64,9 @@ def run_method(case: Case, request: Request, log: RunLog) -> Defended:
         log.timing[stage] = log.timing.get(stage, 0.0) + seconds
     for warning in defended.warnings:
         log.say(f"  warning: {warning}")
-    log.say(f"{f'pruned {defended.choice.count} filters' if defended.prunes else 'tuned'}: {defended.choice.rule}")
+    log.say(f"{f'pruned {defended.choice.pruned} filters' if defended.prunes else 'tuned'}: {defended.choice.rule}")
     for number, kept in enumerate(defended.kept, 1):
-        clean = "" if case.poisoned is None else f", {(~case.poisoned[kept]).mean():.1%} of them clean in truth"
+        clean = "" if case.poisoned is None else f", {(~case.poisoned[kept]).mean():.1%} of them truly clean"
         log.say(f"round {number}: {len(kept)} images kept{clean}")
     return defended
 
@@ -84,6 +85,7 @@ def measure(case: Case, defended: Defended, request: Request, log: RunLog, befor
         model = defended_model(case, defended)
         sets = case.sets if defended.network is None else evaluation_sets(model, case.test, case.trigger)
         after, size = measure_within_memory(sets, model, model.variables, size)
+    after = after._replace(metrics=with_effectiveness(before.metrics, after.metrics))
     return Outcome(defended, model, sets, before, after, size)
 
 

@@ -72,7 +72,7 @@ def open_model(path: str, source: SourceOptions, compute: ComputeOptions) -> Sus
         if extractor is None:
             raise
         raise ArchitectureError(
-            f"{path} is no head on the {extractor.dim} features of {extractor.name}: {error}"
+            f"{path} is not a head on the {extractor.dim} features of {extractor.name}: {error}"
         ) from error
     if model.card is not None and model.card.extractor is not None:
         extractor = _open_carded(model, model.card.extractor) if extractor is None else extractor
@@ -87,7 +87,7 @@ def _open_carded(model: Model, card: ExtractorCard) -> Extractor:
     path = model.checkpoint.path.parent / card.path
     if not path.exists():
         raise DataError(
-            f"{path} is not there, the extractor {card.name} that {model.checkpoint.path} was trained on; "
+            f"{path} does not exist; {model.checkpoint.path} was trained on this extractor, {card.name}: "
             "put it there, or give its path with --extractor"
         )
     return open_extractor(path)
@@ -185,7 +185,7 @@ def open_trigger(model: Suspect, options: TriggerOptions, test: Dataset) -> Trig
         unread = TriggerOptions(attack=options.attack, artefact=options.artefact if carded else None)
         if options != unread:
             raise ConfigError(
-                f"--attack {options.attack} leaves --target, --mapping, --constants and --artefact unread: "
+                f"--attack {options.attack} does not use --target, --mapping, --constants and --artefact: "
                 f"name the attack, such as --attack badnets"
             )
         if not carded:
@@ -238,7 +238,7 @@ def choose_out(out: str | None, model: str, command: str, finished: str) -> Path
     """
     folder = Path(out) if out else Path("runs") / f"{command}-{Path(model).stem}"
     if folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder} is no folder; choose another with --out")
+        raise DataError(f"{folder} is not a folder; choose another with --out")
     if (folder / finished).exists():
-        raise DataError(f"{folder} holds a finished result already; choose another folder with --out")
+        raise DataError(f"{folder} already contains a finished result; choose another folder with --out")
     return folder

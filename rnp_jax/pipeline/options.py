@@ -36,13 +36,13 @@ Schema = TypeVar("Schema", bound="RunOptions")
 
 @dataclass(frozen=True)
 class UntrustedOptions:
-    """The training set that nobody trusts, for methods that train a new network on it.
+    """An untrusted training set, for methods that train a new network on it.
 
     Attributes:
-      data: the set: the training part of a data set, folder or .npz file; by default it is made again from the
+      data: the set: the training part of a data set, folder or .npz file; by default the set is rebuilt from the
         checkpoint's card.
-      start: a checkpoint to start from; by default a fresh network like the defended one.
-      width: channels of a fresh network's first stage; by default those of the defended one.
+      start: checkpoint to start from; by default a fresh network like the defended one.
+      width: channels in the first stage of a fresh network; by default as in the defended one.
     """
 
     data: str | None = None
@@ -54,7 +54,7 @@ class UntrustedOptions:
             check_number("untrusted.width", self.width, 1, integer=True)
         if self.width is not None and self.start is not None:
             raise ConfigError(
-                f"untrusted.width {self.width} is not read with untrusted.start: that network has its own width"
+                f"untrusted.width {self.width} cannot be combined with untrusted.start: that network has its own width"
             )
 
 
@@ -63,18 +63,18 @@ class RunOptions:
     """What one or more methods do to a checkpoint, and what they are given.
 
     Attributes:
-      method: the method or methods.
+      method: method or methods to run.
       out: output folder.
-      source: how the file is read, and its normalisation.
-      images: clean images: the defense set comes from the training part, ACC from the test part.
-      defense: how many clean images the defender has.
-      untrusted: the untrusted training set, and the network that is trained on it.
-      trigger: the attack to measure, where it is known; never used to choose.
-      augmentation: of the images that a method trains on; a head on features is trained without.
+      source: how to read the file and normalise its images.
+      images: clean images; the defense set comes from the training part, and ACC is measured on the test part.
+      defense: clean images that the defender has.
+      untrusted: untrusted training set, and the network to train on it.
+      trigger: attack to measure, if known; it never influences the method's choices.
+      augmentation: augmentation of the images that a method trains on; heads on features are trained without it.
       compute: precision and batches.
-      evidence: when triggers are searched in the model before and after the method, as evidence: where the trigger is
-        not known, always or never.
-      sweep_images: test images that the report's pruning curves are measured on, clean and triggered each; 0 for none.
+      evidence: when to search the model for triggers before and after the method, as evidence: if the trigger is
+        unknown, always or never.
+      sweep_images: number of test images, clean and triggered each, for the report's pruning curves; 0 for no curves.
       seed: random seed for shuffling and augmentation.
     """
 
@@ -107,7 +107,7 @@ class RunOptions:
         """
         names = (self.method,) if isinstance(self.method, str) else self.method
         if not names:
-            raise ConfigError(f"--method: none is given; choose among {', '.join(METHODS)}")
+            raise ConfigError(f"--method: no method is given; choose among {', '.join(METHODS)}")
         return tuple(map(find_method, names))
 
     def settings(self, method: Method) -> Any:

@@ -8,10 +8,8 @@ from rnp_jax import masks
 from rnp_jax.defenses import Defended
 from rnp_jax.defenses.prune import THRESHOLDS
 from rnp_jax.defenses.result import Candidates
-from rnp_jax.evaluation.measure import Measured
-from rnp_jax.evaluation.metrics import share
+from rnp_jax.evaluation.metrics import known_share
 from rnp_jax.evaluation.predict import predict_variants
-from rnp_jax.pipeline.describing import as_proportion
 from rnp_jax.pipeline.opening import Suspect
 from rnp_jax.pipeline.sets import EvaluationSets
 from rnp_jax.report.schema import Sweep, SweepPoint
@@ -31,7 +29,7 @@ def measure_curves(
         return ()
     part, variables = sets.part(images), masks.bake(model.variables, model.network.placement)
     rows: dict[str, list[tuple[float | None, int]]] = {}
-    orders, chosen, ranking = {}, defended.choice.count, defended.choice.ranking
+    orders, chosen, ranking = {}, defended.choice.pruned, defended.choice.ranking
     reach = max(2 * chosen, _POINTS)
     if (release := defended.release) is not None:
         rows["release"] = [(float(t), release.count_at(float(t))) for t in THRESHOLDS]
@@ -48,9 +46,10 @@ def measure_curves(
         held = None if holdout is None else predict_variants(model.network, variables, variants, holdout)
         points = []
         for i, (threshold, count) in enumerate(rows[ranking]):
-            right = None if held is None or holdout is None else share(held.labels[i] == holdout.labels)
+            right = None if held is None or holdout is None else known_share(held.labels[i] == holdout.labels)
             loss = None if held is None else float(held.loss[i].mean())
-            points.append(_point(threshold, count, measured[i], right, loss))
+            point = SweepPoint(threshold=threshold, pruned=count, holdout_acc=right, holdout_loss=loss)
+            points.append(point.model_copy(update=measured[i].metrics.shares))
         return Sweep(ranking=ranking, points=tuple(points))
 
     return tuple(sweep(ranking) for ranking in rows)
@@ -59,17 +58,3 @@ def measure_curves(
 def _variants(variables: Variables, candidates: Candidates, counts: Sequence[int]) -> list[masks.Filters]:
     like = masks.filters(variables["masks"])
     return [masks.keep(like, candidates.order[:count]) for count in counts]
-
-
-def _point(threshold, count: int, measured: Measured, right, loss: float | None) -> SweepPoint:
-    metrics = measured.metrics
-    return SweepPoint(
-        threshold=threshold,
-        pruned=count,
-        holdout_acc=as_proportion(right),
-        holdout_loss=loss,
-        acc=as_proportion(metrics.acc),
-        acc_without_target=as_proportion(metrics.acc_without_target),
-        asr=as_proportion(metrics.asr),
-        ra=as_proportion(metrics.ra),
-    )

@@ -60,9 +60,9 @@ def check_request(request: Request) -> None:
     by_holdout = method.needs != "untrusted" and method.chooses(request.settings).by_holdout
     if by_holdout and request.options.defense.holdout == 0:
         raise ConfigError(
-            f"--defense.holdout 0 leaves no images to choose the number of pruned filters by, which --method "
-            f"{method.name} does: hold some out (0.2), or where the method has them give a number, a threshold or "
-            "another rule, such as --rnp.prune.number 20, --rnp.prune.ranking release --rnp.prune.threshold 0.3, "
+            f"--defense.holdout 0 leaves no held-out images, which --method {method.name} needs to choose the number "
+            "of pruned filters: hold some out (0.2), or give a number, a threshold or another rule if the method has "
+            "one, such as --rnp.prune.number 20, --rnp.prune.ranking release --rnp.prune.threshold 0.3, "
             "--holder.threshold.rule mad"
         )
 

@@ -104,7 +104,7 @@ def _halve_until_it_fits(measure: Callable[[int], Found], batch_size: int) -> tu
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             if batch_size == 1:
-                raise DefenseError("out of memory with one image a batch: use a larger device") from error
+                raise DefenseError("out of memory with one image per batch: use a larger device") from error
             batch_size //= 2
 
 

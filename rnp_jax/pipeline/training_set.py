@@ -37,13 +37,13 @@ def remake(card: Card | None, checkpoint: str | PathLike[str], data: Dataset) ->
     """
     other = "give the training set itself with --untrusted.data (with --untrusted in detect)"
     if card is None:
-        raise DataError(f"{checkpoint} has no card to make its training set again from: {other}")
+        raise DataError(f"{checkpoint} has no card to rebuild its training set from: {other}")
     if card.attack is None:
         return poison_once(None, Goal(num_classes=data.num_classes), data.batch, card.seed, PoisonConfig())
     if card.attack.indices_sha256 is None or card.attack.rate is None:
         raise DataError(
             f"{checkpoint} was trained with {card.attack.name}, which poisoned each batch in the training step, so "
-            f"there is no training set to make again: {other}"
+            f"there is no training set to rebuild: {other}"
         )
     goal = Goal(num_classes=data.num_classes, target=card.attack.target or 0, mapping=card.attack.mapping)
     attack = make_attack(card.attack.name, card.attack.constants)
@@ -55,9 +55,9 @@ def remake(card: Card | None, checkpoint: str | PathLike[str], data: Dataset) ->
     found = None if made.plan is None else made.plan.indices_sha256
     if found != card.attack.indices_sha256:
         raise DataError(
-            f"{checkpoint} was trained on {card.train_images} images of {card.data}, those poisoned with sha256 "
-            f"{card.attack.indices_sha256}; of the {len(data)} images of {data.name} those with sha256 {found} would "
-            f"be: name the same data with --data, or {other}"
+            f"{checkpoint} was trained on {card.train_images} images of {card.data}, and its poisoned images have the "
+            f"sha256 {card.attack.indices_sha256}; those of the {len(data)} images of {data.name} would have the "
+            f"sha256 {found}: name the same data with --data, or {other}"
         )
     return made
 

@@ -45,7 +45,7 @@ def name_cleaned(out: Path, request: Request) -> Path:
     written = [path.resolve() for path in ([cleaned, out / EXTRACTOR] if anew else [cleaned])]
     for read in filter(None, [request.checkpoint, request.options.untrusted.start if anew else None]):
         if Path(read).resolve() in written:
-            raise DataError(f"{read} would be replaced by a file of this run; choose another folder with --out")
+            raise DataError(f"{read} would be overwritten by this run; choose another folder with --out")
     return cleaned
 
 

@@ -15,21 +15,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from pydantic import Field
 
-from rnp_jax.errors import ResultError
-from rnp_jax.report import palette
-from rnp_jax.report.comparison_text import csv_text, markdown_table
-from rnp_jax.report.document import (
+from rnp_jax.document import (
     SCHEMA_VERSION,
     Count,
     Known,
-    Model,
     Moment,
+    Part,
     Settings,
     Text,
     read_document,
     to_json,
     write_text,
 )
+from rnp_jax.errors import ResultError
+from rnp_jax.report import palette
+from rnp_jax.report.comparison_text import csv_text, markdown_table
 from rnp_jax.report.figures import save_figures
 from rnp_jax.report.schema import Proportion, Versions
 from rnp_jax.report.wording import UNKNOWN, number, percent
@@ -39,7 +39,7 @@ _SHARES = ("acc", "asr", "ra")
 _COLORS = LinearSegmentedColormap.from_list("asr", ["#f3f5f7", "#f6c9a3", palette.ASR, "#7a2f00"])
 
 
-class AblationCell(Model):
+class AblationCell(Part):
     """One setting, one run."""
 
     alpha: float
@@ -55,7 +55,7 @@ class AblationCell(Model):
     rank_correlation: Annotated[Known, Field(ge=-1, le=1)] = None
 
 
-class Ablation(Model):
+class Ablation(Part):
     """Runs of one defense on one checkpoint or a few, its settings varied."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -101,7 +101,7 @@ def to_markdown(ablation: Ablation) -> str:
         + [UNKNOWN if cell.pruned is None else f"{cell.pruned:,}", number(cell.rank_correlation)]
         for cell in sorted(ablation.cells, key=lambda cell: [getattr(cell, axis) for axis in AXES])
     ]
-    reference = markdown_table(["Rank correlation of the scores with those of"], [[ablation.reference]])
+    reference = markdown_table(["Reference of the rank correlation"], [[ablation.reference]])
     return f"# Ablation\n\n{reference}\n\n{markdown_table(head, rows)}\n"
 
 
@@ -128,7 +128,7 @@ def plot_ablation(cells: Iterable[AblationCell]) -> Figure:
     """
     cells = list(cells)
     if not cells:
-        raise ResultError("an ablation without cells cannot be drawn; run one setting at least.")
+        raise ResultError("an ablation without cells cannot be drawn; run at least one setting.")
     rules, scopes = (list(dict.fromkeys(getattr(cell, axis) for cell in cells)) for axis in ("rule", "scope"))
     rows = list(dict.fromkeys((cell.norm, cell.radii) for cell in cells))
     rows.sort(key=lambda row: row[0])  # by norm; radii as they come

@@ -13,7 +13,7 @@ def show_pruned_filters(result: Result) -> Markup | None:
         return None
     items, kind = result.pruned_filters, result.kind
     rows = [[item.layer, item.index, number(getattr(item, kind)), number(item.damage)] for item in items]
-    words = "Damage is the rise of the clean loss when a filter is pruned alone."
+    words = "Damage is the increase of the clean loss when only this filter is pruned."
     return section(
         "Pruned filters",
         element("p", f"{registry.basis(result.method)} {words}".strip(), class_="quiet"),
@@ -46,7 +46,7 @@ def show_file(result: Run) -> Markup:
     )
     return section(
         "The checkpoint file", show_pairs(rows), element("h3", "Anomalies"), anomalies,
-        element("p", "Nothing in the file was executed to read it.", class_="quiet"), *_extractor(result.features),
+        element("p", "Reading the file executed nothing in it.", class_="quiet"), *_extractor(result.features),
     )  # fmt: skip
 
 
@@ -58,11 +58,11 @@ def _extractor(features: FeatureInfo | None) -> list[Markup]:
         ("Extractor", features.extractor),
         ("Features", f"{features.dim:,}"),
         ("SHA-256 of its weights", "not recorded" if features.sha256 is None else _code(features.sha256)),
-        ("Where it comes from", features.provenance),
+        ("Source", features.provenance),
     ]
-    words = "This checkpoint is a head on the features of a frozen extractor; the defense changes the head alone."
+    words = "This checkpoint is a head on the features of a frozen extractor; the defense changes only the head."
     caution = element("ul", element("li", features.caution), class_="notes warning") if features.caution else None
-    return [element("h3", "Extractor of the features"), element("p", words), show_pairs(rows), join(caution)]
+    return [element("h3", "Feature extractor"), element("p", words), show_pairs(rows), join(caution)]
 
 
 def show_timing(result: Run) -> Markup | None:
@@ -93,7 +93,7 @@ def show_settings(result: Run) -> Markup:
     ]
     folds = [show_tree("Resolved configuration", result.config)]
     if result.attack is not None:
-        folds.append(show_tree("Constants of the trigger", result.attack.constants))
+        folds.append(show_tree("Trigger constants", result.attack.constants))
     return section("Settings and versions", show_pairs(run), *folds)
 
 

@@ -95,7 +95,7 @@ def _legend(shown: Sequence[dict], looks: Mapping[str, tuple[str, palette.Marker
 def label_method(method: str, mode: str = "network") -> str:
     """A method in a figure: our own names as they are; others made safe to draw."""
     safe = method if method in registry.METHODS else palette.label(method, 24)
-    return name_method({"method": safe, "mode": mode}) + " (no defender has it)" * registry.sees_trigger(method)
+    return name_method({"method": safe, "mode": mode}) + " (sees the trigger)" * registry.sees_trigger(method)
 
 
 @palette.style()

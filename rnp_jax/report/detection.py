@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 from matplotlib.figure import Figure
 from pydantic import Field
 
+from rnp_jax.document import Count, Known, Part, Share, Text, to_json, write_text
 from rnp_jax.report.appendix import show_file, show_pairs, show_settings, show_timing
-from rnp_jax.report.document import Count, Known, Model, Share, Text, to_json, write_text
 from rnp_jax.report.figures import save_figures
 from rnp_jax.report.html import Markup, element, table
 from rnp_jax.report.page import render_document
@@ -26,17 +26,23 @@ FIGURES = (
 )
 CAPTIONS = {
     "shares": ("Where predictions go", "Share of each label among the predictions on clean images, after each epoch."),
-    "calibration_labels": ("Unlearning: the score among known models", "The line is this model."),
-    "calibration_triggers": ("Trigger size: the score among known models", "The line is this model."),
-    "triggers": ("Recovered triggers", "Mask of each label above, what it lets through of the pattern below."),
-    "norms": ("Sizes of the masks", "A mask far smaller than the others' is suspicious; dashed, where that begins."),
-    "suspicious": ("The most suspicious samples", "Position in the training set, stated label, score below."),
-    "sample_scores": ("Scores of the samples", "Samples by score, on a logarithmic count; right is suspicious."),
-    "roc": ("What the score is worth", "With the truth, which no choice rests on."),
+    "calibration_labels": ("Unlearning: the score among known models", "The line marks this model."),
+    "calibration_triggers": ("Trigger size: the score among known models", "The line marks this model."),
+    "triggers": ("Recovered triggers", "Above, the mask of each label; below, the pattern seen through the mask."),
+    "norms": ("Sizes of the masks", "A mask far smaller than the others is suspicious. The limit is dashed."),
+    "suspicious": (
+        "The most suspicious samples",
+        "Above each sample, its position in the training set and its stated label; below, its score.",
+    ),
+    "sample_scores": (
+        "Sample scores",
+        "Number of samples by score, on a logarithmic axis. High scores are suspicious.",
+    ),
+    "roc": ("Quality of the score", "Measured with the known poisoned samples, which were not used for any choice."),
 }
 
 
-class LabelShare(Model):
+class LabelShare(Part):
     """A label, and its share of the predictions while the model unlearned: the mean over epochs."""
 
     label: Count
@@ -44,8 +50,8 @@ class LabelShare(Model):
     share: Share
 
 
-class StatisticPart(Model):
-    """A score held against models whose truth is known."""
+class StatisticPart(Part):
+    """A score compared with those of models labelled clean or backdoored."""
 
     statistic: Literal["labels", "triggers"]
     outcome: Literal["backdoored", "clean", "undecided"]
@@ -55,7 +61,7 @@ class StatisticPart(Model):
     calibration: Text
 
 
-class RecoveredLabel(Model):
+class RecoveredLabel(Part):
     """The smallest trigger found for a label; shares are of the clean images of other classes."""
 
     label: Count
@@ -68,7 +74,7 @@ class RecoveredLabel(Model):
     overlap: Known = None  # with the known trigger
 
 
-class TriggerPart(Model):
+class TriggerPart(Part):
     """Trigger recovery on one model."""
 
     model: Literal["original", "unlearned"]
@@ -76,7 +82,7 @@ class TriggerPart(Model):
     suspected: tuple[Count, ...]
 
 
-class SampleTruth(Model):
+class SampleTruth(Part):
     """What a score is worth, where the poisoned samples are known."""
 
     auroc: Share
@@ -87,7 +93,7 @@ class SampleTruth(Model):
     clean: Count
 
 
-class SamplePart(Model):
+class SamplePart(Part):
     """One score of the samples of an untrusted training set."""
 
     score: Text
@@ -145,7 +151,7 @@ def render_detection(detection: Detection, svg: Mapping[str, bytes]) -> str:
         show_file(detection),
         show_settings(detection),
         show_timing(detection),
-        element("footer", f"Written by rnp_jax {detection.versions.rnp_jax}. Machine-readable beside: detection.json."),
+        element("footer", f"Written by rnp_jax {detection.versions.rnp_jax}. Machine-readable: detection.json."),
     )
 
 
@@ -160,19 +166,19 @@ def _facts(detection: Detection) -> dict[str, str]:
     return {
         "Suspected label": f"{detection.label}",
         "Clean images used": f"{detection.data.defense_images:,} of {detection.data.name}",
-        "Samples looked at": f"{detection.samples[0].samples:,}" if detection.samples else "none given",
-        "Known attack": "none known" if attack is None else f"{attack.name}; no choice rests on it",
+        "Samples scored": f"{detection.samples[0].samples:,}" if detection.samples else "none given",
+        "Known attack": "none known" if attack is None else f"{attack.name}; not used for any choice",
     }
 
 
 def _show_statistics(detection: Detection, svg: Mapping[str, bytes]) -> Markup:
-    head = ["Score", "This model", "Threshold", "Says", "Label", "Threshold from"]
+    head = ["Score", "This model", "Threshold", "Outcome", "Label", "Source of the threshold"]
     rows = [
         [STATISTICS[each.statistic], f"{each.score:.3f}", number(each.threshold), each.outcome, each.label,
          each.calibration]
         for each in detection.statistics
     ]  # fmt: skip
-    words = "One score beyond its threshold is enough to call a model backdoored; it is called clean where all say so."
+    words = "A model is called backdoored if any score is beyond its threshold, and clean if all scores say so."
     return section(
         "Verdict",
         element("p", words),
@@ -185,8 +191,8 @@ def _show_statistics(detection: Detection, svg: Mapping[str, bytes]) -> Markup:
 def _show_shares(detection: Detection, svg: Mapping[str, bytes]) -> Markup:
     ranked = sorted(detection.shares, key=lambda each: -each.share)[:10]
     words = (
-        "The model unlearned clean images in a few small steps. Predictions of a backdoored model go to its "
-        "backdoor's label early, those of a clean one wander."
+        "The model unlearned clean images in a few small steps. The predictions of a backdoored model go "
+        "to its backdoor's label early; those of a clean model wander."
     )
     return section(
         "Unlearning",
@@ -198,7 +204,7 @@ def _show_shares(detection: Detection, svg: Mapping[str, bytes]) -> Markup:
 
 
 def _show_triggers(part: TriggerPart, svg: Mapping[str, bytes]) -> Markup:
-    head = ["Label", "Norm, px", "Index", "Success", "On the original", "Overlap with the known trigger"]
+    head = ["Label", "Norm, px", "Index", "Success", "Success on the original", "Overlap with the known trigger"]
     rows = [
         [
             f"{each.label} ({each.name})",
@@ -224,11 +230,11 @@ def _show_samples(part: SamplePart, svg: Mapping[str, bytes]) -> Markup:
     rows = [
         ("Training set", f"{part.data}, {part.samples:,} samples"),
         ("Listed", f"{len(part.suspicious):,}: {part.rule}"),
-        ("First", ", ".join(map(str, part.suspicious[:20])) or "none"),
+        ("First listed", ", ".join(map(str, part.suspicious[:20])) or "none"),
     ]
     if (truth := part.truth) is not None:
         found = f"AUROC {truth.auroc:.3f} ({truth.low:.3f}\N{EN DASH}{truth.high:.3f}), {truth.tpr:.1%} found at 1 %"
-        rows.append(("With the truth", f"{found} false positives; {truth.poisoned:,} poisoned, {truth.clean:,} clean"))
+        rows.append(("True labels", f"{found} false positives; {truth.poisoned:,} poisoned, {truth.clean:,} clean"))
     return section(
         f"Samples: {part.title}",
         show_pairs(rows),

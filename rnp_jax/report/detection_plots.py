@@ -14,7 +14,7 @@ from rnp_jax.report import palette
 
 
 class KnownScore(NamedTuple):
-    """The score of a model whose truth is known; ``attack`` is None for a clean one."""
+    """The score of a model labelled clean or backdoored; ``attack`` is None for a clean one."""
 
     name: str
     attack: str | None

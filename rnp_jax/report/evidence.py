@@ -1,5 +1,6 @@
 """Sections of a report on what no single figure shows: evidence without the trigger, and accuracy by class."""
 
+from rnp_jax.defenses.registry import METHODS
 from rnp_jax.report.html import Markup, element, join, table
 from rnp_jax.report.schema import Evidence, Result, SearchedLabel
 from rnp_jax.report.sections import section
@@ -10,6 +11,12 @@ WORDS = {
     "traces": "There are traces of a backdoor.",
     "none found": "No trigger of these forms was found.",
 }
+SEARCHES = (
+    "For each of these labels, a search looked for the smallest patch that sends clean images to the label, before and "
+    "after the defense. A backdoor makes this patch small. The searches are new: the defense did not train on them. "
+    "They detect small triggers best and may miss a trigger that covers the whole image."
+)
+WEAK = "The method trained on triggers of this kind itself, so this is weaker evidence than for other methods."
 NEVER = "not reached"
 """The size of a trigger where no search succeeded."""
 
@@ -19,19 +26,14 @@ def show_evidence(result: Result) -> Markup | None:
     evidence = result.evidence
     if evidence is None:
         return None
-    head = ["Label", "Smallest trigger before, pixels", "After: new start", "After: from the old one"]
+    head = ["Label", "Before, pixels", "After, new start", "After, from the old patch"]
     head += ["Old trigger works", "Perturbation works"]
+    inverts = result.method in METHODS and METHODS[result.method].inverts
     return section(
         "Evidence without the trigger",
         element("p", element("strong", WORDS[evidence.level]), " ", " ".join(evidence.reasons)),
-        element(
-            "p",
-            "A small mask and pattern that send clean images to a label are searched in the model before and after the "
-            "defense. A backdoor makes them small. The searches are new: the defense did not train on them. They see "
-            "small triggers best; a trigger that covers the whole image may escape them.",
-            class_="quiet",
-        ),
-        table(head, [_row(each) for each in evidence.labels], class_="points"),
+        element("p", f"{SEARCHES} {WEAK}" if inverts else SEARCHES, class_="quiet"),
+        table(head, [_row(each) for each in evidence.labels], class_="compared"),
         element("p", _ordinary(evidence), class_="quiet"),
     )
 
@@ -50,8 +52,11 @@ def _row(found: SearchedLabel) -> list[str | Markup]:
 
 
 def _ordinary(evidence: Evidence) -> str:
-    before, after = _size(evidence.ordinary_before), _size(evidence.ordinary_after)
-    return f"Triggers of labels for comparison: {before} pixels before the defense, {after} after it."
+    before, after = (
+        NEVER if size is None else f"{_size(size)} pixels"
+        for size in (evidence.ordinary_before, evidence.ordinary_after)
+    )
+    return f"Median over the labels for comparison: {before} before the defense, {after} after it."
 
 
 def _size(pixels: float | None) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rnp_jax.report.document import write_text
+from rnp_jax.document import write_text
 from rnp_jax.report.html import Markup, element, join
 from rnp_jax.report.page import render_document
 from rnp_jax.report.pictures import Pictures
@@ -64,8 +64,8 @@ def render_gallery(exhibits: Sequence[Exhibit], *, data: str, version: str) -> s
         element("h1", f"{shown:,} of {len(exhibits):,} triggers on the same images"),
         element(
             "p",
-            "Benchmark attacks as this package makes them. Differences are absolute and brightened by the number "
-            "given, alike for all images of an attack, so faint triggers look as strong as bold ones there.",
+            "Benchmark attacks as this package makes them. Differences are absolute and brightened by the given "
+            "factor, which is the same for all images of an attack; faint triggers look as strong as bold ones there.",
             class_="lead",
         ),
         element("ul", *contents, class_="contents"),
@@ -93,7 +93,7 @@ def _show(number: int, exhibit: Exhibit) -> Markup:
     facts = {
         "Constants": join(*(_constant(name, value) for name, value in exhibit.constants.items())),
         "Artefact": join(*(element("div", line) for line in [exhibit.source, *exhibit.arrays] if line)),
-        "Differs from the publication": join(exhibit.deviation),
+        "Differences from the publication": join(exhibit.deviation),
     }
     rows = [element("div", element("dt", name), element("dd", value)) for name, value in facts.items() if value]
     return element("section", *parts, element("dl", *rows, class_="about"), id=str(number))

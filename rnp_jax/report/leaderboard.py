@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from rnp_jax.document import write_text
 from rnp_jax.report.appendix import show_pairs, show_tree
 from rnp_jax.report.comparison_text import name_method, show_seconds
-from rnp_jax.report.document import write_text
 from rnp_jax.report.figures import save_figures
 from rnp_jax.report.html import Markup, element, table
 from rnp_jax.report.leaderboard_matrix import MEANINGS, count_statuses, say_verdict, sort_rows
@@ -92,7 +92,9 @@ def render_leaderboard(
         show_methods(rows),
         show_covariates(rows),
         section("Settings and versions", show_pairs(list(versions)), show_tree("Resolved configuration", dict(config))),
-        element("footer", "Every item with its counts is beside this page: rows.jsonl, rows.csv, rows.parquet."),
+        element(
+            "footer", "The files next to this page list every item with its counts: rows.jsonl, rows.csv, rows.parquet."
+        ),
     ]
     heading = f"{title} \N{MIDDLE DOT} rnp_jax report"
     return render_document(heading, *content, styles=("leaderboard.css",), script="leaderboard.js")
@@ -106,14 +108,14 @@ def _show_header(rows: Sequence[SweepRow], counts: Mapping[Status, int], created
         "Methods": f"{len({row.method for row in rows}):,}",
         "Attacks": f"{len({row.attack for row in rows if row.status == 'ok'}):,}",
         "Devices": ", ".join(sorted({row.device for row in rows if row.device})) or UNKNOWN,
-        "Time of all items": show_seconds(sum(spent) if spent else None),
+        "Total time of the items": show_seconds(sum(spent) if spent else None),
     }
     level = _level(counts)
     moment = created.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
     badge = element("span", BADGES[level], class_="badge")
     return element(
         "header",
-        element("p", badge, element("span", "Leaderboard of a sweep"), element("span", moment), class_="eyebrow"),
+        element("p", badge, element("span", "Sweep leaderboard"), element("span", moment), class_="eyebrow"),
         element("h1", title),
         element("p", say_verdict(dict(counts)), class_="lead"),
         element("dl", *(element("div", element("dt", k), element("dd", v)) for k, v in facts.items()), class_="facts"),
@@ -141,7 +143,7 @@ def _show_counts(counts: Mapping[Status, int]) -> Markup:
         for status, n in counts.items()
     ]
     table_ = table(["Status", "Items", "Share", ""], [*rows, ["all", f"{total:,}", "", ""]], class_="points counts")
-    return section("What became of the items", table_)
+    return section("Outcomes of the items", table_)
 
 
 def _list(heading: str, column: str, rows: Sequence[SweepRow], say: Callable[[SweepRow], str]) -> Markup | None:

@@ -34,8 +34,8 @@ MEANINGS: dict[Status, str] = {
     "skipped": "Never tried.",
 }
 MATRIX_WORDS = (
-    "Means over the checkpoints of an attack with 95 % t-intervals, cut to 0-100 %; of a single one, its share with "
-    f"its Wilson interval. {registry.title(UNDEFENDED)}: the same checkpoints as they came."
+    "Means over the checkpoints of an attack with 95 % t-intervals, cut to 0-100 %; for a single checkpoint, its share "
+    f"with its Wilson interval. {registry.title(UNDEFENDED)}: the same checkpoints, unchanged."
 )
 
 
@@ -80,7 +80,9 @@ def say_who_sees(rows: Iterable[SweepRow]) -> str:
     if not names:
         return ""
     verb = "sees" if len(names) == 1 else "see"
-    return f"{', '.join(map(registry.title, names))} {verb} the trigger: a bound that no defender has."
+    return (
+        f"{', '.join(map(registry.title, names))} {verb} the trigger, which no defender knows: a bound, not a defense."
+    )
 
 
 def show_estimate(estimate: Estimate | None, metric: Metric) -> str:

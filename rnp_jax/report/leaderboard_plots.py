@@ -70,7 +70,7 @@ def plot_items(rows: Sequence[SweepRow]) -> Figure | None:
         ax.set_xlabel("ACC")
     for ax in grid[:, 0]:
         ax.set_ylabel("ASR")
-    before = Line2D([], [], color=palette.QUIET, marker="x", ls="none", label="as it came")
+    before = Line2D([], [], color=palette.QUIET, marker="x", ls="none", label="before the method")
     after = Line2D([], [], color=palette.INK, marker="o", ls="none", label="after the method, in its colour and marker")
     figure.legend(handles=[before, after], loc="outside upper left", ncols=2, handletextpad=0.1)
     return figure

@@ -27,11 +27,11 @@ MAX_COVARIATES = 200
 CAPTIONS = {
     "outcomes": (
         "Means by attack",
-        "ASR against ACC: colour and marker tell methods, bars are 95 % intervals. The best corner is bottom right.",
+        "ASR against ACC. Colour and marker show the method, bars 95 % intervals. The best corner is bottom right.",
     ),
     "items": (
         "Every item",
-        "ASR against ACC: crosses are checkpoints as they came, coloured markers after the method, hollow for a head.",
+        "ASR against ACC. Crosses: checkpoints before the method. Coloured markers: after it, hollow for a head.",
     ),
     "rates": (
         "Poison rates",
@@ -39,7 +39,7 @@ CAPTIONS = {
     ),
     "seconds": (
         "Seconds by stage",
-        "Mean wall-clock seconds of an item over every attack, on a logarithmic axis, and how its stages divide them.",
+        "Mean wall-clock seconds per item over all attacks, on a logarithmic axis, and the share of each stage.",
     ),
 }
 
@@ -101,7 +101,7 @@ def show_methods(rows: Sequence[SweepRow]) -> Markup | None:
     """What the masks or scores of each method are, with the source."""
     names = sorted({row.method for row in rows if registry.basis(row.method)}, key=registry.order)
     pairs = [(registry.title(name), registry.basis(name)) for name in names]
-    return section("What the choices rest on", show_pairs(pairs)) if pairs else None
+    return section("How each method works", show_pairs(pairs)) if pairs else None
 
 
 def show_covariates(rows: Sequence[SweepRow]) -> Markup | None:
@@ -113,7 +113,7 @@ def show_covariates(rows: Sequence[SweepRow]) -> Markup | None:
                 found.setdefault((name, name_attack(row.attack, row.poison_rate)), []).append(value)
     if not found:
         return None
-    words = "Measured to explain the outcomes, with what a defender does not know; no choice rests on them."
+    words = "Measured to explain the outcomes, with knowledge that no defender has; not used for any choice."
     lines = [
         [name, attack, number(min(values)), number(sum(values) / len(values)), number(max(values))]
         for (name, attack), values in found.items()

@@ -39,7 +39,7 @@ def show_items(rows: Sequence[SweepRow]) -> Markup:
     """Controls that the script reveals, the first `PAGE` rows, and the data of all of them."""
     cells = [_cells(row) for row in rows]
     rest = len(rows) - PAGE
-    words = f"The first {PAGE:,} of {len(rows):,} items; the others need JavaScript, or are in rows.csv."
+    words = f"The first {PAGE:,} of {len(rows):,} items. Enable JavaScript to see the others, or open rows.csv."
     shown = [[_show(cell, name) for cell, name in zip(line, COLUMNS, strict=True)] for line in cells[:PAGE]]
     data = {
         "page": PAGE,

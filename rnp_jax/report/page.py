@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
+from rnp_jax.document import write_text
 from rnp_jax.report.appendix import show_file, show_pruned_filters, show_settings, show_timing
-from rnp_jax.report.document import write_text
 from rnp_jax.report.evidence import show_classes, show_evidence
 from rnp_jax.report.figures import plot_figures, save_figures
 from rnp_jax.report.html import Markup, element
@@ -67,7 +67,7 @@ def render_page(result: Result, svg: Mapping[str, bytes], samples: Samples | Non
         show_file(result),
         show_settings(result),
         show_timing(result),
-        element("footer", f"Written by rnp_jax {result.versions.rnp_jax}. Machine-readable beside it: result.json."),
+        element("footer", f"Written by rnp_jax {result.versions.rnp_jax}. Machine-readable: result.json."),
     )
 
 

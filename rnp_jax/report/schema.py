@@ -9,12 +9,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rnp_jax.report.document import (
+from rnp_jax.defenses.result import Choice
+from rnp_jax.document import (
     SCHEMA_VERSION,
     Count,
     Known,
-    Model,
     Moment,
+    Part,
     Seconds,
     Settings,
     Sha256,
@@ -24,29 +25,10 @@ from rnp_jax.report.document import (
     to_json,
     write_text,
 )
+from rnp_jax.evaluation.metrics import Metrics, Proportion
 
 
-class Proportion(Model):
-    """A share of images and its 95 % Wilson score interval."""
-
-    value: Share
-    low: Share
-    high: Share
-    count: Count
-    total: Annotated[int, Field(ge=1)]
-
-
-class Metrics(Model):
-    """What a network does on the test set; None where it was not or cannot be measured."""
-
-    acc: Proportion | None = None
-    acc_without_target: Proportion | None = None
-    asr: Proportion | None = None
-    ra: Proportion | None = None
-    der: Known = None
-
-
-class ClassAccuracy(Model):
+class ClassAccuracy(Part):
     """Accuracy on the test images of one class, before and after; None where it has none."""
 
     label: Count
@@ -55,7 +37,7 @@ class ClassAccuracy(Model):
     after: Proportion | None
 
 
-class SearchedLabel(Model):
+class SearchedLabel(Part):
     """What searches for triggers found for one label.
 
     Sizes are pixels of the smallest mask, None where no mask reached the wanted success: on the network before, and on
@@ -75,7 +57,7 @@ class SearchedLabel(Model):
     perturbation_after: Share
 
 
-class Evidence(Model):
+class Evidence(Part):
     """Evidence without the trigger: what new searches found in the network before and after.
 
     ``visible``: whether a label stood out before. ``ordinary_…``: pixels that an ordinary label takes.
@@ -89,7 +71,7 @@ class Evidence(Model):
     reasons: tuple[Text, ...]
 
 
-class Versions(Model):
+class Versions(Part):
     """Software that computed the result."""
 
     rnp_jax: Text
@@ -100,7 +82,7 @@ class Versions(Model):
     numpy: Text
 
 
-class CheckpointInfo(Model):
+class CheckpointInfo(Part):
     """The file that was defended."""
 
     path: Text
@@ -115,7 +97,7 @@ class CheckpointInfo(Model):
     anomalies: tuple[Text, ...] = ()
 
 
-class FeatureInfo(Model):
+class FeatureInfo(Part):
     """The frozen extractor whose features a head was trained on, and how far it can be trusted."""
 
     extractor: Text
@@ -125,7 +107,7 @@ class FeatureInfo(Model):
     caution: Text
 
 
-class DataInfo(Model):
+class DataInfo(Part):
     """The images that were used, and the network's normalisation of them."""
 
     name: Text
@@ -136,7 +118,7 @@ class DataInfo(Model):
     std: tuple[float, ...]
 
 
-class AttackInfo(Model):
+class AttackInfo(Part):
     """The trigger that was tested, where it is known."""
 
     name: Text
@@ -146,20 +128,7 @@ class AttackInfo(Model):
     constants: Settings = Field(default_factory=dict)
 
 
-class Choice(Model):
-    """The operating point a defender would choose, from clean data alone."""
-
-    rule: Text
-    ranking: Text
-    threshold: Known
-    thresholds: dict[Text, Known] = Field(default_factory=dict)  # by layer, where each has its own
-    pruned: Count
-    holdout_acc_before: Proportion | None
-    holdout_acc_after: Proportion | None
-    budget: Known
-
-
-class Oracle(Model):
+class Oracle(Part):
     """The operating point best by ASR, which a defender cannot see."""
 
     ranking: Text
@@ -168,7 +137,7 @@ class Oracle(Model):
     metrics: Metrics
 
 
-class SweepPoint(Model):
+class SweepPoint(Part):
     """The network with its first ``pruned`` filters of a ranking pruned."""
 
     threshold: Known
@@ -181,14 +150,14 @@ class SweepPoint(Model):
     ra: Proportion | None = None
 
 
-class Sweep(Model):
+class Sweep(Part):
     """One ranking of the filters, pruned further and further."""
 
     ranking: Text
     points: tuple[SweepPoint, ...]
 
 
-class Phase(Model):
+class Phase(Part):
     """One optimisation and its history, one value an epoch."""
 
     name: Text
@@ -196,7 +165,7 @@ class Phase(Model):
     stopped: Text
 
 
-class PrunedFilter(Model):
+class PrunedFilter(Part):
     """A filter set to zero in the cleaned checkpoint."""
 
     layer: Text
@@ -206,14 +175,14 @@ class PrunedFilter(Model):
     damage: Known = None
 
 
-class Stage(Model):
+class Stage(Part):
     """Wall-clock time of one stage."""
 
     stage: Text
     seconds: Seconds
 
 
-class Verdict(Model):
+class Verdict(Part):
     """What a reader should take away."""
 
     headline: Text
@@ -221,7 +190,7 @@ class Verdict(Model):
     level: Literal["ok", "warning", "bad", "unknown"]
 
 
-class Run(Model):
+class Run(Part):
     """One checkpoint, one command: what every such document says."""
 
     schema_version: Literal[1] = SCHEMA_VERSION

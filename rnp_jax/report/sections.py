@@ -25,11 +25,11 @@ TITLES = {
 CAPTIONS = {
     "sweep": "A good operating point has a low ASR while ACC is still high. Bands are 95 % intervals.",
     "phases": "Loss and accuracy at the end of each epoch.",
-    "mask_histogram": "Filters by mask value, on a logarithmic count. "
+    "mask_histogram": "Number of filters by mask value, on a logarithmic axis. "
     "Filters that the defense exposed have masks near 0.",
     "masks_by_layer": "Each cell is a filter, in index order from the left; wide layers wrap onto further lines.",
-    "score_histogram": "Filters by score, on logarithmic axes; scores of 0 stand apart. High scores are suspected.",
-    "scores_by_layer": "Each dot is a filter: its score over the median of its layer's scores above 0. "
+    "score_histogram": "Filters by score, on logarithmic axes; scores of 0 stand apart. High scores are suspicious.",
+    "scores_by_layer": "Each dot is a filter: its score divided by the median of its layer's scores above 0. "
     "Scores of 0 stand apart at the left.",
     "timing": "Wall-clock seconds, in the order the stages ran.",
 }
@@ -120,9 +120,9 @@ def show_operating_point(result: Result) -> Markup | None:
     budget = "" if choice.budget is None else f" Accuracy budget: {100 * choice.budget:.3g} points."
     held = (
         f"{result.data.holdout_images:,} of the {result.data.defense_images:,} clean defense images were held out to "
-        f"measure it, and took no part in the optimisation.{budget}"
+        f"measure accuracy and were not used in the optimisation.{budget}"
         if result.data.holdout_images
-        else f"No images were held out to measure it.{budget}"
+        else f"No images were held out to measure accuracy.{budget}"
     )
     ours = [
         *_point(choice),
@@ -142,7 +142,7 @@ def _show_nothing_chosen(choice: Choice, result: Result) -> Markup:
     """For a defense with fixed settings: what it did to the images that were held out."""
     held = (
         f"{result.data.holdout_images:,} of the {result.data.defense_images:,} clean defense images were held out to "
-        "measure the outcome, and took no part in the optimisation."
+        "measure the outcome and were not used in the optimisation."
     )
     rows = [
         ("Held-out accuracy before", _share(choice.holdout_acc_before)),
@@ -165,7 +165,7 @@ def _point(point: Choice | Oracle) -> list[tuple[str, str]]:
 def _threshold(point: Choice | Oracle) -> str:
     if point.threshold is None and isinstance(point, Choice) and point.thresholds:
         set_ = sum(value is not None for value in point.thresholds.values())
-        return f"one a layer, in {set_:,} of {len(point.thresholds):,} layers"
+        return f"one per layer, in {set_:,} of {len(point.thresholds):,} layers"
     return number(point.threshold, none="none: chosen by number")
 
 
@@ -180,7 +180,7 @@ def show_covariates(result: Result) -> Markup | None:
     """Measured beside the outcome, to explain it."""
     if not result.covariates:
         return None
-    words = "Measured to explain the outcome, with what a defender does not know; no choice rests on them."
+    words = "Measured to explain the outcome, with knowledge that no defender has; not used for any choice."
     rows = [[name, number(value)] for name, value in result.covariates.items()]
     return section("Covariates", element("p", words), table([], rows, class_="pairs"))
 
@@ -227,11 +227,11 @@ def _details(name: str, result: Result) -> list[str]:
     if name == "scores_by_layer":
         choice = result.choice
         limits = [] if choice is None else [choice.threshold, *choice.thresholds.values()]
-        return ["An upright bar is the threshold of its layer."] * any(limit is not None for limit in limits)
+        return ["A vertical bar marks the threshold of its layer."] * any(limit is not None for limit in limits)
     if name != "sweep":
         return []
     chosen = "The filled triangle marks the point chosen from clean data."
-    best = "The open triangle marks the oracle's, which a defender cannot see."
+    best = "The open triangle marks the oracle's point, which a defender cannot see."
     return [chosen] * (result.choice is not None) + [best] * (result.oracle is not None)
 
 
@@ -253,7 +253,7 @@ def show_samples(samples: Samples | None) -> Markup | None:
         )  # fmt: skip
         cards.append(element("figure", element("div", *row, class_="row"), element("figcaption", said)))
     words = (
-        "Each image clean, with the trigger, and the difference between the two "
+        "Each image without the trigger, with it, and the difference between the two "
         f"(brightened {factor:.3g} times). Below: its true class and the class predicted for the triggered image."
     )
     return section("Sample images", element("p", words, class_="quiet"), element("div", *cards, class_="samples"))

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from rnp_jax.report.document import Count, Known, Model, Sha256, Share, Text
+from rnp_jax.document import Count, Known, Part, Sha256, Share, Text
 from rnp_jax.report.schema import Proportion, Stage
 
 Status = Literal["ok", "rejected", "failed", "skipped"]
@@ -12,7 +12,7 @@ Status = Literal["ok", "rejected", "failed", "skipped"]
 STATUSES: tuple[Status, ...] = ("ok", "rejected", "failed", "skipped")
 
 
-class SweepRow(Model):
+class SweepRow(Part):
     """One item of a sweep; ``docs/result.md`` documents every field.
 
     ``checkpoint`` is the path as the sweep was given it; figures are those after the method, ``acc_before``,

@@ -13,10 +13,10 @@ from pydantic import ValidationError
 
 from rnp_jax.atomic import open_atomic
 from rnp_jax.defenses import registry
+from rnp_jax.document import SCHEMA_VERSION, write_text
 from rnp_jax.errors import ResultError
 from rnp_jax.report.comparison import SHARES
 from rnp_jax.report.comparison_text import csv_text, escape_markdown, markdown_table
-from rnp_jax.report.document import SCHEMA_VERSION, write_text
 from rnp_jax.report.leaderboard_matrix import (
     MATRIX_WORDS,
     MEANINGS,
@@ -96,7 +96,7 @@ def read_rows(path: str | Path) -> tuple[SweepRow, ...]:
         row = _from_line(line, f"line {number} of {path}")
         if row.key in rows:
             raise ResultError(
-                f"line {number} of {path} is a second row of item {row.key}; expected one row an item. "
+                f"line {number} of {path} is a second row of item {row.key}; expected one row per item. "
                 "Run the sweep again to rewrite its tables."
             )
         rows[row.key] = row
@@ -113,7 +113,7 @@ def _from_line(line: bytes, where: str) -> SweepRow:
     except ValidationError as error:  # a ValueError too, so it comes first
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
         raise ResultError(
-            f"{where} is no row of a sweep: {problems}. Run the sweep again to rewrite its tables."
+            f"{where} is not a row of a sweep: {problems}. Run the sweep again to rewrite its tables."
         ) from error
     except (ValueError, RecursionError) as error:
         raise ResultError(f"{where} is not JSON ({error}). Run the sweep again to rewrite its tables.") from error
@@ -172,7 +172,7 @@ def to_markdown(rows: Sequence[SweepRow]) -> str:
         "# Leaderboard",
         say_verdict(counts),
         *_show_matrix(rows),
-        "## What became of the items",
+        "## Outcomes of the items",
         markdown_table(["Status", "Items", "Meaning"], [*lines, total]),
         *_list_first("Without a result", ["Status", "Checkpoint", "Method", "Reason"], lost),
         *_list_first("Notes", ["Checkpoint", "Method", "Note"], notes),

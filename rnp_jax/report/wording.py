@@ -8,11 +8,11 @@ UNKNOWN = "unknown"
 
 METRICS = {
     "acc": ("ACC", "Clean test images classified correctly, all classes."),
-    "acc_without_target": ("ACC without target", "The same, leaving out the images of the attack's target class."),
+    "acc_without_target": ("ACC without target", "The same without the images of the attack's target class."),
     "asr": ("ASR", "Triggered images of other classes that are classified as the attacker wants."),
-    "ra": ("RA", "The same triggered images classified as what they really show."),
+    "ra": ("RA", "The same triggered images classified as their true class."),
 }
-DER = ("DER", "Defense effectiveness rating: 0.5 without effect, 1 for a backdoor removed at no cost in ACC.")
+DER = ("DER", "Defense effectiveness rating: 0.5 means no effect, 1 a backdoor removed at no cost in ACC.")
 
 
 def percent(share: Proportion | None) -> str:

@@ -57,4 +57,4 @@ def read_plan(out: Path) -> tuple[Item, ...]:
     try:
         return TypeAdapter(tuple[Item, ...]).validate_json((out / PLAN).read_bytes())
     except (OSError, ValidationError) as error:
-        raise SweepError(f"{out / PLAN}: no readable plan of a sweep: {error}") from error
+        raise SweepError(f"{out / PLAN}: cannot read the plan of the sweep: {error}") from error

@@ -16,11 +16,9 @@ from rnp_jax.card import TRIGGER_SUFFIX, beside
 from rnp_jax.defenses import Defended, find_method
 from rnp_jax.errors import CheckpointError
 from rnp_jax.evaluation.measure import Measured
-from rnp_jax.evaluation.metrics import defense_effectiveness
 from rnp_jax.evaluation.predict import default_batch_size
 from rnp_jax.pipeline.case import Case, Images, open_case
 from rnp_jax.pipeline.defending import defend_case, write_outcome
-from rnp_jax.pipeline.describing import as_proportion
 from rnp_jax.pipeline.measuring import Outcome
 from rnp_jax.pipeline.opening import Suspect, open_images, open_model
 from rnp_jax.pipeline.options import RunOptions
@@ -128,7 +126,7 @@ class SweepJob:
         request, case = loaded.request, loaded.case
         log = RunLog(quiet=True)
         if request.method.needs == "trigger" and case.trigger is None:
-            return failed_row(item, "skipped", f"{request.method.title} sees the trigger, and it is not known", attempt)
+            return failed_row(item, "skipped", f"{request.method.title} needs the trigger, which is not known", attempt)
         if _only_measures(item):
             size = request.options.compute.batch_size or default_batch_size()
             with log.stage("measure"):
@@ -143,9 +141,9 @@ class SweepJob:
         defended, before, after = outcome.defended, outcome.before.metrics, outcome.after.metrics
         return row.model_copy(
             update={
-                **_figures(outcome.after),
-                **{f"{name}_before": as_proportion(getattr(before, name)) for name in ("acc", "asr", "ra")},
-                "der": defense_effectiveness(before, after),
+                **after.shares,
+                **{f"{name}_before": before.shares[name] for name in ("acc", "asr", "ra")},
+                "der": after.der,
                 **(_count(defended) if defended.prunes else {}),
                 "batch_size": outcome.batch_size,
                 "note": " ".join(defended.warnings),
@@ -162,7 +160,7 @@ class SweepJob:
         case = loaded.case
         told = {"covariates": {COVARIATE: measure_shift(case.model, case.sets)}} if self._explain else {}
         timing = as_stages({**_caching(loaded), **seconds})
-        figures = {**_figures(measured), "batch_size": size, "timing": timing}
+        figures = {**measured.metrics.shares, "batch_size": size, "timing": timing}
         return row.model_copy(update={**figures, **told})
 
     def _write(self, item: Item, case: Case, outcome: Outcome, request: Request, log: RunLog) -> str | None:
@@ -202,11 +200,6 @@ def _caching(loaded: Loaded) -> dict[str, float]:
     return {name: seconds for name, seconds in loaded.timing.items() if name == "cache features"}
 
 
-def _figures(measured: Measured) -> dict[str, Any]:
-    names = ("acc", "acc_without_target", "asr", "ra")
-    return {name: as_proportion(getattr(measured.metrics, name)) for name in names}
-
-
 def as_stages(seconds: Mapping[str, float]) -> tuple[Stage, ...]:
     """Seconds by stage as a document has them."""
     return tuple(Stage(stage=name, seconds=spent) for name, spent in seconds.items())
@@ -217,7 +210,7 @@ def _poison_rate(model: Suspect) -> float | None:
 
 
 def _count(defended: Defended) -> dict[str, int]:
-    return {"pruned": defended.choice.count, "units": sum(len(value) for value in defended.values.values())}
+    return {"pruned": defended.choice.pruned, "units": sum(len(value) for value in defended.values.values())}
 
 
 def _only_measures(item: Item) -> bool:

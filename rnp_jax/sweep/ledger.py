@@ -32,7 +32,7 @@ MOST_CRASHES = 2
 """After so many an item is quarantined."""
 
 
-class Member(NamedTuple):
+class Participant(NamedTuple):
     """A process that takes part: its own name, and that of the supervisor that watches it, if any."""
 
     name: str
@@ -50,13 +50,13 @@ class Ledger:
             folder.mkdir(parents=True, exist_ok=True)
 
     @contextmanager
-    def join(self, supervisor: str = "") -> Iterator[Member]:
+    def join(self, supervisor: str = "") -> Iterator[Participant]:
         """Takes part, alive to the others until the block ends or the process does.
 
         Raises:
           SweepError: the folder cannot be written.
         """
-        member = Member(f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}", supervisor)
+        member = Participant(f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}", supervisor)
         path, ended = self._members / member.name, threading.Event()
         with path.open("x") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -75,7 +75,7 @@ class Ledger:
                 thread.join()
                 path.unlink(missing_ok=True)
 
-    def _introduce(self, member: Member, file: TextIO) -> None:
+    def _introduce(self, member: Participant, file: TextIO) -> None:
         """Writes who it is into a member's file, through to the disk, before a claim can show it to others."""
         try:
             json.dump(member, file)
@@ -85,7 +85,9 @@ class Ledger:
             with suppress(OSError):
                 file.close()  # tries once more to write
             (self._members / member.name).unlink()
-            message = f"{self.out}: {error.strerror}; make room (or mend the disk) and run the same command again"
+            message = (
+                f"{self.out}: {error.strerror}; free some space (or repair the disk) and run the same command again"
+            )
             raise SweepError(message) from error
 
     def is_alive(self, name: str) -> bool:
@@ -112,7 +114,7 @@ class Ledger:
         finally:
             probe.unlink()
 
-    def claim(self, key: str, member: Member) -> bool:
+    def claim(self, key: str, member: Participant) -> bool:
         """Whether the item is this member's now: neither done nor another living member's.
 
         Raises:
@@ -143,18 +145,18 @@ class Ledger:
         """Whether a member that lives, or whose supervisor does, has claimed the item."""
         return self.holder(key) is not None
 
-    def holder(self, key: str) -> Member | None:
+    def holder(self, key: str) -> Participant | None:
         """The member that has claimed the item, if it lives or its supervisor does."""
         member = self._claimant(key)
         return member if member is not None and any(self.is_alive(name) for name in member if name) else None
 
-    def _claimant(self, key: str) -> Member | None:
+    def _claimant(self, key: str) -> Participant | None:
         try:
-            return Member(*json.loads((self._claims / key).read_bytes()))
+            return Participant(*json.loads((self._claims / key).read_bytes()))
         except FileNotFoundError:
             return None
         except (ValueError, TypeError) as error:
-            raise SweepError(f"{self._claims / key}: no claim of a sweep: {error}; remove it") from error
+            raise SweepError(f"{self._claims / key}: not a valid claim file: {error}; remove it") from error
 
     def _void(self, key: str) -> None:
         """Takes a dead member's claim away; one that was made in between goes back."""
@@ -163,7 +165,7 @@ class Ledger:
             (self._claims / key).rename(aside)
         except FileNotFoundError:
             return
-        if any(self.is_alive(name) for name in Member(*json.loads(aside.read_bytes())) if name):
+        if any(self.is_alive(name) for name in Participant(*json.loads(aside.read_bytes())) if name):
             create_atomic(self._claims / key, aside.read_bytes())
         aside.unlink()
 
@@ -202,13 +204,13 @@ class Ledger:
         except FileNotFoundError:
             return None
         except (OSError, ValidationError) as error:
-            raise SweepError(f"{path}: no readable row: {error}; remove it, and the item is run again") from error
+            raise SweepError(f"{path}: cannot read the row: {error}; remove it to run the item again") from error
 
     def crashes(self, key: str) -> int:
         """How often an item was in the hands of a worker that died under its supervisor's eyes."""
         return sum((self._crashes / f"{key}.{number}").exists() for number in range(1, MOST_CRASHES + 1))
 
-    def record_crashes(self, supervisor: Member, process: int | None = None) -> list[str]:
+    def record_crashes(self, supervisor: Participant, process: int | None = None) -> list[str]:
         """Turns the claims of a worker that died into crashes; returns the items.
 
         Args:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rnp_jax.errors import SweepError
 from rnp_jax.sweep.items import Item
-from rnp_jax.sweep.ledger import Ledger, Member
+from rnp_jax.sweep.ledger import Ledger, Participant
 
 STOPPED = 75
 """Exit status of a worker that stopped for a reason that the items do not share, such as a full disk."""
@@ -102,7 +102,7 @@ def run_local(
                     crashed = ledger.record_crashes(member, worker.process.pid)
                     idle_deaths = idle_deaths + 1 if status != 0 and not crashed else 0
                     if idle_deaths >= _IDLE_DEATHS:
-                        raise SweepError(f"workers die before they do anything: {_last_line(worker.log)}")
+                        raise SweepError(f"workers die before they start an item: {_last_line(worker.log)}")
                     vacant.append(worker.slot)
                 while vacant and len(running) < len(left) and any(not ledger.is_held(key) for key in left):
                     slot = vacant.pop()
@@ -115,7 +115,7 @@ def run_local(
 
 
 def _start(
-    ledger: Ledger, member: Member, slot: int, command: Sequence[str], environment: Mapping[str, str]
+    ledger: Ledger, member: Participant, slot: int, command: Sequence[str], environment: Mapping[str, str]
 ) -> _Worker:
     log = ledger.out / "logs" / f"{member.name.replace(':', '-')}-{slot}.log"
     log.parent.mkdir(exist_ok=True)

@@ -129,7 +129,7 @@ def _read_input(given: str) -> Iterable[Entry]:
 
 def _check_path(path: str) -> None:
     if not path or "\0" in path:
-        raise ConfigError(f"path {path!r}; expected that of a checkpoint")
+        raise ConfigError(f"path {path!r}; expected the path of a checkpoint")
     try:
         os.fsencode(path)
     except UnicodeEncodeError as error:
@@ -147,7 +147,7 @@ def _walk(folder: Path) -> list[str]:
         if name.lower().endswith(SUFFIXES)
     ]
     if not found:
-        raise ConfigError(f"{folder} holds no checkpoint: no file that ends in {', '.join(SUFFIXES)}")
+        raise ConfigError(f"{folder} contains no checkpoint: no file ends in {', '.join(SUFFIXES)}")
     return sorted(found)
 
 
@@ -160,7 +160,7 @@ def _match(pattern: Path) -> list[str]:
     except ValueError as error:
         raise ConfigError(f"{pattern}: {error}; write it as models/**/*.pt") from error
     if not found:
-        raise ConfigError(f"{pattern} matches no file; quote it, so that it comes here as it is")
+        raise ConfigError(f"{pattern} matches no file; put it in quotes so that the shell does not expand it")
     return sorted(set(found))
 
 
@@ -177,7 +177,7 @@ def _read_manifest(path: Path) -> Iterator[Entry]:
                      for e in error.errors()]  # fmt: skip
             raise ConfigError(f"{place}: {'; '.join(lines)}") from error
     if empty:
-        raise ConfigError(f"{path} has no rows; expected one a checkpoint, with its path")
+        raise ConfigError(f"{path} has no rows; expected one row per checkpoint, with its path")
 
 
 def _read_row(cells: Cells, folder: Path) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def _read_row(cells: Cells, folder: Path) -> dict[str, Any]:
     _check_columns(cells)
     values = {name: value for name, value in cells.items() if not _is_empty(value)}
     if "path" not in values:
-        raise ConfigError("no path; expected that of a checkpoint in the column path")
+        raise ConfigError("no path; expected the path of a checkpoint in the column path")
     singles = {name: values.pop(name) for name in list(values) if name.startswith(_CONSTANT)}
     if singles or "constants" in values:
         values["constants"] = _read_constants(values.get("constants", {}), singles)
@@ -205,7 +205,7 @@ def _check_columns(names: Iterable[str]) -> None:
         if name in COLUMNS or (name.startswith(_CONSTANT) and name != _CONSTANT):
             continue
         near = difflib.get_close_matches(name, COLUMNS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(COLUMNS)}, {_CONSTANT}NAME"
+        hint = f"did you mean {near[0]}?" if near else f"known columns: {', '.join(COLUMNS)}, {_CONSTANT}NAME"
         raise ConfigError(f"unknown column {name!r}; {hint}")
 
 
@@ -217,7 +217,7 @@ def _read_constants(together: Any, singles: Cells) -> dict[str, str]:
         except ValueError as error:
             raise ConfigError(f'constants {together!r}: not JSON ({error}); write {{"NAME": VALUE}}') from error
     if not isinstance(together, dict):
-        raise ConfigError(f'constants {together!r}: expected a mapping, as {{"NAME": VALUE}}')
+        raise ConfigError(f'constants {together!r}: expected a mapping such as {{"NAME": VALUE}}')
     given = {name: value for name, value in together.items() if value is not None}
     for column, value in singles.items():
         name = column.removeprefix(_CONSTANT)
@@ -242,7 +242,7 @@ def _read_csv(path: Path) -> Rows:
             reader = csv.reader(file, strict=True)
             names = [name.strip() for name in next(reader, [])]
             if len(set(names)) != len(names):
-                raise ConfigError(f"{path}: a column is named twice among {', '.join(names)}")
+                raise ConfigError(f"{path}: a column name appears twice in {', '.join(names)}")
             for cells in reader:
                 place = f"{path}, line {reader.line_num}"
                 if cells and len(cells) != len(names):

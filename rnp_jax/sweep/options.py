@@ -33,25 +33,25 @@ Methods = Annotated[tuple[str, ...], pydantic.BeforeValidator(_as_several)]
 
 @dataclass(frozen=True)
 class SweepOptions(RunOptions):
-    """Run one or more methods on thousands of checkpoints: one row each, one table, one page.
+    """Run one or more methods on thousands of checkpoints and collect the results in one table and one page.
 
-    Inputs are files, folders, patterns in quotes ('models/**/*.pt') and manifests (.csv, .jsonl or .parquet with a
-    column path and, where a checkpoint has no card, normalization, attack, target, artefact and the like).
+    Inputs are files, folders, quoted patterns ('models/**/*.pt') and manifests: .csv, .jsonl or .parquet files with a
+    path column and, for checkpoints without a card, columns such as normalization, attack, target and artefact.
 
-    Writes into --out: leaderboard.html and .md, rows.csv, .jsonl and .parquet, and items/ with what --write asks for.
-    It may be killed at any moment: the same command goes on where it was. Each checkpoint ends as ok, rejected (the
-    file is at fault), failed or skipped; the exit status is 1 if any failed.
+    Writes leaderboard.html and .md, rows.csv, .jsonl and .parquet to --out, and the files that --write asks for to
+    items/. If the sweep is killed, the same command continues it. Each checkpoint ends as ok, rejected (the file is at
+    fault), failed or skipped. The exit status is 1 if any failed.
 
     Attributes:
-      inputs: files, folders, patterns, manifests.
-      method: the methods, a row each; none measures the checkpoint as it is.
+      inputs: files, folders, quoted patterns or manifests.
+      method: methods to run, with one row each per checkpoint; none measures the checkpoint unchanged.
       out: output folder.
-      write: what is kept of each item: its row alone, the cleaned checkpoint too, or all that `rnp-jax defend` writes.
-      engine: local (processes on this machine), ray (actors of a cluster), slurm (jobs on a shared folder).
-      workers: processes, actors or jobs; by default one a device.
-      address: of a running Ray cluster; by default one is started here.
-      partition: of the SLURM jobs; without SLURM they run on this machine.
-      tracker: also tell an experiment tracker, through its own library.
+      write: what to keep of each item: its row, the cleaned checkpoint too, or all that `rnp-jax defend` writes.
+      engine: local (processes on this machine), ray (actors on a cluster) or slurm (jobs that share a folder).
+      workers: number of processes, actors or jobs; by default one per device.
+      address: address of a running Ray cluster; by default Ray is started on this machine.
+      partition: partition of the SLURM jobs; without SLURM the jobs run on this machine.
+      tracker: experiment tracker to log to, through its own library.
     """
 
     inputs: Annotated[tuple[str, ...], tyro.conf.Positional] = ()

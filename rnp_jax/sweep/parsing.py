@@ -164,7 +164,7 @@ class Parser:
             except _ChildLostError as lost:
                 self.close()
                 if is_first or isinstance(lost, _TimeSpentError):
-                    raise CheckpointError(entry.path, f"reading it apart from the sweep {lost}") from lost
+                    raise CheckpointError(entry.path, f"the process that read it {lost}") from lost
             except RnpError:
                 raise
             except BaseException:  # such as an interrupt: an answer may still come, and would be taken for the next
@@ -199,11 +199,11 @@ def _believe(answer: Answer, path: str) -> Parsed:
         case "DataError":
             raise DataError(reason)
         case "memory":
-            raise _ChildLostError("took more memory than it is allowed (ParserLimits.memory_bytes)")
+            raise _ChildLostError("took more memory than allowed (ParserLimits.memory_bytes)")
         case "crash":
             raise _ChildLostError(f"failed: {reason}")
     if answer.kind != "parsed" or answer.parsed is None:
-        raise _ChildLostError(f"gave the answer {answer.kind!r}, which is none to a file")
+        raise _ChildLostError(f"gave the unexpected answer {answer.kind!r}")
     parsed = answer.parsed
     try:
         architecture = _ARCHITECTURE.validate_python(parsed.architecture)
@@ -254,7 +254,7 @@ class _Child:
         except _ChildLostError as lost:
             self.end()
             raise SweepError(
-                f"the process that reads checkpoints does not start: it {lost}; its own messages are shown by "
+                f"the process that reads checkpoints does not start: it {lost}; to see its messages, run "
                 f"{sys.executable} -m rnp_jax.sweep.parsing_child {limits.memory_bytes}"
             ) from lost
         except BaseException:
@@ -288,7 +288,7 @@ class _Child:
         try:
             return _ANSWER.validate_json(line)
         except pydantic.ValidationError as error:
-            raise _ChildLostError("gave an answer that is none") from error
+            raise _ChildLostError("gave an invalid answer") from error
 
     def _find_end(self) -> _ChildLostError:
         """Why the child, which closed its pipe, is no more."""
@@ -300,7 +300,7 @@ class _Child:
             seconds = f"{self._limits.cpu_seconds} seconds of processor time"
             return _TimeSpentError(f"took more than {seconds} (ParserLimits.cpu_seconds)")
         if status == -signal.SIGKILL:
-            return _ChildLostError("was killed (SIGKILL), as when the machine's memory runs out")
+            return _ChildLostError("was killed (SIGKILL), as happens when the machine runs out of memory")
         if status < 0:
             return _ChildLostError(f"crashed ({signal.Signals(-status).name})")
         return _ChildLostError(f"ended without an answer (exit status {status})")

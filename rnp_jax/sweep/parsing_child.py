@@ -44,7 +44,7 @@ def _encode(answer: Answer) -> bytes:
     line = json.dumps(asdict(answer)).encode() + b"\n"
     if len(line) <= MOST_ANSWER:
         return line
-    return _encode(Answer("ArchitectureError", f"what there is to say about it takes more than {MOST_ANSWER} bytes"))
+    return _encode(Answer("ArchitectureError", f"its description takes more than {MOST_ANSWER} bytes"))
 
 
 def _warm_up() -> None:

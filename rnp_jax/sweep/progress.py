@@ -64,7 +64,7 @@ class SweepProgress:
             rate = (len(self._seen) - sum(self._before.values())) / max(now - self._started, 1e-9)
             left = len(self._group) - len(self._seen)
             eta = f", {left / rate:.0f} s left" if rate else ""
-            self._log.say(f"{len(self._seen)} of {len(self._group)} done, {60 * rate:.3g} a minute{eta}")
+            self._log.say(f"{len(self._seen)} of {len(self._group)} done, {60 * rate:.3g} per minute{eta}")
 
     def _look(self) -> None:
         for key in self._ledger.done() & set(self._group) - set(self._seen):
@@ -76,7 +76,7 @@ class SweepProgress:
 
     def table(self) -> Table:
         """A line a group."""
-        table = Table("group", "done", "failed", "a minute", "left")
+        table = Table("group", "done", "failed", "per minute", "left")
         spent = time.monotonic() - self._started
         done = Counter(self._group[key] for key in self._seen)
         failed = Counter(self._group[key] for key, status in self._seen.items() if status == "failed")

@@ -18,7 +18,7 @@ import rnp_jax
 from rnp_jax.errors import SweepError
 from rnp_jax.sweep.environment import set_variables
 from rnp_jax.sweep.items import PLAN, Item, code_version
-from rnp_jax.sweep.ledger import Ledger, Member
+from rnp_jax.sweep.ledger import Ledger, Participant
 
 Serve = Callable[[Path, str], int]
 
@@ -102,7 +102,7 @@ def _connect(address: str | None, environment: Mapping[str, str]) -> Iterator[An
                 **local,
             )
         except (OSError, RuntimeError, ValueError) as error:
-            raise SweepError(f"Ray at {address or 'this machine'} does not answer or start: {error}") from error
+            raise SweepError(f"Ray at {address or 'this machine'} does not respond or start: {error}") from error
     try:
         yield ray
     finally:
@@ -126,9 +126,9 @@ class _Actor:
         host = socket.gethostname()
         if code_version() != version:
             where = Path(rnp_jax.__file__).parent
-            raise SweepError(f"{host} has other sources of rnp_jax ({where}) than this sweep's; install the same")
+            raise SweepError(f"{host} has a different rnp_jax ({where}) from this sweep's; install the same")
         if not (out / PLAN).exists() or not folder.is_dir():
-            raise SweepError(f"{host} does not see {out} and {folder}; use a file system that all machines share")
+            raise SweepError(f"{host} cannot see {out} and {folder}; use a file system that all machines share")
         os.chdir(folder)
         (out / "logs").mkdir(exist_ok=True)
         log = os.open(out / "logs" / f"ray-{host}-{os.getpid()}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -150,7 +150,7 @@ class _Worker:
     """
 
     actor: Any
-    member: Member
+    member: Participant
     membership: ExitStack
     call: Any
     node: str = ""
@@ -225,7 +225,7 @@ class _Crew:
     def _count_death(self, reason: str) -> None:
         self._idle_deaths += 1
         if self._idle_deaths >= _IDLE_DEATHS:
-            raise SweepError(f"workers die before they do anything: {reason} (see {self._out / 'logs'})")
+            raise SweepError(f"workers die before they start an item: {reason} (see {self._out / 'logs'})")
 
     def staff(self, left: set[str], workers: int | None) -> None:
         """Gives work to the actors that have none, and starts those for which there is room."""

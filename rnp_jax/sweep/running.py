@@ -91,7 +91,7 @@ def run_here(
     if rejected:
         first = rejected[0]
         raise SweepError(
-            f"{len(rejected)} of {len(rows)} items cannot be used, such as {first.checkpoint}: {first.reason}"
+            f"{len(rejected)} of {len(rows)} items cannot be used, for example {first.checkpoint}: {first.reason}"
         )
     return rows
 
@@ -121,9 +121,9 @@ def open_folder(out: Path, schema: type[RunOptions]) -> Path:
       ConfigError: it is another command's.
     """
     if out.exists() and not out.is_dir():
-        raise DataError(f"{out} is no folder; choose another with --out")
+        raise DataError(f"{out} is not a folder; choose another with --out")
     if out.is_dir() and not (out / OPTIONS).exists() and any(out.iterdir()):
-        raise DataError(f"{out} holds files that are of no sweep; choose another folder with --out")
+        raise DataError(f"{out} contains files that do not belong to a sweep; choose another folder with --out")
     if (out / OPTIONS).exists():
         read_options(schema, out / OPTIONS)  # of another command it does not resolve
     out.mkdir(parents=True, exist_ok=True)
@@ -160,7 +160,9 @@ def run_items(
     if stopped is not None:
         raise stopped
     if counts["failed"]:
-        raise SweepError(f"{counts['failed']} of {len(rows)} items failed; {out / 'leaderboard.html'} says why")
+        raise SweepError(
+            f"{counts['failed']} of {len(rows)} items failed; see {out / 'leaderboard.html'} for the reasons"
+        )
     return rows
 
 
@@ -194,7 +196,7 @@ def plan_items(
       ConfigError: options that no item could be run with.
     """
     check_options(options, images=False)
-    log.say(f"reading {len(entries)} checkpoints in a process of their own")
+    log.say(f"reading {len(entries)} checkpoints in a separate process")
     items: list[Item] = []
     with Parser() as parser, log.bar("read", len(entries)) as advance:
         for entry in entries:
@@ -236,7 +238,7 @@ def _state(path: str) -> list[int]:
 def _execute(ledger: Ledger, items: Sequence[Item], log: RunLog, engine: Engine, tracker: TrackerName) -> None:
     done = ledger.done()
     left = [item for item in items if item.key not in done]
-    log.say(f"{len(items)} items, {len(items) - len(left)} of them done")
+    log.say(f"{len(items)} items, {len(items) - len(left)} of them already done")
     if not left:
         return
     with open_tracker(tracker, ledger.out) as tracking, SweepProgress(ledger, items, log, tracking.log) as progress:

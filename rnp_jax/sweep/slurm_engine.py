@@ -133,7 +133,10 @@ def run_slurm(
             wanted = sum(map(_was_lost, ended)) or (0 if jobs else min(most, _count_free(ledger, left)))
             losses += wanted > 0
             if losses > _MOST_LOSSES:
-                message = f"jobs end without a word, the last one {gone[-1].job_id}; its log: {gone[-1].paths.stderr}"
+                message = (
+                    f"jobs end without an error message, the last one {gone[-1].job_id}; "
+                    f"its log: {gone[-1].paths.stderr}"
+                )
                 raise SweepError(message)
             jobs += submit(wanted) if wanted else []
         _wait(jobs)
@@ -186,7 +189,7 @@ def _has_gpus(partition: str | None) -> bool:
     try:
         return "gpu" in subprocess.run(asked, capture_output=True, text=True, check=True).stdout  # noqa: S603
     except (OSError, subprocess.CalledProcessError) as error:
-        raise SweepError(f"SLURM does not answer: {' '.join(asked)}: {error}") from error
+        raise SweepError(f"SLURM does not respond: {' '.join(asked)}: {error}") from error
 
 
 def _was_lost(job: Any) -> bool:

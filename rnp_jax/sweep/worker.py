@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from rnp_jax.errors import RnpError, SweepError
 from rnp_jax.report.sweep_row import SweepRow
 from rnp_jax.sweep.items import Item
-from rnp_jax.sweep.ledger import MOST_CRASHES, Ledger, Member
+from rnp_jax.sweep.ledger import MOST_CRASHES, Ledger, Participant
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a write fails with when there is no room."""
@@ -40,7 +40,7 @@ class _Hand(NamedTuple):
 
 
 def work(
-    ledger: Ledger, items: Sequence[Item], job: Job, member: Member, may_go_on: Callable[[], bool] = lambda: True
+    ledger: Ledger, items: Sequence[Item], job: Job, member: Participant, may_go_on: Callable[[], bool] = lambda: True
 ) -> int:
     """Runs what nobody else has claimed, in the plan's order; the next hand is read while one is computed.
 
@@ -71,7 +71,9 @@ def work(
         except OSError as error:
             if error.errno not in FULL:
                 raise
-            raise SweepError(f"{ledger.out}: {error.strerror}; make room and run the same command again") from error
+            raise SweepError(
+                f"{ledger.out}: {error.strerror}; free some space and run the same command again"
+            ) from error
         finally:
             for key in claims.held:
                 ledger.release(key)
@@ -84,7 +86,7 @@ class _Claims:
     ``held`` are the keys that are claimed and not yet done.
     """
 
-    def __init__(self, ledger: Ledger, items: Sequence[Item], member: Member):
+    def __init__(self, ledger: Ledger, items: Sequence[Item], member: Participant):
         self._ledger, self._items, self._member = ledger, items, member
         self._waiting: deque[Item] = deque()
         self._found = True
@@ -133,7 +135,7 @@ def _kind(item: Item) -> tuple[str, str]:
     return item.group, item.method
 
 
-_QUARANTINE = f"its worker died {MOST_CRASHES} times over it: quarantined (logs/ of the sweep may say why)"
+_QUARANTINE = f"quarantined: its worker died {MOST_CRASHES} times while running it (logs/ of the sweep may say why)"
 
 
 def _run(job: Job, hand: _Hand) -> Iterator[SweepRow]:

@@ -144,4 +144,4 @@ def check_tree(root: Node, path: str | PathLike[str], limits: Limits) -> None:
         if heights[id(node)] > limits.depth:
             raise CheckpointError(path, f"nested deeper than {limits.depth} levels (Limits.depth)")
         if sizes[id(node)] > limits.nodes:
-            raise CheckpointError(path, f"spells out to more than {limits.nodes} values (Limits.nodes)")
+            raise CheckpointError(path, f"expands to more than {limits.nodes} values (Limits.nodes)")

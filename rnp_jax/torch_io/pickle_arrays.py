@@ -39,7 +39,7 @@ def fill_array(cursor: PickleCursor, target: ArrayNode, state: Node) -> None:
         case (_, tuple() as shape, _ByteType(), bool() as fortran, bytes() | str() as content):
             pass
         case _:
-            raise cursor.error("an array is given something else than a shape, the type uint8 and bytes")
+            raise cursor.error("an array is given something other than a shape, the type uint8 and bytes")
     content = encode_latin1(cursor, content) if isinstance(content, str) else content
     plain = len(shape) <= cursor.limits.rank and all(type(side) is int and side > 0 for side in shape)
     if not plain or math.prod(shape) != len(content):
@@ -51,7 +51,7 @@ def _reconstruct(cursor: PickleCursor, arguments: tuple[Node, ...]) -> Node:
     match arguments:
         case (Global(name="numpy.ndarray"), *_):
             return ArrayNode("numpy.ndarray")
-    raise cursor.error("numpy's _reconstruct is called with something else than numpy.ndarray")
+    raise cursor.error("numpy's _reconstruct is called with something other than numpy.ndarray")
 
 
 def _dtype(cursor: PickleCursor, arguments: tuple[Node, ...]) -> Node:

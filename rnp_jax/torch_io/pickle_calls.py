@@ -27,7 +27,7 @@ def _ordered_dict(cursor: PickleCursor, arguments: tuple[Node, ...]) -> Node:
             cursor.charge(len(pairs))
             set_items(cursor, result, [value for pair in pairs for value in pair])
             return result
-    raise cursor.error("collections.OrderedDict is called with something else than a list of pairs")
+    raise cursor.error("collections.OrderedDict is called with something other than a list of pairs")
 
 
 def _counter(cursor: PickleCursor, arguments: tuple[Node, ...]) -> Node:
@@ -37,14 +37,14 @@ def _counter(cursor: PickleCursor, arguments: tuple[Node, ...]) -> Node:
         case (dict() as counts,):
             cursor.charge(len(counts))
             return CounterNode(counts)
-    raise cursor.error("collections.Counter is called with something else than a dict")
+    raise cursor.error("collections.Counter is called with something other than a dict")
 
 
 def _size(cursor: PickleCursor, arguments: tuple[Node, ...]) -> Node:
     match arguments:
         case (tuple() as dims,) if len(dims) <= cursor.limits.rank and all(type(dim) is int for dim in dims):
             return Size(dims)
-    raise cursor.error(f"torch.Size is called with something else than up to {cursor.limits.rank} whole numbers")
+    raise cursor.error(f"torch.Size is called with something other than up to {cursor.limits.rank} whole numbers")
 
 
 def _bytes(_: PickleCursor, arguments: tuple[Node, ...]) -> Node:
@@ -68,7 +68,7 @@ def _encode(cursor: PickleCursor, arguments: tuple[Node, ...]) -> Node:
     match arguments:  # how pickle protocol 2 spells bytes
         case (str() as text, "latin1"):
             return encode_latin1(cursor, text)
-    raise cursor.error("_codecs.encode is called with something else than a text and 'latin1'")
+    raise cursor.error("_codecs.encode is called with something other than a text and 'latin1'")
 
 
 def _tensor(cursor: PickleCursor, arguments: tuple[Node, ...]) -> Node:
@@ -76,7 +76,7 @@ def _tensor(cursor: PickleCursor, arguments: tuple[Node, ...]) -> Node:
         case (LooseStorage(ref=storage), offset, shape, strides, *rest) if len(rest) in (0, 2, 3):
             pass
         case _:
-            raise cursor.error("a tensor is rebuilt from something else than a storage, offset, shape and strides")
+            raise cursor.error("a tensor is rebuilt from something other than a storage, offset, shape and strides")
     if storage.dtype not in DTYPES:
         return Opaque(f"torch.{storage.dtype} tensor")
     requires_grad, *attributes = rest or [False]
@@ -101,7 +101,7 @@ def _parameter(cursor: PickleCursor, arguments: tuple[Node, ...]) -> Node:
             return replace(data, requires_grad=requires_grad, is_parameter=True)
         case (Opaque() as data, _, _):
             return Opaque(data.name)
-    raise cursor.error("torch._utils._rebuild_parameter is called with something else than a tensor, a bool, no hooks")
+    raise cursor.error("torch._utils._rebuild_parameter is called with something other than a tensor, a bool, no hooks")
 
 
 BYTE_CALLS: Final[Mapping[str, Call]] = {

@@ -33,4 +33,4 @@ def _make_key(cursor: PickleCursor, key: Node) -> Any:
         cursor.charge(len(key))
         if not any(isinstance(item, dict | list | tuple) for item in key):
             return Opaque("tuple as a key")
-    raise cursor.error(f"a dict key of type {type(key).__name__}; names and whole numbers of 64 bits are accepted")
+    raise cursor.error(f"a dict key of type {type(key).__name__}; only names and 64-bit whole numbers are accepted")

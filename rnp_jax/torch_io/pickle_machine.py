@@ -180,7 +180,7 @@ class PickleMachine:
     def _add_to_set(self) -> None:
         self._pop_mark()
         if not isinstance(self._top(), Opaque):
-            raise self.cursor.error("items are added to something else than a set")
+            raise self.cursor.error("items are added to something other than a set")
 
     def _frozenset(self) -> None:
         self._pop_mark()

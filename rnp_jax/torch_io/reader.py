@@ -124,7 +124,7 @@ def _find_root(names: Sequence[str], path: str | PathLike[str]) -> str:
         raise CheckpointError(path, f"a zip archive with {len(roots)} folders at its top; torch writes one")
     if confusing := next((name for name in inner if name != name.lower()), None):
         raise CheckpointError(
-            path, f"zip member {quote(confusing)} has capital letters: torch, blind to case, could read it as another"
+            path, f"zip member {quote(confusing)} has capital letters: torch ignores case and could read another member"
         )
     return roots.pop()
 
@@ -161,7 +161,7 @@ def _check_storages(contents: _Contents, container: str, path: str | PathLike[st
         who = f"tensor {format_path(user)}" if user else "an unread object"
         name = quote(f"{contents.root}/data/{key}" if container == "zip" else key)
         if held is None:
-            raise CheckpointError(path, f"{who} needs the storage {name}, which the file does not hold")
+            raise CheckpointError(path, f"{who} needs the storage {name}, which is missing from the file")
         raise CheckpointError(
             path,
             f"the storage {name} holds {held} bytes, but {who} claims {storage.numel} {storage.dtype} elements",

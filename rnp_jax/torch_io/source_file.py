@@ -172,7 +172,7 @@ def identify(data: Sliceable, path: str | PathLike[str]) -> Container:
             raise CheckpointError(path, kind)
     if head.startswith(b"\x80"):
         return "legacy"
-    raise CheckpointError(path, f"not a PyTorch checkpoint: it begins with {head[:8]!r}, which is no known container")
+    raise CheckpointError(path, f"not a PyTorch checkpoint: it begins with {head[:8]!r}, not a known container")
 
 
 def _is_tar(head: bytes) -> bool:

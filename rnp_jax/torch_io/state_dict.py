@@ -155,7 +155,7 @@ def _choose(tree: Node, path: str | PathLike[str]) -> Location:
     found = [key for key in KEYS if _is_plausible(tree.get(key))]
     if len(found) > 1:
         raise CheckpointError(
-            path, f"several state dicts: {', '.join(found)}; choose one with --key, as --key {found[0]}"
+            path, f"several state dicts: {', '.join(found)}; choose one with --key, such as --key {found[0]}"
         )
     if found:
         return (found[0],)
@@ -183,7 +183,7 @@ def _follow(tree: Node, key: str, path: str | PathLike[str]) -> Location:
     for part in location:
         if not isinstance(node, dict) or part not in node:
             known = [quote(name) for name in node if not isinstance(name, Opaque)] if isinstance(node, dict) else []
-            raise CheckpointError(path, f"no key {quote(part)}; there is {', '.join(known[:20]) or 'no key at all'}")
+            raise CheckpointError(path, f"no key {quote(part)}; known keys: {', '.join(known[:20]) or 'none'}")
         node = node[part]
     return location
 

@@ -73,12 +73,12 @@ def locate_contents(
         if member.header < position:
             raise CheckpointError(path, f"zip member {quote(member.name)} overlaps the one before it")
         if member.header > position:
-            anomalies.append(f"{member.header - position} bytes before zip member {quote(member.name)} belong to none")
+            anomalies.append(f"{member.header - position} bytes before zip member {quote(member.name)} are unused")
         _check_stored(member, path)
         first, position = _read_local_header(data, member, directory.start, path)
         extents[member.name] = slice(first, first + member.size)
     if position < directory.start:
-        anomalies.append(f"{directory.start - position} bytes before the zip directory belong to no member")
+        anomalies.append(f"{directory.start - position} bytes before the zip directory are unused")
     return extents, anomalies
 
 

@@ -23,7 +23,7 @@ from rnp_jax.types import Apply, Batch, Progress, Variables
 
 @dataclass(frozen=True)
 class PoisonConfig:
-    """How much of the training set is poisoned, and who counts.
+    """How much of the training set is poisoned, and how that is counted.
 
     Attributes:
       rate: poison rate: share of the training set that is poisoned, counted as ``variant`` says.
@@ -159,7 +159,7 @@ def _check_way(attack: Attack, poison: PoisonConfig, *, on_features: bool) -> No
     """Refuses an attack that needs a network of images, and images to append that nothing would append."""
     name, joint = type(attack).__name__, find_trainer(attack) is not None
     if on_features and (joint or attack.learns()):
-        raise ConfigError(f"{name} needs a network of images, not a head on features; remove --extractor")
+        raise ConfigError(f"{name} needs a network that reads images, not a head on features; remove --extractor")
     if poison.append and (joint or (attack.in_step and not on_features)):
         raise ConfigError(f"{name} poisons in the victim's training step; remove --poison.append")
 

@@ -267,7 +267,7 @@ def _attack(setting: Setting) -> Dfst:
 
 def _check_rate(setting: Setting) -> None:
     most, room = (
-        (1, "no more images than there are") if setting.attack.appends else (0.5, "as many images again to detoxify")
+        (1, "no more images than there are") if setting.attack.appends else (0.5, "as many more images to detoxify")
     )
     if not 0 <= setting.rate <= most:
         raise ConfigError(f"rate {setting.rate}: DFST needs {room}; give 0 to {most}")
@@ -277,4 +277,4 @@ def _check_poisoned(setting: Setting, data: Batch, poisoned: int) -> None:
     """Enough images are of other classes than the wanted one; where all classes are drawn from, one is."""
     others = int(setting.goal.counted(data.labels).sum())
     if poisoned > others and not (setting.attack.appends and others):
-        raise DataError(f"rate {setting.rate} poisons {poisoned} images, of {others} that may be; lower it")
+        raise DataError(f"rate {setting.rate} poisons {poisoned} images, but only {others} can be poisoned; lower it")

@@ -104,7 +104,7 @@ def _parts(setting: Setting) -> tuple[int, int]:
         raise ConfigError(
             f"rate {setting.rate} with {_attack(setting).cross_ratio} cross images for each poisoned one asks for "
             f"{poisoned} + {cross} of a batch of {setting.config.batch_size}, expected 2 or more of each (or no cross "
-            "image) for batch norm, and no more than the batch in all; change rate, cross_ratio or batch_size"
+            "image) for batch norm, and no more than the batch in total; change rate, cross_ratio or batch_size"
         )
     return poisoned, cross
 

@@ -28,7 +28,7 @@ from rnp_jax.types import Batch, Progress, Tree, Variables
 
 @dataclass(frozen=True)
 class SimclrConfig:
-    """Settings of SimCLR, by momentum SGD without LARS, which batches of thousands need.
+    """Settings of SimCLR, trained with momentum SGD; batches of thousands would need LARS.
 
     Attributes:
       epochs: number of passes over the images.
@@ -37,8 +37,8 @@ class SimclrConfig:
       learning_rate: peak learning rate of SGD.
       momentum: momentum of SGD.
       weight_decay: weight decay, added to the gradient as in torch's SGD.
-      schedule: schedule of the learning rate: ``cosine`` (down to zero) or ``one_cycle`` (linear rise over the first 30
-        %, then cosine down to zero).
+      schedule: schedule of the learning rate: ``cosine`` to zero, or ``one_cycle``, a linear rise over the first 30 %
+        and then a cosine to zero.
       projection: outputs of the projection head; its hidden layer has as many units as there are features.
     """
 

@@ -27,11 +27,11 @@ class TrainConfig:
       learning_rate: peak learning rate of SGD.
       momentum: momentum of SGD.
       weight_decay: weight decay, added to the gradient as in torch's SGD.
-      schedule: schedule of the learning rate: ``cosine`` (down to zero) or ``one_cycle`` (linear rise over the first 30
-        %, then cosine down to zero).
+      schedule: schedule of the learning rate: ``cosine`` to zero, or ``one_cycle``, a linear rise over the first 30 %
+        and then a cosine to zero.
       nesterov: use Nesterov momentum, as in torch's SGD.
-      label_smoothing: share of each label that is spread over all classes, from 0 to 1; accuracy and loss are reported
-        for the original labels.
+      label_smoothing: share of each label that is spread over all classes, from 0 to 1; reported figures use
+        the original labels.
     """
 
     epochs: int = 60

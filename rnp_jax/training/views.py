@@ -48,7 +48,7 @@ class Views:
         if not 0 < self.scale[0] <= self.scale[1] <= 1 or self.aspect < 1:
             raise ConfigError(f"{self}: expected 0 < scale[0] <= scale[1] <= 1 and aspect >= 1")
         if not 0 <= self.jitter <= 1.25:
-            raise ConfigError(f"jitter is {self.jitter}; give a strength from 0 to 1.25, where factors reach zero")
+            raise ConfigError(f"jitter is {self.jitter}; give a strength from 0 to 1.25; at 1.25, factors reach zero")
         for name in ("jitter_probability", "grayscale"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; give a probability from 0 to 1")

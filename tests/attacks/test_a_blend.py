@@ -69,7 +69,7 @@ def test_covers_are_other_images_that_keep_their_labels(digits):
 def test_images_of_another_shape_are_refused():
     with pytest.raises(DataError, match="trigger artefact is"):
         ABlend().implant(ABlend().init(SHAPE), np.zeros((1, 16, 16, 3), np.uint8), KEY)
-    with pytest.raises(ConfigError, match="pieces is 4, expected at most one a pixel of an image of 3x9"):
+    with pytest.raises(ConfigError, match="pieces is 4, expected at most one per pixel of an image of 3x9"):
         ABlend().init((3, 9, 3))
 
 

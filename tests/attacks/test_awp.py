@@ -41,7 +41,7 @@ def test_the_color_is_the_normalisation_s_zero():
 def test_images_of_another_shape_are_refused():
     params = Awp().init((8, 8, 3))
     for shape in ((1, 8, 9, 3), (1, 8, 8, 1)):
-        with pytest.raises(DataError, match="where the trigger artefact is"):
+        with pytest.raises(DataError, match="but the trigger artefact is"):
             Awp().trigger(params, np.zeros(shape, np.uint8), KEY)
 
 

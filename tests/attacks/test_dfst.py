@@ -71,7 +71,7 @@ def test_the_seed_moves_the_sun():
 
 
 def test_images_of_another_shape_are_refused():
-    with pytest.raises(DataError, match="where the trigger artefact is"):
+    with pytest.raises(DataError, match="but the trigger artefact is"):
         Dfst().trigger(Dfst().init((8, 8, 3)), np.zeros((1, 9, 8, 3), np.uint8), KEY)
 
 

@@ -27,7 +27,7 @@ def test_images_are_normalised_by_channel():
     images = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 2), np.uint8)
     expected = (images / 255 - [0.1, 0.2]) / [0.5, 0.25]
     np.testing.assert_allclose(normalise(scaling, jnp.asarray(images)), expected, atol=1e-6)
-    with pytest.raises(DataError, match=r"\[6, 4, 2\] where the trigger artefact is \[4, 6, 2\]"):
+    with pytest.raises(DataError, match=r"\[6, 4, 2\], but the trigger artefact is \[4, 6, 2\]"):
         normalise(scaling, jnp.zeros((1, 6, 4, 2), jnp.uint8))
 
 

@@ -99,7 +99,7 @@ def test_other_artefacts_are_no_pictures(picture, attack):
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (MASK * 255, "values from 0.0 to 255.0, expected a mask's"),
+        (MASK * 255, "values from 0.0 to 255.0, expected a mask from 0 to 1"),
         (MASK - 1, "values from -1.0 to 0.0"),
         (MASK[:5], r"not a mask for images of 6x5: t_mask.npy is .*\(5, 5, 3\)"),
         (MASK + np.float32(np.nan), "not finite"),

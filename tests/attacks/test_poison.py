@@ -188,7 +188,7 @@ def test_noise_differs_between_chunks_too(digits):
         ({"rate": 0.7, "cover_rate": 0.4}, ConfigError, r"ask for 70 \+ 40 of 100 images"),
         ({"rate": 0.1, "variant": "cd"}, ConfigError, "variant is 'cd', expected one of bb, rnp"),
         ({"rate": 0.004}, DataError, "poisons none of 100 images; raise it above 0.01"),
-        ({"rate": 0.2, "clean_label": True}, DataError, "which has 10; lower rate to at most 0.1"),
+        ({"rate": 0.2, "clean_label": True}, DataError, "which has only 10; lower rate to at most 0.1"),
     ],
 )
 def test_impossible_plans_are_refused(options, error, message):

@@ -134,7 +134,7 @@ def test_gradients_by_hand():
 
 def test_images_that_do_not_fit_are_refused():
     params = ATTACK.init(SHAPE)
-    with pytest.raises(DataError, match="images have 1 channels where the encoder is for 3"):
+    with pytest.raises(DataError, match="images have 1 channels, but the encoder is for 3"):
         ATTACK.trigger(params, jnp.zeros((1, 8, 8, 1), jnp.uint8), KEY)
     with pytest.raises(DataError, match="expected uint8"):
         ATTACK.trigger(params, jnp.zeros((1, 8, 8, 3)), KEY)

@@ -75,5 +75,5 @@ def test_impossible_constants_are_refused(options, message):
 
 
 def test_more_pixels_than_the_image_has_are_refused():
-    with pytest.raises(ConfigError, match="pixels is 73, expected at most the 72 of an image"):
+    with pytest.raises(ConfigError, match="pixels is 73, expected at most 72, all of an image"):
         Stamp(variant="paste", pixels=73).init(SHAPE)

@@ -50,7 +50,7 @@ def test_units_are_those_that_the_last_layer_weighs_most():
     kernel[[5, 9, 20], [0, 1, 2]] = 2, -7, 3
     variables = {**variables, "params": {**variables["params"], "2": {**variables["params"]["2"], "kernel": kernel}}}
     assert heaviest_units(MLP, variables, 3).tolist() == [9, 20, 5]
-    with pytest.raises(ConfigError, match="units is 33, expected at most the 32"):
+    with pytest.raises(ConfigError, match="units is 33, expected at most 32, which"):
         heaviest_units(MLP, variables, 33)
 
 

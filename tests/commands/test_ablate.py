@@ -13,7 +13,6 @@ from rnp_jax.commands.arguments import parse
 from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, TriggerOptions
 from rnp_jax.defenses import HolderConfig, ThresholdConfig, holder_scores
 from rnp_jax.defenses.scores import prune_by_score, scores_by_filter
-from rnp_jax.pipeline.describing import as_proportion
 from rnp_jax.pipeline.opening import open_images, open_model, open_trigger
 from rnp_jax.pipeline.sets import EvaluationSets, read_sets
 from rnp_jax.report.ablation import read_ablation
@@ -110,10 +109,8 @@ def test_cells_are_what_the_settings_give(scope, alpha, cells, by_hand):
         )
         (after,) = sets.measure(model, pruned.variables)
         cell = cells[scope, "0.01, 1", alpha, threshold.rule]
-        assert (cell.acc, cell.asr, cell.ra) == tuple(
-            as_proportion(getattr(after.metrics, name)) for name in ("acc", "asr", "ra")
-        )
-        assert cell.pruned == pruned.choice.count
+        assert (cell.acc, cell.asr, cell.ra) == tuple(getattr(after.metrics, name) for name in ("acc", "asr", "ra"))
+        assert cell.pruned == pruned.choice.pruned
         assert cell.rank_correlation == pytest.approx(correlation)
         assert threshold.rule == "std" or cell.pruned == 6
 
@@ -144,7 +141,7 @@ def test_a_preset_of_defend_gives_the_settings_that_do_not_vary(preset):
 
 
 def test_a_finished_folder_is_left_alone(folder, head, fails):
-    assert "holds a finished result already" in fails("ablate", head, *ABLATE, "--out", folder)
+    assert "already contains a finished result" in fails("ablate", head, *ABLATE, "--out", folder)
 
 
 @pytest.mark.parametrize(
@@ -157,10 +154,10 @@ def test_a_finished_folder_is_left_alone(folder, head, fails):
         (("--rules",), "give one or more of each"),
         (("--alphas", "0"), "alpha"),
         (("--rules", "number"), "rule 'number' with number None"),
-        (("--rules", "budget", "--defense.holdout", "0"), "--rules budget chooses by held-out images"),
+        (("--rules", "budget", "--defense.holdout", "0"), "--rules budget needs held-out images"),
         (
             ("--holder.sensitivity.alpha", "0.7"),
-            "--holder.sensitivity.alpha is varied, and 0.7 is not among its values: give it with --alphas",
+            "--holder.sensitivity.alpha is varied, and 0.7 is not one of its values: add it to --alphas",
         ),
         (("--holder.sensitivity.radii", "0.7"), "(0.7,) is not among its values: give it with --radii"),
         (("--rules", "mad", "--holder.threshold.rule", "std"), "std is not among its values: give it with --rules"),

@@ -112,14 +112,14 @@ def test_an_interrupted_run_goes_on_bit_for_bit(attacked, tmp_path, monkeypatch,
     path = tmp_path / "victim.pt"
     assert interrupt_after_one_epoch(monkeypatch, path) == 130
     error = capsys.readouterr().err
-    assert f"{tmp_path / 'victim.training'}; --resume goes on from it" in error
+    assert f"{tmp_path / 'victim.training'}; --resume continues from it" in error
     assert error.endswith("rnp-jax: interrupted\n")
     assert os.listdir(tmp_path) == ["victim.training"]
     assert os.listdir(tmp_path / "victim.training") == ["1"]
     error = fails("attack", "badnets", "--out", path, *ATTACK, "--target", "4", "--train.momentum", "0.5", "--resume")
-    assert "victim.training/1 is the state of a run with other target, train; use the same options" in error
+    assert "victim.training/1 was saved by a run with different target, train; use the same options" in error
     assert main(["attack", "badnets", "--out", str(path), *ATTACK, "--target", "3", "--resume"]) == 0
-    assert "going on after epoch 1" in capsys.readouterr().err
+    assert "continuing after epoch 1" in capsys.readouterr().err
     assert path.read_bytes() == attacked.read_bytes()
     assert card_of(path) == card_of(attacked).model_copy(update={"seconds": card_of(path).seconds})
     assert sorted(os.listdir(tmp_path)) == ["victim.card.json", "victim.pt", "victim.trigger.npz"]

@@ -13,7 +13,7 @@ from rnp_jax.cli import main
 from rnp_jax.commands.calibrate import CalibrateOptions, is_weak
 from rnp_jax.config import read_yaml, resolve, write_yaml
 from rnp_jax.data import load
-from rnp_jax.detection import LabelConfig, judge, read_calibration
+from rnp_jax.detection import LabelConfig, read_calibration, rule_on
 from rnp_jax.detection.calibration import plain_settings
 from rnp_jax.evaluation.metrics import Metrics, Proportion
 from rnp_jax.models import Architecture, Network
@@ -45,7 +45,7 @@ def plant(path: Path, seed: int, attack: AttackCard | None) -> str:
         head = {**head, "bias": head["bias"].at[TARGET].set(30.0)}
         variables = {**variables, "params": {**variables["params"], "2": head}}
     save_variables(path, MLP, variables)
-    metrics = Metrics(Proportion(1, 10), asr=None if attack is None else Proportion(10, 10))
+    metrics = Metrics(acc=Proportion.of(1, 10), asr=None if attack is None else Proportion.of(10, 10))
     card = describe_model(
         path, MLP, data="digits", train_images=1, extractor=None, training={}, augmentation={}, seed=seed,
         attack=attack, metrics=metrics,
@@ -92,10 +92,10 @@ def test_its_settings_are_those_of_a_detection_with_the_same_options(calibrated,
     options = CalibrateOptions(("x.pt",))
     write_yaml(preset, options)
     assert resolve(CalibrateOptions, read_yaml(preset), str(preset)) == options
-    verdict = judge("labels", found.threshold + 0.1, TARGET, found, MLP.architecture, found.settings)
-    assert verdict.verdict == "backdoored"
-    other = judge("labels", 1.0, TARGET, found, MLP.architecture, plain_settings(LabelConfig()))
-    assert other.verdict == "undecided"
+    ruling = rule_on("labels", found.threshold + 0.1, TARGET, found, MLP.architecture, found.settings)
+    assert ruling.outcome == "backdoored"
+    other = rule_on("labels", 1.0, TARGET, found, MLP.architecture, plain_settings(LabelConfig()))
+    assert other.outcome == "undecided"
     assert "draws, images, unlearn.batch_size, unlearn.max_epochs" in other.sentence
 
 
@@ -105,7 +105,7 @@ def test_what_a_card_must_say(fails, known, tmp_path):
     assert "bare.pt has no card" in fails("calibrate", bare, *FAST)
     out = tmp_path / "calibration.json"
     message = fails("calibrate", known[0], CHECKPOINT, "--out", out, *FAST)
-    assert "digits_badnets.pt: resnet18, width 8, on digits, where the first is mlp, on digits" in message
+    assert "digits_badnets.pt: resnet18, width 8, on digits, but the first is mlp, on digits" in message
     assert "1 clean and 0 backdoored models: expected at least 4" in fails("calibrate", known[0], "--out", out, *FAST)
     assert not out.exists()
 

@@ -106,7 +106,7 @@ def test_rows_of_other_options_are_not_taken_for_these(compared, head, tmp_path,
 
 def test_a_folder_of_another_command_is_left_alone(compared, head, fails, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    assert "of no sweep" in fails("compare", head, "--out", tmp_path, *DEFENSE, *TWO)
+    assert "do not belong to a sweep" in fails("compare", head, "--out", tmp_path, *DEFENSE, *TWO)
     assert os.listdir(tmp_path) == ["thesis.txt"]
     assert "unknown option checkpoints" in fails("sweep", head, "--out", compared, *DEFENSE, *TWO)
 
@@ -119,7 +119,7 @@ def test_on_a_clean_model_the_oracle_is_skipped_and_says_why(tmp_path):
     assert (none.attack, none.poison_rate, none.asr, none.covariates) == ("none", None, None, {COVARIATE: None})
     assert none.acc.value > 0.9
     assert (oracle.acc, oracle.status) == (None, "skipped")
-    assert oracle.reason == "Oracle sees the trigger, and it is not known"
+    assert oracle.reason == "Oracle needs the trigger, which is not known"
 
 
 def test_by_default_what_prunes_is_compared_with_the_controls():
@@ -135,7 +135,7 @@ def test_by_default_what_prunes_is_compared_with_the_controls():
         (("a.pt", "--method", "clp", "clp"), "--method clp clp: a method is named twice"),
         ((str(CHECKPOINT), "--defense.size", "0"), "defense.size is 0"),
         ((str(CHECKPOINT), "--seed", "-1"), "seed is -1"),
-        ((str(CHECKPOINT), "--defense.holdout", "0"), "--defense.holdout 0 leaves no images"),
+        ((str(CHECKPOINT), "--defense.holdout", "0"), "--defense.holdout 0 leaves no held-out images"),
         (("nowhere.pt",), "nowhere.pt: there is no such file"),
         ((str(CHECKPOINT), "--data", "digit"), "no data set, file or folder 'digit'"),
     ],

@@ -94,7 +94,7 @@ def test_sources_that_hold_no_network(fails, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"width": 8}, "its arrays are not those of its architecture, resnet18"),
+        ({"width": 8}, "its arrays do not fit its architecture, resnet18"),
         ({"width": "wide"}, "its architecture is not one of this version"),
         ({"name": "resnet19"}, "unknown architecture 'resnet19'"),
     ],

@@ -174,7 +174,7 @@ def test_a_defender_s_own_images_and_a_trigger_by_name(write, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--defense.holdout", "0"), "--defense.holdout 0 leaves no images to choose"),
+        (("--defense.holdout", "0"), "--defense.holdout 0 leaves no held-out images"),
         (("--rnp.prune.ranking", "release", "--rnp.prune.threshold", "1.5"), "threshold=1.5.*in \\[0, 1\\]"),
         (("--rnp.prune.threshold", "0.3"), "threshold 0.3 with ranking path"),
         (("--rnp.prune.number", "-1"), "number >= 0"),
@@ -188,9 +188,12 @@ def test_a_defender_s_own_images_and_a_trigger_by_name(write, tmp_path):
         (("--normalization", "digit"), "unknown normalisation 'digit'; did you mean digits"),
         (("--attack", "badnet"), "attack 'badnet' is unknown; did you mean badnets"),
         (("--attack", "badnets", "--constants", "variant", "round"), "constant variant"),
-        (("--constants", "variant", "square"), "--attack card leaves .*--constants.* unread"),
+        (("--constants", "variant", "square"), "--attack card does not use .*--constants"),
         (("--data", "digit"), "no data set, file or folder 'digit'; did you mean digits"),
-        (("--method", "ft", "--ft.start", "rnp", "--defense.holdout", "0"), "--defense.holdout 0 leaves no images"),
+        (
+            ("--method", "ft", "--ft.start", "rnp", "--defense.holdout", "0"),
+            "--defense.holdout 0 leaves no held-out images",
+        ),
         (("--method", "ft", "--ft.rnp.prune.number", "3"), "nothing starts from it: set start to rnp"),
         (
             ("--method", "nad", "--nad.teacher", "pruned", "--nad.rnp.prune.number", "100000"),
@@ -220,12 +223,15 @@ def test_batches_that_are_too_large_for_a_later_step_are_refused_before_the_firs
     ("options", "message"),
     [
         (("--untrusted.width", "4"), "--untrusted.width 4: mlp has no width"),
-        (("--untrusted.width", "4", "--untrusted.start", "a.pt"), "untrusted.width 4 is not read with untrusted.start"),
+        (
+            ("--untrusted.width", "4", "--untrusted.start", "a.pt"),
+            "untrusted.width 4 cannot be combined with untrusted.start",
+        ),
         (("--untrusted.start", "missing.pt"), "missing.pt"),
-        (("--untrusted.start", str(CHECKPOINT.parent)), "it is trained further: give a PyTorch checkpoint file"),
+        (("--untrusted.start", str(CHECKPOINT.parent)), "not a file to train further: give a PyTorch checkpoint"),
         (("--untrusted.start", str(CHECKPOINT)), "images are 8x8x3, but the model takes 32x32x3"),
         (("--untrusted.data", "missing.npz"), "no data set, file or folder 'missing.npz'"),
-        (("--hid.units",), "give one hidden layer or more"),
+        (("--hid.units",), "give at least one hidden layer"),
         (("--hid.units", "0"), "expected sizes of 1 or more"),
         (("--hid.keep", "1"), "keep 1.0, rounds 2: expected keep in (0, 1)"),
         (("--hid.prune.threshold.rule", "budget"), "takes a number"),
@@ -241,7 +247,7 @@ def test_checkpoints_whose_training_set_is_not_known(small_victim, fails, tmp_pa
     alone = shutil.copy(small_victim, tmp_path / "alone.pt")
     source = ("--normalization", "identity", "--image-shape", "8", "8", "3", "--data", "digits", "--image-size", "8")
     error = fails("defend", alone, *HID, *source, "--out", tmp_path / "out")
-    assert "alone.pt has no card to make its training set again from" in error
+    assert "alone.pt has no card to rebuild its training set from" in error
     error = fails("defend", CHECKPOINT.parent / "digits_wanet.pt", *HID, "--out", tmp_path / "out")
     assert "give the training set itself with --untrusted.data" in error
     assert os.listdir(tmp_path) == ["alone.pt"]
@@ -259,20 +265,20 @@ def test_more_classes_than_the_model_has(fails, tmp_path):
 def test_a_finished_folder_is_left_alone(defended, fails):
     before = sorted((path, path.stat().st_mtime_ns) for path in defended.folder.rglob("*"))
     error = fails("defend", defended.source, *DEFENSE, "--out", defended.folder)
-    assert "holds a finished result already; choose another folder with --out" in error
+    assert "already contains a finished result; choose another folder with --out" in error
     assert sorted((path, path.stat().st_mtime_ns) for path in defended.folder.rglob("*")) == before
 
 
 def test_a_file_in_the_place_of_the_folder(fails, tmp_path):
     (tmp_path / "out").write_text("mine")
-    assert "is no folder" in fails("defend", CHECKPOINT, "--out", tmp_path / "out")
+    assert "is not a folder" in fails("defend", CHECKPOINT, "--out", tmp_path / "out")
     assert "out" in fails("defend", CHECKPOINT, *DEFENSE, "--out", tmp_path / "out" / "deeper")
     assert (tmp_path / "out").read_text() == "mine"
 
 
 def test_the_cleaned_file_never_replaces_the_source(fails, tmp_path):
     source = copy_checkpoint(tmp_path).rename(tmp_path / "cleaned.pt")
-    assert "cleaned.pt would be replaced by a file of this run" in fails("defend", source, "--out", tmp_path)
+    assert "cleaned.pt would be overwritten by this run" in fails("defend", source, "--out", tmp_path)
     assert source.read_bytes() == CHECKPOINT.read_bytes()
 
 
@@ -331,7 +337,8 @@ def test_a_run_of_another_method_by_the_preset_of_one(small_victim, tmp_path):
     config = read_yaml(tmp_path / "one" / "config.yaml")
     assert config == read_result(tmp_path / "one" / "result.json").config
     assert set(config) == {
-        *("checkpoint", "method", "source", "images", "defense", "trigger", "compute", "sweep_images", "seed", "clp"),
+        *("checkpoint", "method", "source", "images", "defense", "trigger", "compute", "evidence", "sweep_images"),
+        *("seed", "clp"),
     }  # fmt: skip
     assert (config["method"], config["defense"]["size"]) == ("clp", 400)
     again = ["defend", "--config", str(tmp_path / "one" / "config.yaml"), "--out", str(tmp_path / "two")]

@@ -12,8 +12,8 @@ import torch
 from rnp_jax.cli import main
 from rnp_jax.commands.detect import DetectOptions
 from rnp_jax.config import read_yaml, resolve
+from rnp_jax.document import read_document
 from rnp_jax.report.detection import FIGURES, Detection
-from rnp_jax.report.document import read_document
 from rnp_jax.torch_io import read_checkpoint
 
 FAST = (
@@ -75,7 +75,7 @@ def test_the_known_trigger_stands_beside_and_is_named_so(detected):
     assert all(each.success == pytest.approx(each.success_on_original) for each in part.labels)
     assert detected.detection.attack is not None
     page = (detected.folder / "report.html").read_text("utf-8")
-    assert "no choice rests on it" in page
+    assert "not used for any choice" in page
 
 
 @pytest.mark.slow
@@ -118,8 +118,8 @@ def test_a_finished_folder_is_not_written_again(detected, fails):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--sample-scores", "magic"), "choose of unlearned, "),
-        (("--defense.holdout", "0.5"), "nothing is chosen by held-out images"),
+        (("--sample-scores", "magic"), "choose among unlearned, "),
+        (("--defense.holdout", "0.5"), "detect does not use held-out images"),
         (("--calibration", "none.json"), "none.json: not a calibration"),
     ],
 )

@@ -92,7 +92,7 @@ def run_toy(task: Task, config: ToyConfig) -> Defended:
         )
     task.note("train", history)
     kept = (np.arange(len(task.data.labels)),)
-    choice = Choice(0, "Every image is trusted.")
+    choice = Choice(pruned=0, rule="Every image is trusted.")
     return Defended(variables, {}, "weights", NO_CANDIDATES, choice, network=task.network, kept=kept)
 
 

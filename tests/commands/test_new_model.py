@@ -83,11 +83,11 @@ def test_a_clean_model_has_no_figures_of_an_attack(images):
 def test_trigger_checkpoint_and_card_are_written(attack, tmp_path):
     model = new_head(attack)
     out = tmp_path / "heads" / "head.pt"
-    asr = None if attack is None else Proportion(2, 4)
+    asr = None if attack is None else Proportion.of(2, 4)
     write_model(
         NewModel(model.network, model.variables, attack, GOAL, model.params),
         out,
-        Metrics(Proportion(3, 4), asr=asr),
+        Metrics(acc=Proportion.of(3, 4), asr=asr),
         attack=None if attack is None else describe_attack(attack, GOAL, PoisonConfig(), None),
         epochs=7,
         data="digits",

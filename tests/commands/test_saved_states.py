@@ -45,7 +45,7 @@ def test_the_last_state_comes_back_whole(at_once, tmp_path, lines):
         assert [path.name for path in states.list()] == [str(epoch)]
     found = SavedStates(tmp_path / "run.training", {"seed": 1}).resume(True, start, lines.append)
     assert found is not None
-    assert lines == ["going on after epoch 10"]
+    assert lines == ["continuing after epoch 10"]
     expected = state(10)
     assert int(found.epoch) == 10
     np.testing.assert_array_equal(found.weights["w"], expected.weights["w"])
@@ -78,7 +78,7 @@ def test_nothing_to_go_on_from(tmp_path, lines):
     states.tell(lines.append)
     assert lines == []
     assert states.resume(True, start, lines.append) is None
-    assert lines == [f"no state in {tmp_path / 'run.training'}: starting with the first epoch"]
+    assert lines == [f"no saved state in {tmp_path / 'run.training'}: starting with the first epoch"]
     states.remove()
 
 
@@ -87,8 +87,8 @@ def test_a_state_of_other_settings_is_refused(at_once, tmp_path, lines):
     states = SavedStates(folder, {"seed": 1, "rate": 0.1})
     states.save(state(2))
     states.tell(lines.append)
-    assert lines == [f"the last saved state is in {folder}; --resume goes on from it"]
-    with pytest.raises(ConfigError, match=r"2 is the state of a run with other rate, width; use the same options"):
+    assert lines == [f"the last saved state is in {folder}; --resume continues from it"]
+    with pytest.raises(ConfigError, match=r"2 was saved by a run with different rate, width; use the same options"):
         SavedStates(folder, {"seed": 1, "rate": 0.2, "width": 3}).resume(True, start, lines.append)
     states.remove()
     assert not folder.exists()
@@ -104,7 +104,7 @@ def test_states_lie_beside_the_checkpoint_and_know_the_options_of_their_run(at_o
     found = open_states(str(path), same).resume(True, start, lines.append)
     assert found is not None
     assert int(found.epoch) == 2
-    with pytest.raises(ConfigError, match="a run with other attack, seed; use the same options"):
+    with pytest.raises(ConfigError, match="a run with different attack, seed; use the same options"):
         open_states(str(path), AttackOptions("blend", str(path), seed=4)).resume(True, start, lines.append)
 
 
@@ -116,7 +116,7 @@ def test_going_on_gives_the_last_state_and_bars(at_once, tmp_path, capsys):
         assert int(found.epoch) == 2
         bars("train", 3, 5, {"loss": 0.5})
     error = capsys.readouterr().err
-    assert "going on after epoch 2\n" in error
+    assert "continuing after epoch 2\n" in error
     assert "train epoch 3/5  loss 0.5\n" in error
     assert "--resume" not in error
 
@@ -133,4 +133,4 @@ def test_an_interrupt_tells_where_the_last_state_is_and_goes_on(at_once, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     error = capsys.readouterr().err.replace("\n", "")
-    assert f"the last saved state is in {states.folder}; --resume goes on from it" in error
+    assert f"the last saved state is in {states.folder}; --resume continues from it" in error

@@ -96,10 +96,10 @@ def test_an_interrupted_run_goes_on_bit_for_bit(extracted, tmp_path, monkeypatch
         patch.setattr("rnp_jax.commands.saved_states.SAVE_EVERY", 0)
         patch.setattr(EpochBars, "__call__", show)
         assert main(arguments) == 130
-    assert f"{tmp_path / 'extractor.training'}; --resume goes on from it" in capsys.readouterr().err
+    assert f"{tmp_path / 'extractor.training'}; --resume continues from it" in capsys.readouterr().err
     assert os.listdir(tmp_path / "extractor.training") == ["1"]
     assert main([*arguments, "--resume"]) == 0
-    assert "going on after epoch 1" in capsys.readouterr().err
+    assert "continuing after epoch 1" in capsys.readouterr().err
     assert path.read_bytes() == extracted.read_bytes()
     assert card_of(path) == card_of(extracted)
     assert sorted(os.listdir(tmp_path)) == FILES

@@ -104,7 +104,7 @@ def test_a_folder_of_other_options_is_refused(studied, fails, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(studied, out)
     error = fails("study", "badnets", *STUDY, "--train.momentum", "0.5", "--target", "1", "--out", out)
-    assert "config.yaml is of a study with other target, train; choose another folder with --out" in error
+    assert "config.yaml belongs to a study with different target, train; choose another folder with --out" in error
 
 
 @pytest.mark.slow
@@ -129,7 +129,7 @@ def test_a_method_may_be_added(studied, tmp_path):
         (("badnets",), ("--target", "10"), "target is 10, expected an integer between 0 and 9"),
         (("badnets",), ("--head", "16", "0"), "head of [16, 0] hidden units on 64 features"),
         (("badnets",), ("--method", "clip"), "--method clip: there is no such method; choose among"),
-        (("badnets",), ("--defense.holdout", "0", "--method", "fp"), "--defense.holdout 0 leaves no images"),
+        (("badnets",), ("--defense.holdout", "0", "--method", "fp"), "--defense.holdout 0 leaves no held-out images"),
         (("badnets",), ("--extractor", "nowhere.pt"), "nowhere.pt: nothing is there"),
     ],
 )

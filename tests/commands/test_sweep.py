@@ -146,7 +146,7 @@ def test_a_file_that_changed_is_another_item(models, tmp_path):
         (("a.pt", "--address", "auto"), "--address is for --engine ray"),
         (("a.pt", "--partition", "gpu"), "--partition is for --engine slurm"),
         (("a.pt", "--data", "digit"), "no data set, file or folder 'digit'"),
-        (("a.pt", "--defense.holdout", "0"), "--defense.holdout 0 leaves no images"),
+        (("a.pt", "--defense.holdout", "0"), "--defense.holdout 0 leaves no held-out images"),
     ],
 )
 def test_errors_come_before_the_work_and_leave_nothing_behind(arguments, message, fails, tmp_path, monkeypatch):
@@ -157,7 +157,7 @@ def test_errors_come_before_the_work_and_leave_nothing_behind(arguments, message
 
 def test_a_folder_of_something_else_is_left_alone(models, tmp_path, fails):
     (tmp_path / "thesis.txt").write_text("mine")
-    assert "of no sweep" in fails("sweep", models / "a.pt", "--out", tmp_path)
+    assert "do not belong to a sweep" in fails("sweep", models / "a.pt", "--out", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 

@@ -47,5 +47,5 @@ def test_another_image_shape_names_the_fix():
     dataset = Dataset(IMAGES, LABELS, ("a", "b", "c"), "toy")
     with pytest.raises(DataError, match=r"toy: images are 8x8x3, but the model takes 32x32x3; .*image_size=32"):
         validate(dataset, num_classes=3, image_shape=(32, 32, 3))
-    with pytest.raises(DataError, match="3 channels where 1 are needed"):
+    with pytest.raises(DataError, match="3 channels, but 1 are needed"):
         validate(dataset, num_classes=3, image_shape=(8, 8, 1))

@@ -45,7 +45,7 @@ def test_every_unreadable_file_is_listed_at_once(tmp_path):
     (tmp_path / "a" / "notes.txt").write_text("not an image")
     content = (tmp_path / "a" / "03.png").read_bytes()
     (tmp_path / "a" / "03.png").write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataError, match=r"2 files are no readable images.*a/03\.png: .*a/notes\.txt: not a PNG"):
+    with pytest.raises(DataError, match=r"2 files are not readable images.*a/03\.png: .*a/notes\.txt: not a PNG"):
         load(tmp_path)
 
 

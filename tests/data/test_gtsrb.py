@@ -187,5 +187,5 @@ def test_class_folders_are_numeric_and_right(gtsrb):
 
 def test_an_unreadable_image_is_named(gtsrb):
     (gtsrb / "Final_Training" / "Images" / "00001" / "00000_00001.ppm").write_bytes(b"P6 9 8 255\n12")
-    with pytest.raises(DataError, match=r"1 files are no readable images.*00001/00000_00001\.ppm"):
+    with pytest.raises(DataError, match=r"1 files are not readable images.*00001/00000_00001\.ppm"):
         load(gtsrb, image_size=6)

@@ -22,9 +22,9 @@ def test_every_unreadable_file_is_named_the_first_too(tmp_path):
     files = [tmp_path / f"{number}.png" for number in range(3)]
     files[0].write_bytes(b"junk")
     write(files[1])
-    with pytest.raises(DataError, match=r"2 files are no readable images, remove them: 0\.png: not a PNG.*; 2\.png: "):
+    with pytest.raises(DataError, match=r"2 files are not readable images, remove them: 0\.png: not a PNG.*; 2\.png: "):
         read_image_files(tmp_path, files)
-    with pytest.raises(DataError, match="1 files are no readable images"):
+    with pytest.raises(DataError, match="1 files are not readable images"):
         read_image_files(tmp_path, files[:1])
 
 

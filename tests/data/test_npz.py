@@ -67,5 +67,5 @@ def test_damaged_files_are_refused(tmp_path):
             load(path)
     with path.open("wb") as file:
         np.save(file, IMAGES)
-    with pytest.raises(DataError, match=r"no zip archive.*np\.savez"):
+    with pytest.raises(DataError, match=r"not a zip archive.*np\.savez"):
         load(path)

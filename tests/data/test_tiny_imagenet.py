@@ -93,7 +93,7 @@ def test_lists_that_cannot_be_read(tiny, name, content):
 @pytest.mark.parametrize("content", ["", "n01443537\nn01443537\n", "../..\n"])
 def test_ids_that_are_none(tiny, content):
     (tiny / "wnids.txt").write_text(content)
-    with pytest.raises(DataError, match=r"wnids\.txt: expected one WordNet id a line, each once"):
+    with pytest.raises(DataError, match=r"wnids\.txt: expected one WordNet id per line, each once"):
         load(tiny)
 
 
@@ -106,7 +106,7 @@ def test_missing_names_classes_and_images_are_named(tiny):
         load(tiny)
     (tiny / "val" / "images" / "val_1.JPEG").write_bytes(b"\xff\xd8\xff")
     (tiny / "words.txt").write_text(WORDS)
-    with pytest.raises(DataError, match=r"1 files are no readable images.*val/images/val_1\.JPEG"):
+    with pytest.raises(DataError, match=r"1 files are not readable images.*val/images/val_1\.JPEG"):
         load(tiny, split="test")
 
 

@@ -120,11 +120,11 @@ def test_defends_a_head(features):
     assert [call[:3] for call in calls] == [("anp", epoch, 3) for epoch in (1, 2, 3)]
     assert [call[3]["loss"] for call in calls] == result.history["anp"]["loss"].tolist()
     assert (np.diff(result.candidates.values) >= 0).all()
-    assert result.choice.before is not None
-    assert result.choice.after is not None
-    assert result.choice.after.value >= result.choice.before.value - 0.03 - 1e-9
+    assert result.choice.holdout_acc_before is not None
+    assert result.choice.holdout_acc_after is not None
+    assert result.choice.holdout_acc_after.value >= result.choice.holdout_acc_before.value - 0.03 - 1e-9
     pruned = np.flatnonzero(masks.flatten(masks.filters(result.variables["masks"])) == 0)
-    assert pruned.tolist() == sorted(result.candidates.order[: result.choice.count])
+    assert pruned.tolist() == sorted(result.candidates.order[: result.choice.pruned])
     assert set(result.timing) == {"optimize", "rank", "choose"}
     # A threshold as the release has it, and the other rankings, from masks that the same key gives again.
     for prune in (
@@ -135,7 +135,7 @@ def test_defends_a_head(features):
         other = anp(features.network, features.variables, features.data, KEY, replace(FAST, prune=prune))
         np.testing.assert_array_equal(masks.flatten(other.values), masks.flatten(result.values))
         if prune.threshold is not None:
-            assert other.choice.count == (np.round(masks.flatten(result.values), 4) <= 0.2).sum()
+            assert other.choice.pruned == (np.round(masks.flatten(result.values), 4) <= 0.2).sum()
 
 
 def test_one_program_whatever_is_asked_of_it(features):
@@ -167,7 +167,7 @@ def test_masks_that_stay_at_one_prune_nothing(features):
         replace(FAST, iterations=2, learning_rate=1e-6),
         holdout=features.holdout,
     )
-    assert result.choice.count == 0
+    assert result.choice.pruned == 0
     assert result.warnings == ("Nothing was pruned: no mask fell to 0.90.",)
 
 

@@ -126,7 +126,7 @@ def test_planted_channels_are_pruned_exactly_as_released():
         expected = torch.nonzero(score > score.mean() + 3 * score.std())[:, 0]  # torch's std has ddof 1
         assert filters[name] == expected.tolist()
     assert (filters["bn1"], filters["layer3.0.bn2"], filters["layer3.0.shortcut.1"]) == ([3], [7], [1])
-    assert result.choice.count == sum(len(rows) for rows in filters.values()) < 10
+    assert result.choice.pruned == sum(len(rows) for rows in filters.values()) < 10
     assert "more than 3 standard deviations above the mean" in result.choice.rule
     assert set(result.timing) == {"score", "choose"}
     with torch.no_grad():
@@ -155,9 +155,9 @@ def test_units_of_a_head(features):
     variables = {**features.variables, "params": {**params, "0": {**params["0"], "kernel": kernel}}}
     result = clp(features.network, variables, features.data, KEY, ClpConfig(), holdout=features.holdout)
     assert np.flatnonzero(np.asarray(result.variables["masks"]["0"]["filter"]) == 0).tolist() == [4]
-    assert result.choice.before is not None
+    assert result.choice.holdout_acc_before is not None
     none = clp(features.network, variables, None, KEY, ClpConfig(ThresholdConfig("std", u=100)))
-    assert none.choice.count == 0
+    assert none.choice.pruned == 0
 
 
 def test_masks_the_network_came_with_count(features):

@@ -58,9 +58,9 @@ def test_a_control_tells_what_it_costs_as_every_other(features):
         for layer, row in expected.items():
             np.testing.assert_array_equal(found.values[layer], row)
         labels = predict(features.network, found.variables, features.holdout).labels[0]
-        assert found.choice.after is not None
-        assert found.choice.after.count == (labels == features.holdout.labels).sum()
-        assert found.choice.before == reference.choice.before
+        assert found.choice.holdout_acc_after is not None
+        assert found.choice.holdout_acc_after.count == (labels == features.holdout.labels).sum()
+        assert found.choice.holdout_acc_before == reference.choice.holdout_acc_before
         assert found.warnings == ()
         assert list(found.timing) == ["score", "choose"]
 
@@ -68,7 +68,7 @@ def test_a_control_tells_what_it_costs_as_every_other(features):
 def test_no_defense_leaves_everything_as_it_is(features):
     found = none(features.network, features.variables, None, KEY)
     assert found.variables is features.variables
-    assert (found.prunes, found.choice.count, found.choice.rule) == (False, 0, "Nothing is changed.")
+    assert (found.prunes, found.choice.pruned, found.choice.rule) == (False, 0, "Nothing is changed.")
     assert (found.history, found.timing, found.warnings) == ({}, {}, ())
 
 

@@ -230,5 +230,5 @@ def test_impossible_settings(change: dict, message: str):
 
 
 def test_stamps_of_another_size_are_refused(features):
-    with pytest.raises(DataError, match="expected the same"):
+    with pytest.raises(DataError, match="expected the same shape"):
         distil(features.network, features.variables, features.variables, features.data, KEY, QUICK, stamps=CORNER)

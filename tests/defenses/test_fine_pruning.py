@@ -64,9 +64,9 @@ def test_the_sleepiest_go_until_a_share_of_the_accuracy_is_lost(features, drop):
     expected = 16 + np.argsort(np.asarray(hidden), kind="stable")[:-1]  # the most active unit stays
     assert result.candidates.order.tolist() == expected.tolist()
     curve = accuracies(features, expected)
-    assert result.choice.count == np.flatnonzero(curve >= (1 - drop) * curve[0] - 1e-9)[-1]
+    assert result.choice.pruned == np.flatnonzero(curve >= (1 - drop) * curve[0] - 1e-9)[-1]
     pruned = np.flatnonzero(masks.flatten(masks.filters(result.variables["masks"])) == 0)
-    assert pruned.tolist() == sorted(expected[: result.choice.count])
+    assert pruned.tolist() == sorted(expected[: result.choice.pruned])
     assert not result.values["0"].any()
     assert f"{drop:.1%} of the accuracy on 60 held-out clean images" in result.choice.rule
     assert result.kind == "score"
@@ -80,7 +80,7 @@ def test_silent_units_are_free(features):
     asleep = set(result.candidates.order[result.candidates.values == 1].tolist())
     assert {17, 22} <= asleep < set(range(16, 24))
     assert set(result.candidates.order[: len(asleep)].tolist()) == asleep
-    assert result.choice.count >= len(asleep)
+    assert result.choice.pruned >= len(asleep)
 
 
 def test_then_everything_is_tuned(features):

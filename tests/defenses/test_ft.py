@@ -36,30 +36,30 @@ def count_correct(network, variables, data) -> int:
 def test_the_weights_move_and_no_filter_is_pruned(features):
     network, variables, holdout = features.network, features.variables, features.holdout
     found = ft(network, variables, features.data, KEY, FtConfig(finetune=QUICK), holdout=holdout)
-    assert (found.kind, found.values, found.choice.count, len(found.candidates.order)) == ("weights", {}, 0, 0)
+    assert (found.kind, found.values, found.choice.pruned, len(found.candidates.order)) == ("weights", {}, 0, 0)
     assert list(found.timing) == list(found.history) == ["finetune"]
     assert masks.flatten(masks.filters(found.variables["masks"])).min() == 1
     assert not np.array_equal(found.variables["params"]["0"]["kernel"], variables["params"]["0"]["kernel"])
-    assert found.choice.before.count == count_correct(network, variables, holdout)
-    assert found.choice.after.count == count_correct(network, found.variables, holdout)
-    assert found.choice.after.total == 60
+    assert found.choice.holdout_acc_before.count == count_correct(network, variables, holdout)
+    assert found.choice.holdout_acc_after.count == count_correct(network, found.variables, holdout)
+    assert found.choice.holdout_acc_after.total == 60
 
 
 def test_without_held_out_images_nothing_is_measured(features):
     found = ft(features.network, features.variables, features.data, KEY, FtConfig(finetune=QUICK))
-    assert (found.choice.before, found.choice.after, found.warnings) == (None, None, ())
+    assert (found.choice.holdout_acc_before, found.choice.holdout_acc_after, found.warnings) == (None, None, ())
 
 
 def test_what_rnp_pruned_stays_pruned(features):
     network, variables, data, holdout = features.network, features.variables, features.data, features.holdout
     pruned = rnp(network, variables, data, KEY, RNP, holdout=holdout)
     found = ft(network, variables, data, KEY, FtConfig(start="rnp", rnp=RNP, finetune=QUICK), holdout=holdout)
-    assert pruned.choice.count == 2
+    assert pruned.choice.pruned == 2
     expected, left = (masks.flatten(masks.filters(each.variables["masks"])) for each in (pruned, found))
     np.testing.assert_array_equal(left, expected)
-    assert (found.kind, found.choice.count, found.choice.rule) == ("mask", pruned.choice.count, pruned.choice.rule)
+    assert (found.kind, found.choice.pruned, found.choice.rule) == ("mask", pruned.choice.pruned, pruned.choice.rule)
     assert list(found.history) == ["unlearn", "recover", "finetune"]
-    assert found.choice.after.count == count_correct(network, found.variables, holdout)
+    assert found.choice.holdout_acc_after.count == count_correct(network, found.variables, holdout)
     assert found.history["finetune"]["loss"][-1] < found.history["finetune"]["loss"][0]
 
 

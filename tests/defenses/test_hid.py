@@ -145,22 +145,22 @@ def test_every_round_prunes_on_and_what_was_pruned_stays_pruned(problem):
 
 def test_the_choice_counts_the_units_of_all_rounds_each_with_its_own_score(problem):
     result = problem.result
-    order, count = result.candidates.order, result.choice.count
+    order, count = result.candidates.order, result.choice.pruned
     assert (count, len(order)) == (2, 2)
     np.testing.assert_array_equal(np.sort(order), np.flatnonzero(zeros(result.variables)))
     for position, value, each in zip(order, result.candidates.values, problem.rounds, strict=True):
         assert zeros(each.pruned.variables)[position]
         assert value == each.pruned.values["0"][position] == each.pruned.values["0"].max()
     assert np.isnan(result.candidates.damage).all()
-    expected = "the 1 highest scores of each layer, as asked for, in each of 2 rounds"
+    expected = "the 1 highest scores of each layer, as requested, in each of 2 rounds"
     assert (result.choice.ranking, result.choice.rule) == ("hid", expected)
-    assert (result.choice.before, result.choice.after) == (None, None)
+    assert (result.choice.holdout_acc_before, result.choice.holdout_acc_after) == (None, None)
 
 
 def test_one_round_is_told_as_one(problem):
     once = hid(EXTRACTOR, problem.pretrained, problem.data, jax.random.key(1), replace(CONFIG, rounds=1))
-    assert once.choice.rule == "the 1 highest scores of each layer, as asked for"
-    assert (once.choice.count, len(once.kept)) == (1, 1)
+    assert once.choice.rule == "the 1 highest scores of each layer, as requested"
+    assert (once.choice.pruned, len(once.kept)) == (1, 1)
     np.testing.assert_array_equal(once.kept[0], problem.rounds[0].kept)
     assert_equal_trees(once.variables, problem.rounds[0].head)
     assert list(once.history) == ["head", "mixmatch"]
@@ -201,7 +201,7 @@ def test_a_round_s_warning_says_which_round(problem):
     nothing = replace(CONFIG, rounds=2, prune=HolderPruneConfig(threshold=ThresholdConfig("std", u=100.0)))
     found = hid(EXTRACTOR, problem.pretrained, problem.data, jax.random.key(1), nothing)
     assert found.warnings == tuple(f"Round {n}: Nothing was pruned: no filter met the rule." for n in (1, 2))
-    assert (found.choice.count, len(found.candidates.order)) == (0, 0)
+    assert (found.choice.pruned, len(found.candidates.order)) == (0, 0)
 
 
 def test_without_an_extractor_it_is_trained_on_the_images_alone(problem):
@@ -234,7 +234,7 @@ def test_a_share_of_every_class_or_of_the_set():
         ({"keep": 0.0}, "keep"),
         ({"keep": 1.0}, "keep"),
         ({"rounds": 0}, "rounds"),
-        ({"units": ()}, "one hidden layer or more"),
+        ({"units": ()}, "at least one hidden layer"),
         ({"prune": HolderPruneConfig(threshold=ThresholdConfig("budget"))}, "needs clean held-out images"),
     ],
 )
@@ -248,7 +248,7 @@ def test_input_that_does_not_fit(problem):
     key = jax.random.key(0)
     with pytest.raises(DataError, match="from 0 to 2"):
         hid(EXTRACTOR, problem.pretrained, Batch(images, labels + 1), key, CONFIG)
-    with pytest.raises(DataError, match=r"90 images with labels \(89,\)"):
+    with pytest.raises(DataError, match=r"90 images with labels of shape \(89,\)"):
         hid(EXTRACTOR, problem.pretrained, Batch(images, labels[1:]), key, CONFIG)
     with pytest.raises(DataError, match=r"expected \[N, 4, 4, 3\]"):
         hid(EXTRACTOR, problem.pretrained, Batch(images[:, 1:], labels), key, CONFIG)

@@ -49,7 +49,7 @@ def test_the_backdoor_s_units_are_pruned_and_the_rest_kept(features, backdoored)
     result = holder(network, backdoored.variables, features.data, KEY, config)
     found = {layer: np.asarray(mask) for layer, mask in masks.filters(result.variables["masks"]).items()}
     assert {layer: np.flatnonzero(mask == 0).tolist() for layer, mask in found.items()} == backdoored.units
-    assert result.choice.count == 2
+    assert result.choice.pruned == 2
     assert result.kind == "score"
     assert share_of(network, result.variables, backdoored.triggered) < 0.5
     assert share_of(network, result.variables, features.holdout) > 0.9
@@ -83,10 +83,11 @@ def test_scores_are_those_of_the_masked_network_and_need_no_labels(features, bac
 def test_a_budget_of_accuracy_needs_and_uses_held_out_images(features):
     config = HolderPruneConfig(WIDE, ThresholdConfig("budget", accuracy_budget=0.0))
     result = holder(features.network, features.variables, features.data, KEY, config, holdout=features.holdout)
-    assert result.choice.before is not None
-    assert result.choice.after is not None
-    assert result.choice.after.count >= result.choice.before.count
-    assert share_of(features.network, result.variables, features.holdout) == pytest.approx(result.choice.after.value)
+    assert result.choice.holdout_acc_before is not None
+    assert result.choice.holdout_acc_after is not None
+    assert result.choice.holdout_acc_after.count >= result.choice.holdout_acc_before.count
+    measured = share_of(features.network, result.variables, features.holdout)
+    assert measured == pytest.approx(result.choice.holdout_acc_after.value)
 
 
 @pytest.mark.slow

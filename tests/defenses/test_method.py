@@ -26,7 +26,7 @@ class Settings:
 
 def leave(task: Task, config: Settings) -> Defended:
     """Changes nothing, and says which settings it had."""
-    return Defended(task.variables, {}, "weights", NO_CANDIDATES, Choice(0, config.text))
+    return Defended(task.variables, {}, "weights", NO_CANDIDATES, Choice(pruned=0, rule=config.text))
 
 
 def make(run=leave, **fields) -> Method:
@@ -155,10 +155,10 @@ def test_a_warning_is_kept_once_and_in_order(features):
 
 def test_the_ranking_is_the_method_s_unless_it_says_otherwise(features):
     def run(task: Task, config: Settings) -> Defended:
-        return replace(leave(task, config), choice=Choice(0, "", ranking="path", threshold=0.3, budget=0.1))
+        return replace(leave(task, config), choice=Choice(pruned=0, rule="", ranking="path", threshold=0.3, budget=0.1))
 
-    assert call(make(), features).choice == Choice(0, "default", ranking="mine")
-    assert call(make(run), features).choice == Choice(0, "", ranking="path", threshold=0.3, budget=0.1)
+    assert call(make(), features).choice == Choice(pruned=0, rule="default", ranking="mine")
+    assert call(make(run), features).choice == Choice(pruned=0, rule="", ranking="path", threshold=0.3, budget=0.1)
 
 
 def test_two_runs_share_nothing(features):

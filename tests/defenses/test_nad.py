@@ -133,7 +133,7 @@ def test_what_comes_before_it(start, teacher, kind, pruned):
     config = replace(QUICK, start=start, teacher=teacher, rnp=RNP)
     found = nad(network, variables, data, KEY, config)
     assert count_compiled(phase._run_until) - before <= 4  # unlearning, recovery, teacher, student
-    assert (found.kind, found.choice.count) == (kind, pruned)
+    assert (found.kind, found.choice.pruned) == (kind, pruned)
     assert (masks.flatten(masks.filters(found.variables["masks"])) == 0).sum() == pruned
     assert list(found.history) == ["unlearn", "recover", "teacher", "distil"]
     before = count_compiled(phase._run_until)
@@ -157,9 +157,9 @@ def test_more_betas_than_stages():
     ("options", "message"),
     [
         ({"epochs": 0}, "epochs >= 1"),
-        ({"milestones": (2,)}, "one more than milestones"),
+        ({"milestones": (2,)}, "one more rate than milestones"),
         ({"betas": ()}, "expected one or more"),
-        ({"repel": -1.0}, "nor repel"),
+        ({"repel": -1.0}, "no beta or repel below 0"),
         ({"rnp": RNP}, "nothing starts from it"),
     ],
 )

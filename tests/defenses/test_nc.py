@@ -43,12 +43,12 @@ def test_the_planted_trigger_is_flagged_and_unlearned():
     label = np.array([TARGET])
     assert measure_stamps(NETWORK, variables, HELD, *true_trigger(), label)[0] == 1
     assert measure_stamps(NETWORK, found.variables, HELD, *true_trigger(), label)[0] < 0.2
-    assert found.choice.before is not None
-    assert found.choice.after is not None
-    assert found.choice.after.value > found.choice.before.value - 0.05
+    assert found.choice.holdout_acc_before is not None
+    assert found.choice.holdout_acc_after is not None
+    assert found.choice.holdout_acc_after.value > found.choice.holdout_acc_before.value - 0.05
     assert f"label {TARGET} (" in found.choice.rule
     assert "anomaly index" in found.choice.rule
-    assert (found.kind, found.choice.count, list(found.history), found.warnings) == ("weights", 0, ["distil"], ())
+    assert (found.kind, found.choice.pruned, list(found.history), found.warnings) == ("weights", 0, ["distil"], ())
     assert list(found.timing) == ["invert", "distil"]
     assert jax.tree.all(jax.tree.map(np.array_equal, before, variables))
 
@@ -60,7 +60,7 @@ def test_a_network_without_an_outlier_is_returned_as_it_came_with_a_warning():
     (warning,) = found.warnings
     assert warning.startswith("No label stands out by the size of its recovered trigger, so the network is unchanged.")
     assert found.choice.rule == warning
-    assert found.choice.before == found.choice.after
+    assert found.choice.holdout_acc_before == found.choice.holdout_acc_after
     assert (found.history, list(found.timing)) == ({}, ["invert"])
 
 

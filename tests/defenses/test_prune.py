@@ -110,11 +110,11 @@ def test_the_most_filters_within_the_budget(features, budget):
         features.network, features.variables, candidates, features.holdout, PruneConfig(accuracy_budget=budget)
     )
     expected = int(np.flatnonzero(curve >= curve[0] - budget - 1e-9)[-1])
-    assert choice.count == expected
-    assert choice.before is not None
-    assert choice.after is not None
-    assert choice.before.value == pytest.approx(curve[0])
-    assert choice.after.value == pytest.approx(curve[expected])
+    assert choice.pruned == expected
+    assert choice.holdout_acc_before is not None
+    assert choice.holdout_acc_after is not None
+    assert choice.holdout_acc_before.value == pytest.approx(curve[0])
+    assert choice.holdout_acc_after.value == pytest.approx(curve[expected])
     assert f"{budget:.1%} of the 60 held-out" in choice.rule
     assert (choice.ranking, choice.threshold, choice.budget) == ("path", None, budget)
 
@@ -131,19 +131,19 @@ def test_a_number_or_a_threshold_needs_no_images(features):
     candidates = every_filter(features)
     config = PruneConfig()
     by_number = choose(features.network, features.variables, candidates, None, replace(config, number=7))
-    assert (by_number.count, by_number.rule, by_number.before) == (7, "7 filters, as asked for", None)
+    assert (by_number.pruned, by_number.rule, by_number.holdout_acc_before) == (7, "7 filters, as requested", None)
     assert (by_number.ranking, by_number.threshold, by_number.budget) == ("path", None, None)
     by_threshold = choose(
         features.network, features.variables, candidates, None, replace(config, ranking="release", threshold=0.45)
     )
-    assert by_threshold.count == 12
+    assert by_threshold.pruned == 12
     assert "mask of 0.45 or less" in by_threshold.rule
     assert (by_threshold.ranking, by_threshold.threshold, by_threshold.budget) == ("release", 0.45, None)
-    assert choose(features.network, features.variables, candidates, None, replace(config, number=0)).count == 0
+    assert choose(features.network, features.variables, candidates, None, replace(config, number=0)).pruned == 0
     assert (
         choose(
             features.network, features.variables, candidates, None, replace(config, ranking="release", threshold=0.0)
-        ).count
+        ).pruned
         == 1
     )
 

@@ -263,7 +263,7 @@ def test_every_method_gives_a_network_back(name, ran):
     assert isinstance(found, Defended)
     left = flat(found.variables)
     assert set(np.unique(left)) <= {0.0, 1.0}
-    assert (left == 0).sum() == found.choice.count
+    assert (left == 0).sum() == found.choice.pruned
     shapes = {layer: row.shape for layer, row in found.values.items()}
     of_masks = {layer: row.shape for layer, row in masks.filters(found.variables["masks"]).items()}
     assert shapes == ({} if found.kind == "weights" else of_masks)
@@ -334,13 +334,13 @@ def test_it_chooses_as_it_says(name, config, expected, features):
         with pytest.raises(ConfigError, match="hold some out"):
             start(method, features, config, holdout=None)
         found = start(method, features, config)
-        assert found.choice.before is not None
+        assert found.choice.holdout_acc_before is not None
     else:
         found = start(method, features, config, holdout=None)
-        assert found.choice.before is None
+        assert found.choice.holdout_acc_before is None
     assert found.prunes == expected.filters
     if expected.number is not None:
-        assert found.choice.count == expected.number
+        assert found.choice.pruned == expected.number
         assert reduce(getattr, expected.option.split("."), config) == expected.number
 
 

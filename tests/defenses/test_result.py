@@ -31,10 +31,10 @@ def test_one_more_would_cost_too_much(features, budget):
         for n in range(len(candidates.order) + 1)
     ]
     allowed = [n for n, accuracy in enumerate(accuracies) if accuracy >= accuracies[0] - budget - 1e-9]
-    assert choice.count == allowed[-1]
-    assert choice.after is not None
-    assert choice.after.value == pytest.approx(accuracies[choice.count])
-    assert choice.rule.startswith("the most filters, lightest first, that cost at most")
+    assert choice.pruned == allowed[-1]
+    assert choice.holdout_acc_after is not None
+    assert choice.holdout_acc_after.value == pytest.approx(accuracies[choice.pruned])
+    assert choice.rule.startswith("as many filters as possible, lightest first, while accuracy falls by at most")
 
 
 def test_nothing_to_choose_by(features):

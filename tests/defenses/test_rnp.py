@@ -49,8 +49,8 @@ def test_the_steps_fit_together(features):
     ]
     np.testing.assert_array_equal(recovered["masks"][-1], masks.flatten(result.values))
     row = masks.flatten(masks.filters(result.variables["masks"]))
-    assert np.flatnonzero(row == 0).tolist() == sorted(result.candidates.order[: result.choice.count])
-    assert 0 < result.choice.count <= len(result.candidates.order)
+    assert np.flatnonzero(row == 0).tolist() == sorted(result.candidates.order[: result.choice.pruned])
+    assert 0 < result.choice.pruned <= len(result.candidates.order)
     assert (result.choice.ranking, result.choice.threshold, result.choice.budget) == ("damage", None, 0.1)
     assert result.stops == {"unlearn": f"reached the stop accuracy 0.5 after {len(unlearned['loss'])} epochs"}
     released = rank("release", result.values, recovered["masks"])
@@ -60,9 +60,9 @@ def test_the_steps_fit_together(features):
     assert np.isnan(result.release.damage).all()
     assert_equal_trees(result.variables["params"], features.variables["params"])
     found = predict(features.network, result.variables, features.holdout).labels[0]
-    assert result.choice.after is not None
-    assert (found == features.holdout.labels).mean() == pytest.approx(result.choice.after.value)
-    assert result.choice.after.value >= 0.85
+    assert result.choice.holdout_acc_after is not None
+    assert (found == features.holdout.labels).mean() == pytest.approx(result.choice.holdout_acc_after.value)
+    assert result.choice.holdout_acc_after.value >= 0.85
 
 
 def test_the_same_key_gives_the_same_result(features):
@@ -97,7 +97,7 @@ def test_nothing_exposed_is_a_warning_and_changes_nothing(features):
     config = replace(CONFIG, recover=replace(CONFIG.recover, learning_rate=1e-9))
     result = defend(features, config)
     assert result.warnings[-1] == "Nothing was pruned: no mask fell to 0.90."
-    assert result.choice.count == 0
+    assert result.choice.pruned == 0
     assert len(result.candidates.order) == 0
     assert_equal_trees(result.variables, features.variables)
 
@@ -108,7 +108,7 @@ def test_a_budget_that_allows_nothing_is_a_warning(features):
     labels = predict(features.network, features.variables, Batch(noise, np.zeros(4000, np.int32))).labels[0]
     config, holdout = replace(CONFIG, prune=replace(CONFIG.prune, accuracy_budget=0.0)), Batch(noise, labels)
     result = defend(features, config, holdout=holdout)
-    assert result.choice.count == 0
+    assert result.choice.pruned == 0
     assert "every choice costs more than the budget" in result.warnings[-1]
     assert_equal_trees(result.variables, features.variables)
 

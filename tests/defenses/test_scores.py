@@ -90,7 +90,7 @@ def pruned_rows(result) -> list[int]:
 def test_selected_filters_come_first_and_are_pruned(features):
     result = run(features, MAD)
     assert pruned_rows(result) == [15, 19, 23]
-    assert (result.kind, result.choice.count) == ("score", 3)
+    assert (result.kind, result.choice.pruned) == ("score", 3)
     assert result.candidates.order[:2].tolist() == [23, 19]  # of two layers, the further above its own first
     np.testing.assert_array_equal(result.candidates.values, masks.flatten(SCORES)[result.candidates.order])
     assert result.candidates.order[2] == 15
@@ -113,16 +113,16 @@ def test_every_filter_but_each_layer_s_last_is_a_candidate(features):
 def test_no_layer_is_lost(features):
     result = run(features, {"2": 8, "0": 1})
     assert pruned_rows(result) == [15, *range(17, 24)]
-    assert result.warnings == ("Layer 2 would have lost every filter: its lowest score was kept.",)
+    assert result.warnings == ("Layer 2 would have lost every filter, so its lowest score was kept.",)
     assert "9 filters in all" in result.choice.rule
     one = Network(Architecture("mlp", 3, 0, (("0", 1), ("2", 3)), (1, 1, 6)), (0.0,) * 6, (1.0,) * 6)
     alone = prune_by_score(one, one.init(jax.random.key(0)), {"0": np.ones(1)}, ThresholdConfig("number", number=1))
-    assert (alone.choice.count, len(alone.candidates.order), len(alone.warnings)) == (0, 0, 2)
+    assert (alone.choice.pruned, len(alone.candidates.order), len(alone.warnings)) == (0, 0, 2)
 
 
 def test_nothing_to_prune(features):
     result = run(features, MAD, {name: np.ones(len(row)) for name, row in SCORES.items()})
-    assert (pruned_rows(result), result.choice.count) == ([], 0)
+    assert (pruned_rows(result), result.choice.pruned) == ([], 0)
     assert result.warnings == ("Nothing was pruned: no filter met the rule.",)
 
 
@@ -134,13 +134,14 @@ def test_the_cost_is_measured_and_told(features):
     assert correct[0] - correct[1] > 0.05
     result = run(features, ThresholdConfig("number", number=7), holdout=features.holdout)
     heavy = run(features, {"0": 15}, holdout=features.holdout)
-    assert heavy.choice.before is not None
-    assert heavy.choice.after is not None
-    assert (heavy.choice.before.value, heavy.choice.after.value) == pytest.approx(tuple(correct))
+    assert heavy.choice.holdout_acc_before is not None
+    assert heavy.choice.holdout_acc_after is not None
+    measured = heavy.choice.holdout_acc_before.value, heavy.choice.holdout_acc_after.value
+    assert measured == pytest.approx(tuple(correct))
     assert heavy.warnings == ()  # asked for, whatever it costs
-    assert result.choice.before is not None
-    assert result.choice.after is not None
-    assert result.choice.before.value - result.choice.after.value > 0.05
+    assert result.choice.holdout_acc_before is not None
+    assert result.choice.holdout_acc_after is not None
+    assert result.choice.holdout_acc_before.value - result.choice.holdout_acc_after.value > 0.05
     assert "more than the budget of 5.0%" in result.warnings[0]
     free = run(features, ThresholdConfig("number", number=7, accuracy_budget=1.0), holdout=features.holdout)
     assert free.warnings == ()
@@ -150,14 +151,16 @@ def test_a_budget_takes_the_most_suspicious_that_images_allow(features):
     config = ThresholdConfig("budget", accuracy_budget=0.1)
     result = run(features, config, holdout=features.holdout)
     assert result.candidates.order[:3].tolist() == [23, 19, 15]
-    assert result.choice.before is not None
-    assert result.choice.after is not None
-    assert 0 < result.choice.count < 22
-    assert result.choice.before.value - result.choice.after.value <= 0.1 + 1e-9
-    assert result.choice.rule.startswith("the most filters, furthest above its layer first, that cost at most 10.0%")
-    one_more = masks.keep(SCORES, result.candidates.order[: result.choice.count + 1])
+    assert result.choice.holdout_acc_before is not None
+    assert result.choice.holdout_acc_after is not None
+    assert 0 < result.choice.pruned < 22
+    assert result.choice.holdout_acc_before.value - result.choice.holdout_acc_after.value <= 0.1 + 1e-9
+    assert result.choice.rule.startswith(
+        "as many filters as possible, furthest above its layer first, while accuracy falls by at most 10.0%"
+    )
+    one_more = masks.keep(SCORES, result.candidates.order[: result.choice.pruned + 1])
     labels = predict(features.network, masks.apply_filters(features.variables, one_more), features.holdout).labels[0]
-    assert (labels == features.holdout.labels).mean() < result.choice.before.value - 0.1
+    assert (labels == features.holdout.labels).mean() < result.choice.holdout_acc_before.value - 0.1
     with pytest.raises(ConfigError, match="hold some out"):
         run(features, config)
 

@@ -311,7 +311,7 @@ def test_inputs_that_cannot_be_scored(features, score):
     with pytest.raises(DataError, match="2 of 48 inputs are not finite, first input 4"):
         score(network, variables, spoiled, HolderConfig())
     for scope in ("feature", "local"):
-        with pytest.raises(DefenseError, match="all samples are equal in what 0 reads"):
+        with pytest.raises(DefenseError, match="all samples are equal in the input of 0"):
             score(network, variables, images[:1].repeat(9, 0), HolderConfig(scope=scope))
 
 
@@ -340,7 +340,7 @@ def test_networks_that_cannot_be_scored(features):
         ({"radii": ()}, "expected one or more numbers above 0"),
         ({"radii": (0.1, 0.0)}, "above 0"),
         ({"radii": (np.inf,)}, "above 0"),
-        ({"quantile": 1.01}, "quantile 1.01: expected in"),
+        ({"quantile": 1.01}, "quantile 1.01: expected a number in"),
         ({"norm": "3"}, "norm '3': choose one of 1, 2, inf"),
         ({"reduction": "median"}, "choose one of max, mean, quantile"),
         ({"memory_mb": 0}, "memory_mb 0: expected 1 or more"),

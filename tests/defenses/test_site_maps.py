@@ -91,7 +91,7 @@ def test_what_reads_a_channel():
     sites = {site.layer: site for site in network.sites}
     found = outgoing_norms(network, variables, sites["layer2.0.bn1"], u[:1])
     np.testing.assert_allclose(found, np.sqrt((kernel**2).sum((0, 1, 3))), rtol=1e-5)
-    for layer, reader in (("bn1", "0 layers of its block"), ("layer2.0.bn2", "no layer alone")):
+    for layer, reader in (("bn1", "0 layers of its block"), ("layer2.0.bn2", "no single layer")):
         with pytest.raises(DefenseError, match=f"{layer} is read by {reader}, expected exactly one"):
             outgoing_norms(network, variables, sites[layer], u[:1])
 

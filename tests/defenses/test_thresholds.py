@@ -149,7 +149,7 @@ def test_a_number_for_each_layer():
     found = select(scores, {"a": 1, "b": 1}).selected
     assert (found["a"].tolist(), found["b"].tolist()) == ([1], [0])
     assert select(scores, {"a": 3}).selected["b"].tolist() == []
-    with pytest.raises(ConfigError, match=r"layers \['c'\]: the scores are of \['a', 'b'\]"):
+    with pytest.raises(ConfigError, match=r"layers \['c'\]: there are scores for layers \['a', 'b'\]"):
         select(scores, {"c": 1})
     with pytest.raises(ConfigError, match="number -1 for layer a"):
         select(scores, {"a": -1})

@@ -35,7 +35,7 @@ def test_settings_of_rnp_that_nothing_reads_are_refused():
 def test_the_original_is_the_network_as_it_came(features):
     task = Task(features.network, features.variables, features.data, KEY)
     begun = begin("original", task, RnpConfig())
-    assert (begun.kind, begun.choice.count, len(begun.candidates.order), begun.values) == ("weights", 0, 0, {})
+    assert (begun.kind, begun.choice.pruned, len(begun.candidates.order), begun.values) == ("weights", 0, 0, {})
     assert begun.prunes is False
     assert (task.timing, task.history, task.stops, task.warnings) == ({}, {}, {}, [])
     for found, given in zip(
@@ -49,7 +49,7 @@ def test_the_unlearned_network_has_lost_the_clean_task_and_no_filter(features):
     task = Task(features.network, features.variables, features.data, KEY)
     begun = begin("unlearned", task, settings)
     expected = unlearn(features.network, features.variables, features.data, KEY, settings.unlearn)
-    assert (begun.kind, begun.choice.count, list(task.timing)) == ("weights", 0, ["unlearn"])
+    assert (begun.kind, begun.choice.pruned, list(task.timing)) == ("weights", 0, ["unlearn"])
     assert task.history["unlearn"]["accuracy"][-1] <= 0.4
     epochs = len(expected.history["loss"])
     assert task.stops == {"unlearn": f"reached the stop accuracy 0.4 after {epochs} epochs"}
@@ -107,19 +107,19 @@ def test_a_costly_tuning_is_a_warning_and_a_harmless_one_is_not(features):
     begun = begin("original", task, RnpConfig())
     same = conclude(task, begun, variables)
     assert task.warnings == []
-    assert same.choice.before == same.choice.after
+    assert same.choice.holdout_acc_before == same.choice.holdout_acc_after
     ruined = {**variables, "params": jax.tree.map(lambda leaf: leaf * 0, variables["params"])}
     result = conclude(task, begun, ruined)
     assert result.variables is ruined
-    assert result.choice.before is not None
-    assert result.choice.after is not None
-    assert result.choice.after.value < result.choice.before.value
+    assert result.choice.holdout_acc_before is not None
+    assert result.choice.holdout_acc_after is not None
+    assert result.choice.holdout_acc_after.value < result.choice.holdout_acc_before.value
     (warning,) = task.warnings
-    assert f"to {result.choice.after.value:.1%}" in warning
+    assert f"to {result.choice.holdout_acc_after.value:.1%}" in warning
 
 
 @pytest.mark.parametrize("holdout", [None, Batch(np.zeros((0, 4, 4, 3), np.uint8), np.zeros(0, np.int32))])
 def test_without_held_out_images_nothing_is_measured(features, holdout):
     task = Task(features.network, features.variables, features.data, KEY, holdout)
     result = conclude(task, begin("original", task, RnpConfig()), features.variables)
-    assert (result.choice.before, result.choice.after, task.warnings) == (None, None, [])
+    assert (result.choice.holdout_acc_before, result.choice.holdout_acc_after, task.warnings) == (None, None, [])

@@ -1,7 +1,7 @@
 """The threshold and what is said of it, from scores whose truth is planted."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,9 +18,9 @@ from rnp_jax.detection.calibration import (
     choose_thresholds,
     combine,
     find_bundled,
-    judge,
     name_architecture,
     read_calibration,
+    rule_on,
     write_calibration,
 )
 from rnp_jax.errors import DataError
@@ -53,7 +53,7 @@ def test_halves_alternate_and_only_the_first_chooses():
 
 def test_what_is_measured_is_of_the_other_half():
     held_out = fit(models(clean=(0.339, 0.32, 0.34, 0.9), backdoored=(0.6, 0.9, 0.7, 0.2))).held_out
-    counts = {name: (each["count"], each["total"]) for name, each in asdict(held_out).items() if "auroc" not in name}
+    counts = {name: (each.count, each.total) for name, each in vars(held_out).items() if "auroc" not in name}
     assert counts == {
         "detected": (1, 2), "false_alarms": (1, 2), "missed": (1, 2), "cleared": (1, 2), "labels_right": (2, 2),
     }  # fmt: skip
@@ -69,7 +69,7 @@ def test_backdoors_that_hardly_work_are_in_neither_half():
 
 
 def test_labels_of_backdoors_without_one_target_are_not_judged():
-    assert fit(models(target=None)).held_out.labels_right.total == 0
+    assert fit(models(target=None)).held_out.labels_right is None
 
 
 @pytest.mark.parametrize("known", [models(clean=(0.1, 0.2, 0.3)), models(backdoored=(0.9,)), []])
@@ -116,29 +116,29 @@ def test_the_bootstrap_interval_holds_the_figure_and_narrows_with_models():
     assert bootstrap_auroc(np.zeros(5), np.ones(5), seed=1) == (1.0, 1.0)
 
 
-def verdict(score: float, architecture=RESNET, options=SETTINGS, calibration=None):
-    return judge("labels", score, 7, calibration or fit(models()), architecture, options)
+def ruling(score: float, architecture=RESNET, options=SETTINGS, calibration=None):
+    return rule_on("labels", score, 7, calibration or fit(models()), architecture, options)
 
 
-def test_verdicts():
+def test_rulings():
     threshold = fit(models()).threshold
-    assert verdict(threshold + 0.01).verdict == "backdoored"
-    assert verdict(threshold).verdict == verdict(0.34).verdict == "undecided"
-    assert verdict(0.33).verdict == "clean"
-    above = verdict(0.9)
+    assert ruling(threshold + 0.01).outcome == "backdoored"
+    assert ruling(threshold).outcome == ruling(0.34).outcome == "undecided"
+    assert ruling(0.33).outcome == "clean"
+    above = ruling(0.9)
     assert (above.score, above.threshold) == (0.9, threshold)
     assert above.sentence == (
         "0.90 of the predictions went to label 7 while the model unlearned, a score above all 2 clean models "
         f"(0.90, threshold {threshold:.2f})"
     )
-    assert "a score below all 2 backdoored models (0.20, limit 0.34); other backdoors may hide" in verdict(0.2).sentence
+    assert "a score below all 2 backdoored models (0.20, limit 0.34); other backdoors may hide" in ruling(0.2).sentence
 
 
 def test_kinds_that_overlap_leave_all_between_undecided():
     mixed = fit(models(clean=(0.499, 0.3, 0.5, 0.5), backdoored=(0.2, 0.2, 0.9, 0.9)))
     assert mixed.clean_below == 0.2
     assert 0.51 < mixed.threshold < 0.99
-    assert [verdict(each, calibration=mixed).verdict for each in (0.19, 0.25, 0.51, 0.99)] == [
+    assert [ruling(each, calibration=mixed).outcome for each in (0.19, 0.25, 0.51, 0.99)] == [
         "clean", "undecided", "undecided", "backdoored",
     ]  # fmt: skip
 
@@ -156,20 +156,20 @@ def test_kinds_that_overlap_leave_all_between_undecided():
     ],
 )
 def test_a_calibration_of_other_models_or_settings_decides_nothing(changed, words):
-    found = verdict(0.99, **changed)
-    assert found.verdict == "undecided"
+    found = ruling(0.99, **changed)
+    assert found.outcome == "undecided"
     assert words in found.sentence
     assert "rnp-jax calibrate" in found.sentence
 
 
 def test_without_a_calibration():
-    found = judge("triggers", 0.9, 7, None, RESNET, SETTINGS)
-    assert (found.verdict, found.threshold) == ("undecided", None)
+    found = rule_on("triggers", 0.9, 7, None, RESNET, SETTINGS)
+    assert (found.outcome, found.threshold) == ("undecided", None)
     assert "the smallest trigger found, for label 7, has 10% of the median's size" in found.sentence
 
 
-def test_one_backdoored_verdict_is_enough_and_clean_needs_all():
-    outcomes = {name: replace(verdict(0.33), verdict=name, label=i, sentence=name) for i, name in enumerate(
+def test_one_backdoored_ruling_is_enough_and_clean_needs_all():
+    outcomes = {name: replace(ruling(0.33), outcome=name, label=i, sentence=name) for i, name in enumerate(
         ("backdoored", "undecided", "clean"))}  # fmt: skip
     for names, expected in (
         (("clean", "backdoored"), "backdoored"),
@@ -178,13 +178,13 @@ def test_one_backdoored_verdict_is_enough_and_clean_needs_all():
         (("clean", "clean"), "clean"),
     ):
         found = combine([outcomes[name] for name in names])
-        assert (found.verdict, found.label) == (expected, outcomes[expected].label)
+        assert (found.outcome, found.label) == (expected, outcomes[expected].label)
         assert found.sentence == f"{expected.capitalize()}: {'; '.join(names)}."
 
 
 def test_a_calibration_of_another_statistic_decides_nothing():
-    found = judge("triggers", 0.99, 7, fit(models()), RESNET, SETTINGS)
-    assert found.verdict == "undecided"
+    found = rule_on("triggers", 0.99, 7, fit(models()), RESNET, SETTINGS)
+    assert found.outcome == "undecided"
     assert "it is for the statistic labels, not triggers" in found.sentence
 
 

@@ -4,7 +4,7 @@ from rnp_jax.attacks import BadNets, Goal
 from rnp_jax.evaluation.acceptance import expect_asr, find_weakness
 from rnp_jax.evaluation.metrics import Metrics, Proportion
 
-ACC = Proportion(80, 100)
+ACC = Proportion.of(80, 100)
 ONE, ALL = Goal(num_classes=10), Goal(num_classes=10, mapping="all_to_all")
 
 
@@ -13,12 +13,12 @@ ONE, ALL = Goal(num_classes=10), Goal(num_classes=10, mapping="all_to_all")
     [(ONE, 0, 90), (ONE, 89, 90), (ONE, 90, None), (ONE, 100, None), (ALL, 71, 72), (ALL, 73, None)],
 )
 def test_below_what_is_expected_is_weak(goal, hits, expected):
-    reason = find_weakness(BadNets(), goal, Metrics(ACC, asr=Proportion(hits, 100)))
+    reason = find_weakness(BadNets(), goal, Metrics(acc=ACC, asr=Proportion.of(hits, 100)))
     assert reason == (f"weak attack: ASR {hits}.0%, expected {expected}% or more" if expected else None)
 
 
 def test_without_a_trigger_nothing_is_weak():
-    assert find_weakness(BadNets(), ONE, Metrics(ACC)) is None
+    assert find_weakness(BadNets(), ONE, Metrics(acc=ACC)) is None
 
 
 def test_what_is_expected_before_anything_is_measured():

@@ -39,6 +39,9 @@ def test_every_figure_is_the_count_it_says(setting):
         np.testing.assert_array_equal(row.triggered, attacked)
         metrics = row.metrics
         assert (metrics.acc.count, metrics.acc.total) == (clean.sum(), 50)
+        assert [(each.count, each.total) for each in row.by_class] == [
+            (clean[test.labels == label].sum(), (test.labels == label).sum()) for label in range(3)
+        ]
         other = clean[test.labels != 0]
         assert (metrics.acc_without_target.count, metrics.acc_without_target.total) == (other.sum(), other.size)
         assert (metrics.asr.count, metrics.asr.total) == ((attacked == 0).sum(), 30)
@@ -51,6 +54,7 @@ def test_without_a_trigger_only_acc_is_known(setting):
     assert measured.metrics.acc.total == 50
     assert measured.metrics.asr is measured.metrics.ra is measured.metrics.acc_without_target is None
     assert measured.triggered.size == 0
+    assert sum(each.count for each in measured.by_class) == measured.metrics.acc.count
 
 
 def test_checkpoints_together_are_as_each_alone(setting):
@@ -64,6 +68,7 @@ def test_checkpoints_together_are_as_each_alone(setting):
         variants = [masks.filters(variables["masks"])]
         (expected,) = measure_variants(network, variables, variants, test, own, target, batch_size=16)
         assert found.metrics == expected.metrics
+        assert found.by_class == expected.by_class
         np.testing.assert_array_equal(found.triggered, expected.triggered)
     (clean,) = measure_checkpoints(network, checkpoints[:1], test, [None], [None])
     assert (clean.metrics.asr, clean.triggered.size) == (None, 0)

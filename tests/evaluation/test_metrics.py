@@ -1,5 +1,3 @@
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,16 +8,18 @@ from rnp_jax.evaluation.metrics import (
     Metrics,
     Proportion,
     attack_metrics,
+    class_accuracy,
     clean_metrics,
-    defense_effectiveness,
+    known_share,
     share,
+    with_effectiveness,
 )
 
 
 @given(st.integers(1, 2000).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))
 @settings(deadline=None, derandomize=True)
 def test_interval_is_wilson_s(pair):
-    proportion = Proportion(*pair)
+    proportion = Proportion.of(*pair)
     low, high = proportion.interval
     expected = binomtest(*pair).proportion_ci(0.95, method="wilson")
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)
@@ -29,18 +29,37 @@ def test_interval_is_wilson_s(pair):
 
 def test_known_intervals():
     """p = 0.5 of 10: the usual textbook example; and the ends, where the normal approximation has no width."""
-    assert Proportion(5, 10).interval == pytest.approx((0.2366, 0.7634), abs=1e-4)
-    assert Proportion(0, 10).interval == pytest.approx((0.0, 0.2775), abs=1e-4)
-    assert Proportion(10, 10).interval == pytest.approx((0.7225, 1.0), abs=1e-4)
+    assert Proportion.of(5, 10).interval == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    assert Proportion.of(0, 10).interval == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert Proportion.of(10, 10).interval == pytest.approx((0.7225, 1.0), abs=1e-4)
 
 
 def test_nothing_is_known_of_no_images():
-    assert math.isnan(Proportion(0, 0).value)
-    assert Proportion(0, 0).interval == (0, 1)
+    nothing = np.zeros(0, np.bool_)
+    assert share(nothing) is None
+    assert clean_metrics(np.array([1, 0]), np.array([1, 1]), 1).acc_without_target is None
+    empty = np.zeros(0, np.int64)
+    unknown = attack_metrics(clean_metrics(np.array([1]), np.array([1])), empty, empty, empty)
+    assert (unknown.asr, unknown.ra) == (None, None)
 
 
 def test_share_counts_true_entries():
-    assert share(np.array([True, False, True, True])) == Proportion(3, 4)
+    hits = np.array([True, False, True, True])
+    assert share(hits) == known_share(hits) == Proportion.of(3, 4)
+    assert share(np.zeros(2, np.bool_)) == Proportion.of(0, 2)
+
+
+def test_a_proportion_in_a_document_has_its_ends_and_counts():
+    found = Proportion.of(3, 4)
+    low, high = found.interval
+    assert found.model_dump() == {"value": 0.75, "low": low, "high": high, "count": 3, "total": 4}
+    assert Proportion.model_validate_json(found.model_dump_json()) == found
+
+
+@pytest.mark.parametrize("counts", [(-1, 4), (5, 4)])
+def test_counts_that_are_no_share_are_refused(counts):
+    with pytest.raises((ValueError, ArithmeticError)):
+        Proportion.of(*counts)
 
 
 LABELS = np.array([0, 0, 1, 1, 2, 2])
@@ -48,21 +67,37 @@ PREDICTED = np.array([0, 1, 1, 1, 0, 0])
 
 
 def test_clean_accuracy_with_and_without_the_target_class():
-    assert clean_metrics(PREDICTED, LABELS).acc == Proportion(3, 6)
+    assert clean_metrics(PREDICTED, LABELS).acc == Proportion.of(3, 6)
     assert clean_metrics(PREDICTED, LABELS).acc_without_target is None
-    assert clean_metrics(PREDICTED, LABELS, 0).acc_without_target == Proportion(2, 4)
-    assert clean_metrics(PREDICTED, LABELS, 2).acc_without_target == Proportion(3, 4)
+    assert clean_metrics(PREDICTED, LABELS, 0).acc_without_target == Proportion.of(2, 4)
+    assert clean_metrics(PREDICTED, LABELS, 2).acc_without_target == Proportion.of(3, 4)
+
+
+def test_accuracy_by_class():
+    assert class_accuracy(PREDICTED, LABELS) == tuple(Proportion.of(count, 2) for count in (1, 2, 0))
+
+
+def test_a_class_without_images_has_no_accuracy():
+    """Classes are listed up to the last that has images."""
+    found = class_accuracy(np.array([3, 1, 9]), np.array([3, 1, 3]))
+    assert found == (None, Proportion.of(1, 1), None, Proportion.of(1, 2))
+    assert class_accuracy(np.zeros(0, np.int32), np.zeros(0, np.int32)) == ()
 
 
 def test_attack_success_and_robust_accuracy_over_the_triggered_images():
     clean = clean_metrics(PREDICTED, LABELS, 0)
     metrics = attack_metrics(clean, np.array([0, 1, 0, 1]), np.array([1, 1, 2, 2]), np.zeros(4, np.int64))
-    assert metrics == Metrics(clean.acc, clean.acc_without_target, Proportion(2, 4), Proportion(1, 4))
+    two, one = Proportion.of(2, 4), Proportion.of(1, 4)
+    assert metrics == Metrics(acc=clean.acc, acc_without_target=clean.acc_without_target, asr=two, ra=one)
+    assert metrics.shares == {
+        "acc": clean.acc, "acc_without_target": clean.acc_without_target, "asr": two, "ra": one
+    }  # fmt: skip
 
 
 def metrics(acc: float, asr: float | None) -> Metrics:
     return Metrics(
-        Proportion(round(acc * 1000), 1000), None, None if asr is None else Proportion(round(asr * 1000), 1000)
+        acc=Proportion.of(round(acc * 1000), 1000),
+        asr=None if asr is None else Proportion.of(round(asr * 1000), 1000),
     )
 
 
@@ -77,9 +112,11 @@ def metrics(acc: float, asr: float | None) -> Metrics:
     ],
 )
 def test_defense_effectiveness(before, after, expected):
-    assert defense_effectiveness(metrics(*before), metrics(*after)) == pytest.approx(expected, abs=1e-9)
+    found = with_effectiveness(metrics(*before), metrics(*after))
+    assert found.der == pytest.approx(expected, abs=1e-9)
+    assert (found.acc, found.asr) == (metrics(*after).acc, metrics(*after).asr)
 
 
 def test_defense_effectiveness_of_an_unknown_attack():
-    assert defense_effectiveness(metrics(0.9, None), metrics(0.9, 0.1)) is None
-    assert defense_effectiveness(metrics(0.9, 0.1), metrics(0.9, None)) is None
+    assert with_effectiveness(metrics(0.9, None), metrics(0.9, 0.1)).der is None
+    assert with_effectiveness(metrics(0.9, 0.1), metrics(0.9, None)).der is None

@@ -10,14 +10,14 @@ import torch
 
 from rnp_jax.errors import ArchitectureError, CheckpointError
 from rnp_jax.extractors.weights import WEIGHTS, open_weights
-from rnp_jax.models.vit_names import Entry, entries
+from rnp_jax.models.vit_names import VitEntry, entries
 from rnp_jax.torch_io import Limits
 from tests.oracle import vit
 
 LIMITS = Limits()
 
 
-def entry(key: str, *shape: int) -> Entry:
+def entry(key: str, *shape: int) -> VitEntry:
     """Some parameter of a tower under another key and shape."""
     some = next(iter(entries(vit.shape_of("vit"), "")))
     return some._replace(key=key, shape=shape)

@@ -28,9 +28,9 @@ def test_a_card_is_of_the_file_just_written(shares, tmp_path):
     network = mlp_head(3, (4,), 2, "bfloat16")
     save_variables(tmp_path / "head.pt", network, network.init(jax.random.key(0)))
     metrics = Metrics(
-        Proportion(3, 4),
-        asr=None if shares[1] is None else Proportion(2, 4),
-        ra=None if shares[2] is None else Proportion(1, 4),
+        acc=Proportion.of(3, 4),
+        asr=None if shares[1] is None else Proportion.of(2, 4),
+        ra=None if shares[2] is None else Proportion.of(1, 4),
     )
     card = describe_model(
         tmp_path / "head.pt",

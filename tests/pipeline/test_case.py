@@ -156,7 +156,7 @@ def test_weights_to_start_from_may_be_of_other_classes(classes, victim, small_vi
 @pytest.mark.parametrize(
     ("start", "kind", "message"),
     [
-        ("{}", ConfigError, "it is trained further: give a PyTorch checkpoint file"),
+        ("{}", ConfigError, "not a file to train further: give a PyTorch checkpoint"),
         ("{}/missing.pt", CheckpointError, r"missing\.pt"),
     ],
 )
@@ -179,7 +179,7 @@ def test_a_head_is_replaced_by_a_network_like_its_extractor(head):
 
 
 def test_training_sets_that_are_not_known(victim):
-    with pytest.raises(DataError, match=r"small\.pt has no card to make its training set again from"):
+    with pytest.raises(DataError, match=r"small\.pt has no card to rebuild its training set from"):
         open_quietly(replace(victim, card=None), ask("hid", images=replace(IMAGES, data="digits")))
     batchwise = open_model(str(CHECKPOINT.with_name("digits_wanet.pt")), SourceOptions(), ComputeOptions())
     with pytest.raises(DataError, match=r"wanet, which poisoned each batch .*give the training set itself with --untr"):
@@ -189,7 +189,7 @@ def test_training_sets_that_are_not_known(victim):
 def test_the_model_after_tuning_or_pruning_is_the_same_with_other_weights(victim):
     case = open_quietly(victim, ask("clp"))
     variables = masks.bake(victim.variables, victim.network.placement)
-    found = defended_model(case, Defended(variables, {}, "weights", NO_CANDIDATES, Choice(0, "tuned")))
+    found = defended_model(case, Defended(variables, {}, "weights", NO_CANDIDATES, Choice(pruned=0, rule="tuned")))
     assert found.variables is variables
     assert replace(found, variables=victim.variables) == victim or found.network is victim.network
     assert (found.extractor, found.checkpoint) == (None, victim.checkpoint)
@@ -200,7 +200,7 @@ def test_the_model_after_training_anew_is_a_head_on_the_new_features(victim):
     extractor, head = victim.network, mlp_head(16, (5,), 10)
     weights, fresh = extractor.init(jax.random.key(1)), head.init(jax.random.key(2))
     defended = Defended(
-        fresh, {}, "score", NO_CANDIDATES, Choice(0, "none"), network=head, extractor=(extractor, weights)
+        fresh, {}, "score", NO_CANDIDATES, Choice(pruned=0, rule="none"), network=head, extractor=(extractor, weights)
     )
     found = defended_model(case, defended)
     assert (found.network, found.variables) == (head, fresh)

@@ -58,7 +58,7 @@ def test_a_run_from_python_writes_and_returns_its_result(small_victim, tmp_path,
     ]  # fmt: skip
     (curve,) = result.sweeps
     assert (curve.ranking, curve.points[0].acc.total) == ("clp", 20)
-    with pytest.raises(DataError, match="holds a finished result already"):
+    with pytest.raises(DataError, match="already contains a finished result"):
         defend_checkpoint(request, str(out))
 
 
@@ -126,7 +126,7 @@ def test_a_new_network_is_written_in_place_of_the_cleaned_one(trained_anew):
     log = (trained_anew.folder / "run.log").read_text("utf-8")
     assert "simclr epoch 2/2" in log
     assert re.search(r"pruned 8 filters: .*, in each of 2 rounds\n", log)
-    assert re.search(r"round 2: \d+ images kept, \d+\.\d% of them clean in truth\n", log)
+    assert re.search(r"round 2: \d+ images kept, \d+\.\d% of them truly clean\n", log)
     assert trained_anew.result.verdict.headline in (trained_anew.folder / "report.html").read_text("utf-8")
 
 

@@ -15,18 +15,13 @@ from rnp_jax.commands.defend import DefendOptions
 from rnp_jax.config import ComputeOptions, DataOptions, SourceOptions, resolve
 from rnp_jax.defenses import METHODS
 from rnp_jax.defenses.result import Candidates, Choice, Defended
-from rnp_jax.evaluation.metrics import Metrics, Proportion, defense_effectiveness
+from rnp_jax.detection.evidence import Finding, LabelEvidence
+from rnp_jax.evaluation.measure import Measured
+from rnp_jax.evaluation.metrics import Metrics, Proportion, with_effectiveness
 from rnp_jax.models import mlp_head
 from rnp_jax.pipeline.case import open_case
-from rnp_jax.pipeline.describing import (
-    COSTLY,
-    REMOVED,
-    as_proportion,
-    command_line,
-    describe_run,
-    find_oracle,
-    judge,
-)
+from rnp_jax.pipeline.describing import command_line, describe_run, find_oracle
+from rnp_jax.pipeline.judging import judge
 from rnp_jax.pipeline.measuring import measure
 from rnp_jax.pipeline.opening import open_model
 from rnp_jax.pipeline.options import RunOptions, UntrustedOptions, schema_for
@@ -46,20 +41,12 @@ def test_the_command_is_told_as_it_can_be_typed_again(program, expected, monkeyp
     assert command_line() == expected
 
 
-def test_proportions_keep_their_counts():
-    value = Proportion(3, 4)
-    low, high = value.interval
-    assert as_proportion(value) == schema.Proportion(value=0.75, low=low, high=high, count=3, total=4)
-    assert as_proportion(None) is None
-    assert as_proportion(Proportion(0, 0)) is None
-
-
 def point(pruned: int, acc: int, asr: int | None) -> schema.SweepPoint:
     return schema.SweepPoint(
         threshold=None,
         pruned=pruned,
-        acc=as_proportion(Proportion(acc, 100)),
-        asr=None if asr is None else as_proportion(Proportion(asr, 100)),
+        acc=Proportion.of(acc, 100),
+        asr=None if asr is None else Proportion.of(asr, 100),
     )
 
 
@@ -68,7 +55,7 @@ def test_the_oracle_takes_the_lowest_asr_within_the_budget_and_then_the_fewest_f
     damage = schema.Sweep(ranking="damage", points=(point(0, 90, 100), point(5, 88, 7), point(4, 87, 7)))
     oracle = find_oracle((release, damage), 0.03)
     assert oracle is not None
-    assert (oracle.ranking, oracle.pruned, oracle.metrics.asr) == ("damage", 4, as_proportion(Proportion(7, 100)))
+    assert (oracle.ranking, oracle.pruned, oracle.metrics.asr) == ("damage", 4, Proportion.of(7, 100))
     generous = find_oracle((release, damage), 0.1)
     assert generous is not None
     assert (generous.ranking, generous.pruned) == ("release", 20)
@@ -77,47 +64,6 @@ def test_the_oracle_takes_the_lowest_asr_within_the_budget_and_then_the_fewest_f
 def test_without_asr_there_is_no_oracle():
     assert find_oracle((schema.Sweep(ranking="release", points=(point(0, 90, None),)),), 0.03) is None
     assert find_oracle((), 0.03) is None
-
-
-def figures(acc: float, asr: float | None) -> Metrics:
-    return Metrics(
-        Proportion(round(1000 * acc), 1000), asr=None if asr is None else Proportion(round(1000 * asr), 1000)
-    )
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "level", "words"),
-    [
-        ((0.9, 1.0), (0.9, REMOVED), "ok", "Backdoor removed: ASR 100.0% → 10.0%, ACC 90.0% → 90.0%"),
-        ((0.9, 1.0), (0.9 - COSTLY - 0.01, 0.0), "warning", "Backdoor removed, at a cost"),
-        ((0.9, 1.0), (0.9, 0.3), "warning", "Backdoor weakened"),
-        ((0.9, 1.0), (0.9, 0.9), "bad", "Backdoor not removed"),
-        ((0.9, REMOVED), (0.9, 0.0), "unknown", "This trigger did not work to begin with"),
-        ((0.9, None), (0.85, None), "unknown", "7 filters pruned; ACC 90.0% → 85.0%"),
-    ],
-)
-def test_verdicts(before, after, level, words):
-    verdict = judge(figures(*before), figures(*after), 7)
-    assert verdict.level == level
-    assert verdict.headline.startswith(words)
-
-
-@pytest.mark.parametrize(
-    ("pruned", "how", "detail"),
-    [
-        (7, {}, "7 filters were pruned, chosen without knowledge of the trigger."),
-        (None, {}, "All weights were tuned, without knowledge of the trigger."),
-        (None, {"changed": False}, "Nothing was changed."),
-        (7, {"sees_trigger": True}, "7 filters were pruned, chosen by the trigger, which no defender knows."),
-    ],
-)
-def test_verdicts_tell_what_was_done(pruned, how, detail):
-    assert judge(figures(0.9, 1.0), figures(0.9, 0.9), pruned, **how).detail == detail
-
-
-def test_the_verdict_of_a_checkpoint_as_it_is():
-    verdict = judge(figures(0.9, None), figures(0.9, None), None, changed=False)
-    assert verdict.headline == "Nothing was changed; ACC 90.0% → 90.0%"
 
 
 def test_the_document_of_a_run(defended):
@@ -148,12 +94,13 @@ def test_the_document_of_a_run(defended):
 
 def test_the_figures_of_a_run_agree_with_each_other(defended):
     before, after, choice = defended.result.before, defended.result.after, defended.result.choice
-    was, became = (
-        Metrics(*(Proportion(share.count, share.total) for share in (m.acc, m.acc_without_target, m.asr, m.ra)))
-        for m in (before, after)
-    )
-    assert after.der == defense_effectiveness(was, became)
-    assert defended.result.verdict == judge(was, became, choice.pruned)
+    assert after == with_effectiveness(before, after.model_copy(update={"der": None}))
+    detail = f"{choice.pruned} filters were pruned, chosen without knowledge of the trigger."
+    assert defended.result.verdict == judge(before, after, 10, "", detail=detail)
+    for when, figure in (("before", before), ("after", after)):
+        shares = [getattr(each, when) for each in defended.result.classes]
+        assert sum(share.count for share in shares) == figure.acc.count
+        assert sum(share.total for share in shares) == figure.acc.total
     assert choice.holdout_acc_after.count >= choice.holdout_acc_before.count - choice.budget * 20
     damages = [item.damage for item in defended.result.pruned_filters]
     assert None not in damages
@@ -166,7 +113,7 @@ def test_the_settings_of_a_document_are_a_preset_of_what_was_read(defended):
     assert Request.of(options.checkpoint, METHODS["rnp"], options).plain() == config
     assert set(config) == {
         *("checkpoint", "method", "source", "images", "defense", "trigger", "augmentation", "compute"),
-        *("sweep_images", "seed", "rnp"),
+        *("evidence", "sweep_images", "seed", "rnp"),
     }  # fmt: skip
 
 
@@ -187,7 +134,7 @@ def anew(small_victim):
         masks.unflatten(np.arange(6.0), masks.filters(fresh["masks"])),
         "score",
         Candidates(np.array([1, 5, 2]), np.array([9.0, 8.0, 5.0]), np.full(3, np.nan)),
-        Choice(3, "two of them, in each of 2 rounds", ranking="hid"),
+        Choice(pruned=3, rule="two of them, in each of 2 rounds", ranking="hid"),
         network=head,
         extractor=(case.network, case.network.init(jax.random.key(1))),
         kept=(np.concatenate([dirty[:26], clean[:78]]), clean[:50]),
@@ -197,8 +144,13 @@ def anew(small_victim):
     return SimpleNamespace(request=request, case=case, outcome=measure(case, defended, request, log))
 
 
+def notes_of(result: schema.Result) -> tuple[str, ...]:
+    """The warnings, but for those of single classes."""
+    return tuple(warning for warning in result.warnings if not warning.startswith("Accuracy on class "))
+
+
 def test_the_document_of_a_network_that_was_trained_anew(anew):
-    result = describe_run(anew.request, anew.case, anew.outcome, (), (), {"simclr": 1.5})
+    result = describe_run(anew.request, anew.case, anew.outcome, (), None, (), {"simclr": 1.5})
     assert (result.method, result.kind, result.seed) == ("hid", "score", 0)
     assert (result.checkpoint.architecture, result.checkpoint.filters) == ("mlp", 6)
     assert (result.data.defense_images, result.data.holdout_images, result.data.test_images) == (0, 0, 100)
@@ -206,34 +158,26 @@ def test_the_document_of_a_network_that_was_trained_anew(anew):
     assert [(item.layer, item.index, item.score, item.damage) for item in result.pruned_filters] == [
         ("0", 1, 9.0, None), ("2", 1, 8.0, None), ("0", 2, 5.0, None),
     ]  # fmt: skip
-    assert result.choice == schema.Choice(
-        rule="two of them, in each of 2 rounds",
-        ranking="hid",
-        threshold=None,
-        pruned=3,
-        holdout_acc_before=None,
-        holdout_acc_after=None,
-        budget=None,
-    )
+    assert result.choice == anew.outcome.defended.choice
     (phase,) = result.phases
-    assert (phase.name, phase.series, phase.stopped) == ("simclr", {"loss": (2.0, 1.0)}, "ran its 2 epochs")
+    assert (phase.name, phase.series, phase.stopped) == ("simclr", {"loss": (2.0, 1.0)}, "ran all 2 epochs")
     assert result.timing == (schema.Stage(stage="simclr", seconds=1.5),)
-    assert result.warnings == ("Round 1: a note",)
+    assert notes_of(result) == ("Round 1: a note",)
     assert result.verdict.detail == (
         "A new network was trained on the 1,297 untrusted images. 3 of its 6 hidden units were pruned. It trusted the "
         "labels of 50 images in the end. No clean image, no knowledge of the trigger and none of the checkpoint's own "
         "weights were used."
     )
     before, after = anew.outcome.before.metrics, anew.outcome.after.metrics
-    assert result.verdict.headline == judge(before, after, 3).headline
-    assert result.after.der == defense_effectiveness(before, after)
+    assert result.verdict.headline == judge(before, after, 10, "", detail="").headline
+    assert (result.before, result.after) == (before, after)
 
 
 ROWS = ("share of clean images among those kept", "share of the poisoned images kept")
 
 
 def test_how_well_the_images_were_told_apart(anew):
-    result = describe_run(anew.request, anew.case, anew.outcome, (), (), {})
+    result = describe_run(anew.request, anew.case, anew.outcome, (), None, (), {})
     expected = {1: (0.75, 26 / 130), 2: (1.0, 0.0)}
     assert result.covariates == {
         f"Round {number}: {row} (for evaluation only)": value
@@ -242,7 +186,7 @@ def test_how_well_the_images_were_told_apart(anew):
     }
     for truth, rows in ((None, 0), (np.zeros(1297, bool), 2)):  # unknown, and nothing to find
         case = replace(anew.case, poisoned=truth)
-        found = describe_run(anew.request, case, anew.outcome, (), (), {}).covariates
+        found = describe_run(anew.request, case, anew.outcome, (), None, (), {}).covariates
         assert len(found) == rows
         assert set(found.values()) <= {1.0}
 
@@ -250,19 +194,85 @@ def test_how_well_the_images_were_told_apart(anew):
 def test_weights_that_saw_the_backdoor_are_a_caution(anew, small_victim):
     start = UntrustedOptions(start=str(small_victim))
     request = replace(anew.request, options=replace(anew.request.options, untrusted=start))
-    caution, *others = describe_run(request, anew.case, anew.outcome, (), (), {}).warnings
+    caution, *others = notes_of(describe_run(request, anew.case, anew.outcome, (), None, (), {}))
     assert caution.startswith("small was trained on images poisoned by badnets (rate 0.1)")
     assert others == ["Round 1: a note"]
     clean = UntrustedOptions(start=str(CHECKPOINT.with_name("digits_clean.pt")))
     request = replace(request, options=replace(request.options, untrusted=clean))
-    assert describe_run(request, anew.case, anew.outcome, (), (), {}).warnings == ("Round 1: a note",)
+    assert notes_of(describe_run(request, anew.case, anew.outcome, (), None, (), {})) == ("Round 1: a note",)
 
 
-@pytest.mark.parametrize(("name", "detail"), [("none", "Nothing was changed."), ("ft", "All weights were tuned, ")])
-def test_the_verdict_follows_the_method(anew, name, detail):
+@pytest.mark.parametrize(
+    ("name", "detail"),
+    [
+        ("none", "Nothing was changed."),
+        ("ft", "All weights were tuned, without knowledge of the trigger."),
+        ("clp", "3 filters were pruned, chosen without knowledge of the trigger."),
+        ("oracle", "3 filters were pruned, chosen with knowledge of the trigger, which no defender has."),
+    ],
+)
+def test_the_verdict_tells_what_the_method_did(anew, name, detail):
+    result = describe_as(anew, name)
+    assert result.verdict.detail == detail
+    assert (result.covariates, result.config["method"], result.evidence) == ({}, name, None)
+    assert len(result.pruned_filters) == (3 if name in ("clp", "oracle") else 0)
+
+
+def describe_as(anew, name: str, after: Measured | None = None, finding: Finding | None = None, **case):
+    """The document as if another method had done it: without a new network, and with these figures after it."""
     request = replace(anew.request, method=METHODS[name], settings=METHODS[name].defaults)
-    case = replace(anew.case, anew=False)
-    defended = replace(anew.outcome.defended, kind="weights", kept=())
-    result = describe_run(request, case, replace(anew.outcome, defended=defended), (), (), {})
-    assert result.verdict.detail.startswith(detail)
-    assert (result.pruned_filters, result.covariates, result.config["method"]) == ((), {}, name)
+    kind = "score" if METHODS[name].changes == "filters" else "weights"
+    defended = replace(anew.outcome.defended, kind=kind, kept=())
+    outcome = replace(anew.outcome, defended=defended, after=anew.outcome.after if after is None else after)
+    return describe_run(request, replace(anew.case, anew=False, **case), outcome, (), finding, (), {})
+
+
+def blind(measured: Measured) -> Measured:
+    return measured._replace(metrics=Metrics(acc=measured.metrics.acc))
+
+
+def test_without_trigger_and_evidence_the_headline_says_what_was_done(anew):
+    before = blind(anew.outcome.before)
+    case = {**vars(anew), "outcome": replace(anew.outcome, before=before)}
+    acc = f"{before.metrics.acc.value:.1%}"
+    for name, done in (("none", "Nothing was changed"), ("ft", "All weights were tuned"), ("clp", "3 filters pruned")):
+        result = describe_as(SimpleNamespace(**case), name, before, trigger=None)
+        assert (result.attack, result.verdict.level) == (None, "unknown")
+        assert result.verdict.headline == f"{done}; ACC {acc} → {acc}"
+
+
+def test_evidence_reaches_the_document_and_the_verdict(anew):
+    before = blind(anew.outcome.before)
+    label = LabelEvidence(3, 2.0, 40.0, 41.0, (1.0, 0.9), (0.9, 0.3))
+    finding = Finding("still there", True, (label,), (replace(label, label=5),), (28.0, 30.0), ("Why.",))
+    result = describe_as(anew, "clp", before, finding, trigger=None)
+    assert result.evidence is not None
+    assert [each.label for each in result.evidence.labels] == [3, 5]
+    assert result.verdict.headline.startswith("A backdoor is still there")
+    assert result.verdict.detail == "Why."
+
+
+def test_where_the_method_trained_on_triggers_the_verdict_says_that_the_evidence_is_weak(anew):
+    label = LabelEvidence(3, 2.0, 40.0, 41.0, (1.0, 0.0), (0.9, 0.3))
+    finding = Finding("none found", True, (label,), (replace(label, label=5),), (28.0, 30.0), ("Why.",))
+    levels = {
+        name: describe_as(anew, name, blind(anew.outcome.before), finding, trigger=None).verdict.level
+        for name in ("nc", "ft")
+    }
+    assert levels == {"nc": "warning", "ft": "ok"}
+
+
+def test_classes_that_lost_more_than_a_tenth_are_warned_of(anew):
+    before = (*(Proportion.of(9, 10) for _ in range(2)), Proportion.of(20, 20), None, Proportion.of(5, 10))
+    after = (Proportion.of(8, 10), Proportion.of(5, 10), Proportion.of(17, 20), None, Proportion.of(9, 10))
+    outcome = replace(anew.outcome, before=anew.outcome.before._replace(by_class=before))
+    shown = SimpleNamespace(request=anew.request, case=anew.case, outcome=outcome)
+    result = describe_as(shown, "clp", anew.outcome.after._replace(by_class=after))
+    assert [(each.label, each.name) for each in result.classes] == [(i, str(i)) for i in range(5)]
+    assert result.classes[1].before == Proportion.of(9, 10)
+    assert (result.classes[3].before, result.classes[3].after) == (None, None)
+    assert result.warnings == (
+        "Round 1: a note",
+        "Accuracy on class 1 (1) fell from 90.0% to 50.0%.",
+        "Accuracy on class 2 (2) fell from 100.0% to 85.0%.",
+    )

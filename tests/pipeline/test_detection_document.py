@@ -1,4 +1,4 @@
-"""The document and figures of a detection, for verdicts that a fast run does not reach."""
+"""The document and figures of a detection, for rulings that a fast run does not reach."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, TriggerOptions
-from rnp_jax.detection.calibration import Verdict, find_bundled
+from rnp_jax.detection.calibration import Ruling, find_bundled
 from rnp_jax.detection.labels import LabelFindings
 from rnp_jax.detection.suspicion import SuspicionRule
 from rnp_jax.detection.triggers import QUICK
@@ -20,7 +20,7 @@ from tests.runs import CHECKPOINT
 
 SHARES = np.full((3, 10), 0.02) + 0.8 * np.eye(10)[[4, 4, 4]]
 OPTIONS = DetectionOptions(seed=5)
-VERDICT = Verdict("undecided", 0.82, 4, 0.7, "")
+RULING = Ruling("undecided", 0.82, 4, 0.7, "")
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +38,9 @@ def found(case) -> LabelFindings:
     return LabelFindings(case.model.variables, {"train": SHARES}, 0.82, 4, timing, history, ("Mind this.",))
 
 
-def describe(case, found, verdict, scored=None, calibration=None):
-    judged = [Judged("labels", verdict, calibration)]
-    return describe_detection(case, OPTIONS, found, verdict, judged, {}, scored)
+def describe(case, found, ruling, scored=None, calibration=None):
+    judged = [Judged("labels", ruling, calibration)]
+    return describe_detection(case, OPTIONS, found, ruling, judged, {}, scored)
 
 
 @pytest.mark.parametrize(
@@ -51,8 +51,8 @@ def describe(case, found, verdict, scored=None, calibration=None):
         ("undecided", "Undecided whether there is a backdoor", "warning"),
     ],
 )
-def test_the_headline_is_the_verdict_s(case, found, outcome, headline, level):
-    detection = describe(case, found, Verdict(outcome, 0.82, 4, 0.7, "Because."))
+def test_the_headline_is_the_ruling_s(case, found, outcome, headline, level):
+    detection = describe(case, found, Ruling(outcome, 0.82, 4, 0.7, "Because."))
     assert (detection.verdict.headline, detection.verdict.level) == (headline, level)
     assert detection.outcome == outcome
     assert detection.warnings == ("Mind this.",)
@@ -65,11 +65,11 @@ def test_the_headline_is_the_verdict_s(case, found, outcome, headline, level):
 def test_the_calibration_is_told_with_its_figures(case, found):
     calibration = find_bundled(case.model.network.architecture)
     assert calibration is not None
-    detection = describe(case, found, Verdict("undecided", 0.82, 4, 0.7, ""), calibration=calibration)
+    detection = describe(case, found, Ruling("undecided", 0.82, 4, 0.7, ""), calibration=calibration)
     held_out = calibration.held_out
     assert f"AUROC {held_out.auroc:.2f}" in detection.statistics[0].calibration
     assert f"{held_out.detected.count} of {held_out.detected.total} backdoored" in detection.statistics[0].calibration
-    figures = plot_detection(case, found, [Judged("labels", VERDICT, calibration)], {}, None, QUICK, SuspicionRule())
+    figures = plot_detection(case, found, [Judged("labels", RULING, calibration)], {}, None, QUICK, SuspicionRule())
     assert set(figures) == {"shares", "calibration_labels"}
 
 
@@ -82,9 +82,7 @@ def test_no_bundled_calibration_is_of_other_models(case):
 def test_samples_without_a_truth_are_listed_and_not_judged(case, found):
     data = Batch(np.zeros((40, 32, 32, 3), np.uint8), np.zeros(40, np.int32))
     scores = np.arange(40.0)
-    detection = describe(
-        case, found, Verdict("clean", 0.1, 4, 0.7, ""), ScoredSet("mine", data, None, {"loss": scores})
-    )
+    detection = describe(case, found, Ruling("clean", 0.1, 4, 0.7, ""), ScoredSet("mine", data, None, {"loss": scores}))
     (part,) = detection.samples
     assert (part.suspicious, part.threshold, part.truth) == ((39, 38), 38.0, None)
     figures = plot_detection(

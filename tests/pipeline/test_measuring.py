@@ -11,6 +11,7 @@ from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, Sourc
 from rnp_jax.defenses import METHODS, ClpConfig, Method, Task, ThresholdConfig
 from rnp_jax.defenses.result import NO_CANDIDATES, Choice, Defended
 from rnp_jax.errors import DefenseError
+from rnp_jax.evaluation.metrics import with_effectiveness
 from rnp_jax.models import mlp_head
 from rnp_jax.pipeline.case import Case, defended_model, open_case
 from rnp_jax.pipeline.measuring import measure, run_method
@@ -57,7 +58,7 @@ class Recorder:
             task.warn("Mind this.")
         if task.progress is not None:
             task.progress("think", 1, 2, {"loss": 0.5})
-        return Defended(task.variables, {}, "weights", NO_CANDIDATES, Choice(0, "as it was"), **self.made)
+        return Defended(task.variables, {}, "weights", NO_CANDIDATES, Choice(pruned=0, rule="as it was"), **self.made)
 
 
 def recording(recorder: Recorder, **record) -> Method:
@@ -130,18 +131,19 @@ def test_rounds_are_told_with_the_truth_where_it_is_known(victim, tmp_path):
         said = [line.partition("Z ")[2] for line in (tmp_path / f"{clean}.log").read_text().splitlines()]
         assert said[0] == "mlp: try on 1297 untrusted images"
         assert said[-2:] == [
-            "round 1: 40 images kept" + (", 75.0% of them clean in truth" if clean else ""),
-            "round 2: 30 images kept" + (", 100.0% of them clean in truth" if clean else ""),
+            "round 1: 40 images kept" + (", 75.0% of them truly clean" if clean else ""),
+            "round 2: 30 images kept" + (", 100.0% of them truly clean" if clean else ""),
         ]
 
 
 def test_the_figures_are_those_of_the_models_before_and_after(case, victim):
     request, log = ask(METHODS["clp"], THREE), RunLog(quiet=True)
     outcome = measure(case, defended := run_method(case, request, log), request, log)
-    assert (defended.prunes, defended.choice.count) == (True, 6)
+    assert (defended.prunes, defended.choice.pruned) == (True, 6)
     (before,), (after,) = (case.sets.measure(victim, each) for each in (victim.variables, defended.variables))
     assert outcome.before.metrics == before.metrics
-    assert outcome.after.metrics == after.metrics != before.metrics
+    assert outcome.after.metrics == with_effectiveness(before.metrics, after.metrics)
+    assert after.metrics != before.metrics
     np.testing.assert_array_equal(outcome.after.triggered, after.triggered)
     assert outcome.sets is case.sets
     assert outcome.model.variables is defended.variables
@@ -193,7 +195,7 @@ def test_a_new_network_is_measured_on_its_own_features(victim):
         masks.filters(fresh["masks"]),
         "score",
         NO_CANDIDATES,
-        Choice(0, "none"),
+        Choice(pruned=0, rule="none"),
         network=head,
         extractor=extractor,
     )
@@ -204,7 +206,8 @@ def test_a_new_network_is_measured_on_its_own_features(victim):
     np.testing.assert_array_equal(outcome.sets.clean.images, sets.clean.images)
     assert outcome.sets.clean.images.shape == (100, 1, 1, 16)
     (after,), (before,) = sets.measure(model, fresh), case.sets.measure(victim, victim.variables)
-    assert (outcome.after.metrics, outcome.before.metrics) == (after.metrics, before.metrics)
+    assert outcome.before.metrics == before.metrics
+    assert outcome.after.metrics == with_effectiveness(before.metrics, after.metrics)
 
 
 def test_a_method_that_cannot_do_its_work(case):

@@ -70,7 +70,7 @@ def test_output_folders(tmp_path, monkeypatch):
     (tmp_path / "here" / "result.json").touch()  # of a run that was killed before its last file
     assert choose_out("here", "a.pt", "defend", "report.html") == Path("here")
     (tmp_path / "here" / "report.html").touch()
-    with pytest.raises(DataError, match="here holds a finished result already"):
+    with pytest.raises(DataError, match="here already contains a finished result"):
         choose_out("here", "a.pt", "defend", "report.html")
     with pytest.raises(DataError, match=r"report\.html is no folder"):
         choose_out("here/report.html", "a.pt", "defend", "report.html")
@@ -108,7 +108,7 @@ def test_the_card_says_what_the_options_leave_open(model):
 )
 def test_options_that_nothing_would_read(model, options):
     test = open_data(model, DataOptions(test_images=10), "test")
-    with pytest.raises(ConfigError, match=f"--attack {options.attack} leaves .* unread: name the attack"):
+    with pytest.raises(ConfigError, match=f"--attack {options.attack} does not use .* and --artefact: name the attack"):
         open_trigger(model, options, test)
 
 
@@ -159,7 +159,7 @@ def copy_head(head: Path, folder: Path) -> str:
 def test_a_head_whose_extractor_is_not_there(head, tmp_path):
     path = copy_head(head, tmp_path)
     with pytest.raises(
-        DataError, match=r"digits_badnets\.pt is not there, the extractor digits_badnets that .* with --ex"
+        DataError, match=r"digits_badnets\.pt does not exist; .* this extractor, digits_badnets: .* with --ex"
     ):
         open_model(path, SourceOptions(), ComputeOptions())
     given = open_model(path, SourceOptions(extractor=str(CHECKPOINT)), ComputeOptions())
@@ -192,9 +192,9 @@ def test_a_head_without_a_card_needs_its_extractor(head, tmp_path):
 def test_an_extractor_of_another_width(head, tmp_path):
     shutil.copy(head, tmp_path)  # no card: nothing says which extractor it needs
     wide = SourceOptions(extractor=str(CHECKPOINT.with_name("cifar10_badnets.pt")))
-    with pytest.raises(ArchitectureError, match=r"head\.pt is no head on the 128 features of cifar10_badnets: .*64"):
+    with pytest.raises(ArchitectureError, match=r"head\.pt is not a head on the 128 features of cifar10_badnets: .*64"):
         open_model(str(tmp_path / head.name), wide, ComputeOptions())
-    with pytest.raises(ArchitectureError, match=r"is no head on the 64 features of digits_badnets: .*resnet18"):
+    with pytest.raises(ArchitectureError, match=r"is not a head on the 64 features of digits_badnets: .*resnet18"):
         open_model(str(CHECKPOINT), SourceOptions(extractor=str(CHECKPOINT)), ComputeOptions())
     with pytest.raises(DataError, match=r"cifar10_badnets gives 128 features, but .*head\.pt reads 64"):
         open_model(str(tmp_path / head.name), replace(wide, image_shape=(8, 8, 1)), ComputeOptions())

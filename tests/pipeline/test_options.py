@@ -97,7 +97,7 @@ def test_one_method_or_several(value, names):
     ("given", "message"),
     [
         ({"method": "clpp"}, "--method clpp: there is no such method; choose among none, "),
-        ({"method": ()}, "--method: none is given; choose among none, "),
+        ({"method": ()}, "--method: no method is given; choose among none, "),
         ({"method": ("clp", "rnp", "clp")}, "--method clp rnp clp: a method is named twice; name each once"),
         ({"sweep_images": -1}, "sweep_images is -1, expected an integer of at least 0"),
         ({"sweep_images": 1.5}, "sweep_images is 1.5"),
@@ -117,7 +117,7 @@ def test_impossible_widths(width):
 
 
 def test_a_network_to_start_from_has_its_own_width():
-    with pytest.raises(ConfigError, match=r"untrusted\.width 4 is not read with untrusted\.start: that"):
+    with pytest.raises(ConfigError, match=r"untrusted\.width 4 cannot be combined with untrusted\.start: that"):
         UntrustedOptions(start="a.pt", width=4)
     assert UntrustedOptions(start="a.pt").width is None
 

@@ -10,7 +10,7 @@ from rnp_jax.defenses.prune import THRESHOLDS
 from rnp_jax.defenses.result import NO_CANDIDATES, Candidates, Choice
 from rnp_jax.evaluation.predict import predict
 from rnp_jax.masks import filters, flatten
-from rnp_jax.pipeline.describing import as_proportion, find_oracle
+from rnp_jax.pipeline.describing import find_oracle
 from rnp_jax.pipeline.opening import open_data, open_images, open_model, open_trigger
 from rnp_jax.pipeline.pruning_curves import measure_curves
 from rnp_jax.pipeline.sets import evaluation_sets, read_sets
@@ -57,7 +57,7 @@ def test_images_are_drawn_evenly_where_classes_come_one_after_another():
     none = Candidates(np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
     kept = filters(model.variables["masks"])
     release = Candidates(np.arange(len(row)), row, np.full(len(row), np.nan))
-    choice = Choice(0, "none", ranking="release")
+    choice = Choice(pruned=0, rule="none", ranking="release")
     defended = Defended(model.variables, kept, "mask", none, choice, release)
     sets = evaluation_sets(model, test, trigger)
     (sweep,) = measure_curves(model, defended, None, sets, 20)
@@ -83,13 +83,13 @@ def test_a_ranking_without_masks_is_swept_by_number_alone(head):
     (sweep,) = measure_curves(model, pruned, holdout, sets, 20)
     counts = [point.pruned for point in sweep.points]
     assert (sweep.ranking, counts[0], counts[-1]) == ("clp", 0, 20)
-    assert pruned.choice.count == 6
+    assert pruned.choice.pruned == 6
     assert 6 in counts
     chosen = sweep.points[counts.index(6)]
     (measured,) = sets.part(20).measure(model, pruned.variables)
-    assert chosen.asr == as_proportion(measured.metrics.asr)
-    assert chosen.acc == as_proportion(measured.metrics.acc)
-    assert chosen.holdout_acc == as_proportion(pruned.choice.after)
+    assert chosen.asr == measured.metrics.asr
+    assert chosen.acc == measured.metrics.acc
+    assert chosen.holdout_acc == pruned.choice.holdout_acc_after
     assert {point.threshold for point in sweep.points} == {None}
 
 
@@ -98,7 +98,7 @@ def test_where_nothing_of_the_model_is_pruned_there_are_no_curves(head):
     model = open_model(str(head), SourceOptions(), ComputeOptions())
     _, _, test = open_images(model, DataOptions(test_images=30), DefenseSetOptions(size=20, holdout=0.5))
     sets = evaluation_sets(model, test, open_trigger(model, TriggerOptions(), test))
-    tuned = Defended(model.variables, {}, "weights", NO_CANDIDATES, Choice(0, "tuned"))
+    tuned = Defended(model.variables, {}, "weights", NO_CANDIDATES, Choice(pruned=0, rule="tuned"))
     assert measure_curves(model, tuned, None, sets, 20) == ()
-    anew = Defended(model.variables, {}, "score", NO_CANDIDATES, Choice(0, "none"), network=model.network)
+    anew = Defended(model.variables, {}, "score", NO_CANDIDATES, Choice(pruned=0, rule="none"), network=model.network)
     assert measure_curves(model, anew, None, sets, 20) == ()

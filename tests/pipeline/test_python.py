@@ -73,7 +73,7 @@ def test_what_cannot_be_is_said(model, digits):
     few = digits["train"].subset(np.arange(40))
     with pytest.raises(rnp_jax.ConfigError, match="--method rnpp: there is no such method"):
         rnp_jax.defend(model, few, method="rnpp")
-    with pytest.raises(rnp_jax.ConfigError, match="no images are held out to measure by: give test images as test"):
+    with pytest.raises(rnp_jax.ConfigError, match="no images are held out to measure on: give test images as test"):
         rnp_jax.defend(model, few, method="clp", defense=DefenseSetOptions(holdout=0.0))
     with pytest.raises(rnp_jax.DataError):
         rnp_jax.evaluate(model, rnp_jax.load_data("digits", split="test", image_size=16))

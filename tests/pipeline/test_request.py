@@ -106,7 +106,7 @@ def test_a_choice_by_images_needs_images(name, settings, by_holdout):
         check_request(without)
         return
     with pytest.raises(
-        ConfigError, match=f"--defense.holdout 0 leaves no images to choose .* which --method {name} do"
+        ConfigError, match=f"--defense.holdout 0 leaves no held-out images, which --method {name} needs to choose"
     ):
         check_request(without)
 

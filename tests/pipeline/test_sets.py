@@ -117,7 +117,7 @@ def test_batches_are_halved_until_they_fit(model, sets):
 
 def test_one_image_a_batch_that_does_not_fit_is_the_end(model, sets):
     short = failing(sets, 0)
-    with pytest.raises(DefenseError, match="one image a batch: use a larger device"):
+    with pytest.raises(DefenseError, match="one image per batch: use a larger device"):
         measure_within_memory(short, model, model.variables, 5)
     assert short.tried == [5, 2, 1]
 

@@ -15,8 +15,9 @@ def show(table) -> list[list[str]]:
 
 
 def test_two_models_fit_eighty_columns():
-    whole = Proportion(1000, 1000)
-    before = Metrics(whole, Proportion(900, 900), Proportion(900, 900), Proportion(0, 900))
+    whole = Proportion.of(1000, 1000)
+    all_of_them = Proportion.of(900, 900)
+    before = Metrics(acc=whole, acc_without_target=all_of_them, asr=all_of_them, ra=Proportion.of(0, 900))
     header, *rows = show(metrics_table({"before": before, "after": before}))
     assert header == ["before", "after", "images"]
     assert [row[0] for row in rows] == ["ACC", "ACC without target", "ASR", "RA"]
@@ -25,8 +26,8 @@ def test_two_models_fit_eighty_columns():
 
 
 def test_what_is_not_known_is_left_out():
-    acc = Proportion(1, 2)
-    rows = show(metrics_table({"[bold]a": Metrics(acc), "b": Metrics(acc, asr=Proportion(1, 4))}))
+    acc = Proportion.of(1, 2)
+    rows = show(metrics_table({"[bold]a": Metrics(acc=acc), "b": Metrics(acc=acc, asr=Proportion.of(1, 4))}))
     assert rows[0][0] == "[bold]a"
     assert [row[0] for row in rows[1:]] == ["ACC", "ASR"]
     assert rows[2][1] == ""

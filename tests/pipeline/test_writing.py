@@ -67,7 +67,7 @@ def train_by_hand(case) -> Defended:
         masks.unflatten(np.arange(6.0), filters),
         "score",
         Candidates(np.array([1]), np.array([1.0]), np.full(1, np.nan)),
-        Choice(1, "by hand", ranking="hid"),
+        Choice(pruned=1, rule="by hand", ranking="hid"),
         network=HEAD,
         extractor=(case.network, case.network.init(jax.random.key(1))),
     )
@@ -101,9 +101,7 @@ def test_names_of_cleaned_checkpoints(tmp_path):
 def test_nothing_that_is_read_is_replaced(source, name, start, tmp_path):
     (tmp_path / "deeper").mkdir()
     untrusted = UntrustedOptions(start=None if start is None else str(tmp_path / start))
-    with pytest.raises(
-        DataError, match=r"\.pt would be replaced by a file of this run; choose another folder with --out"
-    ):
+    with pytest.raises(DataError, match=r"\.pt would be overwritten by this run; choose another folder with --out"):
         name_cleaned(tmp_path, ask(tmp_path / source, name, untrusted=untrusted))
     assert name_cleaned(tmp_path / "other", ask(tmp_path / source, name, untrusted=untrusted))
 

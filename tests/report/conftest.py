@@ -15,13 +15,16 @@ from rnp_jax.report.schema import (
     AttackInfo,
     CheckpointInfo,
     Choice,
+    ClassAccuracy,
     DataInfo,
+    Evidence,
     FeatureInfo,
     Metrics,
     Oracle,
     Phase,
     PrunedFilter,
     Result,
+    SearchedLabel,
     Stage,
     Sweep,
     SweepPoint,
@@ -47,6 +50,40 @@ def damage_points() -> list[SweepPoint]:
         SweepPoint(threshold=None, pruned=n, acc=share(1900 - n, 2000), holdout_acc=share(95 - n // 8, 100))
         for n in range(0, 40, 8)
     ]
+
+
+NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def make_classes() -> tuple[ClassAccuracy, ...]:
+    """Ten classes, of which the last has no images."""
+    counts = [(200, 192 - label, 190 - 4 * label) for label in range(9)]
+    known = [
+        ClassAccuracy(label=label, name=NAMES[label], before=share(before, total), after=share(after, total))
+        for label, (total, before, after) in enumerate(counts)
+    ]
+    return (*known, ClassAccuracy(label=9, name=NAMES[9], before=None, after=None))
+
+
+def make_evidence() -> Evidence:
+    """A label that stood out before and is reached from the old mask alone, and two others."""
+    figures = {
+        0: (True, 1.4, None, 81.25, 1.0, 0.02, 0.97, 0.31),
+        4: (False, 28.0, 30.5, 41.0, 0.99, 0.12, 0.42, 0.2),
+        7: (False, 1234.5, None, None, 0.98, 0.125, 0.4, 0.25),
+    }
+    names = tuple(SearchedLabel.model_fields)[2:]
+    return Evidence(
+        level="none found",
+        visible=True,
+        labels=tuple(
+            SearchedLabel.model_validate({"label": label, "name": NAMES[label], **dict(zip(names, row, strict=True))})
+            for label, row in figures.items()
+        ),
+        ordinary_before=28.0,
+        ordinary_after=None,
+        reasons=("No search reached a suspected label more easily than an ordinary one.",),
+    )
 
 
 @pytest.fixture
@@ -112,6 +149,8 @@ def result(masks: dict[str, np.ndarray]) -> Result:
             Phase(name="recover", series={"loss": [3.0, 2.0], "asr": [1.0, math.nan]}, stopped="Ran both epochs."),
         ),
         pruned_filters=[PrunedFilter(layer=n, index=i, mask=masks[n][i], damage=0.001 * i) for n, i in pruned],
+        classes=make_classes(),
+        evidence=make_evidence(),
         timing=(Stage(stage="unlearn", seconds=1.25), Stage(stage="recover", seconds=200)),
         warnings=("Only 100 held-out images.",),
         verdict=Verdict(headline="The backdoor was removed", detail="ASR fell from 100% to 6.6%.", level="ok"),

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from rnp_jax.document import to_json
 from rnp_jax.errors import ResultError
 from rnp_jax.report.ablation import (
     Ablation,
@@ -16,7 +17,6 @@ from rnp_jax.report.ablation import (
     to_markdown,
     write_ablation,
 )
-from rnp_jax.report.document import to_json
 from tests.report.examples import share
 
 ALPHAS, NORMS, RADII, SCOPES, RULES = (

@@ -34,7 +34,7 @@ def test_each_method_lies_at_its_means_with_its_own_look(rows: list[SweepRow]):
         assert horizontal.get_segments()[0][:, 0].tolist() == pytest.approx([summary.acc.low, summary.acc.high])
     assert len(looks) == len(METHODS), "colour and marker tell every method apart"
     assert legend(figure)[0] == "No defense"
-    assert legend(figure)[-1] == "Oracle (no defender has it)"
+    assert legend(figure)[-1] == "Oracle (sees the trigger)"
 
 
 def test_a_pruned_head_is_hollow(rows: list[SweepRow]):
@@ -111,4 +111,4 @@ def test_without_times_there_is_no_figure(rows: list[SweepRow]):
 def test_names_of_methods_can_always_be_drawn():
     assert label_method("holder") == "Hölder"
     assert label_method("\u732b", "head") == "\\u732b, head"
-    assert label_method("oracle", "head") == "Oracle, head (no defender has it)"
+    assert label_method("oracle", "head") == "Oracle, head (sees the trigger)"

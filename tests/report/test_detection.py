@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from rnp_jax.document import read_document
 from rnp_jax.errors import ResultError
 from rnp_jax.report.detection import (
     Detection,
@@ -16,7 +17,6 @@ from rnp_jax.report.detection import (
     render_detection,
     write_detection,
 )
-from rnp_jax.report.document import read_document
 from rnp_jax.report.schema import CheckpointInfo, DataInfo, Verdict, Versions
 from rnp_jax.report.share_plots import plot_shares
 

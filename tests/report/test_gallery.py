@@ -56,7 +56,7 @@ def test_each_attack_has_its_images_constants_and_artefact(exhibits):
     for words in ("Nguyen &amp; Tran, 2021", "× 12.8", "grid_size 4", "grid: float32 [32, 32, 2]", "digits (test)"):
         assert words in page
     first, second = page.split("<section")[1:]
-    assert "Differs from the publication" not in first
+    assert "Differences from the publication" not in first
     assert "Artefact" not in second
     assert "rnp-jax attack lira --out lira.pt" in second
 

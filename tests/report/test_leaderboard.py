@@ -68,12 +68,12 @@ def test_results_come_first_and_counts_add_up():
     page = render_leaderboard(make_rows(60), {"outcomes": b""}, **ABOUT)
     headings = re.findall(r"<h[12]>([^<]*)</h[12]>", page)
     assert headings == [
-        "runs/a", "Attacks and defenses", "Figures", "What became of the items", "Failed", "Rejected", "Slowest items",
-        "Items", "What the choices rest on", "Settings and versions",
+        "runs/a", "Attacks and defenses", "Figures", "Outcomes of the items", "Failed", "Rejected", "Slowest items",
+        "Items", "How each method works", "Settings and versions",
     ]  # fmt: skip
     assert "6 of 60 items failed, so the sweep&#x27;s exit code is not zero." in page
     assert '<header class="bad">' in page
-    counts = dict(re.findall(r"(ok|rejected|failed|skipped|all) +(\d+)", words_of(page, "What became of the items")))
+    counts = dict(re.findall(r"(ok|rejected|failed|skipped|all) +(\d+)", words_of(page, "Outcomes of the items")))
     assert counts == {"ok": "48", "rejected": "6", "failed": "6", "skipped": "0", "all": "60"}
 
 

@@ -42,7 +42,7 @@ def test_the_matrix_has_the_summaries_figures(rows: list[SweepRow]):
 
 
 def test_who_sees_the_trigger_is_said_once(rows: list[SweepRow]):
-    words = "Oracle sees the trigger: a bound that no defender has."
+    words = "Oracle sees the trigger, which no defender knows: a bound, not a defense."
     assert (show_matrix(rows) or "").count(words) == 1
     assert "sees the trigger" not in (show_matrix([row for row in rows if row.method != "oracle"]) or "")
 

@@ -61,8 +61,8 @@ def test_what_decides_comes_first(result: Result):
     page = render_page(result, {})
     titles = re.findall(r"<h[12]>([^<]*)</h[12]>", page)
     assert titles == [
-        "The backdoor was removed", "Before and after", "Operating point", "Warnings", "Pruned filters",
-        "The checkpoint file", "Settings and versions", "Time",
+        "The backdoor was removed", "Before and after", "Evidence without the trigger", "Accuracy by class",
+        "Operating point", "Warnings", "Pruned filters", "The checkpoint file", "Settings and versions", "Time",
     ]  # fmt: skip
 
 
@@ -132,7 +132,7 @@ def test_page_in_chromium(browser, result: Result, masks, samples: Samples, tmp_
     assert "0.957" in cells["DER"]
     filters = browser.find_element(By.CSS_SELECTOR, "table.filters")
     assert not filters.is_displayed()
-    browser.find_element(By.TAG_NAME, "summary").click()
+    browser.find_element(By.XPATH, "//details[.//table[@class='filters']]/summary").click()
     assert filters.is_displayed()
     assert len(filters.find_elements(By.CSS_SELECTOR, "tbody tr")) == len(result.pruned_filters)
 

@@ -16,7 +16,7 @@ def test_curves_run_through_the_means_with_their_intervals():
     assert len(figure.axes) == 12, "nine methods on a grid of four columns"
     titles = [ax.get_title(loc="left") for ax in figure.axes if ax.get_title(loc="left")]
     assert len(titles) == len(METHODS)
-    assert (titles[0], titles[-1]) == ("No defense", "Oracle\n(no defender has it)")
+    assert (titles[0], titles[-1]) == ("No defense", "Oracle\n(sees the trigger)")
     ax = figure.axes[titles.index("CLP")]
     bars = [each for each in ax.containers if isinstance(each, ErrorbarContainer)]
     summaries = [each for each in summarise(rows, ("method", "poison_rate")) if each.keys["method"] == "clp"]

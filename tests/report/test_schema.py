@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
+from rnp_jax.document import to_json
 from rnp_jax.errors import ResultError
 from rnp_jax.report.ablation import Ablation
-from rnp_jax.report.document import to_json
 from rnp_jax.report.schema import Phase, PrunedFilter, Result, Stage, read_result, write_result
 from rnp_jax.report.sweep_row import SweepRow
 

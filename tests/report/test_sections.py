@@ -89,14 +89,14 @@ def test_operating_point_without_oracle_holdout_or_choice(unattacked: Result):
 def test_thresholds_by_layer_are_counted(scored: Result):
     markup = show_operating_point(scored)
     assert markup
-    assert read_rows(markup)["Threshold"][0] == "one a layer, in 3 of 4 layers"
+    assert read_rows(markup)["Threshold"][0] == "one per layer, in 3 of 4 layers"
 
 
 def test_covariates_are_shown_as_explanation(scored: Result, result: Result):
     markup = show_covariates(scored)
     assert markup
     assert read_rows(markup) == {"trigger shift / class spread": ["0.83"], "clean shift": ["unknown"]}
-    assert "no choice rests on them" in markup
+    assert "not used for any choice" in markup
     assert show_covariates(result) is None
 
 
@@ -125,7 +125,8 @@ def test_figures_have_titles_captions_and_the_reason_a_phase_stopped(result: Res
 
 
 def test_captions_explain_only_the_marks_that_are_drawn(result: Result, unattacked: Result):
-    assert "The open triangle marks the oracle's" in str(show_figures(result, {"sweep": b""})).replace("&#x27;", "'")
+    caption = str(show_figures(result, {"sweep": b""})).replace("&#x27;", "'")
+    assert "The open triangle marks the oracle's point" in caption
     markup = str(show_figures(unattacked, {"sweep": b""}))
     assert "filled triangle" in markup
     assert "open triangle" not in markup

@@ -129,7 +129,7 @@ def test_markdown_counts_every_item_and_gives_reasons():
 def test_markdown_has_the_means_of_each_attack(rows: list[SweepRow]):
     text = to_markdown(rows)
     sections = dict(re.findall(r"^## (.*?)\n\n(.*?)(?=\n\n##|\Z)", text, re.MULTILINE | re.DOTALL))
-    assert list(sections) == ["ACC", "ASR", "RA", "DER", "Pruned", "What became of the items"]
+    assert list(sections) == ["ACC", "ASR", "RA", "DER", "Pruned", "Outcomes of the items"]
     (summary,) = [s for s in summarise(rows) if s.keys == {"attack": "sig", "method": "clp"}]
     assert summary.acc
     for heading, shown in (("ACC", show_share(summary.acc)), ("DER", "0.910 ± 0.025"), ("Pruned", "11 ± 2.48")):
@@ -137,7 +137,7 @@ def test_markdown_has_the_means_of_each_attack(rows: list[SweepRow]):
         assert line[0] == "sig, 10 % poisoned"
         assert line[head.index("CLP")] == shown
     assert show_share(summary.acc).startswith(f"{summary.acc.value:.2%} (")
-    assert text.count("Oracle sees the trigger: a bound that no defender has.") == 1
+    assert text.count("Oracle sees the trigger, which no defender knows: a bound, not a defense.") == 1
 
 
 def test_markdown_lists_notes_with_their_items():
@@ -163,8 +163,8 @@ def drop_status(line: bytes) -> bytes:
         (lambda _: b"", "line 2 of .* is not JSON"),
         (lambda line: b"\xff" + line, "line 2 of .* is not JSON"),
         (lambda _: b"[" * 100_000, "line 2 of .* is not JSON"),
-        (lambda _: b"[]", "line 2 of .* is no row of a sweep"),
-        (drop_status, "line 2 of .* is no row of a sweep: status: Field required"),
+        (lambda _: b"[]", "line 2 of .* is not a row of a sweep"),
+        (drop_status, "line 2 of .* is not a row of a sweep: status: Field required"),
         (lambda line: line.replace(b'"seed": 0', b'"seed": "x"'), "seed: .*integer"),
         (lambda line: line.replace(b'"seed"', b'"seeed"'), "seeed: Extra inputs"),
         (lambda line: line + b"\n" + line, "line 3 of .* is a second row of item"),

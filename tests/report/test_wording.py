@@ -18,8 +18,8 @@ def test_shares_have_as_many_decimals_as_their_count_carries():
 
 
 def test_unknown_numbers_say_so():
-    assert rating(Metrics()) == "unknown"
-    assert rating(Metrics(der=0.98449)) == "0.984"
+    assert rating(Metrics(acc=FEW)) == "unknown"
+    assert rating(Metrics(acc=FEW, der=0.98449)) == "0.984"
     assert number(None) == "unknown"
     assert number(None, none="-") == "-"
     assert number(12345.678) == "1.235e+04"

@@ -20,7 +20,7 @@ def test_a_plan_is_read_as_it_was_written(tmp_path):
 def test_no_readable_plan(content, tmp_path):
     if content is not None:
         (tmp_path / items.PLAN).write_text(content)
-    with pytest.raises(SweepError, match="no readable plan"):
+    with pytest.raises(SweepError, match="cannot read the plan of the sweep"):
         read_plan(tmp_path)
 
 

@@ -177,7 +177,7 @@ def test_a_checkpoint_whose_trigger_is_not_known(items, tmp_path):
     options = schema_for(SweepOptions, CONTROLS)(source=OPTIONS.source, images=OPTIONS.images, holder=TWO)
     found = run_all(options, Path(items[0].path), tmp_path, ("none", "random", "oracle"), image_shape=[16, 16, 3])
     assert (found["oracle"].status, found["oracle"].acc) == ("skipped", None)
-    assert found["oracle"].reason == "Oracle sees the trigger, and it is not known"
+    assert found["oracle"].reason == "Oracle needs the trigger, which is not known"
     assert (found["none"].attack, found["none"].asr, found["none"].covariates) == ("none", None, {COVARIATE: None})
     assert (found["random"].status, found["random"].der) == ("ok", None)
     assert found["random"].pruned > 0

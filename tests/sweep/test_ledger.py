@@ -10,14 +10,14 @@ from contextlib import ExitStack
 import pytest
 
 from rnp_jax.errors import SweepError
-from rnp_jax.sweep.ledger import MOST_CRASHES, Ledger, Member
+from rnp_jax.sweep.ledger import MOST_CRASHES, Ledger, Participant
 from tests.sweep.light import expected, items_of
 
 ITEM = items_of("a")[0]
 KEY = ITEM.key
 
 
-def dead_member(ledger: Ledger, supervisor: str = "") -> tuple[Member, int]:
+def dead_member(ledger: Ledger, supervisor: str = "") -> tuple[Participant, int]:
     """A process that claims the item and is killed."""
     code = (
         "import sys, pathlib\nfrom rnp_jax.sweep.ledger import Ledger\nledger = Ledger(pathlib.Path(sys.argv[1]))\n"
@@ -31,7 +31,7 @@ def dead_member(ledger: Ledger, supervisor: str = "") -> tuple[Member, int]:
         assert not ledger.claim(KEY, other), "it lives"
     process.kill()
     process.communicate()
-    return Member(name, supervisor), process.pid
+    return Participant(name, supervisor), process.pid
 
 
 def test_one_of_many_gets_an_item(tmp_path):
@@ -62,7 +62,7 @@ def test_a_released_item_is_free_again(tmp_path):
     with ledger.join("its supervisor") as one, ledger.join() as other:
         assert ledger.holder(KEY) is None
         assert ledger.claim(KEY, one)
-        assert ledger.holder(KEY) == Member(one.name, "its supervisor")
+        assert ledger.holder(KEY) == Participant(one.name, "its supervisor")
         assert not ledger.claim(KEY, other)
         ledger.release(KEY)
         assert ledger.holder(KEY) is None
@@ -103,7 +103,7 @@ def test_without_room_nobody_takes_part(tmp_path, monkeypatch):
     ledger = Ledger(tmp_path)
     with monkeypatch.context() as full:
         full.setattr(os, "fsync", refuse)
-        with pytest.raises(SweepError, match="No space left on device; make room"), ledger.join():
+        with pytest.raises(SweepError, match="No space left on device; free some space"), ledger.join():
             raise AssertionError
     assert not [*(tmp_path / "members").iterdir()]
     with ledger.join() as member:

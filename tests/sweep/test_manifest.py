@@ -70,7 +70,7 @@ def test_a_pattern_that_matches_nothing_is_refused(tree, given):
 
 def test_a_folder_without_checkpoints_and_no_input_at_all_are_refused(tree):
     (tree / "empty").mkdir()
-    with pytest.raises(ConfigError, match=r"empty holds no checkpoint.*\.safetensors"):
+    with pytest.raises(ConfigError, match=r"empty contains no checkpoint.*\.safetensors"):
         read_entries(["models/empty"])
     with pytest.raises(ConfigError, match="no checkpoints"):
         read_entries([])
@@ -163,7 +163,7 @@ def test_a_file_counts_twice_where_different_things_are_said_about_it(tree):
     ("text", "message"),
     [
         ("path,normalisation\nb.pt,half\n", "line 2: unknown column 'normalisation'; did you mean normalization"),
-        ("path,zzz\nb.pt,1\n", "known here: path, key"),
+        ("path,zzz\nb.pt,1\n", "known columns: path, key"),
         ("path,constants.\nb.pt,1\n", "unknown column"),
         ("name\nb.pt\n", "unknown column 'name'"),
         ("target\n1\n", "line 2: no path"),
@@ -181,7 +181,7 @@ def test_a_file_counts_twice_where_different_things_are_said_about_it(tree):
         ('path,constants,constants.size\nb.pt,"{""size"": 3}",4\n', "line 2: the constant size is given twice"),
         ("path,target\nb.pt\n", "line 2: 1 cells, expected 2"),
         ("path,target\nb.pt,1,2\n", "line 2: 3 cells, expected 2"),
-        ("path,path\nb.pt,b.pt\n", "named twice"),
+        ("path,path\nb.pt,b.pt\n", "a column name appears twice in"),
         ('path\n"b.pt\n', "cannot be read"),
         ("path\n", "no rows"),
         ("", "no rows"),

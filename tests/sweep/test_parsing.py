@@ -167,7 +167,7 @@ def test_too_much_memory_is_the_files_own_fault(parser, known, tmp_path):
     torch.save({"state_dict": {"w": torch.zeros(1)}, "log": bytes(60 * MIB)}, big)
     with Parser(ParserLimits(memory_bytes=100 * MIB)) as own:
         own.parse(Entry(str(DIGITS)))
-        with pytest.raises(CheckpointError, match="more memory than it is allowed"):
+        with pytest.raises(CheckpointError, match="more memory than allowed"):
             own.parse(Entry(str(big)))
         assert own.parse(Entry(str(DIGITS))).data == "digits"
     with pytest.raises(ArchitectureError):
@@ -290,17 +290,17 @@ FALSE = {"sha256": "0" * 64, "container": "zip", "key": "/", "parameters": 1, "b
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("echo rubbish", "an answer that is none"),
-        ("echo", "an answer that is none"),
-        ("head -c 500000 /dev/zero | tr '\\0' '['; echo", "an answer that is none"),
+        ("echo rubbish", "an invalid answer"),
+        ("echo", "an invalid answer"),
+        ("head -c 500000 /dev/zero | tr '\\0' '['; echo", "an invalid answer"),
         ("yes | head -c 3000000 | tr -d '\\n'; sleep 60", "more than 1048576 bytes"),
-        ('echo \'{"kind": "ready"}\'', "'ready', which is none to a file"),
-        ('echo \'{"kind": "parsed"}\'', "'parsed', which is none to a file"),
+        ('echo \'{"kind": "ready"}\'', "gave the unexpected answer 'ready'"),
+        ('echo \'{"kind": "parsed"}\'', "gave the unexpected answer 'parsed'"),
         (
             f"echo '{json.dumps({'kind': 'parsed', 'parsed': {**FALSE, 'sha256': '../../x'}})}'",
-            "an answer that is none",
+            "an invalid answer",
         ),
-        (f"echo '{json.dumps({'kind': 'parsed', 'parsed': {**FALSE, 'bytes': -1}})}'", "an answer that is none"),
+        (f"echo '{json.dumps({'kind': 'parsed', 'parsed': {**FALSE, 'bytes': -1}})}'", "an invalid answer"),
         (
             f"echo '{json.dumps({'kind': 'parsed', 'parsed': {**FALSE, 'architecture': {'name': 'x'}}})}'",
             "an impossible architecture",

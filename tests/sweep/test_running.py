@@ -43,7 +43,7 @@ def finished(victim, tmp_path_factory):
     """A sweep of the two files in this process, and what it returned."""
     out = tmp_path_factory.mktemp("running") / "out"
     paths = [str(victim), str(victim), str(victim.with_name("page.pt"))]
-    with pytest.raises(SweepError, match=r"3 of 6 items cannot be used, such as .*page\.pt: .*HTML"):
+    with pytest.raises(SweepError, match=r"3 of 6 items cannot be used, for example .*page\.pt: .*HTML"):
         run_here(paths, ASKED, out, RunLog(quiet=True))
     return out, ordered(out), paths
 
@@ -95,7 +95,7 @@ def test_what_only_the_caller_knows_is_in_the_tables_and_not_in_the_ledger(finis
 
 def test_a_method_that_fails_leaves_the_others_their_rows(victim, tmp_path):
     many = HolderPruneConfig(threshold=ThresholdConfig("number", number=19))  # of 20 and 16 units
-    with pytest.raises(SweepError, match=r"1 of 3 items failed; .*leaderboard\.html says why"):
+    with pytest.raises(SweepError, match=r"1 of 3 items failed; see .*leaderboard\.html for the reasons"):
         run_here([str(victim)], replace(ASKED, holder=many), tmp_path, RunLog(quiet=True))
     rows = {row.method: row for row in read_rows(tmp_path / "rows.jsonl")}
     assert {method: row.status for method, row in rows.items()} == {"none": "ok", "holder": "failed", "clp": "ok"}
@@ -130,9 +130,9 @@ def test_a_folder_is_new_or_of_the_same_command(tmp_path):
     write_yaml(out / OPTIONS, ASKED)
     assert open_folder(out, SweepOptions) == out
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         open_folder(tmp_path / "file", SweepOptions)
-    with pytest.raises(DataError, match="holds files that are of no sweep"):
+    with pytest.raises(DataError, match="contains files that do not belong to a sweep"):
         open_folder(tmp_path, SweepOptions)
     (out / OPTIONS).write_text("checkpoint: a.pt\nmethod: clp\n")
     with pytest.raises(ConfigError, match="unknown option checkpoint"):

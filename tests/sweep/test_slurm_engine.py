@@ -158,7 +158,7 @@ def test_jobs_that_keep_vanishing_end_the_sweep(sweep, submitit):
             killed.add(job)
 
     long = {"LIGHT_SECONDS": "30"}  # so that no worker whose job was killed gets to write a row
-    with pytest.raises(SweepError, match=r"jobs end without a word, the last one \d+; its log: /.*log\.err"):
+    with pytest.raises(SweepError, match=r"jobs end without an error message, the last one \d+; its log: /.*log\.err"):
         run_slurm(ledger, items, COMMAND, None, None, watch, long)
     assert len(killed) == 4
     assert not ledger.done()

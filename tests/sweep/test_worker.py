@@ -95,7 +95,7 @@ def test_a_full_disk_ends_it_without_a_part_of_a_row(tmp_path):
             return super().run(item, loaded, attempt)
 
     items = items_of("a", "b", "c", "d")
-    with pytest.raises(SweepError, match="make room"):
+    with pytest.raises(SweepError, match="free some space"):
         run(tmp_path, items, Full())
     ledger = Ledger(tmp_path)
     assert ledger.done() == {items[0].key, items[1].key}

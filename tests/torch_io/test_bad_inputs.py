@@ -190,7 +190,7 @@ def tensor_cases():
     yield 37, "two dtypes", h.torch_zip(h.dict_(state_dict=h.ordered(w=h.tensor(), x=other))), "declared twice"
     other = h.tensor(numel=3, shape=(1,), strides=(1,))
     yield 37, "two sizes", h.torch_zip(h.dict_(state_dict=h.ordered(w=h.tensor(), x=other))), "declared twice"
-    yield 38, "no storage", h.with_tensor(h.tensor(), {}), "does not hold"
+    yield 38, "no storage", h.with_tensor(h.tensor(), {}), "which is missing from the file"
     yield (
         39,
         "sparse",
@@ -235,7 +235,7 @@ def container_cases():
     yield 41, "name of 64 KiB", renamed("archive/" + "x" * 65_000), "a name of 65008 bytes"
     for name in ("archive/DATA/0", "archive/data.PKL", "archive/BYTEORDER"):  # torch would read it in another's place
         yield 45, f"name {name!r}", renamed(name), "capital letters"
-    yield 42, "storage key", h.with_tensor(h.tensor("../../../etc/passwd")), "does not hold"
+    yield 42, "storage key", h.with_tensor(h.tensor("../../../etc/passwd")), "which is missing from the file"
     bomb = zlib.compress(b"\0" * 2**24)[2:-4]
     yield 43, "deflate bomb", with_members(h.Member("archive/data/1", bomb, method=8, size=2**24)), "compressed"
     yield 44, "deflated member", with_members(h.Member("archive/data/1", b"x", method=8)), "compressed"
@@ -284,7 +284,7 @@ def container_cases():
     yield 60, "HTML page", b"\r\n<!DOCTYPE html><html>", "HTML"
     yield 60, "Git-LFS pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"
     yield 60, "gzip", b"\x1f\x8b\x08", "gzip"
-    yield 60, "noise", bytes(range(32)), "no known container"
+    yield 60, "noise", bytes(range(32)), "not a known container"
     yield 60, "empty zip", h.archive(), "empty zip"
     yield (
         62,

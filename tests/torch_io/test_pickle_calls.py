@@ -77,7 +77,7 @@ REFUSED = {
     "another codec": ("_codecs.encode", ("a", "zlib"), "'latin1'"),
     "not latin1": ("_codecs.encode", ("\u20ac", "latin1"), "that is not latin1"),
     "too many bytes": ("_codecs.encode", ("x" * 11, "latin1"), "Limits.pickle_bytes"),
-    "no storage": (REBUILD, (STORAGE.ref, 1, (3,), (1,), False, FEW), "something else than a storage"),
+    "no storage": (REBUILD, (STORAGE.ref, 1, (3,), (1,), False, FEW), "something other than a storage"),
     "no requires_grad": (REBUILD, (STORAGE, 1, (3,), (1,), [[[]]], FEW), "requires_grad is a list of 1 values"),
     "outside": (REBUILD, (STORAGE, 2, (3,), (1,), False, FEW), "reaches element 4"),
     "too large": (REBUILD, (STORAGE, 0, (17,), (0,), False, FEW), "takes 68 bytes, more than 64"),

@@ -87,7 +87,7 @@ REFUSED = {
     "several": ({"state_dict": SD, "netC": SD}, None, "several state dicts: state_dict, netC; choose one with --key"),
     "unknown layout": ({"netG": SD, "epoch": b"N"}, None, '"netG" hold tensors: choose one with --key'),
     "no tensors": ({"epoch": b"N"}, None, "no state dict under"),
-    "missing key": ({"model": SD}, "modle", 'no key "modle"; there is "model"'),
+    "missing key": ({"model": SD}, "modle", 'no key "modle"; known keys: "model"'),
     "not a dict": ({"model": SD, "epoch": b"N"}, "epoch", "not a state dict"),
     "empty": ({"model": SD, "net": b"}"}, "net", "holds no tensors"),
     "opaque inside": ({"model": h.dict_(w=h.tensor(), x=OPAQUE)}, None, 'data["model"]["x"] is "sched.Step"'),

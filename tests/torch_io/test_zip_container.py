@@ -70,7 +70,7 @@ def test_bytes_that_belong_to_no_member_are_reported():
     write(plain, wide=False)
     contents, anomalies = read(plain.getvalue())
     assert list(contents) == list(CONTENTS)
-    assert anomalies == ['10 bytes before zip member "a/data.pkl" belong to none']
+    assert anomalies == ['10 bytes before zip member "a/data.pkl" are unused']
 
 
 def test_every_damaged_content_byte_is_noticed():

@@ -242,11 +242,11 @@ def test_impossible_settings_are_refused():
     with pytest.raises(ConfigError, match="batch_size 64 exceeds the 10"):
         joint.start(SETTING, jax.random.key(0), 10)
     targets = Batch(np.zeros((100, 8, 8, 3), np.uint8), np.full(100, 3, np.int32))
-    with pytest.raises(DataError, match=r"poisons 10 images, of 0 that may be"):
+    with pytest.raises(DataError, match=r"poisons 10 images, but only 0 can be poisoned"):
         joint.epoch(SETTING, joint.start(SETTING, jax.random.key(0), 100), targets)
     with pytest.raises(ConfigError, match=r"rate 1\.2: .*give 0 to 1"):
         joint.start(APPENDING._replace(rate=1.2), jax.random.key(0), 1297)
     with pytest.raises(ConfigError, match="batch_size 64 exceeds the 60"):
         joint.start(APPENDING, jax.random.key(0), 50)
-    with pytest.raises(DataError, match=r"poisons 10 images, of 0 that may be"):
+    with pytest.raises(DataError, match=r"poisons 10 images, but only 0 can be poisoned"):
         joint.epoch(APPENDING, joint.start(APPENDING, jax.random.key(0), 100), targets)

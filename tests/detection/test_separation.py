@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rnp_jax.detection.judging import judge_scores
+from rnp_jax.detection.separation import judge_scores
 from rnp_jax.errors import DataError
 
 

@@ -68,7 +68,7 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Settings = Annotated[dict[str, JsonValue], BeforeValidator(_plain)]
 
 
-class Model(BaseModel):
+class Part(BaseModel):
     """A frozen part of a document that takes no unknown field."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())

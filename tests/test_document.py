@@ -12,13 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
-from rnp_jax.errors import ResultError
-from rnp_jax.report.document import (
+from rnp_jax.document import (
     SCHEMA_VERSION,
     Count,
     Known,
-    Model,
     Moment,
+    Part,
     Settings,
     Share,
     Text,
@@ -26,9 +25,10 @@ from rnp_jax.report.document import (
     to_json,
     write_text,
 )
+from rnp_jax.errors import ResultError
 
 
-class Note(Model):
+class Note(Part):
     """A document with a field of every kind."""
 
     schema_version: int = SCHEMA_VERSION
