@@ -132,7 +132,7 @@ nc = Method(
     title="NC-unlearning",
     summary="recover triggers, and teach the network to ignore those of labels that stand out",
     basis="If a label's recovered trigger is far smaller than the others', the network is taught to answer stamped "
-    "images as it answers them without the stamp (Neural Cleanse, S&P 2019, in a distilled form).",
+    "images as it answers them without the stamp (in distilled form, after Neural Cleanse, S&P 2019).",
     run=run_nc,
     defaults=NcConfig(),
     changes="weights",

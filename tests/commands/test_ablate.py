@@ -159,7 +159,7 @@ def test_a_finished_folder_is_left_alone(folder, head, fails):
             ("--holder.sensitivity.alpha", "0.7"),
             "--holder.sensitivity.alpha is varied, and 0.7 is not one of its values: add it to --alphas",
         ),
-        (("--holder.sensitivity.radii", "0.7"), "(0.7,) is not among its values: give it with --radii"),
+        (("--holder.sensitivity.radii", "0.7"), "(0.7,) is not one of its values: add it to --radii"),
         (("--rules", "mad", "--holder.threshold.rule", "std"), "std is not among its values: give it with --rules"),
         (("--data", "digit"), "no data set, file or folder 'digit'"),
     ],

@@ -90,7 +90,7 @@ def test_rows_that_are_there_are_not_made_again(compared, head, small_victim, tm
     lost = out / "rows" / f"{rows_of(compared)[small_victim.name, 'clp'].key}.json"
     lost.unlink()
     assert main(["compare", str(head), str(small_victim), "--out", str(out), *DEFENSE, *TWO]) == 0
-    assert "4 items, 3 of them done" in capsys.readouterr().err
+    assert "4 items, 3 of them already done" in capsys.readouterr().err
     assert rows_of(out)[head.name, "clp"] == rows_of(compared)[head.name, "clp"]
     assert comparable(out) == comparable(compared)
     assert lost.exists()
@@ -100,7 +100,7 @@ def test_rows_of_other_options_are_not_taken_for_these(compared, head, tmp_path,
     out = tmp_path / "out"
     shutil.copytree(compared, out)
     assert main(["compare", str(head), "--out", str(out), *DEFENSE, *TWO, "--defense.seed", "1"]) == 0
-    assert "2 items, 1 of them done" in capsys.readouterr().err, "what is only measured reads no defense set"
+    assert "2 items, 1 of them already done" in capsys.readouterr().err, "what is only measured reads no defense set"
     assert set(rows_of(out)) == {(head.name, "none"), (head.name, "clp")}
 
 
@@ -149,7 +149,7 @@ def test_a_file_that_cannot_be_used_is_an_error_and_leaves_the_others_their_rows
     (tmp_path / "page.pt").write_text("<html>not found</html>")
     out = tmp_path / "out"
     error = fails("compare", tmp_path / "page.pt", small_victim, "--out", out, *DEFENSE[4:], "--method", "none")
-    assert error.startswith(f"SweepError: 1 of 2 items cannot be used, such as {tmp_path / 'page.pt'}: ")
+    assert error.startswith(f"SweepError: 1 of 2 items cannot be used, for example {tmp_path / 'page.pt'}: ")
     assert {key: row.status for key, row in rows_of(out).items()} == {
         ("page.pt", "none"): "rejected",
         (small_victim.name, "none"): "ok",

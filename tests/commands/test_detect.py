@@ -112,7 +112,7 @@ def test_recovered_triggers_are_kept_as_arrays(detected):
 
 @pytest.mark.slow
 def test_a_finished_folder_is_not_written_again(detected, fails):
-    assert "holds a finished result" in fails("detect", detected.source, *FAST, "--out", detected.folder)
+    assert "already contains a finished result" in fails("detect", detected.source, *FAST, "--out", detected.folder)
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_an_interrupted_study_goes_on_and_may_grow(studied, tmp_path, monkeypatc
     arguments = [*STUDY[: STUDY.index("--rates")], "--rates", "0.05", "0.1", "0.2", *STUDY[STUDY.index("0.1") + 1 :]]
     assert main(["study", "badnets", *arguments, "--out", str(out)]) == 0
     assert trained == [("train", 1), ("train", 2)] * 2
-    assert "6 items, 0 of them done" in capsys.readouterr().err, "its heads are others, in another folder"
+    assert "6 items, 0 of them already done" in capsys.readouterr().err, "its heads are others, in another folder"
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     before, after = rows_of(studied), rows_of(out)
     same = {"badnets_0.05_0.pt", "badnets_0.1_0.pt"}
@@ -93,7 +93,7 @@ def test_an_interrupted_study_goes_on_and_may_grow(studied, tmp_path, monkeypatc
         assert after[key].model_dump(exclude=apart) == before[key].model_dump(exclude=apart)
     assert all(row.timing[1].stage == "head: train" for row in after.values()), "of heads of before, too"
     assert main(["study", "badnets", *arguments, "--out", str(out)]) == 0
-    assert "6 items, 6 of them done" in capsys.readouterr().err
+    assert "6 items, 6 of them already done" in capsys.readouterr().err
     assert rows_of(out) == after
     weights = (each / "heads" / "badnets_0.1_0.pt" for each in (studied, out))
     assert len({path.read_bytes() for path in weights}) == 1

@@ -91,7 +91,7 @@ def test_run_again_it_does_nothing_again(swept, capsys):
     before = {path: path.stat().st_mtime_ns for path in (out / "rows").iterdir()}
     assert main(arguments) == 0
     assert {path: path.stat().st_mtime_ns for path in (out / "rows").iterdir()} == before
-    assert "10 of them done" in capsys.readouterr().err
+    assert "10 of them already done" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -37,8 +37,11 @@ from rnp_jax.defenses import (
     UnlearnConfig,
     find_method,
 )
+from rnp_jax.defenses.distil import DistilConfig
+from rnp_jax.defenses.nc import NcConfig
 from rnp_jax.defenses.registry import basis, order, sees_trigger, title
 from rnp_jax.errors import ConfigError, DefenseError
+from rnp_jax.inversion import InversionConfig
 from rnp_jax.models import Architecture, Network
 from rnp_jax.training.mixmatch import MixMatchConfig
 from rnp_jax.training.simclr import SimclrConfig
@@ -72,6 +75,13 @@ QUICK: dict[str, Any] = {
     "nad": NadConfig(teacher_epochs=1, epochs=1, batch_size=16, betas=(1.0, 1.0)),
     "ft_sam": FtSamConfig(epochs=1, batch_size=16),
     "ibau": IbauConfig(rounds=1, batch_size=16),
+    "nc": NcConfig(
+        InversionConfig(steps=10, batch_size=16, success=0.1),
+        suspicious=1e-6,
+        margin=1.0,
+        starts=1,
+        distil=DistilConfig(epochs=1, batch_size=16),
+    ),
     "rnp": RNP,
     "random": NUMBER,
     "oracle": NUMBER,
@@ -125,7 +135,7 @@ def ran(features, maps) -> Callable[..., SimpleNamespace]:
 
     @cache
     def run(name: str) -> SimpleNamespace:
-        method, given, calls = METHODS[name], maps if name in ("nad", "hid") else features, []
+        method, given, calls = METHODS[name], maps if name in ("nad", "hid", "nc") else features, []
 
         def augment(key: jax.Array, images: jax.Array) -> jax.Array:
             del key
@@ -242,7 +252,7 @@ def test_every_defense_says_what_it_rests_on_with_the_source(method: str):
     assert "20" in text, "the source's year"
 
 
-@pytest.mark.parametrize("method", ["ft", "nad", "ft_sam", "ibau"])
+@pytest.mark.parametrize("method", ["ft", "nad", "ft_sam", "ibau", "nc"])
 def test_a_defense_without_masks_says_what_it_does_to_the_weights(method: str):
     text = basis(method)
     assert re.search(r" \(.*20\d\d\)\.$", text)
@@ -267,7 +277,7 @@ def test_every_method_gives_a_network_back(name, ran):
     shapes = {layer: row.shape for layer, row in found.values.items()}
     of_masks = {layer: row.shape for layer, row in masks.filters(found.variables["masks"]).items()}
     assert shapes == ({} if found.kind == "weights" else of_masks)
-    assert (found.kind == "weights") == (name in ("none", "ft", "nad", "ft_sam", "ibau"))
+    assert (found.kind == "weights") == (name in ("none", "ft", "nad", "ft_sam", "ibau", "nc"))
     assert found.prunes == (found.kind != "weights")
     assert (found.release is not None) == (name == "rnp")
     assert found.choice.ranking == ("path" if name == "rnp" else name)

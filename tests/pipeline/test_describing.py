@@ -164,9 +164,9 @@ def test_the_document_of_a_network_that_was_trained_anew(anew):
     assert result.timing == (schema.Stage(stage="simclr", seconds=1.5),)
     assert notes_of(result) == ("Round 1: a note",)
     assert result.verdict.detail == (
-        "A new network was trained on the 1,297 untrusted images. 3 of its 6 hidden units were pruned. It trusted the "
-        "labels of 50 images in the end. No clean image, no knowledge of the trigger and none of the checkpoint's own "
-        "weights were used."
+        "A new network was trained on the 1,297 untrusted images. 3 of its 6 hidden units were pruned. In the end, it "
+        "trusted the labels of 50 images. It used no clean images, no knowledge of the trigger and none of the "
+        "checkpoint's own weights."
     )
     before, after = anew.outcome.before.metrics, anew.outcome.after.metrics
     assert result.verdict.headline == judge(before, after, 10, "", detail="").headline

@@ -72,7 +72,7 @@ def test_output_folders(tmp_path, monkeypatch):
     (tmp_path / "here" / "report.html").touch()
     with pytest.raises(DataError, match="here already contains a finished result"):
         choose_out("here", "a.pt", "defend", "report.html")
-    with pytest.raises(DataError, match=r"report\.html is no folder"):
+    with pytest.raises(DataError, match=r"report\.html is not a folder"):
         choose_out("here/report.html", "a.pt", "defend", "report.html")
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
 

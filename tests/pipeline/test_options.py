@@ -22,9 +22,9 @@ from rnp_jax.sweep.options import SweepOptions
 
 SHARED = {each.name for each in fields(RunOptions)}
 UNREAD_BY = {
-    "none": {"defense", "untrusted", "augmentation", "sweep_images", "seed"},
+    "none": {"defense", "untrusted", "augmentation", "evidence", "sweep_images", "seed"},
     "holder": {"untrusted", "augmentation"},
-    "hid": {"defense", "sweep_images"},
+    "hid": {"defense", "evidence", "sweep_images"},
     "clp": {"untrusted", "augmentation"},
     "anp": {"untrusted"},
     "fp": {"untrusted"},
@@ -32,6 +32,7 @@ UNREAD_BY = {
     "nad": {"untrusted"},
     "ft_sam": {"untrusted", "sweep_images"},
     "ibau": {"untrusted", "augmentation", "sweep_images"},
+    "nc": {"untrusted", "sweep_images"},
     "rnp": {"untrusted"},
     "random": {"untrusted", "augmentation"},
     "oracle": {"untrusted", "augmentation"},

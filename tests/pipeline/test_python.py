@@ -52,7 +52,12 @@ def test_without_test_images_the_held_out_ones_measure(model, digits):
 def test_a_folder_gets_what_the_command_writes(model, digits, tmp_path):
     out = tmp_path / "out"
     cleaned = rnp_jax.defend(model, digits["train"].subset(np.arange(40)), method="clp", out=out, sweep_images=0)
-    assert rnp_jax.load_model(out / "cleaned.pt", normalization="0.3,0.3,0.3/0.3,0.3,0.3").network.mean == (0.3,) * 3
+    assert (
+        rnp_jax.load_model(
+            out / "cleaned.pt", normalization="0.3,0.3,0.3/0.3,0.3,0.3", image_shape=(8, 8, 3)
+        ).network.mean
+        == (0.3,) * 3
+    )
     assert (out / "report.html").is_file()
     assert cleaned.result.method == "clp"
 

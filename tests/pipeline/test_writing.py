@@ -207,7 +207,7 @@ def test_the_page_is_the_last_file_and_the_screen_has_the_figures(pruned, known,
     if not known:
         case = replace(case, trigger=None)
     log = RunLog()
-    result = describe_run(pruned.request, case, outcome, (), (), {})
+    result = describe_run(pruned.request, case, outcome, (), None, (), {})
     write_page(tmp_path, result, case, outcome, tmp_path / "cleaned.pt", log)
     shown = capsys.readouterr().err
     assert result.verdict.headline in shown

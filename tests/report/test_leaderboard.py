@@ -286,7 +286,7 @@ def test_page_is_whole_without_javascript(browser, large: Path):
         assert len(lines) == 200
         assert not browser.find_element(By.ID, "search").is_displayed()
         rest = browser.find_element(By.ID, "rest")
-        assert rest.text == "The first 200 of 5,000 items; the others need JavaScript, or are in rows.csv."
+        assert rest.text == "The first 200 of 5,000 items. Enable JavaScript to see the others, or open rows.csv."
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 

@@ -69,7 +69,7 @@ def test_a_poison_item_takes_its_hand_along_once(tmp_path):
 
 def test_workers_that_cannot_start_end_the_sweep(tmp_path):
     items, ledger = planned(tmp_path, "a"), Ledger(tmp_path)
-    with pytest.raises(SweepError, match="die before they do anything: oh no"):
+    with pytest.raises(SweepError, match="die before they start an item: oh no"):
         run_local(ledger, items, (sys.executable, "-c", "raise SystemExit('oh no')"), 1, lambda: None, {})
 
 

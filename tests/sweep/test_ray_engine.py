@@ -128,7 +128,7 @@ class TestCluster:
         ("broken", "message"),
         [
             ("full", "disk: make room"),
-            ("raises", "before they do anything: a bug"),
+            ("raises", "before they start an item: a bug"),
             ("exits", "before they do anything"),
         ],
     )

@@ -73,7 +73,7 @@ def test_rows_that_are_there_are_not_made_again_and_a_lost_one_is(finished, tmp_
     with pytest.raises(SweepError, match="3 of 6 items cannot be used"):
         run_here(paths, ASKED, tmp_path / "out", RunLog())
     again = ordered(tmp_path / "out")
-    assert "6 items, 5 of them done" in capsys.readouterr().err
+    assert "6 items, 5 of them already done" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in times} == times
     assert lost.exists()
     for new, old in zip(again, rows, strict=True):
