@@ -83,7 +83,7 @@ def test_constants_may_be_numbers_in_a_preset():
 def test_what_nothing_reads_is_neither_written_nor_known():
     plain = to_plain(HidOptions("a.pt", method="hid"))
     unread = {each.name for each in fields(HidOptions) if each.metadata.get(UNREAD)}
-    assert unread == {"defense", "sweep_images"}
+    assert unread == {"defense", "evidence", "sweep_images"}
     assert set(plain) == {each.name for each in fields(HidOptions)} - unread
     for name in (*unread, "rnp", "_"):
         with pytest.raises(ConfigError, match=f"unknown option {name}; (did you mean|known here: method, out)"):

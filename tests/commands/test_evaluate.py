@@ -43,7 +43,7 @@ def test_without_a_trigger_only_acc_is_measured(tmp_path):
     [
         ((), "no card that says how its images were normalised"),
         (("--normalization", "digits"), "no data: give --data"),
-        (("--normalization", "digits", "--data", "digits", "--artefact", "x.npz"), "--attack card leaves"),
+        (("--normalization", "digits", "--data", "digits", "--artefact", "x.npz"), "--attack card does not use"),
         (("--normalization", "0.5,0.4/1,1", "--data", "digits"), "normalisation for 2 channels, but the images have 3"),
     ],
 )
