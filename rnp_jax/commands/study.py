@@ -17,7 +17,7 @@ from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.extractors import CachedFeatures, open_extractor
 from rnp_jax.models import mlp_head
 from rnp_jax.pipeline.opening import load_images
-from rnp_jax.pipeline.options import RunOptions
+from rnp_jax.pipeline.options import RunOptions, When
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.training_set import open_attack
 from rnp_jax.report.sweep_row import SweepRow
@@ -58,6 +58,8 @@ class StudyOptions(RunOptions):
     _: KW_ONLY
     method: Methods = COMPARED
     out: str = "runs/study"
+    evidence: Annotated[When, tyro.conf.Fixed, tyro.conf.Suppress] = field(default="never", metadata={UNREAD: True})
+    sweep_images: Annotated[int, tyro.conf.Fixed, tyro.conf.Suppress] = field(default=0, metadata={UNREAD: True})
     source: Annotated[SourceOptions, tyro.conf.Fixed, tyro.conf.Suppress] = field(
         default_factory=SourceOptions, metadata={UNREAD: True}
     )  # heads have cards

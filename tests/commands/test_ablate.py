@@ -160,7 +160,7 @@ def test_a_finished_folder_is_left_alone(folder, head, fails):
             "--holder.sensitivity.alpha is varied, and 0.7 is not one of its values: add it to --alphas",
         ),
         (("--holder.sensitivity.radii", "0.7"), "(0.7,) is not one of its values: add it to --radii"),
-        (("--rules", "mad", "--holder.threshold.rule", "std"), "std is not among its values: give it with --rules"),
+        (("--rules", "mad", "--holder.threshold.rule", "std"), "std is not one of its values: add it to --rules"),
         (("--data", "digit"), "no data set, file or folder 'digit'"),
     ],
 )

@@ -129,7 +129,7 @@ class TestCluster:
         [
             ("full", "disk: make room"),
             ("raises", "before they start an item: a bug"),
-            ("exits", "before they do anything"),
+            ("exits", "before they start an item"),
         ],
     )
     def test_workers_that_cannot_work_end_the_sweep(self, sweep, cluster, broken, message):
