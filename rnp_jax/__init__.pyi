@@ -32,6 +32,7 @@ from rnp_jax.errors import (
     ConfigError,
     DataError,
     DefenseError,
+    RequirementError,
     ResultError,
     RnpError,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "Normalization",
     "PruneConfig",
     "RecoverConfig",
+    "RequirementError",
     "ResultError",
     "RnpConfig",
     "RnpError",

@@ -16,7 +16,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-      The exit status: 0 well, 1 an error that the user can mend, 130 interrupted.
+      The exit status: 0 well, 1 an error that the user can mend, 3 a result that does not support what was required
+      of it, 130 interrupted.
 
     Raises:
       SystemExit: 2 for unusable arguments, 0 where help was asked for.
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except (RnpError, OSError) as error:
         sys.stderr.write(f"rnp-jax: {type(error).__name__}: {_printable(str(error))}\n")
-        return 1
+        return error.status if isinstance(error, RnpError) else 1
     except KeyboardInterrupt:
         sys.stderr.write("rnp-jax: interrupted\n")
         return 130

@@ -97,7 +97,8 @@ class DefenseSetOptions:
     """The clean images that the defender has.
 
     Attributes:
-      size: number of clean images, drawn from the training part.
+      size: number of clean images, drawn from the training part; all of it where a data set without a test part has
+        fewer.
       holdout: share of the clean images that are held out to choose the operating point.
       stratified: draw equally many images of each class; the release draws uniformly.
       seed: random seed for drawing the images and the held-out part.

@@ -4,7 +4,13 @@ from os import PathLike
 
 
 class RnpError(Exception):
-    """Base of every error raised on purpose by this package."""
+    """Base of every error raised on purpose by this package.
+
+    Attributes:
+      status: exit status of a command that ends with this error.
+    """
+
+    status = 1
 
 
 class CheckpointError(RnpError):
@@ -35,6 +41,12 @@ class ConfigError(RnpError):
 
 class DefenseError(RnpError):
     """A defense that cannot do its work on this model or these images."""
+
+
+class RequirementError(RnpError):
+    """A finished defense whose result does not support what was required of it. Everything asked for was written."""
+
+    status = 3
 
 
 class ResultError(RnpError):

@@ -13,6 +13,12 @@ def test_every_error_is_an_rnp_error():
     assert all(issubclass(kind, errors.RnpError) for kind in kinds)
 
 
+def test_a_requirement_that_is_not_met_has_an_exit_status_of_its_own():
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.RnpError)]
+    assert {kind for kind in kinds if kind.status != 1} == {errors.RequirementError}
+    assert errors.RequirementError.status == 3
+
+
 def test_a_checkpoint_error_names_the_file_and_keeps_the_reason():
     with pytest.raises(errors.RnpError, match=r"^a/b\.pt: it is empty$") as caught:
         raise errors.CheckpointError(Path("a/b.pt"), "it is empty")

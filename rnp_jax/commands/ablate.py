@@ -28,7 +28,7 @@ from rnp_jax.defenses.thresholds import Rule
 from rnp_jax.errors import ConfigError
 from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.models import Network
-from rnp_jax.pipeline.opening import choose_out, open_images, open_model, open_trigger
+from rnp_jax.pipeline.opening import choose_out, open_images, open_model, open_trigger, tell_parts
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.sets import read_sets
 from rnp_jax.pipeline.versions import device_name, package_versions
@@ -113,6 +113,8 @@ def run(options: AblateOptions) -> Ablation:
     log.say(f"{len(settings)} sets of scores, {len(thresholds)} rules each")
     model = open_model(options.checkpoint, options.source, options.compute)
     data, holdout, test = open_images(model, options.images, options.defense)
+    if (parts := tell_parts(data, holdout, test)) is not None:
+        log.say(parts)
     data, holdout, sets = read_sets(model, data, holdout, test, open_trigger(model, options.trigger, test))
     variables = masks.bake(model.variables, model.network.placement)
     measured: dict[tuple[int, ...], Metrics] = {}

@@ -9,7 +9,7 @@ import tyro
 from rnp_jax.config import UNREAD, write_yaml
 from rnp_jax.defenses import METHODS
 from rnp_jax.errors import CheckpointError, ConfigError
-from rnp_jax.pipeline.options import RunOptions, When
+from rnp_jax.pipeline.options import RunOptions
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.report.sweep_row import SweepRow
 from rnp_jax.sweep.options import OPTIONS, Methods
@@ -37,7 +37,6 @@ class CompareOptions(RunOptions):
     _: KW_ONLY
     method: Methods = COMPARED
     out: str = "runs/compare"
-    evidence: Annotated[When, tyro.conf.Fixed, tyro.conf.Suppress] = field(default="never", metadata={UNREAD: True})
     sweep_images: Annotated[int, tyro.conf.Fixed, tyro.conf.Suppress] = field(default=0, metadata={UNREAD: True})
 
 

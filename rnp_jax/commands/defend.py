@@ -6,7 +6,8 @@ from typing import Annotated
 import tyro
 
 from rnp_jax.pipeline.defending import defend_checkpoint
-from rnp_jax.pipeline.options import RunOptions, When
+from rnp_jax.pipeline.judging import check_required
+from rnp_jax.pipeline.options import Require, RunOptions, When
 from rnp_jax.pipeline.request import Request
 from rnp_jax.report.schema import Result
 
@@ -23,12 +24,15 @@ class DefendOptions(RunOptions):
       checkpoint: PyTorch file to defend.
       method: method to use.
       out: output folder; by default runs/defend-NAME.
+      require: what the result must support: nothing, or that the backdoor is removed. If it does not, everything is
+        still written, and the exit status is 3.
     """
 
     checkpoint: Annotated[str, tyro.conf.Positional]
     _: KW_ONLY
-    method: str = "rnp"
+    method: str = "auto"
     evidence: When = "unknown"
+    require: Require = "nothing"
 
 
 def run(options: DefendOptions) -> Result:
@@ -36,6 +40,9 @@ def run(options: DefendOptions) -> Result:
 
     Raises:
       RnpError: an unusable checkpoint, data set or option; nothing is written to the source.
+      RequirementError: everything is written, and the result does not support what was required.
     """
     (method,) = options.methods
-    return defend_checkpoint(Request.of(options.checkpoint, method, options), options.out)
+    result = defend_checkpoint(Request.of(options.checkpoint, method, options), options.out)
+    check_required(options.require, result.verdict)
+    return result

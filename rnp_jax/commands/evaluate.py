@@ -13,6 +13,7 @@ from rnp_jax.attacks import describe
 from rnp_jax.config import FLAT, ComputeOptions, DataOptions, SourceOptions, TriggerOptions, to_plain
 from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.pipeline.opening import open_data, open_model, open_trigger
+from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.sets import evaluation_sets
 from rnp_jax.pipeline.tables import metrics_table
 from rnp_jax.pipeline.versions import device_name, package_versions
@@ -25,7 +26,7 @@ class EvaluateOptions:
     Attributes:
       checkpoint: PyTorch file to measure.
       source: how the file is read, and its normalisation.
-      images: test images.
+      images: test images; of a set without a test part, all images.
       trigger: the attack, if it is known.
       compute: precision and batches.
       out: JSON file to write the figures to.
@@ -46,7 +47,10 @@ def run(options: EvaluateOptions) -> Metrics:
       RnpError: an unusable checkpoint, data set or option.
     """
     model = open_model(options.checkpoint, options.source, options.compute)
-    test = open_data(model, options.images, "test")
+    test = open_data(model, options.images, "test", undivided=True)
+    if test.source_images is not None:
+        part = "all" if len(test) == test.source_images else f"{len(test):,} of the"
+        RunLog().say(f"measuring on {part} {test.source_images:,} images, which have no test part of their own")
     trigger = open_trigger(model, options.trigger, test)
     sets = evaluation_sets(model, test, trigger)
     (measured,) = sets.measure(model, model.variables, batch_size=options.compute.batch_size)

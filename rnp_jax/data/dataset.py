@@ -1,6 +1,6 @@
 """A labelled image set in memory, and the checks that every use of one begins with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,14 @@ class Dataset:
       labels: int32 [N], each in 0 … K-1.
       class_names: one name for each of the K classes.
       name: where the images came from and which part of it they are, for reports.
+      source_images: how many images the source has, where it has no test part of its own; else None.
     """
 
     images: UInt8[np.ndarray, "N H W C"]
     labels: Int32[np.ndarray, "N"]
     class_names: tuple[str, ...]
     name: str
+    source_images: int | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -47,7 +49,7 @@ class Dataset:
 
     def subset(self, indices: np.ndarray, name: str | None = None) -> "Dataset":
         """The images at ``indices`` (integers or a boolean mask [N]), in that order."""
-        return Dataset(self.images[indices], self.labels[indices], self.class_names, name or self.name)
+        return replace(self, images=self.images[indices], labels=self.labels[indices], name=name or self.name)
 
 
 def validate(

@@ -14,10 +14,11 @@ _LAYOUT = "expected CLASS/image.png, or train/CLASS/image.png and test/CLASS/ima
 _LISTED = 10
 
 
-def load_folder(path: Path, split: Split, size: tuple[int, int] | None = None) -> Dataset:
+def load_folder(path: Path, split: Split, size: tuple[int, int] | None = None, *, undivided: bool = False) -> Dataset:
     """Read a folder of PNG, JPEG, PPM or BMP images as RGB, class names sorted; hidden files are left out.
 
-    Without train and test subfolders, the images are split into four fifths and one fifth of each class.
+    Without train and test subfolders, the images are split into four fifths and one fifth of each class, or left
+    ``undivided``.
 
     Raises:
       DataError: if the layout is another one, the two parts name different classes, a class is empty, the images differ
@@ -27,7 +28,7 @@ def load_folder(path: Path, split: Split, size: tuple[int, int] | None = None) -
     if not inside:
         raise DataError(f"{path}: no class folders in it; {_LAYOUT}")
     if not set(inside) <= {name for names in _FOLDERS.values() for name in names}:
-        return split_whole(_read_classes(path, size, path.name), split)
+        return split_whole(_read_classes(path, size, path.name), split, undivided)
     parts = {part: next((inside[name] for name in names if name in inside), None) for part, names in _FOLDERS.items()}
     root = parts[split]
     if root is None:

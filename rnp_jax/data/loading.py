@@ -30,6 +30,7 @@ def load(
     split: Split = "train",
     data_dir: str | os.PathLike[str] | None = None,
     image_size: ImageSize | None = None,
+    undivided: bool = False,
 ) -> Dataset:
     """Load one part of a data set into memory. Nothing is ever downloaded, and nothing in a file is executed.
 
@@ -40,6 +41,7 @@ def load(
       split: 'train' or 'test'. A source without a test part gives four fifths and one fifth of each class.
       data_dir: where prepared sets are; by default TensorFlow Datasets' own choice.
       image_size: resize to this side, or (height, width), in pixels; needed where the images differ in size.
+      undivided: give all images of a source without a test part, whatever the split.
 
     Raises:
       DataError: if there is no such data, or it is damaged or unusable.
@@ -52,17 +54,17 @@ def load(
     if name == "digits":
         return load_digits(split, size)
     if (folder := find_prepared(prepared_in).get(name)) is not None:
-        return load_tfds(folder, name, split, size)
+        return load_tfds(folder, name, split, size, undivided=undivided)
     if path.is_dir():
-        return _load_directory(path, split, size)
+        return _load_directory(path, split, size, undivided)
     if path.is_file():
         if path.suffix != ".npz":
             raise DataError(f"{path}: a file of unknown kind; data is {', '.join(BUILT_IN)}, {_KINDS}")
-        return load_npz(path, split, size)
+        return load_npz(path, split, size, undivided=undivided)
     raise DataError(_explain_missing(name, prepared_in))
 
 
-def _load_directory(path: Path, split: Split, size: tuple[int, int] | None) -> Dataset:
+def _load_directory(path: Path, split: Split, size: tuple[int, int] | None, undivided: bool) -> Dataset:
     """A folder in a published layout, else one folder a class."""
     if (cifar := find_cifar(path)) is not None:
         return load_cifar(*cifar, split, size)
@@ -70,7 +72,7 @@ def _load_directory(path: Path, split: Split, size: tuple[int, int] | None) -> D
         return load_gtsrb(gtsrb, split, size)
     if (tiny := find_tiny_imagenet(path)) is not None:
         return load_tiny_imagenet(tiny, split, size)
-    return load_folder(path, split, size)
+    return load_folder(path, split, size, undivided=undivided)
 
 
 def _explain_missing(name: str, data_dir: Path) -> str:

@@ -18,12 +18,12 @@ _WHOLE_NAMES = ("images", "labels")
 _MOST_CLASSES = 100_000  # that labels alone may announce; ImageNet-21k has 21,841
 
 
-def load_npz(path: Path, split: Split, size: tuple[int, int] | None = None) -> Dataset:
+def load_npz(path: Path, split: Split, size: tuple[int, int] | None = None, *, undivided: bool = False) -> Dataset:
     """Read ``images``/``labels``, or ``x_train``/``y_train``/``x_test``/``y_test``, or ``train_images``/….
 
     Images are uint8 [N, H, W, C] or [N, H, W]; labels are integers [N] or [N, 1]. An optional ``class_names`` array
     names the classes; without it, labels are below 100,000 and the largest tells how many classes there are. A file
-    with ``images``/``labels`` only is split into four fifths and one fifth.
+    with ``images``/``labels`` only is split into four fifths and one fifth, or left ``undivided``.
 
     Raises:
       DataError: if the file is damaged, holds pickled objects, lacks the names, or its arrays do not fit each other.
@@ -49,7 +49,7 @@ def load_npz(path: Path, split: Split, size: tuple[int, int] | None = None) -> D
     validate(Batch(images, labels), num_classes=len(class_names), name=str(path))
     dataset = Dataset(resize_images(images, size), labels.astype(np.int32), class_names, path.name)
     if found == _WHOLE_NAMES:
-        return split_whole(dataset, split)
+        return split_whole(dataset, split, undivided)
     return Dataset(dataset.images, dataset.labels, class_names, f"{path.name} ({split})")
 
 

@@ -11,12 +11,13 @@ _LISTED = 5
 
 
 def sample_defense_set(
-    dataset: Dataset, n: int, *, seed: int, stratified: bool = True
+    dataset: Dataset, n: int, *, seed: int, stratified: bool = True, uneven: bool = False
 ) -> tuple[Batch, Int[np.ndarray, "n"]]:
     """Draw ``n`` images without replacement, in random order, and say which they are.
 
     RNP draws 1 % of the CIFAR-10 training set uniformly (``stratified=False``); by default each class gives equally
-    many, and where K does not divide ``n`` classes of random choice give one more.
+    many, and where K does not divide ``n`` classes of random choice give one more. In an ``uneven`` draw, a class with
+    too few images gives all it has, and the others give more.
 
     Returns:
       The images and labels [n], and their indices [n] in ``dataset``.
@@ -30,14 +31,16 @@ def sample_defense_set(
         raise ConfigError(f"a defense set of {n} images; give at least 1")
     if n > len(dataset):
         raise DataError(f"{dataset.name}: {n} images wanted for the defense set, but there are only {len(dataset)}")
-    indices = _draw_balanced(dataset, n, generator) if stratified else generator.permutation(len(dataset))[:n]
+    indices = _draw_balanced(dataset, n, generator, uneven) if stratified else generator.permutation(len(dataset))[:n]
     return Batch(dataset.images[indices], dataset.labels[indices]), indices
 
 
-def _draw_balanced(dataset: Dataset, n: int, generator: np.random.Generator) -> Int[np.ndarray, "n"]:
+def _draw_balanced(dataset: Dataset, n: int, generator: np.random.Generator, uneven: bool) -> Int[np.ndarray, "n"]:
     K = dataset.num_classes
     needs = np.full(K, n // K)
     needs[generator.permutation(K)[: n % K]] += 1
+    if uneven:
+        needs = _even_out(needs, np.bincount(dataset.labels, minlength=K))
     drawn = []
     for label, need in enumerate(needs):
         members = np.flatnonzero(dataset.labels == label)
@@ -48,6 +51,17 @@ def _draw_balanced(dataset: Dataset, n: int, generator: np.random.Generator) -> 
             )
         drawn.append(generator.permutation(members)[:need])
     return generator.permutation(np.concatenate(drawn))
+
+
+def _even_out(needs: Int[np.ndarray, "K"], sizes: Int[np.ndarray, "K"]) -> Int[np.ndarray, "K"]:
+    """As many as ``needs`` in all, and of no class more than there are, as evenly as that allows."""
+    while missing := int(np.maximum(needs - sizes, 0).sum()):
+        needs = np.minimum(needs, sizes)
+        room = np.flatnonzero(needs < sizes)
+        room = room[np.argsort(needs[room], kind="stable")]
+        needs[room] += missing // len(room)
+        needs[room[: missing % len(room)]] += 1
+    return needs
 
 
 def holdout_split(batch: Batch, fraction: float, seed: int) -> tuple[Batch, Batch]:

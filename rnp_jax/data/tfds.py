@@ -56,11 +56,13 @@ def explain_preparing(name: str, data_dir: Path) -> str:
     )
 
 
-def load_tfds(folder: Path, name: str, split: Split, size: tuple[int, int] | None = None) -> Dataset:
+def load_tfds(
+    folder: Path, name: str, split: Split, size: tuple[int, int] | None = None, *, undivided: bool = False
+) -> Dataset:
     """Read the set prepared in ``folder`` (one version's), in its stored order.
 
     The test part is ``test``, else ``validation``; a set that has only ``train`` is split into four fifths and one
-    fifth of each class.
+    fifth of each class, or left ``undivided``.
 
     Raises:
       DataError: if it is damaged, stored in a format that only TensorFlow reads, not an image classification set, or
@@ -91,7 +93,7 @@ def load_tfds(folder: Path, name: str, split: Split, size: tuple[int, int] | Non
         class_names = CIFAR10_CLASSES  # prepared without its label file
     stacked = stack_images(images, [f"index {index}" for index in range(len(images))], name)
     dataset = Dataset(stacked, np.asarray(labels, np.int32), class_names, f"{name} ({part})")
-    return split_whole(dataset, split) if len(builder.info.splits) == 1 else dataset
+    return split_whole(dataset, split, undivided) if len(builder.info.splits) == 1 else dataset
 
 
 def _check_features(path: Path) -> None:

@@ -28,6 +28,9 @@ Needs: TypeAlias = Literal["clean", "untrusted", "none", "trigger"]
 
 Changes: TypeAlias = Literal["nothing", "filters", "weights", "both"]
 
+Marker: TypeAlias = str | tuple[int, Literal[0, 1, 2], int]
+"""A marker of matplotlib's: a letter, or a regular shape's number of points, kind (1 for a star) and angle."""
+
 
 class Chooses(NamedTuple):
     """What a method decides about filters, given its settings.
@@ -129,7 +132,7 @@ class Method:
         its success.
       control: a row to compare with, not a defense.
       colour: in figures, as ``#rrggbb``.
-      marker: in figures, as matplotlib names it.
+      marker: in figures, as matplotlib names a filled one, or (points, 1, angle) of a star.
     """
 
     name: str
@@ -146,7 +149,7 @@ class Method:
     inverts: bool = False
     control: bool = False
     colour: str = "#69737d"
-    marker: str = "o"
+    marker: Marker = "o"
 
     @property
     def group(self) -> str:

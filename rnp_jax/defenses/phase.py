@@ -59,6 +59,11 @@ class Phase(ABC):
         """Whether the phase ends after an epoch with these means."""
         return ~jnp.isfinite(metrics["loss"])
 
+    def halts(self, metrics: dict[str, jax.Array]) -> jax.Array | None:
+        """Whether the phase ends at once, before a step whose batch has these means; None if it never does."""
+        del metrics
+        return None
+
     def record(self, trained: Tree) -> dict[str, jax.Array]:
         """Further rows of the history, from the tree at the end of an epoch."""
         del trained
@@ -103,19 +108,25 @@ def _run_until(phase: Phase, state: PhaseState, fixed: Tree, data: Batch, key: A
     tx = phase.optimizer(-(-data.labels.shape[0] // phase.batch_size))
 
     def step(carry, batch: Batch, key: jax.Array):
-        trained, batch_stats, opt_state = carry
+        trained, batch_stats, opt_state, halted = carry
         batch = phase.prepare(batch, fixed, key)
-        gradient, (batch_stats, metrics) = jax.grad(phase.loss, has_aux=True)(trained, fixed, batch_stats, batch)
-        updates, opt_state = tx.update(gradient, opt_state, trained)
-        return (phase.update(trained, cast(Tree, updates), fixed), batch_stats, opt_state), metrics
+        gradient, (moved, metrics) = jax.grad(phase.loss, has_aux=True)(trained, fixed, batch_stats, batch)
+        updates, advanced = tx.update(gradient, opt_state, trained)
+        after = (phase.update(trained, cast(Tree, updates), fixed), moved, advanced)
+        halts = phase.halts(jax.tree.map(lambda total: total / len(batch.labels), metrics))
+        if halts is not None:
+            halted = halted | halts
+            after = jax.tree.map(partial(jnp.where, halted), (trained, batch_stats, opt_state), after)
+        return (*after, halted), metrics
 
     def epoch(state: PhaseState) -> PhaseState:
-        carry = (state.trained, state.batch_stats, state.opt_state)
+        carry = (state.trained, state.batch_stats, state.opt_state, state.stopped)
         epoch_key = jax.random.fold_in(key, state.epoch)
         carry, metrics = run_epoch(step, carry, data, epoch_key, batch_size=phase.batch_size, shuffle=phase.shuffle)
+        *carry, halted = carry
         rows = {**metrics, **phase.record(carry[0])}
         history = {name: values.at[state.epoch].set(rows[name]) for name, values in state.history.items()}
-        return PhaseState(*carry, state.epoch + 1, history, phase.stops(metrics))
+        return PhaseState(*carry, state.epoch + 1, history, halted | phase.stops(metrics))
 
     return jax.lax.while_loop(lambda state: (state.epoch < until) & ~state.stopped, epoch, state)
 

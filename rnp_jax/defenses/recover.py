@@ -51,11 +51,14 @@ class Recovered:
       filters: mask values by layer name, in [0, 1]; low ones expose backdoor filters.
       history: loss and accuracy [E] and ``masks`` [E, F] (all filters, layers in natural order) at each epoch's end.
       finite: False where the loss diverged and recovery ended early.
+      restored: whether the last epoch's loss is below that of guessing, ln K of K classes; masks of a network that
+        still guesses are noise.
     """
 
     filters: masks.Filters
     history: dict[str, np.ndarray]
     finite: bool
+    restored: bool
 
 
 @dataclass(frozen=True)
@@ -110,4 +113,6 @@ def recover(
         key,
         progress,
     )
-    return Recovered(filters, history, not stopped)
+    like = jax.ShapeDtypeStruct((1, *data.images.shape[1:]), data.images.dtype)
+    classes = jax.eval_shape(apply, variables, like)[0].shape[-1]
+    return Recovered(filters, history, not stopped, bool(history["loss"][-1] < np.log(classes)))

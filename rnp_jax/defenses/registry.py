@@ -4,18 +4,26 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from rnp_jax.defenses.anp import anp
+from rnp_jax.defenses.auto import auto
 from rnp_jax.defenses.clp import clp
 from rnp_jax.defenses.controls import none, oracle, random
 from rnp_jax.defenses.fine_pruning import fine_pruning
+from rnp_jax.defenses.fmp import fmp
+from rnp_jax.defenses.fst import fst
 from rnp_jax.defenses.ft import ft
 from rnp_jax.defenses.ft_sam import ft_sam
 from rnp_jax.defenses.hid import hid
 from rnp_jax.defenses.holder import holder
 from rnp_jax.defenses.ibau import ibau
+from rnp_jax.defenses.mcr import mcr
 from rnp_jax.defenses.method import Method
 from rnp_jax.defenses.nad import nad
 from rnp_jax.defenses.nc import nc
+from rnp_jax.defenses.nft import nft
 from rnp_jax.defenses.rnp import rnp
+from rnp_jax.defenses.sau import sau
+from rnp_jax.defenses.tsbd import tsbd
+from rnp_jax.defenses.ulrl import ulrl
 from rnp_jax.errors import ConfigError
 
 _RECORDS = (
@@ -30,7 +38,15 @@ _RECORDS = (
     ft_sam,
     ibau,
     nc,
+    fst,
+    nft,
+    ulrl,
+    tsbd,
+    sau,
+    fmp,
+    mcr,
     rnp,
+    auto,
     random,
     oracle,
 )

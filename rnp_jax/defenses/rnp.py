@@ -3,21 +3,43 @@
 from dataclasses import dataclass, field, replace
 
 import jax
+import numpy as np
+from jaxtyping import Float
 
+from rnp_jax import masks
+from rnp_jax.checks import check_number
 from rnp_jax.defenses.method import Method, Task
 from rnp_jax.defenses.prune import PruneConfig, chooses_by_masks, prune_by_masks, rank
-from rnp_jax.defenses.recover import RecoverConfig, recover
+from rnp_jax.defenses.recover import RecoverConfig, Recovered, recover
 from rnp_jax.defenses.result import Defended
 from rnp_jax.defenses.unlearn import UnlearnConfig, Unlearned, unlearn
+
+_RETRY = 0x7265  # folded into the keys of what is begun again; no pass has so high a number
 
 
 @dataclass(frozen=True)
 class RnpConfig:
-    """Settings of the three steps; the release's, except for the choice of filters (see ``PruneConfig``)."""
+    """Settings of the three steps; the release's, except for the choice of filters (see ``PruneConfig``).
+
+    Attributes:
+      unlearn: of step 1.
+      recover: of step 2.
+      prune: of step 3.
+      passes: unlearnings with recoveries, each from the original weights with random numbers of its own; filters are
+        ranked by the mean of their masks.
+      retries: how often a pass is begun again that failed, because unlearning never stopped (with steps three times as
+        long), or recovery did not get below the loss of guessing (with steps a third as long).
+    """
 
     unlearn: UnlearnConfig = field(default_factory=UnlearnConfig)
     recover: RecoverConfig = field(default_factory=RecoverConfig)
     prune: PruneConfig = field(default_factory=PruneConfig)
+    passes: int = 1
+    retries: int = 0
+
+    def __post_init__(self):
+        check_number("passes", self.passes, 1, integer=True)
+        check_number("retries", self.retries, 0, integer=True)
 
 
 def run_rnp(task: Task, config: RnpConfig) -> Defended:
@@ -26,31 +48,63 @@ def run_rnp(task: Task, config: RnpConfig) -> Defended:
     Raises:
       DefenseError: unlearning or recovery diverged, or the network has nothing to mask.
     """
-    unlearn_key, recover_key = jax.random.split(task.key)
-    unlearned = run_unlearning(task, unlearn_key, config.unlearn)
+    filters, path = expose(task, config)
+    done = prune_by_masks(task, filters, path, config.prune)
+    return replace(done, release=rank("release", filters, path))
+
+
+def expose(task: Task, config: RnpConfig) -> tuple[masks.Filters, Float[np.ndarray, "E F"]]:
+    """Steps 1 and 2: masks by layer, low where a filter is suspected, and their values at every epoch's end.
+
+    Raises:
+      DefenseError: unlearning or recovery diverged, or the network has nothing to mask.
+    """
+    found = [_expose_once(task, config, _fold(task.key, number)) for number in range(config.passes)]
+    mean = {name: np.mean([np.asarray(each.filters[name]) for each in found], 0) for name in found[0].filters}
+    return mean, np.mean([each.history["masks"] for each in found], 0)
+
+
+def _fold(key: jax.Array, number: int) -> jax.Array:
+    """The key itself first, so that one pass is what it always was."""
+    return key if number == 0 else jax.random.fold_in(key, number)
+
+
+def _expose_once(task: Task, config: RnpConfig, key: jax.Array) -> Recovered:
+    unlearn_config = config.unlearn
+    for attempt in range(config.retries + 1):
+        unlearn_key, recover_key = jax.random.split(_fold(key, attempt * _RETRY))
+        last = attempt == config.retries
+        unlearned = run_unlearning(task, unlearn_key, unlearn_config)
+        if not unlearned.reached and not last:
+            unlearn_config = replace(unlearn_config, learning_rate=3 * unlearn_config.learning_rate)
+            continue
+        with task.stage("recover"):
+            recovered = recover(
+                task.network,
+                unlearned.variables,
+                task.data,
+                recover_key,
+                config.recover,
+                augment=task.augment,
+                progress=task.progress,
+            )
+        task.note("recover", recovered.history)
+        if recovered.restored or last:
+            break
+        unlearn_config = replace(unlearn_config, learning_rate=unlearn_config.learning_rate / 3)
     if not unlearned.reached:
         task.warn(
             f"Unlearning never reached the stop accuracy {config.unlearn.stop_accuracy:.2f}: after "
             f"{len(unlearned.history['accuracy'])} epochs it stood at {unlearned.history['accuracy'][-1]:.2f}. "
             "The masks may reveal little; raise max_epochs or learning_rate."
         )
-    with task.stage("recover"):
-        recovered = recover(
-            task.network,
-            unlearned.variables,
-            task.data,
-            recover_key,
-            config.recover,
-            augment=task.augment,
-            progress=task.progress,
+    if not recovered.restored:
+        loss = recovered.history["loss"]
+        task.warn(
+            f"Recovery failed: the clean loss went from {loss[0]:.3g} to {loss[-1]:.3g} and accuracy to "
+            f"{recovered.history['accuracy'][-1]:.2f}, no better than guessing. The masks are noise."
         )
-    task.note("recover", recovered.history)
-    loss = recovered.history["loss"]
-    if loss[-1] > loss[0]:
-        task.warn(f"Recovery failed: the clean loss rose from {loss[0]:.3g} to {loss[-1]:.3g}.")
-    path = recovered.history["masks"]
-    done = prune_by_masks(task, recovered.filters, path, config.prune)
-    return replace(done, release=rank("release", recovered.filters, path))
+    return recovered
 
 
 def run_unlearning(task: Task, key: jax.Array, config: UnlearnConfig) -> Unlearned:
@@ -65,8 +119,13 @@ def run_unlearning(task: Task, key: jax.Array, config: UnlearnConfig) -> Unlearn
         )
     verb = "reached" if found.reached else "did not reach"
     epochs = len(found.history["loss"])
-    task.note("unlearn", found.history, f"{verb} the stop accuracy {config.stop_accuracy:g} after {epochs} epochs")
+    task.note("unlearn", found.history, f"{verb} {_describe_stop(config)} after {epochs} epochs")
     return found
+
+
+def _describe_stop(config: UnlearnConfig) -> str:
+    accuracy = f"the stop accuracy {config.stop_accuracy:g}"
+    return accuracy if config.stop_loss is None else f"{accuracy}, or {config.stop_loss:g} times the loss of guessing,"
 
 
 rnp = Method(
@@ -76,10 +135,11 @@ rnp = Method(
     basis="The mask of a filter is trained to bring back clean accuracy after the network has unlearned its clean "
     "task; filters that do not help have masks near 0 (Reconstructive Neuron Pruning, ICML 2023).",
     run=run_rnp,
-    defaults=RnpConfig(UnlearnConfig(batch_size=100), RecoverConfig(batch_size=100)),
+    defaults=RnpConfig(UnlearnConfig(batch_size=100, stop_loss=2.0), RecoverConfig(batch_size=100), retries=2),
     augments=True,
     chooses=lambda config: chooses_by_masks(config.prune),
     colour="#7b5ea7",
     marker="D",
 )
-"""By default in batches of 100: of 400 images, the release's 128 would leave a batch of 16, too few for batch norm."""
+"""By default in batches of 100: of 400 images, the release's 128 would leave a batch of 16, too few for batch norm.
+With so few steps an epoch, unlearning also stops by the loss of a step: by an epoch's accuracy it overshoots."""

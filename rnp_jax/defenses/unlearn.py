@@ -2,7 +2,8 @@
 
 As the release does: batch norm in training mode, SGD with coupled weight decay, learning rate times 0.1 at epochs 10
 and 20, stop once the epoch's running accuracy falls to 0.20. Its gradient clipping has no effect and is left out.
-Batch norm frozen and relative steps are this project's.
+Batch norm frozen, relative steps and the stop by a step's loss are this project's. The last is for few images: an epoch
+of five steps is long enough to leave every useful weight behind before its accuracy is looked at.
 """
 
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ class UnlearnConfig:
       weight_decay: weight decay, added to the gradient before momentum.
       milestones: epochs (from 0) at which the learning rate falls.
       stop_accuracy: running training-mode accuracy of an epoch at or below which unlearning stops.
+      stop_loss: loss of a step, in training mode and as a multiple of ln K with K classes, at or above which unlearning
+        stops at once; None looks at the epoch's accuracy alone, as the release does.
       shuffle: shuffle the images every epoch; False keeps the given order.
       batch_norm: ``train`` normalises by each batch and updates the running statistics, as the release does; ``frozen``
         normalises by the checkpoint's statistics and leaves them as they are.
@@ -48,6 +51,7 @@ class UnlearnConfig:
     weight_decay: float = 5e-4
     milestones: tuple[int, ...] = (10, 20)
     stop_accuracy: float = 0.2
+    stop_loss: float | None = None
     shuffle: bool = True
     batch_norm: Literal["train", "frozen"] = "train"
     relative: bool = False
@@ -59,6 +63,8 @@ class UnlearnConfig:
             raise ConfigError(
                 f"{self}: expected max_epochs >= 1, batch_size >= 2, learning_rate > 0 and stop_accuracy in [0, 1)"
             )
+        if self.stop_loss is not None and not self.stop_loss > 0:
+            raise ConfigError(f"stop_loss {self.stop_loss}: expected a number above 0, or none")
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ class Unlearned:
     Attributes:
       variables: with moved batch statistics.
       history: loss and accuracy [E], in training mode, each the mean over an epoch's steps.
-      reached: whether the stop accuracy was reached.
+      reached: whether the stop accuracy or the stop loss was reached.
     """
 
     variables: Variables
@@ -93,11 +99,16 @@ class _Unlearning(Phase):
     def loss(self, trained: Tree, fixed: Tree, batch_stats: Tree, batch: Batch) -> tuple[jax.Array, tuple]:
         variables = {"params": trained, "batch_stats": batch_stats, "masks": fixed}
         logits, moved = self.apply(variables, batch.images, train=self.config.batch_norm == "train")
-        return -cross_entropy(logits, batch.labels).mean(), (moved, batch_metrics(logits, batch.labels))
+        metrics = batch_metrics(logits, batch.labels)
+        metrics["chance"] = metrics["loss"] / jnp.log(logits.shape[-1])
+        return -cross_entropy(logits, batch.labels).mean(), (moved, metrics)
 
     def update(self, trained: Tree, updates: Tree, fixed: Tree) -> Tree:
         gated = jax.tree.map(jnp.multiply, updates, masks.neuron_gate(updates, fixed))
         return jax.tree.map(jnp.add, trained, gated)
+
+    def halts(self, metrics: dict[str, jax.Array]) -> jax.Array | None:
+        return None if self.config.stop_loss is None else metrics["chance"] >= self.config.stop_loss
 
     def stops(self, metrics: dict[str, jax.Array]) -> jax.Array:
         return (metrics["accuracy"] <= self.config.stop_accuracy) | super().stops(metrics)
@@ -128,8 +139,7 @@ def unlearn(
 ) -> Unlearned:
     """Unlearns ``data`` (uint8 [N, H, W, C], int32 [N]); neurons whose ``neuron`` mask is 0 do not move."""
     phase = start_unlearning(apply, config, augment)
-    params, batch_stats, history, _ = run_phase(
+    params, batch_stats, history, reached = run_phase(
         phase, variables["params"], variables["masks"], variables["batch_stats"], data, key, progress
     )
-    reached = bool(history["accuracy"][-1] <= config.stop_accuracy)
     return Unlearned({**variables, "params": params, "batch_stats": batch_stats}, history, reached)

@@ -1,10 +1,11 @@
 """Evidence of a backdoor without its trigger, on a network before and after a defense.
 
-What a defense trained on says nothing about its success, and the true trigger is not known. Three searches, each new:
+What a defense trained on says nothing about its success, and the true trigger is not known. Four looks, each new:
 - **size**: the smallest mask that sends images to a suspected label, searched on the defended network from random
   starts (cold) and from the mask found before (warm). Where a backdoor is left, one of them stays small.
 - **old trigger**: what the mask found before still does.
-- **perturbation**: what a universal perturbation of all pixels does, which a small mask cannot express.
+- **perturbation**: what a universal perturbation of all pixels does, which a small mask cannot express;
+- **patch**: what plain squares do, tried at all places without a gradient, which a defense may have hidden.
 
 A size is held against the size of an ordinary label, never against a constant. That of the network before says how
 small a trigger must be to be suspicious. That of the network after says whether the suspected label is still easier to
@@ -25,11 +26,13 @@ from rnp_jax.inversion import (
     WARM,
     InversionConfig,
     Inverted,
+    PatchConfig,
     PerturbationConfig,
     find_outliers,
     find_perturbations,
     invert,
     measure_stamps,
+    scan_patches,
 )
 from rnp_jax.types import Apply, Batch, Progress, Variables
 
@@ -44,6 +47,7 @@ class EvidenceConfig:
       cold: searches from random starts, before and after.
       warm: searches from the masks found before.
       perturbation: of the universal perturbation.
+      patches: of the scan of plain squares; a label that it reaches stands out.
       controls: other labels searched beside the suspected ones, those of median size.
       suspicious: anomaly index above which a label stands out before.
       margin: share of the median size that its own may not exceed either; also, a size after below this share of an
@@ -52,12 +56,13 @@ class EvidenceConfig:
       ordinary: a size after below this share of it is a trace.
       works: success of the old trigger from which the backdoor is still there.
       helps: success of the old trigger beyond which there is a trace.
-      excess: success of the perturbation, beyond that at other labels, from which there is a trace.
+      excess: success of the perturbation or of a patch, beyond that at other labels, from which there is a trace.
     """
 
     cold: InversionConfig = field(default_factory=InversionConfig)
     warm: InversionConfig = WARM
     perturbation: PerturbationConfig = field(default_factory=PerturbationConfig)
+    patches: PatchConfig = field(default_factory=PatchConfig)
     controls: int = 2
     suspicious: float = 2.0
     margin: float = 0.5
@@ -88,6 +93,7 @@ class LabelEvidence:
       warm: size on the network after, from the mask found before.
       old_trigger: success of that mask on the network before, and after, on held-out images.
       perturbation: success of a universal perturbation on the network before, and of another one after.
+      patch: success of the best plain square on the network before, and of another one after.
     """
 
     label: int
@@ -96,6 +102,7 @@ class LabelEvidence:
     warm: float
     old_trigger: tuple[float, float]
     perturbation: tuple[float, float]
+    patch: tuple[float, float]
 
     @property
     def after(self) -> float:
@@ -159,7 +166,9 @@ def gather_evidence(
     keys = jax.random.split(key, 6)
     measured = {"holdout": holdout, "progress": progress}
     seen = found if found is not None else invert(network, before, data, keys[0], config.cold, **measured)
-    suspects, controls, visible = choose_examined(seen, config)
+    scanned = [scan_patches(network, each, data, config.patches, holdout=holdout) for each in (before, after)]
+    reached = tuple(int(scanned[0].labels[place]) for place in scanned[0].find_outliers(config.patches))
+    suspects, controls, visible = choose_examined(seen, config, reached)
     labels = (*suspects, *controls)
     searches = {"labels": labels, **measured}
     first = seen if found is None else invert(network, before, data, keys[1], config.cold, **searches)
@@ -178,12 +187,17 @@ def gather_evidence(
             ).success,
         )
     ]
+    rates += [each.success[list(labels)] for each in scanned]
     every = tuple(_figures(*each) for each in zip(labels, sizes, np.stack(rates, 1), strict=True))
     return judge_evidence(every[: len(suspects)], every[len(suspects) :], visible, config)
 
 
-def choose_examined(found: Inverted, config: EvidenceConfig) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
+def choose_examined(
+    found: Inverted, config: EvidenceConfig, reached: tuple[int, ...] = ()
+) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
     """Labels that stand out, or the one of the smallest size; ordinary labels; and whether one stood out.
+
+    ``reached`` are labels that stand out by plain patches.
 
     Raises:
       ConfigError: a network of fewer than two labels.
@@ -192,6 +206,7 @@ def choose_examined(found: Inverted, config: EvidenceConfig) -> tuple[tuple[int,
         raise ConfigError("the network has one label: expected two or more, to compare them")
     sizes = _sizes(found)
     places = find_outliers(found.sizes, found.reached, config.suspicious, config.margin)
+    places += [i for i, label in enumerate(found.labels) if label in reached and i not in places]
     examined = places or [int(sizes.argmin())]
     others = [int(i) for i in np.argsort(sizes, kind="stable") if i not in examined]
     others = [i for i in others if np.isfinite(sizes[i])] or others
@@ -215,7 +230,7 @@ def judge_evidence(
     )
     small, ordinary = (config.small, config.ordinary) if visible else (config.margin, config.small)
     old = 0.0 if visible else max(each.old_trigger[1] for each in controls)
-    faint = max(each.perturbation[1] for each in controls)
+    faint, laid = (max(figures) for figures in zip(*((c.perturbation[1], c.patch[1]) for c in controls), strict=True))
     strong, weak = [], []
     for each in suspects:
         size = (
@@ -239,6 +254,14 @@ def judge_evidence(
                 f"A universal perturbation sends {each.perturbation[1]:.0%} of the images to label {each.label}, and "
                 f"at most {faint:.0%} to an ordinary one."
             )
+        squares = (
+            f"A plain square sends {each.patch[1]:.0%} of the images to label {each.label}, and at most {laid:.0%} to "
+            "an ordinary one."
+        )
+        if each.patch[1] >= max(config.patches.works, config.patches.ahead * laid):
+            strong.append(squares)
+        elif each.patch[1] - laid >= config.excess:
+            weak.append(squares)
     reasons = [*strong, *weak] or ["No search reached a suspected label more easily than an ordinary one."]
     if not visible:
         reasons.append("No label stood out before the defense either: its trigger may be of a form not searched for.")
@@ -249,8 +272,8 @@ def judge_evidence(
 def _figures(label: int, sizes: np.ndarray, rates: np.ndarray) -> LabelEvidence:
     """Of sizes before, cold and warm, and of what old trigger and perturbation do before, and after."""
     before, cold, warm = map(float, sizes)
-    worked, reached, works, reaches = map(float, rates)
-    return LabelEvidence(label, before, cold, warm, (worked, works), (reached, reaches))
+    worked, reached, works, reaches, laid, lays = map(float, rates)
+    return LabelEvidence(label, before, cold, warm, (worked, works), (reached, reaches), (laid, lays))
 
 
 def _sizes(found: Inverted) -> np.ndarray:

@@ -135,6 +135,11 @@ class Network:
         """The sites that a defense can score, in forward order."""
         return self._module.sites()
 
+    @property
+    def head(self) -> str:
+        """Name of the last layer, the linear classifier, whose kernel is [D, K] and whose bias is [K]."""
+        return self.segments[-1].layers[0]
+
     def init(self, key: jax.Array) -> Variables:
         """New variables: He-normal kernels, and masks of ones."""
         return _init(self._module, self.architecture.image_shape, key)

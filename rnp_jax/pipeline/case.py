@@ -16,7 +16,15 @@ from rnp_jax.defenses import Defended
 from rnp_jax.errors import ConfigError
 from rnp_jax.extractors.checkpoint import from_network
 from rnp_jax.models import Network
-from rnp_jax.pipeline.opening import Suspect, Trigger, load_images, open_data, open_images, open_trigger
+from rnp_jax.pipeline.opening import (
+    Suspect,
+    Trigger,
+    load_images,
+    open_data,
+    open_images,
+    open_trigger,
+    tell_parts,
+)
 from rnp_jax.pipeline.request import Request
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.sets import EvaluationSets, evaluation_sets, read_sets
@@ -82,6 +90,8 @@ def open_case(model: Suspect, request: Request, log: RunLog, images: Callable[[]
     with log.stage("load images"):
         data, holdout, test = open_images(model, options.images, options.defense) if images is None else images()
         trigger = open_trigger(model, options.trigger, test)
+    if (parts := tell_parts(data, holdout, test)) is not None:
+        log.say(parts)
     if model.extractor is not None:
         log.say(f"features of {model.extractor.name}")
         if model.extractor.caution is not None:

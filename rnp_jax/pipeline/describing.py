@@ -11,6 +11,7 @@ import numpy as np
 from rnp_jax import masks
 from rnp_jax.attacks import describe
 from rnp_jax.checkpoints import Model
+from rnp_jax.data.splits import name_source
 from rnp_jax.defenses import Defended
 from rnp_jax.detection.evidence import Finding
 from rnp_jax.evaluation.metrics import Metrics, Proportion
@@ -18,6 +19,7 @@ from rnp_jax.extractors import Extractor, open_extractor
 from rnp_jax.models import count_parameters
 from rnp_jax.pipeline.case import Case
 from rnp_jax.pipeline.evidence import describe_evidence
+from rnp_jax.pipeline.few_images import warn_of_few
 from rnp_jax.pipeline.judging import COSTLY, judge
 from rnp_jax.pipeline.measuring import Outcome
 from rnp_jax.pipeline.opening import Suspect, Trigger
@@ -47,7 +49,7 @@ def describe_run(
       outcome: what it did, and the figures before and after.
       curves: the pruning curves.
       finding: evidence without the trigger, where it was gathered.
-      dropped: where in the source file objects were that the cleaned file does not have.
+      dropped: where in the source file objects were that the written file does not have.
       timing: seconds by stage.
     """
     model, defended = case.model, outcome.defended
@@ -65,7 +67,7 @@ def describe_run(
         command=command_line(),
         checkpoint=describe_checkpoint(model, dropped, defended if case.anew else None),
         data=schema.DataInfo(
-            name=case.test.name.removesuffix(" (test)"),
+            name=name_source(case.test),
             defense_images=clean,
             holdout_images=held,
             test_images=len(case.test),
@@ -88,7 +90,7 @@ def describe_run(
         timing=tuple(schema.Stage(stage=name, seconds=seconds) for name, seconds in timing.items()),
         classes=classes,
         evidence=describe_evidence(finding, case.test.class_names),
-        warnings=(*_cautions(request), *defended.warnings, *_warn_of_classes(classes)),
+        warnings=(*_cautions(request), *warn_of_few(case, request), *defended.warnings, *_warn_of_classes(classes)),
         verdict=judge(
             before,
             after,
@@ -109,7 +111,7 @@ def command_line() -> str | None:
 def find_oracle(sweeps: tuple[schema.Sweep, ...], budget: float) -> schema.Oracle | None:
     """The point of any sweep with the lowest ASR whose ACC is within the budget of the unpruned network's."""
     points = [
-        (point.asr.value, _oracle(sweep.ranking, point, point.acc))
+        (point.asr.value, _oracle(sweep.ranking, point, point.acc, budget))
         for sweep in sweeps
         for point in sweep.points
         if point.asr and point.acc
@@ -121,9 +123,11 @@ def find_oracle(sweeps: tuple[schema.Sweep, ...], budget: float) -> schema.Oracl
     return min(allowed, key=lambda item: (item[0], item[1].pruned))[1]
 
 
-def _oracle(ranking: str, point: schema.SweepPoint, acc: Proportion) -> schema.Oracle:
+def _oracle(ranking: str, point: schema.SweepPoint, acc: Proportion, budget: float) -> schema.Oracle:
     figures = Metrics(acc=acc, acc_without_target=point.acc_without_target, asr=point.asr, ra=point.ra)
-    return schema.Oracle(ranking=ranking, threshold=point.threshold, pruned=point.pruned, metrics=figures)
+    return schema.Oracle(
+        ranking=ranking, threshold=point.threshold, pruned=point.pruned, metrics=figures, budget=budget
+    )
 
 
 def describe_checkpoint(
@@ -137,7 +141,7 @@ def describe_checkpoint(
       trained: the new network that a defense trained in its place, whose filters are counted.
     """
     filters = masks.filters(model.variables["masks"]) if trained is None else trained.values
-    left_out = (f"not written to the cleaned file: {', '.join(dropped)}",) if dropped else ()
+    left_out = (f"not written to the new file: {', '.join(dropped)}",) if dropped else ()
     return schema.CheckpointInfo(
         path=os.fspath(model.checkpoint.path),
         sha256=model.checkpoint.sha256,

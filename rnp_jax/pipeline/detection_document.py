@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 
 from rnp_jax.data import Dataset
+from rnp_jax.data.splits import name_source
 from rnp_jax.detection.calibration import Calibration, Ruling, Statistic
 from rnp_jax.detection.labels import LabelFindings
 from rnp_jax.detection.samples import SAMPLE_SCORES, judge_scores
@@ -116,7 +117,7 @@ def describe_detection(
         command=command_line(),
         checkpoint=describe_checkpoint(model),
         data=schema.DataInfo(
-            name=test.name.removesuffix(" (test)"),
+            name=name_source(test),
             defense_images=len(case.clean.labels),
             holdout_images=0,
             test_images=0,

@@ -61,4 +61,6 @@ def _describe_label(found: LabelEvidence, suspected: bool, class_names: tuple[st
         old_trigger_after=found.old_trigger[1],
         perturbation_before=found.perturbation[0],
         perturbation_after=found.perturbation[1],
+        patch_before=found.patch[0],
+        patch_after=found.patch[1],
     )

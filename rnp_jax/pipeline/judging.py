@@ -2,10 +2,17 @@
 
 A known trigger is called removed only where the upper end of its ASR's interval is what a clean model may show, and the
 triggered images are classified about as well as clean ones. Without the trigger nothing is called removed.
+
+A verdict supports that the backdoor is gone in two cases alone, both at no cost: a known trigger is removed, or nothing
+is left of what stood out before and the method did not train on triggers of that kind itself.
 """
 
+import math
+
 from rnp_jax.detection.evidence import Finding
+from rnp_jax.errors import RequirementError
 from rnp_jax.evaluation.metrics import Metrics
+from rnp_jax.pipeline.options import Require
 from rnp_jax.report.schema import Verdict
 
 CHANCE = 0.1
@@ -19,6 +26,20 @@ MISLED = 0.25
 
 STILL_WORKS = 0.5
 """ASR above which a trigger is not even weakened."""
+
+Z_SQUARED = 1.959963984540054**2
+"""Of the 95 % interval."""
+
+FOR_NOTHING = "The method cost accuracy for nothing that was measured."
+"""Said of a model that showed no sign of a backdoor and lost more than `COSTLY`."""
+
+
+def needed_images(num_classes: int) -> int:
+    """The fewest triggered images on which a trigger that never works can be called removed, of a model with ACC 1.
+
+    Wilson's interval of 0 in n ends at z² / (n + z²), which may be at most ``clean_asr``.
+    """
+    return math.ceil(Z_SQUARED * (1 / min(CHANCE, 1 / num_classes) - 1))
 
 
 def clean_asr(metrics: Metrics, num_classes: int) -> float:
@@ -40,7 +61,7 @@ def judge(
     finding: Finding | None = None,
     inverts: bool = False,
 ) -> Verdict:
-    """The verdict.
+    """The verdict, and whether it supports that the backdoor is gone.
 
     Args:
       before: figures of the suspicious model.
@@ -63,25 +84,35 @@ def judge(
     if before.asr.value <= clean_asr(before, num_classes):
         return Verdict(
             headline=f"This trigger did not work to begin with; {asr}, {cost}",
-            detail="Nothing can be concluded about another trigger."
-            + " The method cost accuracy for nothing that was measured." * costly,
+            detail="Nothing can be concluded about another trigger." + f" {FOR_NOTHING}" * costly,
             level="warning" if costly else "unknown",
         )
     misled = after.ra is not None and after.ra.value < after.acc.value - MISLED
+    level, found, supported = "warning", "This trigger is removed, at a cost", False
     if after.asr.interval[1] > clean_asr(after, num_classes):
-        level, found = "warning", "This trigger is weakened"
+        found = "This trigger is weakened"
         if after.asr.value > STILL_WORKS:
             level, found = "bad", "This trigger is not removed"
         elif after.asr.value <= clean_asr(after, num_classes):
             found = "Too few triggered images to call this trigger removed"
     elif misled:
-        level, found = "warning", "This trigger leads elsewhere now"
+        found = "This trigger leads elsewhere now"
         asr += f", RA {after.ra.value:.1%}" if after.ra is not None else ""
-    else:
-        level, found = (
-            ("warning", "This trigger is removed, at a cost") if costly else ("ok", "This trigger is removed")
+    elif not costly:
+        level, found, supported = "ok", "This trigger is removed", True
+    return Verdict(headline=f"{found}: {asr}, {cost}", detail=detail, level=level, supported=supported)  # pyright: ignore[reportArgumentType]
+
+
+def check_required(require: Require, verdict: Verdict) -> None:
+    """Holds the verdict of a finished defense against what was required.
+
+    Raises:
+      RequirementError: it does not support that the backdoor is removed, and that was required.
+    """
+    if require == "removed" and not verdict.supported:
+        raise RequirementError(
+            f"the result does not support that the backdoor is removed. {verdict.headline}. {verdict.detail}"
         )
-    return Verdict(headline=f"{found}: {asr}, {cost}", detail=detail, level=level)  # pyright: ignore[reportArgumentType]
 
 
 def _judge_blindly(finding: Finding | None, done: str, cost: str, costly: bool, inverts: bool) -> Verdict:
@@ -89,8 +120,9 @@ def _judge_blindly(finding: Finding | None, done: str, cost: str, costly: bool, 
     if finding is None:
         return Verdict(
             headline=f"{done}; {cost}",
-            detail="The trigger is not known, so whether a backdoor was there, and is gone, cannot be measured.",
-            level="unknown",
+            detail="The trigger is not known, so whether a backdoor was there, and is gone, cannot be measured."
+            + f" {FOR_NOTHING}" * costly,
+            level="warning" if costly else "unknown",
         )
     reasons = " ".join(finding.reasons)
     if finding.level == "still there":
@@ -100,7 +132,7 @@ def _judge_blindly(finding: Finding | None, done: str, cost: str, costly: bool, 
     if not finding.visible:
         return Verdict(
             headline=f"No backdoor was visible before or after; {cost}",
-            detail=reasons,
+            detail=reasons + f" {FOR_NOTHING}" * costly,
             level="warning" if costly else "unknown",
         )
     labels = ", ".join(str(each.label) for each in finding.suspects)
@@ -109,4 +141,5 @@ def _judge_blindly(finding: Finding | None, done: str, cost: str, costly: bool, 
         headline=f"The trigger that was found for label {labels} works no more; {cost}",
         detail=f"{reasons} The true trigger is not known, so this is evidence and no measurement of it.{weak}",
         level="warning" if costly or inverts else "ok",
+        supported=not (costly or inverts),
     )

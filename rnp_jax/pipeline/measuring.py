@@ -10,6 +10,7 @@ from rnp_jax.evaluation.measure import Measured
 from rnp_jax.evaluation.metrics import with_effectiveness
 from rnp_jax.evaluation.predict import default_batch_size
 from rnp_jax.pipeline.case import Case, defended_model
+from rnp_jax.pipeline.few_images import warn_of_few
 from rnp_jax.pipeline.opening import Suspect, draw_evenly
 from rnp_jax.pipeline.request import Request
 from rnp_jax.pipeline.run_log import RunLog
@@ -48,6 +49,8 @@ def run_method(case: Case, request: Request, log: RunLog) -> Defended:
     method, on_features = request.method, case.model.extractor is not None and not case.anew
     named = "untrusted" if case.anew else "clean"
     log.say(f"{case.network.architecture.name}: {method.name} on {len(case.data.labels)} {named} images")
+    for warning in warn_of_few(case, request):
+        log.say(f"  warning: {warning}")
     with log.epochs() as bars:
         defended = method(
             case.network,

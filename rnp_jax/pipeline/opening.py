@@ -117,8 +117,10 @@ def source_arguments(source: SourceOptions) -> dict[str, Any]:
     }
 
 
-def open_data(model: Suspect, options: DataOptions, split: Literal["train", "test"]) -> Dataset:
-    """One part of the data, checked against the model.
+def open_data(
+    model: Suspect, options: DataOptions, split: Literal["train", "test"], *, undivided: bool = False
+) -> Dataset:
+    """One part of the data, checked against the model; where it has no test part, all of it if ``undivided``.
 
     Raises:
       ConfigError: neither the options nor a card name the data.
@@ -128,13 +130,22 @@ def open_data(model: Suspect, options: DataOptions, split: Literal["train", "tes
     shape = None if model.extractor is not None else architecture.image_shape  # an extractor takes images of any size
     carded = options.data is None and model.card is not None
     size = shape[:2] if shape is not None and carded and options.image_size is None else None
-    data = load_images(replace(options, data=model.card.data) if carded and model.card else options, split, size)
+    named = replace(options, data=model.card.data) if carded and model.card else options
+    data = load_images(named, split, size, undivided=undivided)
     validate(data, num_classes=architecture.num_classes, image_shape=shape)
     return data
 
 
-def load_images(options: DataOptions, split: Literal["train", "test"], size: tuple[int, int] | None = None) -> Dataset:
-    """One part of the data that the options name; ``size`` is what its images are brought to unless they say it.
+def load_images(
+    options: DataOptions,
+    split: Literal["train", "test"],
+    size: tuple[int, int] | None = None,
+    *,
+    undivided: bool = False,
+) -> Dataset:
+    """One part of the data that the options name; where it has no test part, all of it if ``undivided``.
+
+    ``size`` is what its images are brought to unless the options say it.
 
     Raises:
       ConfigError: they name none.
@@ -142,7 +153,8 @@ def load_images(options: DataOptions, split: Literal["train", "test"], size: tup
     """
     if options.data is None:
         raise ConfigError("no data: give --data, such as cifar10, digits, or a folder of images")
-    data = load(options.data, split=split, data_dir=options.data_dir, image_size=options.image_size or size)
+    side = options.image_size or size
+    data = load(options.data, split=split, data_dir=options.data_dir, image_size=side, undivided=undivided)
     if split == "test" and options.test_images is not None and options.test_images < len(data):
         data = data.subset(draw_evenly(data.labels, options.test_images))
     return data
@@ -151,17 +163,33 @@ def load_images(options: DataOptions, split: Literal["train", "test"], size: tup
 def open_images(model: Suspect, images: DataOptions, defense: DefenseSetOptions) -> tuple[Batch, Batch | None, Dataset]:
     """The clean images a defender has, those of them held out to choose by (None without), and the test images.
 
+    Where the data has no test part of its own, a fifth of it is measured on, and the defender's images come from the
+    rest: all of it, where more are asked for. A class that is short gives all it has, and the others give more.
+
     Raises:
       ConfigError: neither the options nor a card name the data.
       DataError: the images do not fit the model, are too few, or are test images.
     """
     train, test = (open_data(model, images, split) for split in ("train", "test"))
-    drawn, _ = sample_defense_set(train, defense.size, seed=defense.seed, stratified=defense.stratified)
+    scarce = train.source_images is not None
+    size = min(defense.size, len(train)) if scarce else defense.size
+    drawn, _ = sample_defense_set(train, size, seed=defense.seed, stratified=defense.stratified, uneven=scarce)
     check_overlap(drawn, test)
     if defense.holdout == 0:
         return drawn, None, test
     data, holdout = holdout_split(drawn, defense.holdout, defense.seed)
     return data, holdout, test
+
+
+def tell_parts(data: Batch, holdout: Batch | None, test: Dataset) -> str | None:
+    """What the images of a source without a test part are used for; None where it has one."""
+    if test.source_images is None:
+        return None
+    held = "" if holdout is None else f"{len(holdout.labels):,} to choose by, "
+    return (
+        f"the {test.source_images:,} images have no test part of their own: {len(data.labels):,} to learn from, {held}"
+        f"{len(test):,} to measure on"
+    )
 
 
 def draw_evenly(labels: Int[np.ndarray, "N"], count: int) -> Int[np.ndarray, "n"]:

@@ -31,6 +31,9 @@ from rnp_jax.errors import ConfigError
 
 When: TypeAlias = Literal["unknown", "always", "never"]
 
+Require: TypeAlias = Literal["nothing", "removed"]
+"""What a defense's result must support, or the command ends with an error once everything is written."""
+
 Schema = TypeVar("Schema", bound="RunOptions")
 
 
@@ -78,7 +81,7 @@ class RunOptions:
       seed: random seed for shuffling and augmentation.
     """
 
-    method: str | tuple[str, ...] = "rnp"
+    method: str | tuple[str, ...] = "auto"
     out: str | None = None
     source: Annotated[SourceOptions, FLAT] = field(default_factory=SourceOptions)
     images: Annotated[DataOptions, FLAT] = field(default_factory=DataOptions)

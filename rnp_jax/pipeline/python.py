@@ -3,9 +3,10 @@
 from dataclasses import dataclass, fields
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rnp_jax.checkpoints import Model
+from rnp_jax.checks import check_choice
 from rnp_jax.config import TriggerOptions, write_yaml
 from rnp_jax.data import Dataset, validate
 from rnp_jax.evaluation.metrics import Metrics
@@ -13,8 +14,9 @@ from rnp_jax.pipeline.case import make_case
 from rnp_jax.pipeline.defending import defend_case, judge_outcome, write_outcome
 from rnp_jax.pipeline.detecting import DetectionOptions, examine
 from rnp_jax.pipeline.detection_document import Examination
+from rnp_jax.pipeline.judging import check_required
 from rnp_jax.pipeline.opening import Suspect, choose_out, open_trigger
-from rnp_jax.pipeline.options import RunOptions
+from rnp_jax.pipeline.options import Require, RunOptions
 from rnp_jax.pipeline.request import Request, check_filters, check_request
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.sets import evaluation_sets
@@ -29,7 +31,8 @@ class Cleaned:
 
     Attributes:
       model: the model after the method; ``save_model(path, model, model.variables)`` writes it.
-      result: the document that ``rnp-jax defend`` writes as result.json.
+      result: the document that ``rnp-jax defend`` writes as result.json; ``result.verdict.supported`` says whether it
+        supports that the backdoor is gone.
     """
 
     model: Model
@@ -41,9 +44,10 @@ def defend(
     images: Dataset,
     test: Dataset | None = None,
     *,
-    method: str = "rnp",
+    method: str = "auto",
     settings: Any = None,
     out: str | PathLike[str] | None = None,
+    require: Require = "nothing",
     **options: Any,
 ) -> Cleaned:
     """Removes a backdoor from a model, as ``rnp-jax defend`` does.
@@ -56,15 +60,17 @@ def defend(
       method: its name; ``METHODS`` has them all.
       settings: the method's, such as ``RnpConfig(…)``; by default its own.
       out: a folder for the cleaned checkpoint, the report and everything else; by default nothing is written.
+      require: what the result must support: ``nothing``, or that the backdoor is ``removed``.
       **options: fields of ``RunOptions``, such as ``seed``, ``augmentation``, ``defense`` and ``trigger``.
 
     Returns:
-      The cleaned model and the result.
+      The model after the method, and the result.
 
     Raises:
       ConfigError: no such method or option, or settings that do not fit the model.
       DataError: images that do not fit the model, or too few of them.
       DefenseError: the method cannot do its work on this model.
+      RequirementError: everything is written, and the result does not support what was required.
 
     Example:
       >>> import rnp_jax
@@ -74,6 +80,7 @@ def defend(
       >>> cleaned.result.method, cleaned.result.choice.pruned > 0
       ('clp', True)
     """
+    check_choice("require", require, get_args(Require))
     given = RunOptions(method=method, **{"evidence": "unknown", **options})
     (record,) = given.methods
     request = Request(
@@ -86,11 +93,14 @@ def defend(
     case = make_case(suspect, request, images, test)
     if out is None:
         outcome = defend_case(case, request, log)
-        return Cleaned(outcome.model, judge_outcome(case, outcome, request, log))
-    cleaned = name_cleaned(choose_out(str(out), request.checkpoint, "defend", LAST), request)
-    outcome = defend_case(case, request, log)
-    write_yaml(cleaned.parent / "config.yaml", request.plain())
-    return Cleaned(outcome.model, write_outcome(case, outcome, request, cleaned, log))
+        result = judge_outcome(case, outcome, request, log)
+    else:
+        cleaned = name_cleaned(choose_out(str(out), request.checkpoint, "defend", LAST), request)
+        outcome = defend_case(case, request, log)
+        write_yaml(cleaned.parent / "config.yaml", request.plain())
+        result = write_outcome(case, outcome, request, cleaned, log)
+    check_required(require, result.verdict)
+    return Cleaned(outcome.model, result)
 
 
 def evaluate(

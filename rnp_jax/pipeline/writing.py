@@ -23,7 +23,7 @@ from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.tables import metrics_table
 from rnp_jax.report.page import write_report
 from rnp_jax.report.samples import MAX_SAMPLES, Samples
-from rnp_jax.report.schema import Result
+from rnp_jax.report.schema import Result, Verdict
 from rnp_jax.store import save_tree
 from rnp_jax.types import Variables
 
@@ -128,7 +128,14 @@ def write_page(out: Path, result: Result, case: Case, outcome: Outcome, cleaned:
     page = write_report(out, result, plain, _samples(case, outcome))
     log.console.print(metrics_table({"before": outcome.before.metrics, "after": outcome.after.metrics}))
     log.say(result.verdict.headline)
-    log.say(f"cleaned checkpoint  {cleaned}\nreport              {page}")
+    log.say(f"{_tell_checkpoint(result.verdict, cleaned)}\nreport              {page}")
+
+
+def _tell_checkpoint(verdict: Verdict, written: Path) -> str:
+    """Where the checkpoint is, called cleaned only where the result supports it."""
+    if verdict.supported:
+        return f"cleaned checkpoint  {written}"
+    return f"new checkpoint      {written}  (the result does not support that a backdoor is removed)"
 
 
 def _samples(case: Case, outcome: Outcome) -> Samples | None:

@@ -13,7 +13,8 @@ WORDS = {
 }
 SEARCHES = (
     "For each of these labels, a search looked for the smallest patch that sends clean images to the label, before and "
-    "after the defense. A backdoor makes this patch small. The searches are new: the defense did not train on them. "
+    "after the defense. A backdoor makes this patch small. Plain squares were also tried at all places. The searches "
+    "are new: the defense did not train on them. "
     "They detect small triggers best and may miss a trigger that covers the whole image."
 )
 WEAK = "The method trained on triggers of this kind itself, so this is weaker evidence than for other methods."
@@ -27,7 +28,7 @@ def show_evidence(result: Result) -> Markup | None:
     if evidence is None:
         return None
     head = ["Label", "Before, pixels", "After, new start", "After, from the old patch"]
-    head += ["Old trigger works", "Perturbation works"]
+    head += ["Old trigger works", "Perturbation works", "Plain square works"]
     inverts = result.method in METHODS and METHODS[result.method].inverts
     return section(
         "Evidence without the trigger",
@@ -46,6 +47,7 @@ def _row(found: SearchedLabel) -> list[str | Markup]:
         for before, after in (
             (found.old_trigger_before, found.old_trigger_after),
             (found.perturbation_before, found.perturbation_after),
+            (found.patch_before, found.patch_after),
         )
     )
     return [join(_name(found.label, found.name), element("small", kind)), *(_size(size) for size in sizes), *shares]

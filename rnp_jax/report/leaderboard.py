@@ -21,6 +21,7 @@ from rnp_jax.report.page import render_document
 from rnp_jax.report.schema import Versions
 from rnp_jax.report.sections import LEVELS as BADGES
 from rnp_jax.report.sections import section
+from rnp_jax.report.sweep_evidence import show_evidence
 from rnp_jax.report.sweep_row import Status, SweepRow
 from rnp_jax.report.wording import UNKNOWN, seconds
 
@@ -83,6 +84,7 @@ def render_leaderboard(
     content = [
         _show_header(rows, counts, created, title),
         show_matrix(rows),
+        show_evidence(rows),
         show_figures(rows, svg),
         _show_counts(counts),
         *(_list(LOST[status], "Reason", [row for row in rows if row.status == status], _reason) for status in LOST),

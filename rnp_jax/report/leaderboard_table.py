@@ -14,6 +14,7 @@ from rnp_jax.defenses import METHODS
 from rnp_jax.report.comparison_text import name_method, show_seconds
 from rnp_jax.report.html import Markup, element, escape, join, spell_hidden, table
 from rnp_jax.report.schema import Proportion
+from rnp_jax.report.sweep_evidence import find_searched, say_level, say_size
 from rnp_jax.report.sweep_row import SweepRow
 from rnp_jax.report.wording import UNKNOWN, percent
 
@@ -21,8 +22,11 @@ PAGE = 200
 """Rows shown at a time."""
 
 COLUMNS = ("Checkpoint", "Attack", "Poisoned", "Method", "Status", "ACC", "ASR", "RA", "DER", "Pruned", "Time")
-FILTERS = ("Status", "Attack", "Method")
-NUMBERS = ("Poisoned", "ACC", "ASR", "RA", "DER", "Pruned", "Time")
+EVIDENCE = ("Evidence", "Trigger, px")
+"""Columns that follow where some row has evidence."""
+
+FILTERS = ("Status", "Attack", "Method", "Evidence")
+NUMBERS = ("Poisoned", "ACC", "ASR", "RA", "DER", "Pruned", "Time", "Trigger, px")
 LEVELS = {"ok": "ok", "rejected": "warning", "failed": "bad", "skipped": "unknown"}
 
 
@@ -37,21 +41,23 @@ class Cell(NamedTuple):
 
 def show_items(rows: Sequence[SweepRow]) -> Markup:
     """Controls that the script reveals, the first `PAGE` rows, and the data of all of them."""
-    cells = [_cells(row) for row in rows]
+    searched = bool(find_searched(rows))
+    columns = (*COLUMNS, *EVIDENCE) if searched else COLUMNS
+    cells = [_cells(row) + _evidence(row) if searched else _cells(row) for row in rows]
     rest = len(rows) - PAGE
     words = f"The first {PAGE:,} of {len(rows):,} items. Enable JavaScript to see the others, or open rows.csv."
-    shown = [[_show(cell, name) for cell, name in zip(line, COLUMNS, strict=True)] for line in cells[:PAGE]]
+    shown = [[_show(cell, name) for cell, name in zip(line, columns, strict=True)] for line in cells[:PAGE]]
     data = {
         "page": PAGE,
-        "numbers": [COLUMNS.index(name) for name in NUMBERS],
+        "numbers": [columns.index(name) for name in NUMBERS if name in columns],
         "levels": LEVELS,
         "status": COLUMNS.index("Status"),
         "rows": [[_data(cell) for cell in line] for line in cells],
     }
     return join(
-        _controls(cells),
+        _controls(cells, columns),
         element("p", words, class_="quiet", id="rest") if rest > 0 else None,
-        table(COLUMNS, shown, class_="compared items", id="items"),
+        table(columns, shown, class_="compared items searched" if searched else "compared items", id="items"),
         element("script", _json(data), type="application/json", id="data"),
     )
 
@@ -89,6 +95,13 @@ def _cells(row: SweepRow) -> list[Cell]:
     ]
 
 
+def _evidence(row: SweepRow) -> list[Cell]:
+    if row.evidence is None:
+        return [Cell("")] * len(EVIDENCE)
+    smallest = row.smallest_after
+    return [Cell(say_level(row)), Cell(say_size(smallest), smallest, f"ordinary {say_size(row.ordinary_after)}")]
+
+
 def _may_prune(method: str) -> bool:
     return method not in METHODS or METHODS[method].changes in ("filters", "both")
 
@@ -111,13 +124,20 @@ def _data(cell: Cell) -> list[str | float | None]:
     return [spell_hidden(cell.text), cell.value, spell_hidden(cell.small), cell.href]
 
 
-def _controls(cells: Sequence[Sequence[Cell]]) -> Markup:
+def _controls(cells: Sequence[Sequence[Cell]], columns: Sequence[str]) -> Markup:
     search = element(
         "label", "Search", Markup('<input type="search" id="search" autocomplete="off" spellcheck="false">')
     )
+    filters = [name for name in FILTERS if name in columns]
     return element(
         "div",
-        element("div", search, *(_choice(cells, name) for name in FILTERS), class_="filter", role="search"),
+        element(
+            "div",
+            search,
+            *(_choice(cells, name, columns.index(name)) for name in filters),
+            class_="filter",
+            role="search",
+        ),
         element(
             "div",
             element("span", id="count", role="status"),
@@ -130,8 +150,7 @@ def _controls(cells: Sequence[Sequence[Cell]]) -> Markup:
     )
 
 
-def _choice(cells: Sequence[Sequence[Cell]], name: str) -> Markup:
-    column = COLUMNS.index(name)
+def _choice(cells: Sequence[Sequence[Cell]], name: str, column: int) -> Markup:
     values = sorted({spell_hidden(line[column].text) for line in cells})
     options = [element("option", value, value=value) for value in values]
     return element(

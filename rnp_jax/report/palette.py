@@ -6,7 +6,7 @@ apart. Where the axes are the metrics, colours and markers together tell methods
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -16,9 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from rnp_jax.defenses import METHODS
-
-Marker: TypeAlias = str | tuple[int, Literal[0, 1, 2], int]
-"""As matplotlib names it: a letter, or corners, style (1: a star) and angle."""
+from rnp_jax.defenses.method import Marker
 
 INK = "#1f2933"
 QUIET = "#69737d"
@@ -32,14 +30,14 @@ HOLDOUT = "#7b5ea7"
 SERIES = ("#0072b2", "#cc79a7", "#009e73", "#e69f00")
 
 _OTHERS: tuple[tuple[str, Marker], ...] = (
-    ("#5b7f1d", "H"),
-    ("#8e44ad", "8"),
-    ("#00735c", (4, 1, 0)),
-    ("#a04000", (6, 1, 0)),
-    ("#345995", (8, 1, 0)),
-    ("#7a5c61", (5, 0, 180)),
-    ("#9a6324", (3, 1, 0)),
-    ("#006d77", (7, 0, 0)),
+    ("#5b7f1d", (9, 1, 0)),
+    ("#8e44ad", (10, 1, 0)),
+    ("#00735c", (5, 0, 180)),
+    ("#a04000", (7, 0, 0)),
+    ("#345995", (9, 0, 0)),
+    ("#7a5c61", (3, 1, 60)),
+    ("#9a6324", (4, 1, 22)),
+    ("#006d77", (5, 1, 36)),
 )
 _STAGES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8c510a")
 _HATCHES = (None, "///", "...", "xx")

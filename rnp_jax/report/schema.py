@@ -42,7 +42,7 @@ class SearchedLabel(Part):
 
     Sizes are pixels of the smallest mask, None where no mask reached the wanted success: on the network before, and on
     that after from a random start and from the mask found before. The others are shares of images sent to the label by
-    the mask found before, and by a universal perturbation.
+    the mask found before, by a universal perturbation, and by the best plain square.
     """
 
     label: Count
@@ -55,6 +55,11 @@ class SearchedLabel(Part):
     old_trigger_after: Share
     perturbation_before: Share
     perturbation_after: Share
+    patch_before: Share
+    patch_after: Share
+
+
+Level = Literal["still there", "traces", "none found"]
 
 
 class Evidence(Part):
@@ -63,12 +68,20 @@ class Evidence(Part):
     ``visible``: whether a label stood out before. ``ordinary_…``: pixels that an ordinary label takes.
     """
 
-    level: Literal["still there", "traces", "none found"]
+    level: Level
     visible: bool
     labels: tuple[SearchedLabel, ...]
     ordinary_before: Known
     ordinary_after: Known
     reasons: tuple[Text, ...]
+
+    @property
+    def smallest_after(self) -> float | None:
+        """Pixels of the smallest mask that reaches a suspected label after the defense; None where none does."""
+        sizes = [
+            size for each in self.labels if each.suspected for size in (each.size_after_cold, each.size_after_warm)
+        ]
+        return min((size for size in sizes if size is not None), default=None)
 
 
 class Versions(Part):
@@ -129,12 +142,13 @@ class AttackInfo(Part):
 
 
 class Oracle(Part):
-    """The operating point best by ASR, which a defender cannot see."""
+    """The operating point best by ASR, which a defender cannot see; ``budget`` is the share of ACC that it may cost."""
 
     ranking: Text
     threshold: Known
     pruned: Count
     metrics: Metrics
+    budget: Known = None
 
 
 class SweepPoint(Part):
@@ -166,7 +180,7 @@ class Phase(Part):
 
 
 class PrunedFilter(Part):
-    """A filter set to zero in the cleaned checkpoint."""
+    """A filter set to zero in the checkpoint that was written."""
 
     layer: Text
     index: Count
@@ -183,11 +197,15 @@ class Stage(Part):
 
 
 class Verdict(Part):
-    """What a reader should take away."""
+    """What a reader should take away.
+
+    ``supported``: whether the evidence supports that the backdoor is gone; never of a detection, which removes none.
+    """
 
     headline: Text
     detail: Text
     level: Literal["ok", "warning", "bad", "unknown"]
+    supported: bool = False
 
 
 class Run(Part):

@@ -231,8 +231,18 @@ def _details(name: str, result: Result) -> list[str]:
     if name != "sweep":
         return []
     chosen = "The filled triangle marks the point chosen from clean data."
-    best = "The open triangle marks the oracle's point, which a defender cannot see."
-    return [chosen] * (result.choice is not None) + [best] * (result.oracle is not None)
+    return [chosen] * (result.choice is not None) + ([] if result.oracle is None else [_tell_oracle(result.oracle)])
+
+
+def _tell_oracle(oracle: Oracle) -> str:
+    """The rule that the oracle's point follows."""
+    limit = (
+        "" if oracle.budget is None else f" whose ACC is at most {100 * oracle.budget:.3g} points lower than unpruned"
+    )
+    return (
+        f"The open triangle marks the oracle's point, which a defender cannot see: of the points{limit}, the one with "
+        "the lowest ASR and then the fewest filters."
+    )
 
 
 def show_samples(samples: Samples | None) -> Markup | None:

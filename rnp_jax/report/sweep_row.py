@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from rnp_jax.document import Count, Known, Part, Sha256, Share, Text
-from rnp_jax.report.schema import Proportion, Stage
+from rnp_jax.report.schema import Level, Proportion, Stage
 
 Status = Literal["ok", "rejected", "failed", "skipped"]
 
@@ -17,6 +17,9 @@ class SweepRow(Part):
 
     ``checkpoint`` is the path as the sweep was given it; figures are those after the method, ``acc_before``,
     ``asr_before`` and ``ra_before`` those of the checkpoint itself.
+
+    ``evidence`` is the level of what new searches for triggers found, None where they were not made; the three fields
+    after it are ``visible``, ``smallest_after`` and ``ordinary_after`` of `Evidence`.
 
     ``status``: ok; rejected, the file cannot be used (``reason`` says why); failed, the method or the machine could not
     finish; skipped, never tried. ``attack`` is ``none`` where no trigger is known, and ``unknown`` where the file was
@@ -44,6 +47,10 @@ class SweepRow(Part):
     der: Known = None
     pruned: Count | None = None
     units: Count | None = None
+    evidence: Level | None = None
+    visible_before: bool | None = None
+    smallest_after: Known = None
+    ordinary_after: Known = None
     precision: Text | None = None
     batch_size: Count | None = None
     timing: tuple[Stage, ...] = ()

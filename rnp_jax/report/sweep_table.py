@@ -1,7 +1,8 @@
 """The rows of a sweep as tables: JSON lines, CSV, Parquet and Markdown.
 
 CSV and Parquet have the same columns: a row's own fields, shares as ``acc``, ``acc_low``, ``acc_high``, ``acc_count``
-and ``acc_total``, ``seconds`` in all, then ``seconds: STAGE`` and ``covariate: NAME`` for each that occurs.
+and ``acc_total``, ``seconds`` in all, then, where a row has evidence, its columns, and ``seconds: STAGE`` and
+``covariate: NAME`` for each that occurs.
 """
 
 import json
@@ -29,9 +30,10 @@ from rnp_jax.report.leaderboard_matrix import (
     show_estimate,
     sort_rows,
 )
+from rnp_jax.report.sweep_evidence import LEVELS, TITLE, WORDS, count_levels, find_searched, list_items
 from rnp_jax.report.sweep_row import SweepRow
 
-Kind = Literal["text", "category", "integer", "float"]
+Kind = Literal["text", "category", "integer", "float", "truth"]
 
 MAX_LISTED = 500
 """More items without a result, or with a note, than these are in the other tables but not in the Markdown."""
@@ -60,6 +62,12 @@ _AFTER: dict[str, Kind] = {
     "report": "text",
     "note": "text",
     "seconds": "float",
+}
+_EVIDENCE: dict[str, Kind] = {
+    "evidence": "category",
+    "visible_before": "truth",
+    "smallest_after": "float",
+    "ordinary_after": "float",
 }
 _PARTS: dict[str, Kind] = {"value": "float", "low": "float", "high": "float", "count": "integer", "total": "integer"}
 
@@ -130,6 +138,8 @@ def _columns(rows: Sequence[SweepRow]) -> Iterator[tuple[str, Kind, list]]:
             yield name, kind, [None if share is None else getattr(share, part) for share in shares]
     for name, kind in _AFTER.items():
         yield name, kind, [getattr(row, name) for row in rows]
+    for name, kind in _EVIDENCE.items() if find_searched(rows) else ():
+        yield name, kind, [getattr(row, name) for row in rows]
     for stage in dict.fromkeys(stage.stage for row in rows for stage in row.timing):
         yield f"seconds: {stage}", "float", [_seconds(row, stage) for row in rows]
     for name in dict.fromkeys(name for row in rows for name in row.covariates):
@@ -150,6 +160,7 @@ def _write_parquet(path: Path, columns: Sequence[tuple[str, Kind, list]]) -> Non
         "category": pa.dictionary(pa.int32(), pa.string()),
         "integer": pa.int64(),
         "float": pa.float64(),
+        "truth": pa.bool_(),
     }
     arrays = [pa.array(values, types[kind]) for _, kind, values in columns]
     fields = [pa.field(name, types[kind]) for name, kind, _ in columns]
@@ -172,6 +183,7 @@ def to_markdown(rows: Sequence[SweepRow]) -> str:
         "# Leaderboard",
         say_verdict(counts),
         *_show_matrix(rows),
+        *_show_evidence(rows),
         "## Outcomes of the items",
         markdown_table(["Status", "Items", "Meaning"], [*lines, total]),
         *_list_first("Without a result", ["Status", "Checkpoint", "Method", "Reason"], lost),
@@ -194,6 +206,15 @@ def _show_matrix(rows: Sequence[SweepRow]) -> Iterator[str]:
             yield from (f"## {heading}", markdown_table(["Attack", *names], cells))
     if matrix.further:
         yield f"{matrix.further:,} further attacks are in rows.csv."
+
+
+def _show_evidence(rows: Sequence[SweepRow]) -> Iterator[str]:
+    lines = count_levels(rows)
+    if lines:
+        heads = ["Method", *(level.capitalize() for level in LEVELS)]
+        yield from (f"## {TITLE}", escape_markdown(WORDS), markdown_table(heads, lines))
+        heads = ["Checkpoint", "Method", "Evidence", "Smallest after, pixels", "Ordinary after, pixels"]
+        yield from _list_first("Evidence of each item", heads, list_items(rows))
 
 
 def _list_first(heading: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> Iterator[str]:

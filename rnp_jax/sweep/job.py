@@ -19,6 +19,7 @@ from rnp_jax.evaluation.measure import Measured
 from rnp_jax.evaluation.predict import default_batch_size
 from rnp_jax.pipeline.case import Case, Images, open_case
 from rnp_jax.pipeline.defending import defend_case, write_outcome
+from rnp_jax.pipeline.evidence import describe_evidence, search_before_and_after
 from rnp_jax.pipeline.measuring import Outcome
 from rnp_jax.pipeline.opening import Suspect, open_images, open_model
 from rnp_jax.pipeline.options import RunOptions
@@ -28,7 +29,7 @@ from rnp_jax.pipeline.sets import can_measure_together, measure_together, measur
 from rnp_jax.pipeline.training_set import name_attack
 from rnp_jax.pipeline.versions import device_name
 from rnp_jax.pipeline.writing import LAST, name_cleaned, write_network
-from rnp_jax.report.schema import Stage
+from rnp_jax.report.schema import Evidence, Stage
 from rnp_jax.report.sweep_row import SweepRow
 from rnp_jax.sweep.items import Item
 from rnp_jax.sweep.options import Write, item_request
@@ -136,7 +137,7 @@ class SweepJob:
         known = _figures_depend_on(item, loaded)
         outcome = defend_case(case, request, log, self._before.peek(known))
         self._before.get(known, lambda: outcome.before)
-        written = self._write(item, case, outcome, request, log)
+        written, evidence = self._write(item, case, outcome, request, log)
         row = self._describe(item, loaded, attempt)
         defended, before, after = outcome.defended, outcome.before.metrics, outcome.after.metrics
         return row.model_copy(
@@ -145,6 +146,7 @@ class SweepJob:
                 **{f"{name}_before": before.shares[name] for name in ("acc", "asr", "ra")},
                 "der": after.der,
                 **(_count(defended) if defended.prunes else {}),
+                **({} if evidence is None else _tell_evidence(evidence)),
                 "batch_size": outcome.batch_size,
                 "note": " ".join(defended.warnings),
                 "timing": as_stages(log.timing),
@@ -163,18 +165,20 @@ class SweepJob:
         figures = {**measured.metrics.shares, "batch_size": size, "timing": timing}
         return row.model_copy(update={**figures, **told})
 
-    def _write(self, item: Item, case: Case, outcome: Outcome, request: Request, log: RunLog) -> str | None:
-        """What the sweep keeps of an item; the report's path in the sweep's folder."""
+    def _write(
+        self, item: Item, case: Case, outcome: Outcome, request: Request, log: RunLog
+    ) -> tuple[str | None, Evidence | None]:
+        """What the sweep keeps of an item: the report's path in the sweep's folder; and the evidence."""
         folder = Path(ITEMS) / item.key[:16]
-        if self._write_what == "row":
-            return None
         cleaned = name_cleaned(self._out / folder, request)
-        cleaned.parent.mkdir(parents=True, exist_ok=True)
+        if self._write_what != "row":
+            cleaned.parent.mkdir(parents=True, exist_ok=True)
+        if self._write_what == "report":
+            return str(folder / LAST), write_outcome(case, outcome, request, cleaned, log).evidence
         if self._write_what == "cleaned":
             write_network(cleaned, case, outcome, request)
-            return None
-        write_outcome(case, outcome, request, cleaned, log)
-        return str(folder / LAST)
+        finding = search_before_and_after(case, outcome, request, log)
+        return None, describe_evidence(finding, case.test.class_names)
 
     def _describe(self, item: Item, loaded: Loaded, attempt: int) -> SweepRow:
         case, card = loaded.case, loaded.case.model.card
@@ -207,6 +211,16 @@ def as_stages(seconds: Mapping[str, float]) -> tuple[Stage, ...]:
 
 def _poison_rate(model: Suspect) -> float | None:
     return None if model.card is None or model.card.attack is None else model.card.attack.rate
+
+
+def _tell_evidence(evidence: Evidence) -> dict[str, Any]:
+    """What a row says of evidence without the trigger."""
+    return {
+        "evidence": evidence.level,
+        "visible_before": evidence.visible,
+        "smallest_after": evidence.smallest_after,
+        "ordinary_after": evidence.ordinary_after,
+    }
 
 
 def _count(defended: Defended) -> dict[str, int]:

@@ -12,7 +12,6 @@ from rnp_jax.attacks.pictures import SUFFIXES
 from rnp_jax.card import CARD_SUFFIX, TRIGGER_SUFFIX, beside
 from rnp_jax.checks import check_number
 from rnp_jax.defenses import find_method
-from rnp_jax.errors import ConfigError
 from rnp_jax.pipeline.options import RunOptions
 from rnp_jax.pipeline.request import Request
 from rnp_jax.sweep.items import Item, make_key
@@ -57,7 +56,7 @@ class SweepOptions(RunOptions):
 
     inputs: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     _: KW_ONLY
-    method: Methods = ("rnp",)
+    method: Methods = ("auto",)
     out: str = "runs/sweep"
     write: Write = "cleaned"
     engine: Literal["local", "ray", "slurm"] = "local"
@@ -68,8 +67,6 @@ class SweepOptions(RunOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.evidence != "never" and self.write != "report":
-            raise ConfigError(f"--evidence {self.evidence} goes into reports: add --write report, or remove it")
         if self.workers is not None:
             check_number("workers", self.workers, 1, integer=True)
 

@@ -2,13 +2,16 @@
 
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from rnp_jax.card import read_card
 from rnp_jax.cli import main
-from rnp_jax.commands.compare import COMPARED
+from rnp_jax.commands.compare import COMPARED, CompareOptions
 from rnp_jax.defenses import METHODS
+from rnp_jax.detection.evidence import Finding, LabelEvidence
+from rnp_jax.pipeline.options import read_options
 from rnp_jax.report.sweep_row import RUN_FIELDS
 from rnp_jax.report.sweep_table import read_rows
 from rnp_jax.sweep.shift import COVARIATE
@@ -154,3 +157,17 @@ def test_a_file_that_cannot_be_used_is_an_error_and_leaves_the_others_their_rows
         ("page.pt", "none"): "rejected",
         (small_victim.name, "none"): "ok",
     }
+
+
+def test_compare_gathers_evidence_where_it_is_asked_to(small_victim, tmp_path, monkeypatch):
+    suspect = LabelEvidence(3, 2.0, 40.0, 41.0, (1.0, 0.02), (0.9, 0.3), (0.8, 0.1))
+    found = Finding("none found", True, (suspect,), (replace(suspect, label=5),), (28.0, 30.0), ("One reason.",))
+    monkeypatch.setattr("rnp_jax.pipeline.evidence.gather_evidence", lambda *_, **__: found)
+    out = tmp_path / "out"
+    given = ("--evidence", "always", *DEFENSE, *TWO)
+    assert main(["compare", str(small_victim), "--out", str(out), *given]) == 0
+    rows = rows_of(out)
+    assert [rows[small_victim.name, name].evidence for name in ("none", "clp")] == [None, "none found"]
+    assert "<h2>Evidence without the trigger</h2>" in (out / "leaderboard.html").read_text("utf-8")
+    assert "## Evidence without the trigger" in (out / "leaderboard.md").read_text("utf-8")
+    assert read_options(CompareOptions, out / "config.yaml").evidence == "always"

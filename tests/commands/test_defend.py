@@ -5,7 +5,9 @@ import json
 import os
 import re
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,9 +21,10 @@ from rnp_jax.commands.arguments import parse
 from rnp_jax.config import ComputeOptions, DataOptions, SourceOptions, read_yaml
 from rnp_jax.data import NORMALIZATIONS, load
 from rnp_jax.data.splits import Split
+from rnp_jax.errors import RequirementError
 from rnp_jax.evaluation.predict import predict
 from rnp_jax.pipeline.opening import draw_evenly, open_data, open_model
-from rnp_jax.report.schema import AttackInfo, read_result
+from rnp_jax.report.schema import AttackInfo, Verdict, read_result
 from rnp_jax.store import load_tree
 from rnp_jax.torch_io import find_state_dict, read_checkpoint, write_state_dict
 from tests.networks import build
@@ -254,7 +257,7 @@ def test_checkpoints_whose_training_set_is_not_known(small_victim, fails, tmp_pa
 
 
 def test_more_classes_than_the_model_has(fails, tmp_path):
-    images = np.zeros((60, 32, 32, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), np.uint8)
     np.savez(tmp_path / "wide.npz", images=images, labels=np.arange(60) % 12)
     error = fails("defend", CHECKPOINT, "--data", tmp_path / "wide.npz", "--out", tmp_path / "out")
     assert "10 at index" in error
@@ -345,3 +348,38 @@ def test_a_run_of_another_method_by_the_preset_of_one(small_victim, tmp_path):
     assert main(again) == 0
     assert (tmp_path / "two" / "config.yaml").read_bytes() == (tmp_path / "one" / "config.yaml").read_bytes()
     assert (tmp_path / "two" / "cleaned.pt").read_bytes() == (tmp_path / "one" / "cleaned.pt").read_bytes()
+
+
+@pytest.mark.parametrize("require", ["nothing", "removed"])
+def test_what_is_required_decides_how_the_command_ends_and_not_what_it_writes(small_victim, tmp_path, require):
+    """CLP with no filter to prune leaves the trigger as it was."""
+    out = tmp_path / "out"
+    options = (
+        "--method",
+        "clp",
+        "--clp.threshold.rule",
+        "number",
+        "--clp.threshold.number",
+        "0",
+        "--sweep-images",
+        "0",
+    )
+    shared = ("--test-images", "100", "--batch-size", "20", "--out", str(out), "--require", require)
+    run, given = parse("defend", [str(small_victim), *options, *shared])
+    with nullcontext() if require == "nothing" else pytest.raises(RequirementError) as caught:
+        run(given)
+    result = read_result(out / "result.json")
+    assert (result.verdict.supported, result.after.asr.count) == (False, result.before.asr.count)
+    assert "require" not in read_yaml(out / "config.yaml")
+    assert sorted(os.listdir(out)) == sorted(set(BEFORE_THE_REPORT) - {"mask_values.txt"} | {"report.html"})
+    if caught is not None:
+        (line,) = str(caught.value).splitlines()
+        expected = "the result does not support that the backdoor is removed. This trigger is not removed: ASR "
+        assert line.startswith(expected)
+
+
+def test_a_removed_trigger_meets_the_requirement(monkeypatch):
+    removed = SimpleNamespace(verdict=Verdict(headline="", detail="", level="ok", supported=True))
+    monkeypatch.setattr("rnp_jax.commands.defend.defend_checkpoint", lambda *_: removed)
+    run, given = parse("defend", ["a.pt", "--require", "removed"])
+    assert run(given) is removed

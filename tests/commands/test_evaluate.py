@@ -1,10 +1,12 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from rnp_jax.card import read_card
 from rnp_jax.cli import main
+from rnp_jax.data import load
 from tests.runs import CHECKPOINT, SMALL
 
 
@@ -36,6 +38,20 @@ def test_without_a_trigger_only_acc_is_measured(tmp_path):
     document = json.loads((tmp_path / "f.json").read_text())
     assert document["attack"] is None
     assert [name for name, value in document["metrics"].items() if value is not None] == ["acc"]
+
+
+@pytest.mark.parametrize(("given", "told"), [((), "all 200"), (("--test-images", "50"), "50 of the 200")])
+def test_a_set_without_a_test_part_is_measured_whole(small_victim, given, told, tmp_path, capsys):
+    data = load("digits", image_size=8)
+    np.savez(tmp_path / "own.npz", images=data.images[:200], labels=data.labels[:200])
+    out = tmp_path / "f.json"
+    options = ("--data", str(tmp_path / "own.npz"), "--batch-size", "50", "--attack", "none")
+    assert main(["evaluate", str(small_victim), *options, *given, "--out", str(out)]) == 0
+    document = json.loads(out.read_text())
+    assert document["data"] == "own.npz"
+    assert document["metrics"]["acc"]["total"] == (50 if given else 200)
+    said = f"measuring on {told} images, which have no test part of their own\n"
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize(

@@ -73,3 +73,14 @@ def test_other_layouts_are_refused(tmp_path):
     (tmp_path / "train" / "a" / "00.png").unlink()
     with pytest.raises(DataError, match="class folder 'a' is empty"):
         load(tmp_path)
+
+
+def test_an_undivided_folder_is_given_whole_and_one_with_parts_as_it_is(tmp_path):
+    for name in ("dog", "cat"):
+        write(tmp_path / "one" / name, 10)
+        write(tmp_path / "two" / "train" / name, 3)
+        write(tmp_path / "two" / "test" / name, 2)
+    whole = load(tmp_path / "one", split="test", undivided=True)
+    assert (len(whole), whole.name, whole.source_images) == (20, "one", 20)
+    parts = [load(tmp_path / "two", split=split, undivided=True) for split in ("train", "test")]
+    assert [(len(part), part.source_images) for part in parts] == [(6, None), (4, None)]

@@ -18,6 +18,13 @@ def test_images_and_labels_are_split_into_disjoint_parts(tmp_path):
     assert train.labels.dtype == np.int32
 
 
+def test_an_undivided_file_is_given_whole(tmp_path):
+    np.savez(tmp_path / "set.npz", images=IMAGES, labels=LABELS)
+    whole = load(tmp_path / "set.npz", split="test", undivided=True)
+    np.testing.assert_array_equal(whole.images, IMAGES)
+    assert (whole.name, whole.source_images) == ("set.npz", 20)
+
+
 @pytest.mark.parametrize(("x", "y"), [("x_{}", "y_{}"), ("{}_images", "{}_labels")])
 def test_named_parts_with_grey_images_and_a_column_of_labels(tmp_path, x, y):
     arrays = {x.format("train"): IMAGES[:12, ..., 0], y.format("train"): LABELS[:12, None].astype(np.uint8)}

@@ -43,6 +43,25 @@ def test_uniform_defense_set_may_be_unbalanced():
     assert len(set(indices.tolist())) == 30
 
 
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(sizes=st.lists(st.integers(0, 12), min_size=1, max_size=6).filter(any), share=st.floats(0, 1))
+def test_an_uneven_draw_is_as_even_as_the_classes_allow(sizes, share):
+    dataset = toy(sizes)
+    n = max(1, round(share * len(dataset)))
+    batch, indices = sample_defense_set(dataset, n, seed=0, uneven=True)
+    assert len(set(indices.tolist())) == n
+    counts = np.bincount(batch.labels, minlength=len(sizes))
+    for count, size in zip(counts, sizes, strict=True):
+        assert count == size or count >= counts.max() - 1  # only a class that has no more gives fewer
+
+
+def test_an_uneven_draw_is_the_balanced_one_where_that_is_possible():
+    dataset = toy([20, 15, 11, 30])
+    for n in (1, 17, 44):
+        even, uneven = (sample_defense_set(dataset, n, seed=3, uneven=allowed)[1] for allowed in (False, True))
+        np.testing.assert_array_equal(even, uneven)
+
+
 def test_too_few_images_name_class_count_and_need():
     with pytest.raises(DataError, match=r"class 1 \(b\) has 3 images, but a balanced defense set of 10 needs 5"):
         sample_defense_set(toy([9, 3]), 10, seed=0)

@@ -1,5 +1,6 @@
 """NC-unlearning on a network whose backdoor is known by construction, and on one without."""
 
+import re
 from dataclasses import replace
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from rnp_jax.defenses.distil import DistilConfig
-from rnp_jax.defenses.nc import NcConfig, nc, recover_stamps
+from rnp_jax.defenses.nc import NcConfig, gather_stamps, nc, recover_triggers
 from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.inversion import InversionConfig, measure_stamps
 from rnp_jax.models import Architecture, Network
@@ -19,7 +20,7 @@ KEY = jax.random.key(4)
 NETWORK = Network(Architecture("mlp", CLASSES, 0, (("0", CLASSES),), (SIDE, SIDE, 3)))
 CONFIG = NcConfig(
     inversion=InversionConfig(batch_size=16),
-    distil=DistilConfig(epochs=60, batch_size=16, learning_rate=0.5, weight_decay=0.0, stamped=0.5, shift=0),
+    distil=DistilConfig(epochs=150, batch_size=16, learning_rate=0.5, weight_decay=0.0, stamped=0.5, shift=0),
 )
 HELD = rows_data(60, seed=9)
 
@@ -58,19 +59,33 @@ def test_a_network_without_an_outlier_is_returned_as_it_came_with_a_warning():
     found = nc(NETWORK, variables, rows_data(), KEY, CONFIG, holdout=HELD)
     assert jax.tree.all(jax.tree.map(np.array_equal, found.variables, variables))
     (warning,) = found.warnings
-    assert warning.startswith("No label stands out by the size of its recovered trigger, so the network is unchanged.")
+    assert warning.startswith("No label stands out by its recovered trigger.")
+    assert warning.endswith("The network is unchanged.")
     assert found.choice.rule == warning
     assert found.choice.holdout_acc_before == found.choice.holdout_acc_after
     assert (found.history, list(found.timing)) == ({}, ["invert"])
 
 
-def test_every_flagged_label_gives_as_many_triggers_as_asked_for():
-    stamps, rule = recover_stamps(NETWORK, planted(), rows_data(), KEY, replace(CONFIG, starts=3))
-    assert stamps is not None
-    assert stamps.masks.shape == (3, SIDE, SIDE)
-    assert len({mask.tobytes() for mask in stamps.masks}) == 3
+def test_every_flagged_label_gives_as_many_triggers_as_asked_for_and_its_patch():
+    config = replace(CONFIG, starts=3)
+    found = recover_triggers(NETWORK, planted(), rows_data(), KEY, config)
+    assert found.labels == (TARGET,)
+    assert "the median size over labels" in found.rule
+    stamps = gather_stamps(NETWORK, planted(), rows_data(), KEY, config, found)
+    works = found.patches.success[TARGET] >= config.patches.works
+    assert works
+    assert stamps.masks.shape == (4, SIDE, SIDE)
+    assert len({mask.tobytes() for mask in stamps.masks}) == 4
     assert all(mask[PIXEL] == mask.max() for mask in stamps.masks)
-    assert "the median over labels" in rule
+    np.testing.assert_array_equal(stamps.masks[0], found.masks.stamps.masks[TARGET])
+    np.testing.assert_array_equal(stamps.masks[3], found.patches.stamps.masks[TARGET])
+
+
+def test_a_label_that_only_a_patch_reaches_is_flagged():
+    """No mask is small enough for an anomaly index that none can have."""
+    found = recover_triggers(NETWORK, planted(), rows_data(), KEY, replace(CONFIG, suspicious=1e9))
+    assert found.labels == (TARGET,)
+    assert re.search(rf"label {TARGET} \(a plain \d×\d patch sends \d+% of the images there\)", found.rule)
 
 
 def test_features_carry_no_trigger(features):

@@ -37,9 +37,19 @@ from rnp_jax.defenses import (
     UnlearnConfig,
     find_method,
 )
+from rnp_jax.defenses.activeness import ActiveTuneConfig
+from rnp_jax.defenses.auto import AutoConfig
 from rnp_jax.defenses.distil import DistilConfig
+from rnp_jax.defenses.fmp import FmpConfig
+from rnp_jax.defenses.fst import FstConfig
+from rnp_jax.defenses.mcr import McrConfig
 from rnp_jax.defenses.nc import NcConfig
+from rnp_jax.defenses.nft import NftConfig
 from rnp_jax.defenses.registry import basis, order, sees_trigger, title
+from rnp_jax.defenses.repair import RepairConfig
+from rnp_jax.defenses.sau import SauConfig
+from rnp_jax.defenses.tsbd import TsbdConfig
+from rnp_jax.defenses.ulrl import UlrlConfig
 from rnp_jax.errors import ConfigError, DefenseError
 from rnp_jax.inversion import InversionConfig
 from rnp_jax.models import Architecture, Network
@@ -82,7 +92,19 @@ QUICK: dict[str, Any] = {
         starts=1,
         distil=DistilConfig(epochs=1, batch_size=16),
     ),
+    "fst": FstConfig(finetune=FinetuneConfig(epochs=1, batch_size=16)),
+    "nft": NftConfig(rounds=1, steps=2, batch_size=16),
+    "ulrl": UlrlConfig(RNP.unlearn, relearn=FinetuneConfig(epochs=1, batch_size=16)),
+    "tsbd": TsbdConfig(RNP.unlearn, finetune=ActiveTuneConfig(epochs=1, batch_size=16)),
+    "sau": SauConfig(rounds=1, batch_size=16),
+    "fmp": FmpConfig(divisor=4, finetune=FinetuneConfig(epochs=1, batch_size=16)),
+    "mcr": McrConfig(finetune=FinetuneConfig(epochs=1, batch_size=16), epochs=1, batch_size=16, accuracy_budget=1.0),
     "rnp": RNP,
+    "auto": AutoConfig(
+        NcConfig(InversionConfig(steps=10, batch_size=16), distil=DistilConfig(epochs=1, batch_size=16)),
+        RNP,
+        RepairConfig(distil=DistilConfig(epochs=1, batch_size=16)),
+    ),
     "random": NUMBER,
     "oracle": NUMBER,
 }
@@ -106,14 +128,28 @@ CHOICES: list[tuple[str, Any, Chooses]] = [
     ),
     ("ft_sam", QUICK["ft_sam"], Chooses()),
     ("ibau", QUICK["ibau"], Chooses()),
+    ("fst", QUICK["fst"], Chooses()),
+    ("nft", QUICK["nft"], Chooses()),
+    ("ulrl", QUICK["ulrl"], Chooses()),
+    ("tsbd", QUICK["tsbd"], Chooses(by_holdout=True)),
+    ("tsbd", replace(QUICK["tsbd"], share=0.5), Chooses()),
+    ("sau", QUICK["sau"], Chooses()),
+    ("fmp", QUICK["fmp"], Chooses()),
+    ("mcr", QUICK["mcr"], Chooses(by_holdout=True)),
+    ("mcr", replace(QUICK["mcr"], t=0.5), Chooses()),
     ("rnp", RNP, Chooses(True, True)),
     ("rnp", replace(RNP, prune=PruneConfig(number=3)), Chooses(True, False, 3)),
     ("rnp", replace(RNP, prune=PruneConfig("release", threshold=0.9)), Chooses(True, False)),
+    ("auto", QUICK["auto"], Chooses(True, True)),
     ("random", NUMBER, Chooses(True, False)),
     ("random", BUDGET, Chooses(True, True)),
     ("oracle", NUMBER, Chooses(True, False)),
     ("oracle", BUDGET, Chooses(True, True)),
 ]
+
+
+WEIGHTS = ("none", "ft", "nad", "ft_sam", "ibau", "nc", "fst", "nft", "ulrl", "tsbd", "sau", "fmp", "mcr")
+"""The methods without masks and scores."""
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +211,8 @@ def frozen_throughout(config: Any) -> bool:
 def test_the_registry_cannot_be_changed_by_accident():
     assert isinstance(METHODS, MappingProxyType)
     assert list(METHODS) == [
-        "none", "holder", "hid", "clp", "anp", "fp", "ft", "nad", "ft_sam", "ibau", "nc", "rnp", "random", "oracle",
+        "none", "holder", "hid", "clp", "anp", "fp", "ft", "nad", "ft_sam", "ibau", "nc", "fst", "nft", "ulrl", "tsbd",
+        "sau", "fmp", "mcr", "rnp", "auto", "random", "oracle",
     ]  # fmt: skip
     with pytest.raises(AttributeError):
         METHODS["none"].title = "another"  # pyright: ignore[reportAttributeAccessIssue]
@@ -200,7 +237,7 @@ def test_every_record_is_complete(name):
     assert re.fullmatch(r"[^\n]+[^\n.]", method.summary), "a line without a full stop"
     assert bool(method.basis) == (name != "none")
     assert re.fullmatch("#[0-9a-f]{6}", method.colour)
-    assert method.marker in MarkerStyle.markers
+    assert MarkerStyle(method.marker).is_filled()
     assert method.needs in ("clean", "untrusted", "none", "trigger")
     assert method.changes in ("nothing", "filters", "weights", "both")
     assert callable(method.run)
@@ -252,7 +289,7 @@ def test_every_defense_says_what_it_rests_on_with_the_source(method: str):
     assert "20" in text, "the source's year"
 
 
-@pytest.mark.parametrize("method", ["ft", "nad", "ft_sam", "ibau", "nc"])
+@pytest.mark.parametrize("method", WEIGHTS[1:])
 def test_a_defense_without_masks_says_what_it_does_to_the_weights(method: str):
     text = basis(method)
     assert re.search(r" \(.*20\d\d\)\.$", text)
@@ -277,9 +314,9 @@ def test_every_method_gives_a_network_back(name, ran):
     shapes = {layer: row.shape for layer, row in found.values.items()}
     of_masks = {layer: row.shape for layer, row in masks.filters(found.variables["masks"]).items()}
     assert shapes == ({} if found.kind == "weights" else of_masks)
-    assert (found.kind == "weights") == (name in ("none", "ft", "nad", "ft_sam", "ibau", "nc"))
+    assert (found.kind == "weights") == (name in WEIGHTS)
     assert found.prunes == (found.kind != "weights")
-    assert (found.release is not None) == (name == "rnp")
+    assert (found.release is not None) == (name in ("rnp", "auto"))
     assert found.choice.ranking == ("path" if name == "rnp" else name)
     assert (sum(found.timing.values()) > 0) == (name != "none")
     if run.method.needs != "untrusted":

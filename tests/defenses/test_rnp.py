@@ -93,6 +93,26 @@ def test_a_stop_accuracy_never_reached_is_a_warning(features):
     assert result.stops == {"unlearn": "did not reach the stop accuracy 0.5 after 2 epochs"}
 
 
+def test_a_pass_that_fails_is_begun_again_with_other_steps(features):
+    """Steps too short to unlearn become three times as long; those after which masks cannot recover, a third."""
+    short = replace(CONFIG.unlearn, max_epochs=3, learning_rate=0.02 / 9, stop_accuracy=0.9)
+    assert defend(features, replace(CONFIG, unlearn=short)).warnings[0].startswith("Unlearning never reached")
+    again = defend(features, replace(CONFIG, unlearn=short, retries=4))
+    assert not any("Unlearning" in each for each in again.warnings)
+    noise = replace(CONFIG, recover=replace(CONFIG.recover, epochs=1, learning_rate=1e-9))
+    failed, retried = defend(features, noise), defend(features, replace(noise, retries=1))
+    assert any(each.startswith("Recovery failed: ") for each in failed.warnings)
+    assert retried.history["recover"]["loss"][-1] < failed.history["recover"]["loss"][-1]
+
+
+def test_filters_are_ranked_by_the_mean_over_passes(features):
+    first = defend(features)
+    both = defend(features, replace(CONFIG, passes=2))
+    second = defend(features, key=jax.random.fold_in(KEY, 1))
+    for name, mean in both.values.items():
+        np.testing.assert_allclose(mean, (np.asarray(first.values[name]) + np.asarray(second.values[name])) / 2)
+
+
 def test_nothing_exposed_is_a_warning_and_changes_nothing(features):
     config = replace(CONFIG, recover=replace(CONFIG.recover, learning_rate=1e-9))
     result = defend(features, config)

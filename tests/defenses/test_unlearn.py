@@ -158,6 +158,27 @@ def test_the_last_epoch_is_the_first_at_or_below_the_stop_accuracy():
     assert result.variables["batch_stats"]["steps"] == expected * 3  # twelve images in batches of five: the rest counts
 
 
+def test_it_halts_before_the_first_step_whose_loss_is_a_multiple_of_that_of_guessing():
+    config = replace(HAND, max_epochs=30, learning_rate=0.2, milestones=())  # an epoch is one step
+    loss = ascend(config).history["loss"] / np.log(3)
+    limit = float((loss[3] + loss[4]) / 2)
+    halted, before = ascend(replace(config, stop_loss=limit)), ascend(replace(config, max_epochs=4))
+    assert halted.reached
+    assert len(halted.history["loss"]) == 5
+    assert jax.tree.all(jax.tree.map(np.array_equal, halted.variables, before.variables))
+
+
+def test_it_halts_inside_an_epoch():
+    config = replace(HAND, max_epochs=1, batch_size=4, learning_rate=0.2, milestones=())
+    whole, start = ascend(config), linear_variables()["params"]["fc"]["kernel"]
+    at_once = ascend(replace(config, stop_loss=1e-6))
+    np.testing.assert_array_equal(at_once.variables["params"]["fc"]["kernel"], start)
+    assert at_once.reached
+    last = ascend(replace(config, stop_loss=1e6))
+    assert not last.reached
+    assert jax.tree.all(jax.tree.map(np.array_equal, last.variables, whole.variables))
+
+
 def test_order_follows_the_key_only_where_shuffled():
     config = replace(HAND, batch_size=4)
     kernels = {

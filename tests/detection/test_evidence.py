@@ -81,11 +81,14 @@ def test_all_searches_share_a_program():
 
 
 def label_of(label: int = 1, **figures) -> LabelEvidence:
-    plain = {"before": 2.0, "cold": 40.0, "warm": 40.0, "old_trigger": (1.0, 0.02), "perturbation": (0.9, 0.3)}
+    plain = {"before": 2.0, "cold": 40.0, "warm": 40.0, "old_trigger": (1.0, 0.02)}
+    plain |= {"perturbation": (0.9, 0.3), "patch": (0.9, 0.1)}
     return LabelEvidence(label, **{**plain, **figures})
 
 
-CONTROL = label_of(5, before=28.0, cold=30.0, warm=34.0, old_trigger=(1.0, 0.3), perturbation=(0.4, 0.2))
+CONTROL = label_of(
+    5, before=28.0, cold=30.0, warm=34.0, old_trigger=(1.0, 0.3), perturbation=(0.4, 0.2), patch=(0.2, 0.2)
+)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +102,9 @@ CONTROL = label_of(5, before=28.0, cold=30.0, warm=34.0, old_trigger=(1.0, 0.3),
         ({"old_trigger": (1.0, 0.5)}, True, "still there"),
         ({"old_trigger": (1.0, 0.2)}, True, "traces"),
         ({"perturbation": (0.9, 0.5)}, True, "traces"),
+        ({"patch": (0.9, 0.55)}, True, "still there"),
+        ({"patch": (0.9, 0.46)}, True, "traces"),
+        ({"patch": (0.9, 0.4)}, True, "none found"),
         ({"cold": float("inf"), "warm": float("inf")}, True, "none found"),
         # Where nothing stood out before, the smallest of many labels is one by chance.
         ({"warm": 22.0}, False, "none found"),
@@ -142,6 +148,7 @@ def test_examined_are_what_stands_out_and_ordinary_labels():
     assert choose_examined(found_of(sizes), EvidenceConfig()) == ((1, 5), (4, 0), True)
     assert choose_examined(found_of(sizes), EvidenceConfig(controls=1)) == ((1, 5), (0,), True)
     assert choose_examined(found_of([30.0, 25, 26, 35]), EvidenceConfig()) == ((1,), (2, 0), False)
+    assert choose_examined(found_of([30.0, 25, 26, 35]), EvidenceConfig(), (3,)) == ((3,), (1, 2), True)
     unreached = found_of(sizes, [True, False, True, True, True, False, True])
     assert choose_examined(unreached, EvidenceConfig()) == ((2,), (0, 6), False)
     with pytest.raises(ConfigError, match="expected two or more"):

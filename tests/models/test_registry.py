@@ -14,6 +14,7 @@ from rnp_jax import masks
 from rnp_jax.checkpoints import from_state_dict
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import ARCHITECTURES, Architecture, Network, count_parameters, mlp_head, resnet
+from rnp_jax.models.registry import DESIGNS
 from tests.networks import DEEP, SHALLOW, build, build_random, images_for, network_of, state_of, torch_input
 from tests.oracle.models import mlp, set_masks
 
@@ -71,6 +72,21 @@ def test_every_architecture_is_tested():
     """Those of residual networks and heads here, each of the others in its own file."""
     assert {*SHALLOW, *DEEP} == {*resnet.DESIGNS, "mlp"}
     assert {*resnet.DESIGNS, "mlp"} <= {*ARCHITECTURES}
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_the_head_is_the_layer_that_gives_the_number_of_classes(name):
+    design = DESIGNS[name]
+    side = 224 if callable(design.image_side) else design.image_side
+    network = Network(Architecture(name, 5, design.width, image_shape=(side, side, 3)))
+    assert f"{network.head}.weight" == design.head
+    assert network.segments[-1].layers == (network.head,)
+
+
+def test_the_head_of_an_mlp_is_its_last_layer():
+    network = mlp_head(6, (4, 3), 2)
+    assert network.head == "4"
+    assert network.init(jax.random.key(0))["params"][network.head]["kernel"].shape == (3, 2)
 
 
 @pytest.mark.parametrize("name", EVERY)

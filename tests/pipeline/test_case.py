@@ -67,6 +67,21 @@ def test_clean_images_that_are_read_already_are_not_read_again(victim, monkeypat
     assert case.test is given[2]
 
 
+def test_what_images_without_a_test_part_are_used_for_is_said(victim, tmp_path):
+    data = load("digits", image_size=8)
+    np.savez(tmp_path / "own.npz", images=data.images[:200], labels=data.labels[:200])
+    log = RunLog(quiet=True)
+    log.write_to(tmp_path / "run.log")
+    case = open_case(victim, ask("clp", images=DataOptions(data=str(tmp_path / "own.npz"))), log)
+    learned, held, tested = len(case.data.labels), case.clean_images[1], len(case.test)
+    assert (learned + held + tested, held) == (200, round(0.2 * (learned + held)))
+    assert 30 <= tested <= 40
+    told = f"the 200 images have no test part of their own: {learned} to learn from, {held} to choose by, {tested} to "
+    assert told in (tmp_path / "run.log").read_text("utf-8")
+    open_case(victim, ask("clp"), log)
+    assert (tmp_path / "run.log").read_text("utf-8").count("no test part") == 1
+
+
 def test_a_head_s_case_is_of_features(head):
     model, log = open_model(str(head), SourceOptions(), ComputeOptions()), RunLog(quiet=True)
     case = open_case(model, ask("clp", images=DataOptions(test_images=20), defense=DefenseSetOptions(size=20)), log)

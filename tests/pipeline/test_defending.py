@@ -102,7 +102,7 @@ def test_the_parts_give_what_the_whole_gives(small_victim, tmp_path):
     differing = {"created", "timing"}
     assert written.model_dump(exclude=differing) == whole.model_dump(exclude=differing)
     told = judge_outcome(case, outcome, request, log, ("data",))
-    assert told.checkpoint.anomalies == ("not written to the cleaned file: data",)
+    assert told.checkpoint.anomalies == ("not written to the new file: data",)
     assert told.after == whole.after
     known = defend_case(case, request, log, outcome.before)
     assert known.before is outcome.before

@@ -56,6 +56,7 @@ def test_the_oracle_takes_the_lowest_asr_within_the_budget_and_then_the_fewest_f
     oracle = find_oracle((release, damage), 0.03)
     assert oracle is not None
     assert (oracle.ranking, oracle.pruned, oracle.metrics.asr) == ("damage", 4, Proportion.of(7, 100))
+    assert oracle.budget == 0.03
     generous = find_oracle((release, damage), 0.1)
     assert generous is not None
     assert (generous.ranking, generous.pruned) == ("release", 20)
@@ -243,7 +244,7 @@ def test_without_trigger_and_evidence_the_headline_says_what_was_done(anew):
 
 def test_evidence_reaches_the_document_and_the_verdict(anew):
     before = blind(anew.outcome.before)
-    label = LabelEvidence(3, 2.0, 40.0, 41.0, (1.0, 0.9), (0.9, 0.3))
+    label = LabelEvidence(3, 2.0, 40.0, 41.0, (1.0, 0.9), (0.9, 0.3), (0.8, 0.1))
     finding = Finding("still there", True, (label,), (replace(label, label=5),), (28.0, 30.0), ("Why.",))
     result = describe_as(anew, "clp", before, finding, trigger=None)
     assert result.evidence is not None
@@ -253,7 +254,7 @@ def test_evidence_reaches_the_document_and_the_verdict(anew):
 
 
 def test_where_the_method_trained_on_triggers_the_verdict_says_that_the_evidence_is_weak(anew):
-    label = LabelEvidence(3, 2.0, 40.0, 41.0, (1.0, 0.0), (0.9, 0.3))
+    label = LabelEvidence(3, 2.0, 40.0, 41.0, (1.0, 0.0), (0.9, 0.3), (0.8, 0.1))
     finding = Finding("none found", True, (label,), (replace(label, label=5),), (28.0, 30.0), ("Why.",))
     levels = {
         name: describe_as(anew, name, blind(anew.outcome.before), finding, trigger=None).verdict.level

@@ -104,8 +104,8 @@ def test_only_defend_searches_by_default():
 
 
 def test_the_document_of_a_finding():
-    suspect = LabelEvidence(3, 1.4, math.inf, 81.0, (1.0, 0.02), (0.9, 0.3))
-    control = LabelEvidence(5, 28.0, 30.0, math.inf, (0.98, 0.1), (0.4, 0.2))
+    suspect = LabelEvidence(3, 1.4, math.inf, 81.0, (1.0, 0.02), (0.9, 0.3), (0.8, 0.1))
+    control = LabelEvidence(5, 28.0, 30.0, math.inf, (0.98, 0.1), (0.4, 0.2), (0.2, 0.2))
     finding = Finding("traces", True, (suspect,), (control,), (28.0, math.inf), ("One.", "Another."))
     document = describe_evidence(finding, tuple("abcdef"))
     assert document is not None
@@ -123,6 +123,8 @@ def test_the_document_of_a_finding():
             old_trigger_after=0.02,
             perturbation_before=0.9,
             perturbation_after=0.3,
+            patch_before=0.8,
+            patch_after=0.1,
         ),
         SearchedLabel(
             label=5,
@@ -135,6 +137,8 @@ def test_the_document_of_a_finding():
             old_trigger_after=0.1,
             perturbation_before=0.4,
             perturbation_after=0.2,
+            patch_before=0.2,
+            patch_after=0.2,
         ),
     )
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from rnp_jax.detection.evidence import Finding, LabelEvidence
+from rnp_jax.errors import RequirementError
 from rnp_jax.evaluation.metrics import Metrics, Proportion
-from rnp_jax.pipeline.judging import CHANCE, COSTLY, MISLED, STILL_WORKS, clean_asr, judge
+from rnp_jax.pipeline.judging import CHANCE, COSTLY, FOR_NOTHING, MISLED, STILL_WORKS, check_required, clean_asr, judge
 from rnp_jax.report.schema import Verdict
 
 IMAGES = 1000
@@ -48,7 +49,8 @@ DESTROYED = "The model is destroyed: ACC 90.0% → 11.0%, no better than guessin
     ],
 )
 def test_what_a_known_trigger_still_does(after: Metrics, level, headline: str):
-    assert judged(WORKS, after) == Verdict(headline=headline, detail=DETAIL, level=level)
+    expected = Verdict(headline=headline, detail=DETAIL, level=level, supported=headline == REMOVED)
+    assert judged(WORKS, after) == expected
 
 
 def test_the_limits_are_those_that_the_cases_lie_at():
@@ -129,8 +131,9 @@ def test_a_model_that_guessed_before_is_not_destroyed_by_the_method():
 
 # Without the trigger.
 
-SUSPECT = LabelEvidence(3, 2.0, 40.0, 41.0, (1.0, 0.02), (0.9, 0.3))
+SUSPECT = LabelEvidence(3, 2.0, 40.0, 41.0, (1.0, 0.02), (0.9, 0.3), (0.8, 0.1))
 BLIND = figures(0.9), figures(0.88)
+UNMEASURED = "The trigger is not known, so whether a backdoor was there, and is gone, cannot be measured."
 
 
 def finding(level, visible: bool = True, suspects: tuple[LabelEvidence, ...] = (SUSPECT,)) -> Finding:
@@ -141,8 +144,11 @@ def test_without_trigger_and_evidence_only_what_was_done_is_told():
     verdict = judged(*BLIND)
     assert verdict == Verdict(
         headline="7 filters pruned; ACC 90.0% → 88.0%",
-        detail="The trigger is not known, so whether a backdoor was there, and is gone, cannot be measured.",
+        detail=UNMEASURED,
         level="unknown",
+    )
+    assert judged(figures(0.9), figures(0.8)) == Verdict(
+        headline="7 filters pruned; ACC 90.0% → 80.0%", detail=f"{UNMEASURED} {FOR_NOTHING}", level="warning"
     )
 
 
@@ -171,17 +177,20 @@ NO_MEASUREMENT = "The true trigger is not known, so this is evidence and no meas
     ],
 )
 def test_what_evidence_without_the_trigger_amounts_to(found: Finding, level, headline: str, detail: str):
-    assert judged(*BLIND, finding=found) == Verdict(headline=headline, detail=detail, level=level)
+    expected = Verdict(headline=headline, detail=detail, level=level, supported=level == "ok")
+    assert judged(*BLIND, finding=found) == expected
 
 
 @pytest.mark.parametrize("visible", [True, False])
 def test_a_cost_is_a_warning_where_nothing_is_found(visible: bool):
-    assert judged(figures(0.9), figures(0.8), finding=finding("none found", visible)).level == "warning"
+    verdict = judged(figures(0.9), figures(0.8), finding=finding("none found", visible))
+    assert (verdict.level, verdict.supported) == ("warning", False)
+    assert (FOR_NOTHING in verdict.detail) is not visible
 
 
 def test_evidence_is_weak_where_the_method_trained_on_such_triggers():
     verdict = judged(*BLIND, finding=finding("none found"), inverts=True)
-    assert verdict.level == "warning"
+    assert (verdict.level, verdict.supported) == ("warning", False)
     assert verdict.detail.startswith(f"One reason. Another. {NO_MEASUREMENT} The method trained on triggers of this")
     left = finding("still there")
     assert judged(*BLIND, finding=left, inverts=True) == judged(*BLIND, finding=left)
@@ -199,6 +208,26 @@ def test_nothing_is_called_removed_without_the_trigger(found: Finding | None, ac
     text = f"{verdict.headline} {verdict.detail}".lower()
     assert "removed" not in text
     assert "cleaned" not in text
+
+
+@pytest.mark.parametrize("found", [None, *(finding(level) for level in ("still there", "traces", "none found"))])
+@pytest.mark.parametrize("before", [0.05, 1.0, None])
+@pytest.mark.parametrize("after", [(0.9, 0.0), (0.9, 0.4), (0.9, 1.0), (0.84, 0.0), (0.1, 0.0)])
+@pytest.mark.parametrize("inverts", [True, False])
+def test_only_a_verdict_of_level_ok_supports_that_the_backdoor_is_gone(found, before, after, inverts: bool):
+    acc, asr = after
+    known = figures(0.9, before), figures(acc, None if before is None else asr)
+    verdict = judged(*known, finding=found, inverts=inverts)
+    assert verdict.supported == (verdict.level == "ok")
+
+
+def test_what_is_required_is_held_against_what_the_verdict_supports():
+    removed, left = judged(WORKS, figures(0.9, 0.01)), judged(WORKS, figures(0.9, 0.501, 0.4))
+    check_required("removed", removed)
+    check_required("nothing", left)
+    with pytest.raises(RequirementError) as caught:
+        check_required("removed", left)
+    assert str(caught.value) == f"the result does not support that the backdoor is removed. {LEFT}. {DETAIL}"
 
 
 def test_a_known_trigger_decides_whatever_the_searches_found():

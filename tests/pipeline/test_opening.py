@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from rnp_jax.attacks import ATTACKS, BadNets, Blend, describe
 from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, TriggerOptions
+from rnp_jax.data import load
 from rnp_jax.errors import ArchitectureError, ConfigError, DataError
 from rnp_jax.pipeline.opening import (
     choose_out,
@@ -19,6 +21,7 @@ from rnp_jax.pipeline.opening import (
     open_model,
     open_trigger,
     read_features,
+    tell_parts,
 )
 from rnp_jax.types import Batch
 from tests.runs import CHECKPOINT
@@ -198,3 +201,55 @@ def test_an_extractor_of_another_width(head, tmp_path):
         open_model(str(CHECKPOINT), SourceOptions(extractor=str(CHECKPOINT)), ComputeOptions())
     with pytest.raises(DataError, match=r"cifar10_badnets gives 128 features, but .*head\.pt reads 64"):
         open_model(str(tmp_path / head.name), replace(wide, image_shape=(8, 8, 1)), ComputeOptions())
+
+
+def write_digits(path: Path, counts: list[int]) -> Path:
+    """So many images of each class as PNG files, one folder a class."""
+    data = load("digits")
+    for label, count in enumerate(counts):
+        (path / str(label)).mkdir(parents=True)
+        for i, row in enumerate(np.flatnonzero(data.labels == label)[:count]):
+            Image.fromarray(data.images[row]).save(path / str(label) / f"{i:03}.png")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["folder", "npz"])
+def test_500_images_without_parts_are_enough(model, tmp_path, kind):
+    path = write_digits(tmp_path / "own", [50] * 10)
+    if kind == "npz":
+        whole = load(path, undivided=True)
+        path = tmp_path / "own.npz"
+        np.savez(path, images=whole.images, labels=whole.labels)
+    data, held, test = open_images(model, DataOptions(data=str(path)), DefenseSetOptions())
+    assert held is not None
+    sizes = [np.bincount(part.labels, minlength=10).tolist() for part in (data, held, test)]
+    assert sizes == [[32] * 10, [8] * 10, [10] * 10]
+    every = np.concatenate([data.images, held.images, test.images])
+    assert len(np.unique(every, axis=0)) == len(np.unique(load(path, undivided=True).images, axis=0))
+    assert tell_parts(data, held, test) == (
+        "the 500 images have no test part of their own: 320 to learn from, 80 to choose by, 100 to measure on"
+    )
+    fewer = open_images(model, DataOptions(data=str(path), test_images=50), DefenseSetOptions(size=40, holdout=0))
+    assert tell_parts(*fewer) == ("the 500 images have no test part of their own: 40 to learn from, 50 to measure on")
+    evaluated = open_data(model, DataOptions(data=str(path)), "test", undivided=True)
+    assert (len(evaluated), evaluated.source_images) == (500, 500)
+
+
+def test_classes_that_are_short_are_made_up_for_where_there_are_no_parts(model, tmp_path):
+    path = write_digits(tmp_path / "own", [10, *[70] * 9])
+    data, held, test = open_images(model, DataOptions(data=str(path)), DefenseSetOptions(size=200, holdout=0))
+    assert (held, len(test)) == (None, 128)
+    assert np.bincount(data.labels).tolist() == [8, 22, 22, 22, 21, 21, 21, 21, 21, 21]
+
+
+def test_parts_of_their_own_stay_what_they_are(model, tmp_path):
+    train, test = load("digits"), load("digits", split="test")
+    np.savez(
+        tmp_path / "own.npz",
+        x_train=train.images[:100], y_train=train.labels[:100], x_test=test.images, y_test=test.labels,
+    )  # fmt: skip
+    given = DataOptions(data=str(tmp_path / "own.npz"))
+    with pytest.raises(DataError, match="500 images wanted for the defense set, but there are only 100"):
+        open_images(model, given, DefenseSetOptions())
+    assert len(open_data(model, given, "test", undivided=True)) == 500
+    assert tell_parts(*open_images(model, given, DefenseSetOptions(size=20))) is None

@@ -33,6 +33,13 @@ UNREAD_BY = {
     "ft_sam": {"untrusted", "sweep_images"},
     "ibau": {"untrusted", "augmentation", "sweep_images"},
     "nc": {"untrusted", "sweep_images"},
+    "fst": {"untrusted", "sweep_images"},
+    "nft": {"untrusted", "sweep_images"},
+    "ulrl": {"untrusted", "sweep_images"},
+    "tsbd": {"untrusted", "sweep_images"},
+    "sau": {"untrusted", "augmentation", "sweep_images"},
+    "fmp": {"untrusted", "sweep_images"},
+    "mcr": {"untrusted", "sweep_images"},
     "rnp": {"untrusted"},
     "random": {"untrusted", "augmentation"},
     "oracle": {"untrusted", "augmentation"},
@@ -52,7 +59,7 @@ def test_a_method_s_schema_has_its_settings_and_what_it_reads(name):
     assert added == ({method.group} if method.group else set())
     options = schema("a.pt", method=name)
     assert options.settings(method) == method.defaults
-    assert set(to_plain(options)) == (SHARED | {"checkpoint"} | added) - UNREAD_BY[name]
+    assert set(to_plain(options)) == (SHARED | {"checkpoint", "require"} | added) - UNREAD_BY[name]
     assert issubclass(schema, DefendOptions)
     assert schema.__doc__ == DefendOptions.__doc__
 

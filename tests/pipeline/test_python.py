@@ -8,6 +8,7 @@ import pytest
 
 import rnp_jax
 from rnp_jax.config import DefenseSetOptions
+from rnp_jax.errors import ConfigError, RequirementError
 from rnp_jax.pipeline import python
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +43,19 @@ def test_a_defense_of_a_model_in_memory(model, digits):
     assert result.before.acc.value == rnp_jax.evaluate(model, digits["test"]).acc.value
     assert result.after.acc.value == rnp_jax.evaluate(cleaned.model, digits["test"]).acc.value
     assert result.after.asr is not None
+
+
+def test_what_is_required_is_checked_once_everything_is_written(model, digits, tmp_path):
+    given = {"method": "none", "defense": DefenseSetOptions(holdout=0.0)}
+    images, test = digits["train"].subset(np.arange(60)), digits["test"]
+    assert not rnp_jax.defend(model, images, test, **given).result.verdict.supported
+    with pytest.raises(
+        RequirementError, match=r"^the result does not support that the backdoor is removed\. This trig"
+    ):
+        rnp_jax.defend(model, images, test, require="removed", out=tmp_path / "out", **given)
+    assert (tmp_path / "out" / "report.html").is_file()
+    with pytest.raises(ConfigError, match="require is 'all', expected one of nothing, removed"):
+        rnp_jax.defend(model, images, test, require="all", **given)
 
 
 def test_without_test_images_the_held_out_ones_measure(model, digits):

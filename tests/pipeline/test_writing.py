@@ -201,6 +201,13 @@ def test_without_the_card_s_trigger_the_new_network_has_no_attack(small_victim, 
         assert (card.attack, card.asr, card.ra) == (None, None, None)
 
 
+def test_a_checkpoint_is_called_cleaned_where_the_result_supports_it(pruned, tmp_path, capsys):
+    result = describe_run(pruned.request, pruned.case, pruned.outcome, (), None, (), {})
+    supported = result.model_copy(update={"verdict": result.verdict.model_copy(update={"supported": True})})
+    write_page(tmp_path, supported, pruned.case, pruned.outcome, tmp_path / "cleaned.pt", RunLog())
+    assert f"\ncleaned checkpoint  {tmp_path / 'cleaned.pt'}\nreport " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_the_page_is_the_last_file_and_the_screen_has_the_figures(pruned, known, tmp_path, capsys):
     case, outcome = pruned.case, pruned.outcome
@@ -211,7 +218,10 @@ def test_the_page_is_the_last_file_and_the_screen_has_the_figures(pruned, known,
     write_page(tmp_path, result, case, outcome, tmp_path / "cleaned.pt", log)
     shown = capsys.readouterr().err
     assert result.verdict.headline in shown
-    assert f"cleaned checkpoint  {tmp_path / 'cleaned.pt'}" in shown
+    assert not result.verdict.supported
+    told = f"new checkpoint      {tmp_path / 'cleaned.pt'}  (the result does not support that a backdoor is removed)"
+    assert f"\n{told}\nreport " in shown
+    assert "cleaned checkpoint" not in shown
     assert f"{outcome.after.metrics.acc.value:.2%}" in shown
     page = (tmp_path / LAST).read_text("utf-8")
     assert result.verdict.headline in page

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rnp_jax.report.leaderboard_table import COLUMNS, PAGE, link, safe_href, show_items
+from rnp_jax.report.leaderboard_table import COLUMNS, EVIDENCE, NUMBERS, PAGE, link, safe_href, show_items
 from rnp_jax.report.schema import Stage
 from rnp_jax.report.sweep_row import SweepRow
 from tests.report.examples import share
@@ -55,6 +55,22 @@ def test_a_cell_has_what_is_shown_sorted_and_linked():
         "Pruned": ["12", 12, "of 192", None],
         "Time": ["4 min 05 s", 245.0, "", None],
     }
+
+
+def test_evidence_adds_its_columns_to_every_row():
+    found = {"evidence": "traces", "visible_before": True, "smallest_after": 12.5, "ordinary_after": None}
+    rows = [make_row(**found), make_row(key="1" * 64)]
+    data = data_of(rows)
+    names = (*COLUMNS, *EVIDENCE)
+    assert data["numbers"] == [names.index(name) for name in NUMBERS]
+    first, second = data["rows"]
+    last = [["traces", None, "", None], ["12.5", 12.5, "ordinary not reached", None]]
+    assert first[len(COLUMNS) :] == last
+    assert second[len(COLUMNS) :] == [["", None, "", None]] * 2
+    markup = show_items(rows)
+    assert all(f'<th scope="col">{name}</th>' in markup for name in names)
+    assert f'<select data-column="{names.index("Evidence")}">' in markup
+    assert "Evidence" not in show_items(rows[1:])
 
 
 def test_items_without_a_result_show_their_reason_and_no_figures():

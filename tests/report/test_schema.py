@@ -121,6 +121,18 @@ def test_folders_and_missing_files_are_typed_errors(result: Result, tmp_path: Pa
         write_result(tmp_path / "file" / "result.json", result)
 
 
+def test_the_smallest_trigger_after_is_that_of_a_suspected_label(result: Result):
+    evidence = result.evidence
+    assert evidence is not None
+    assert evidence.smallest_after == 81.25  # from the old mask; from a new start none was reached
+    first, *others = evidence.labels
+    lost = first.model_copy(update={"size_after_warm": None})
+    assert evidence.model_copy(update={"labels": (lost, *others)}).smallest_after is None
+    both = first.model_copy(update={"size_after_cold": 90.0})
+    more = first.model_copy(update={"size_after_cold": 33.0})
+    assert evidence.model_copy(update={"labels": (both, more, *others)}).smallest_after == 33
+
+
 def models(model: type[BaseModel]) -> set[type[BaseModel]]:
     """The model and every model inside it."""
     found = {model}

@@ -126,7 +126,10 @@ def test_figures_have_titles_captions_and_the_reason_a_phase_stopped(result: Res
 
 def test_captions_explain_only_the_marks_that_are_drawn(result: Result, unattacked: Result):
     caption = str(show_figures(result, {"sweep": b""})).replace("&#x27;", "'")
-    assert "The open triangle marks the oracle's point" in caption
+    assert (
+        "The open triangle marks the oracle's point, which a defender cannot see: of the points whose ACC is at most 3 "
+        "points lower than unpruned, the one with the lowest ASR and then the fewest filters."
+    ) in caption
     markup = str(show_figures(unattacked, {"sweep": b""}))
     assert "filled triangle" in markup
     assert "open triangle" not in markup

@@ -106,6 +106,26 @@ def test_csv_has_the_columns_of_parquet_and_no_formula(tmp_path: Path):
     assert (done["acc"], done["seconds"], done["ra"], done["report"]) == ("0.94", "3.5", "", "items/1/report.html")
 
 
+def test_evidence_has_columns_of_its_own_where_some_row_has_it(tmp_path: Path):
+    found = {"evidence": "none found", "visible_before": True, "smallest_after": 41.25, "ordinary_after": 28.0}
+    write_tables(tmp_path / "without", make_rows())
+    write_tables(tmp_path / "with", [row.model_copy(update=found) if row.acc else row for row in make_rows()])
+    without, known = (pq.read_table(tmp_path / name / "rows.parquet") for name in ("without", "with"))
+    added = [name for name in known.schema.names if name not in without.schema.names]
+    assert added == ["evidence", "visible_before", "smallest_after", "ordinary_after"]
+    assert known.schema.field("visible_before").type == pa.bool_()
+    assert [[row[name] for name in added] for row in known.to_pylist()[1:4]] == [
+        [*found.values()], [*found.values()], [None] * 4,
+    ]  # fmt: skip
+    lines = [*csv.DictReader(io.StringIO((tmp_path / "with" / "rows.csv").read_text("utf-8")))]
+    assert [lines[1][name] for name in added] == ["none found", "True", "41.25", "28.0"]
+    assert read_rows(tmp_path / "with" / "rows.jsonl")[1].ordinary_after == 28
+    text = (tmp_path / "with" / "leaderboard.md").read_text("utf-8")
+    assert "| models/1.pt | RNP | none found | 41.25 | 28 |" in text
+    assert "| RNP | 0 | 0 | 1 | 0 |" in text
+    assert "## Evidence" not in (tmp_path / "without" / "leaderboard.md").read_text("utf-8")
+
+
 def test_a_sweep_without_items_has_its_tables(tmp_path: Path):
     write_tables(tmp_path, [])
     assert read_rows(tmp_path / "rows.jsonl") == ()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -18,9 +19,11 @@ from rnp_jax.checkpoints import load_model, save_variables
 from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions
 from rnp_jax.data import NORMALIZATIONS
 from rnp_jax.defenses import ClpConfig, HolderPruneConfig, RecoverConfig, RnpConfig, ThresholdConfig, UnlearnConfig
+from rnp_jax.detection.evidence import Finding, LabelEvidence
 from rnp_jax.errors import CheckpointError, ConfigError
 from rnp_jax.models import Architecture, Network
 from rnp_jax.pipeline.options import schema_for
+from rnp_jax.report.schema import read_result
 from rnp_jax.report.sweep_row import RUN_FIELDS, SweepRow
 from rnp_jax.sweep.items import Item, read_plan, write_plan
 from rnp_jax.sweep.job import SweepJob
@@ -108,6 +111,37 @@ def test_what_is_kept_of_an_item(items, tmp_path):
         out / "items" / item.key[:16] / "cleaned.pt", normalization=NORMALIZATIONS["digits"], image_shape=(16, 16, 3)
     )
     assert any((np.asarray(leaf) == 0).any() for leaf in jax.tree.leaves(cleaned.variables["params"]))
+
+
+SUSPECT = LabelEvidence(3, 2.0, 40.0, 41.0, (1.0, 0.02), (0.9, 0.3), (0.8, 0.1))
+FOUND = Finding("traces", True, (SUSPECT,), (replace(SUSPECT, label=5),), (28.0, math.inf), ("One reason.",))
+TOLD = {"evidence": "traces", "visible_before": True, "smallest_after": 40.0, "ordinary_after": None}
+
+
+def evidence_of(row: SweepRow) -> dict:
+    return {name: getattr(row, name) for name in TOLD}
+
+
+@pytest.mark.parametrize("write", ["row", "cleaned", "report"])
+def test_evidence_is_in_the_row_whatever_is_kept(items, tmp_path, monkeypatch, write):
+    monkeypatch.setattr("rnp_jax.pipeline.evidence.gather_evidence", lambda *_, **__: FOUND)
+    item = replace(items[0], method="clp")
+    job = SweepJob(replace(OPTIONS, evidence="unknown", sweep_images=0), tmp_path, write)
+    row = job.run(item, job.load(item), 1)
+    assert evidence_of(row) == TOLD
+    assert [stage.stage for stage in row.timing].count("evidence") == 1
+    if row.report is not None:
+        result = read_result((tmp_path / row.report).with_name("result.json"))
+        assert result.evidence is not None
+        assert (result.evidence.level, result.evidence.smallest_after) == ("traces", 40.0)
+
+
+def test_without_searches_a_row_has_no_evidence(items, tmp_path, monkeypatch):
+    monkeypatch.setattr("rnp_jax.pipeline.evidence.gather_evidence", pytest.fail)
+    for method, evidence in (("clp", "never"), ("none", "always")):
+        item = replace(items[0], method=method)
+        job = SweepJob(replace(OPTIONS, evidence=evidence), tmp_path)
+        assert evidence_of(job.run(item, job.load(item), 1)) == dict.fromkeys(TOLD)
 
 
 CONTROLS = ("none", "holder", "clp", "random", "oracle")

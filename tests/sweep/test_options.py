@@ -49,6 +49,7 @@ def test_a_key_depends_on_what_decides_the_row(tmp_path):
         key_of(write="report"),
         key_of(attack="sig"),
         key_of(replace(OPTIONS, seed=1)),
+        key_of(replace(OPTIONS, evidence="always")),
         key_of(replace(OPTIONS, clp=ClpConfig(ThresholdConfig("std", u=3.5)))),
         before,
         key_of(path=str(path)),
@@ -104,6 +105,12 @@ def test_resolved_options_are_options_again():
 
 def test_a_preset_of_a_single_run_is_one_of_a_sweep():
     assert resolve(SweepOptions, {"method": "clp"}).method == ("clp",)
+
+
+@pytest.mark.parametrize("write", ["row", "cleaned", "report"])
+@pytest.mark.parametrize("evidence", ["unknown", "always"])
+def test_evidence_may_be_gathered_whatever_is_kept(write, evidence):
+    assert resolve(SweepOptions, {"write": write, "evidence": evidence}).evidence == evidence
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,155 @@
+"""Automatic removal with clean images alone: two families of defenses, and searches of its own that tell them apart.
+
+Pruning finds backdoors that live in filters of their own; trigger recovery finds triggers that small masks or plain
+patches express. Each is blind where the other sees.
+
+1. Triggers are searched for all labels (``nc``). If labels stand out, the network is distilled away from their
+   triggers. Searches with new random starts, and of patches of other sizes, then look at these labels again. If they
+   still reach one more easily than an ordinary label, the outcome is dropped.
+2. If no label stands out, or the outcome was dropped, RNP exposes filters. If clean images can spare only a few of
+   them, no backdoor lives there: a network of which nothing stood out is then left alone. Otherwise they are pruned
+   past the budget and the network is repaired (``repair``), under the triggers of the labels that stood out.
+
+No accuracy under a trigger is looked at, and no setting depends on the checkpoint. The order is that of the cost in
+accuracy, so that the first outcome which nothing speaks against is the most accurate one. Not in a paper;
+``docs/removal.md`` says how the settings were chosen and what they lead to.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import jax
+import numpy as np
+
+from rnp_jax.checks import check_number
+from rnp_jax.defenses.distil import DistilConfig
+from rnp_jax.defenses.method import Chooses, Method, Task
+from rnp_jax.defenses.nc import NcConfig, Recovered, gather_stamps, recover_triggers
+from rnp_jax.defenses.repair import RepairConfig, repair
+from rnp_jax.defenses.result import Defended
+from rnp_jax.defenses.rnp import RnpConfig, rnp, run_rnp
+from rnp_jax.defenses.tuning import begin, conclude
+from rnp_jax.inversion import InversionConfig, PatchConfig, Stamps, invert, scan_patches
+from rnp_jax.types import Variables
+
+
+@dataclass(frozen=True)
+class AutoConfig:
+    """Settings of automatic removal.
+
+    Attributes:
+      nc: of the searches for triggers, shorter ones than those of ``nc``, and of distillation from them.
+      rnp: of the exposure of filters.
+      repair: of pruning past the budget, and of distillation after it.
+      spare: share of all filters that clean images must be able to spare for a network to be pruned of which no label
+        stood out.
+      again: of the second scan of patches, with other sizes and places than the first one's.
+      small: size of a trigger afterwards, as a share of the median size before, below which an outcome is dropped.
+    """
+
+    nc: NcConfig = field(default_factory=lambda: NcConfig(InversionConfig(steps=100, batch_size=32, success=0.98)))
+    rnp: RnpConfig = field(default_factory=lambda: rnp.defaults)
+    repair: RepairConfig = field(default_factory=lambda: RepairConfig(distil=DistilConfig()))
+    spare: float = 0.01
+    again: PatchConfig = field(default_factory=lambda: PatchConfig(side=0.16, step=0.6))
+    small: float = 0.5
+
+    def __post_init__(self):
+        check_number("spare", self.spare, 0, 1)
+        check_number("small", self.small, 0, 1)
+
+
+def run_auto(task: Task, config: AutoConfig) -> Defended:
+    """Searches, removes, searches again, and prunes where that is not enough or nothing was found.
+
+    Features carry no trigger to search for: a head on them is pruned and repaired.
+
+    Raises:
+      ConfigError: nothing is held out to choose filters by.
+      DataError: no images, or none outside a label's class.
+      DefenseError: a loss became infinite or not a number, or the network has nothing to mask.
+    """
+    search_key, distil_key, rnp_key, repair_key, check_key = jax.random.split(task.key, 5)
+    found, stamps = _search(task, config.nc, search_key)
+    seen = "Features carry no trigger to search for." if found is None else found.rule
+    if found is not None and stamps is not None:
+        whole = begin("original", task, RnpConfig())
+        done = repair(task, whole, RepairConfig(distil=config.nc.distil), distil_key, stamps=stamps)
+        against = speak_against(task, done.variables, found, config, check_key)
+        if not against:
+            how = "The network was distilled away from these triggers; new searches reach the labels no more easily."
+            return _explain(done, f"{seen} {how}")
+        task.warn(f"Distillation from the recovered triggers alone was dropped: {' '.join(against)}")
+    exposed = run_rnp(replace(task, key=rnp_key), config.rnp)
+    enough = config.spare * sum(len(each) for each in exposed.values.values())
+    if stamps is None and exposed.choice.pruned < enough:
+        why = (
+            f"Of the filters that RNP exposed, clean images can spare {exposed.choice.pruned}, fewer than "
+            f"{enough:.0f}: nothing speaks for a backdoor, and the network is unchanged."
+        )
+        task.warn(f"{seen} {why}")
+        return _explain(conclude(task, begin("original", task, RnpConfig()), task.variables), f"{seen} {why}")
+    done = repair(task, exposed, config.repair, repair_key, stamps=stamps)
+    if found is not None and stamps is not None:
+        for reason in speak_against(task, done.variables, found, config, check_key):
+            task.warn(f"Pruning and repair did not remove what was found: {reason}")
+    return _explain(done, f"{seen} {done.choice.rule[:1].upper()}{done.choice.rule[1:]}.")
+
+
+def _search(task: Task, config: NcConfig, key: jax.Array) -> tuple[Recovered | None, Stamps | None]:
+    """What the searches found, and the triggers of the labels that stand out; None without images or such labels."""
+    if np.asarray(task.data.images).dtype != np.uint8:
+        return None, None
+    searched = {"holdout": task.holdout, "progress": task.progress}
+    with task.stage("invert"):
+        found = recover_triggers(task.network, task.variables, task.data, key, config, **searched)
+        if not found.labels:
+            return found, None
+        return found, gather_stamps(task.network, task.variables, task.data, key, config, found, **searched)
+
+
+def speak_against(
+    task: Task, after: Variables, found: Recovered, config: AutoConfig, key: jax.Array
+) -> tuple[str, ...]:
+    """What new searches of the labels that stood out find, one sentence each; nothing where they find nothing.
+
+    Triggers are searched from random starts. A size is held against the median before, a patch's success against that
+    of the labels that did not stand out.
+    """
+    median = float(np.median(np.where(found.masks.reached, found.masks.sizes, np.inf)))
+    searched = (task.network, after, task.data)
+    with task.stage("check"):
+        again = invert(
+            *searched, key, config.nc.inversion, labels=found.labels, holdout=task.holdout, progress=task.progress
+        )
+        patches = scan_patches(*searched, config.again, holdout=task.holdout)
+    beyond = set(patches.labels[patches.find_outliers(config.again)].tolist())
+    reasons = []
+    for label, size, reached in zip(found.labels, again.sizes, again.reached, strict=True):
+        if reached and size < config.small * median:
+            reasons.append(
+                f"A new trigger of {size:.1f} pixels reaches label {label}; the median before was {median:.1f}."
+            )
+        if label in beyond:
+            reasons.append(f"A plain patch sends {patches.success[label]:.0%} of the images to label {label}.")
+    return tuple(reasons)
+
+
+def _explain(done: Defended, why: str) -> Defended:
+    return replace(done, choice=done.choice.model_copy(update={"rule": why}))
+
+
+auto = Method(
+    name="auto",
+    title="Auto",
+    summary="search for triggers, distil the network away from them, prune and repair where that is not enough",
+    basis="Labels that a small trigger or a plain patch reaches are unlearned by distillation; where none stands out, "
+    "filters that RNP exposes are pruned past the budget and the network is repaired by distillation.",
+    run=run_auto,
+    defaults=AutoConfig(),
+    changes="both",
+    augments=True,
+    chooses=lambda _: Chooses(True, True),
+    inverts=True,
+    colour="#1b1b3a",
+    marker=(5, 1, 180),
+)

@@ -1,0 +1,49 @@
+"""Too few images: what weakens a defense's conclusion, and how many images would make sense."""
+
+import numpy as np
+
+from rnp_jax.pipeline.case import Case
+from rnp_jax.pipeline.judging import needed_images
+from rnp_jax.pipeline.request import Request
+
+LEARN = 10
+"""Clean images of each class that a method learns from, in the mean."""
+
+CHOOSE = 50
+"""Held-out images: one of them then weighs 2 points of accuracy, less than the methods' budgets of 3 and 5 points."""
+
+MEASURE = 100
+"""Test images: one of them then weighs one point of ACC."""
+
+
+def warn_of_few(case: Case, request: Request) -> tuple[str, ...]:
+    """What is scarce, a sentence each: images to learn from, to choose by, and to measure on."""
+    method, num_classes = request.method, case.model.network.architecture.num_classes
+    warnings = []
+    learned = len(case.data.labels)
+    if method.needs == "clean" and learned < LEARN * num_classes:
+        absent = num_classes - len(np.unique(case.data.labels))
+        lacking = f"; {absent} of them have none" if absent else ""
+        warnings.append(
+            f"{_count(learned, 'clean image')} to learn from, for {num_classes} classes{lacking}: {method.title} makes "
+            f"sense with {LEARN * num_classes:,} or more."
+        )
+    held = 0 if case.holdout is None else len(case.holdout.labels)
+    if not case.anew and method.chooses(request.settings).by_holdout and held < CHOOSE:
+        warnings.append(
+            f"{_count(held, 'image')} to choose the number of filters by, so that one weighs {1 / max(held, 1):.1%} of "
+            f"the accuracy: give {CHOOSE} or more."
+        )
+    triggered, needed = case.sets.triggered, needed_images(num_classes)
+    if triggered is not None and len(triggered.labels) < needed:
+        warnings.append(
+            f"{_count(len(triggered.labels), 'triggered image')}: too few to call any trigger removed, even one that "
+            f"never works; {needed:,} or more make sense."
+        )
+    if len(case.test) < MEASURE:
+        warnings.append(f"{_count(len(case.test), 'image')} to measure ACC on: {MEASURE} or more make sense.")
+    return tuple(warnings)
+
+
+def _count(count: int, what: str) -> str:
+    return f"Only {count:,} {what}{'s' * (count != 1)}"

@@ -1,0 +1,91 @@
+"""Automatic removal on networks whose backdoor is known by construction, and on networks without one."""
+
+from dataclasses import replace
+from importlib import import_module
+
+import jax
+import numpy as np
+import pytest
+
+from rnp_jax.defenses.auto import AutoConfig, auto, speak_against
+from rnp_jax.defenses.distil import DistilConfig
+from rnp_jax.defenses.method import Task
+from rnp_jax.defenses.nc import recover_triggers
+from rnp_jax.defenses.prune import PruneConfig
+from rnp_jax.defenses.recover import RecoverConfig
+from rnp_jax.defenses.repair import RepairConfig
+from rnp_jax.defenses.rnp import RnpConfig
+from rnp_jax.defenses.unlearn import UnlearnConfig
+from rnp_jax.errors import ConfigError
+from rnp_jax.inversion import measure_stamps
+from rnp_jax.models import Architecture, Network
+from tests.defenses import test_nc as planting
+from tests.inversion.planted import CLASSES, SIDE, TARGET, rows_data
+
+KEY = jax.random.key(4)
+RNP = RnpConfig(
+    UnlearnConfig(max_epochs=20, batch_size=16, learning_rate=0.03, stop_accuracy=0.4),
+    RecoverConfig(epochs=10, batch_size=16, learning_rate=5.0),
+    PruneConfig(accuracy_budget=1.0),
+)
+CONFIG = AutoConfig(planting.CONFIG, RNP, RepairConfig(distil=DistilConfig(epochs=1, batch_size=16)))
+HELD = rows_data(60, seed=9)
+
+
+def test_a_trigger_that_is_found_is_unlearned_and_looked_for_again():
+    variables = planting.planted()
+    found = auto(planting.NETWORK, variables, rows_data(), KEY, CONFIG, holdout=HELD)
+    label = np.array([TARGET])
+    assert measure_stamps(planting.NETWORK, found.variables, HELD, *planting.true_trigger(), label)[0] < 0.2
+    assert (found.kind, found.choice.pruned, found.warnings) == ("weights", 0, ())
+    assert list(found.timing) == ["invert", "distil", "check"]
+    assert "new searches reach the labels no more easily" in found.choice.rule
+
+
+def test_what_the_backdoor_is_still_in_is_spoken_against():
+    variables, data = planting.planted(), rows_data()
+    task = Task(planting.NETWORK, variables, data, KEY, HELD)
+    found = recover_triggers(planting.NETWORK, variables, data, KEY, CONFIG.nc, holdout=HELD)
+    size, patch = speak_against(task, variables, found, CONFIG, KEY)
+    assert f"pixels reaches label {TARGET}" in size
+    assert patch.startswith("A plain patch sends")
+    assert speak_against(task, planting.planted(0.0), found, CONFIG, KEY) == ()
+
+
+def test_a_head_of_which_clean_images_can_spare_nothing_is_left_alone(features):
+    config = replace(CONFIG, spare=1.0)
+    found = auto(features.network, features.variables, features.data, KEY, config, holdout=features.holdout)
+    assert jax.tree.all(jax.tree.map(np.array_equal, found.variables, features.variables))
+    assert (found.kind, found.choice.pruned) == ("weights", 0)
+    (warning,) = found.warnings
+    assert warning == found.choice.rule
+    assert warning.startswith("Features carry no trigger to search for. Of the filters that RNP exposed")
+    assert warning.endswith("nothing speaks for a backdoor, and the network is unchanged.")
+
+
+def test_a_head_that_can_spare_filters_is_pruned_past_the_budget_and_repaired(features):
+    config = replace(CONFIG, spare=0.0)
+    found = auto(features.network, features.variables, features.data, KEY, config, holdout=features.holdout)
+    assert found.kind == "mask"
+    assert found.choice.pruned > 0
+    assert "held at zero while the network was distilled" in found.choice.rule
+    assert list(found.timing) == ["unlearn", "recover", "rank", "choose", "distil"]
+
+
+def test_an_outcome_that_is_spoken_against_is_dropped_for_a_pruned_one(monkeypatch):
+    network = Network(Architecture("mlp", CLASSES, 0, (("0", 16), ("2", CLASSES)), (SIDE, SIDE, 3)))
+    nc = replace(CONFIG.nc, suspicious=1e-6, margin=1.0, distil=DistilConfig(epochs=1, batch_size=16))
+    config = replace(CONFIG, nc=nc, spare=1.0)
+    monkeypatch.setattr(import_module("rnp_jax.defenses.auto"), "speak_against", lambda *_: ("It is there.",))
+    found = auto(network, network.init(KEY), rows_data(), KEY, config, holdout=HELD)
+    assert found.kind == "mask", "labels stood out, so it is pruned however few filters there are to spare"
+    assert "Distillation from the recovered triggers alone was dropped: It is there." in found.warnings
+    assert "Pruning and repair did not remove what was found: It is there." in found.warnings
+    assert "Flagged by the size" in found.choice.rule
+    assert "held at zero" in found.choice.rule
+
+
+@pytest.mark.parametrize("change", [{"spare": 1.5}, {"spare": -0.1}, {"small": 2.0}])
+def test_impossible_settings(change: dict):
+    with pytest.raises(ConfigError):
+        AutoConfig(**change)
