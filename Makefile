@@ -11,7 +11,7 @@ OUT    ?= runs/demo
 
 demo: $(VENV)/.installed
 	@rm -rf $(OUT)
-	$(BIN)/rnp-jax defend checkpoints/digits_badnets.pt --config configs/rnp_digits.yaml --out $(OUT)
+	$(BIN)/rnp-jax defend checkpoints/digits_badnets.pt --config configs/auto_digits.yaml --out $(OUT)
 
 test: $(VENV)/.tested
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"

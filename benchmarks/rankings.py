@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def presets(checkpoint: str, arguments: argparse.Namespace) -> list[str]:
     """The command line of the defense on this checkpoint."""
-    line = [checkpoint, "--test-images", arguments.test_images]
+    line = [checkpoint, "--method", "rnp", "--test-images", arguments.test_images]
     line += ["--data-dir", arguments.data_dir] if arguments.data_dir else []
     if "digits" in checkpoint:
         return [*line, "--config", "configs/rnp_digits.yaml"]

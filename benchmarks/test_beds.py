@@ -23,7 +23,7 @@ from benchmarks.compare import describe_machine
 from rnp_jax.atomic import write_atomic
 from rnp_jax.checkpoints import load_model
 from rnp_jax.config import DefenseSetOptions, TriggerOptions
-from rnp_jax.data import Augmentation, Dataset, load, parse_normalization
+from rnp_jax.data import Augmentation, Dataset, load, parse_normalization, sample_defense_set
 from rnp_jax.defenses import METHODS
 from rnp_jax.defenses.registry import title
 from rnp_jax.report.comparison_text import markdown_table
@@ -70,7 +70,7 @@ BEDS: Mapping[str, Bed] = {
     "ibau_l0": Bed("ibau_l0_inv_0_02.pth", "chosen", "identity", 0, "stamp", ("variant", "paste"), "ibau_l0_inv.png"),
     "nad_student": Bed("nad_wrn16_1_s_net.tar", "chosen", "identity", 5, "badnets"),
     "torch_badnets_w16": Bed("badnets_resnet18w16.tar", "chosen", "cifar10_rnp", 0, "badnets"),
-    "ibau_trojan_wm": Bed("ibau_trojan_wm_2_02.pth", "judged", "identity", 2, "stamp", artefact="ibau_trojan_wm.png"),
+    "ibau_trojan_wm": Bed("ibau_trojan_wm_2_02.pth", "chosen", "identity", 2, "stamp", artefact="ibau_trojan_wm.png"),
     "abl_grid": Bed("abl_wrn16_1_grid_target0.tar", "judged", "identity", 0, "badnets"),
     "torch_badnets_w32": Bed("badnets_resnet18w32.tar", "judged", "cifar10_rnp", 0, "badnets"),
     "akamaster_clean": Bed("akamaster_resnet20.th", "judged", "imagenet"),
@@ -96,13 +96,14 @@ def run(bed: Bed, path: Path, method: str, seed: int, data: tuple[Dataset, Datas
         artefact=None if bed.artefact is None else str(path.parent / bed.artefact),
     )
     images, test = data
+    _, drawn = sample_defense_set(images, min(500, len(images)), seed=seed)
     return rnp_jax.defend(
         load_model(path, normalization=normalization),
-        images,
+        images.subset(drawn),
         test.subset(range(min(TEST_IMAGES, len(test)))),
         method=method,
         seed=seed,
-        defense=DefenseSetOptions(size=min(500, len(images)), seed=seed),
+        defense=DefenseSetOptions(seed=seed),
         trigger=trigger,
         augmentation=Augmentation(1, False) if bed.data == "digits" else Augmentation(4, True),
         evidence=evidence,

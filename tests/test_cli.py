@@ -21,6 +21,7 @@ from rnp_jax.config import UNREAD, DataOptions, to_plain
 from rnp_jax.defenses import METHODS, RecoverConfig, UnlearnConfig
 from rnp_jax.errors import ConfigError
 from rnp_jax.pipeline.options import RunOptions, names_in, schema_for
+from rnp_jax.report.schema import read_result
 from tests.runs import ROOT
 
 DIGITS = str(ROOT / "configs" / "rnp_digits.yaml")
@@ -228,23 +229,22 @@ def test_a_method_that_is_none_is_one_line_with_the_choices(command, arguments, 
 
 
 def test_options_by_name():
-    run, options = parse(
-        "defend", ["a.pt", "--data", "digits", "--rnp.recover.epochs", "3", "--constants", "size", "6", "margin", "1"]
-    )
+    given = ["--method", "rnp", "--rnp.recover.epochs", "3", "--constants", "size", "6", "margin", "1"]
+    run, options = parse("defend", ["a.pt", "--data", "digits", *given])
     assert run.__module__ == "rnp_jax.commands.defend"
     assert (options.checkpoint, options.images, options.rnp.recover.epochs) == ("a.pt", DataOptions(data="digits"), 3)
     assert options.trigger.constants == {"size": "6", "margin": "1"}
-    assert options.rnp.unlearn == UnlearnConfig(batch_size=100)
+    assert options.rnp.unlearn == UnlearnConfig(batch_size=100, stop_loss=2.0)
     plain, expected = to_plain(parse("defend", ["a.pt"])[1]), to_plain(DefendOptions("a.pt"))
-    del expected["untrusted"]  # which rnp does not read
-    assert plain == {**expected, "rnp": to_plain(METHODS["rnp"].defaults)}
+    del expected["untrusted"]  # which auto does not read
+    assert plain == {**expected, "auto": to_plain(METHODS["auto"].defaults)}
     assert parse("convert", ["a.pt", "b"])[1] == ConvertOptions("a.pt", "b")
 
 
 @pytest.mark.parametrize("spell", [lambda path: ["--config", path], lambda path: [f"--config={path}"]])
 def test_the_command_line_goes_over_the_preset_and_the_preset_over_the_defaults(spell, tmp_path):
     preset = tmp_path / "preset.yaml"
-    preset.write_text("seed: 5\nrnp: {recover: {epochs: 3, alpha: 0.5}}\n")
+    preset.write_text("method: rnp\nseed: 5\nrnp: {recover: {epochs: 3, alpha: 0.5}}\n")
     options = parse("defend", ["a.pt", *spell(str(preset)), "--rnp.recover.alpha", "0.7"])[1]
     assert (options.checkpoint, options.seed) == ("a.pt", 5)
     assert options.rnp.recover == RecoverConfig(epochs=3, alpha=0.7, batch_size=128)
@@ -370,6 +370,18 @@ def test_what_the_system_refuses_is_one_line(tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith("rnp-jax: ")
     assert error.count("\n") == 1
+
+
+def test_a_result_that_does_not_support_what_was_required_is_status_3(small_victim, tmp_path, capsys):
+    """CLP with no filter to prune leaves the trigger as it was."""
+    nothing = ("--method", "clp", "--clp.threshold.rule", "number", "--clp.threshold.number", "0")
+    small = ("--test-images", "100", "--batch-size", "20", "--sweep-images", "0", "--out", str(tmp_path / "out"))
+    assert main(["defend", str(small_victim), *nothing, *small, "--require", "removed"]) == 3
+    *_, line = capsys.readouterr().err.splitlines()
+    expected = "rnp-jax: RequirementError: the result does not support that the backdoor is removed. "
+    assert line.startswith(expected)
+    assert {"cleaned.pt", "report.html", "result.json"} < set(os.listdir(tmp_path / "out"))
+    assert not read_result(tmp_path / "out" / "result.json").verdict.supported
 
 
 def test_a_reader_that_has_seen_enough_is_no_error():

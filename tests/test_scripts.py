@@ -19,6 +19,7 @@ def test_help(script, tmp_path):
     done = subprocess.run([sys.executable, script, "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"usage: rnp-jax {COMMAND[script.stem]} ")
+    assert ("--rnp.unlearn.stop-loss" in done.stdout) == (script.stem == "defend_rnp")
     assert list(tmp_path.iterdir()) == []
 
 

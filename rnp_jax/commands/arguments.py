@@ -67,8 +67,8 @@ def _for_methods(schema: type[RunOptions], values: dict[str, Any], arguments: li
 
 
 def _after(arguments: list[str], option: str) -> list[str]:
-    """The words that an option is given."""
-    for i, argument in enumerate(arguments):
+    """The words that an option is given, where it stands last: that is the one that counts."""
+    for i, argument in reversed([*enumerate(arguments)]):
         if argument.startswith(f"{option}="):
             return [argument.removeprefix(f"{option}=")]
         if argument == option:

@@ -37,7 +37,8 @@ class AutoConfig:
     """Settings of automatic removal.
 
     Attributes:
-      nc: of the searches for triggers, shorter ones than those of ``nc``, and of distillation from them.
+      scan: of the first search, of all labels: shorter than the others.
+      nc: of what makes a label stand out, of the searches for its triggers, and of distillation from them.
       rnp: of the exposure of filters.
       repair: of pruning past the budget, and of distillation after it.
       spare: share of all filters that clean images must be able to spare for a network to be pruned of which no label
@@ -46,7 +47,8 @@ class AutoConfig:
       small: size of a trigger afterwards, as a share of the median size before, below which an outcome is dropped.
     """
 
-    nc: NcConfig = field(default_factory=lambda: NcConfig(InversionConfig(steps=100, batch_size=32, success=0.98)))
+    scan: InversionConfig = field(default_factory=lambda: InversionConfig(steps=100, batch_size=32, success=0.98))
+    nc: NcConfig = field(default_factory=lambda: NcConfig(starts=3))
     rnp: RnpConfig = field(default_factory=lambda: rnp.defaults)
     repair: RepairConfig = field(default_factory=lambda: RepairConfig(distil=DistilConfig()))
     spare: float = 0.01
@@ -69,7 +71,7 @@ def run_auto(task: Task, config: AutoConfig) -> Defended:
       DefenseError: a loss became infinite or not a number, or the network has nothing to mask.
     """
     search_key, distil_key, rnp_key, repair_key, check_key = jax.random.split(task.key, 5)
-    found, stamps = _search(task, config.nc, search_key)
+    found, stamps = _search(task, config, search_key)
     seen = "Features carry no trigger to search for." if found is None else found.rule
     if found is not None and stamps is not None:
         whole = begin("original", task, RnpConfig())
@@ -87,7 +89,8 @@ def run_auto(task: Task, config: AutoConfig) -> Defended:
             f"{enough:.0f}: nothing speaks for a backdoor, and the network is unchanged."
         )
         task.warn(f"{seen} {why}")
-        return _explain(conclude(task, begin("original", task, RnpConfig()), task.variables), f"{seen} {why}")
+        left = replace(begin("original", task, RnpConfig()), unchanged=True)
+        return _explain(conclude(task, left, task.variables), f"{seen} {why}")
     done = repair(task, exposed, config.repair, repair_key, stamps=stamps)
     if found is not None and stamps is not None:
         for reason in speak_against(task, done.variables, found, config, check_key):
@@ -95,16 +98,17 @@ def run_auto(task: Task, config: AutoConfig) -> Defended:
     return _explain(done, f"{seen} {done.choice.rule[:1].upper()}{done.choice.rule[1:]}.")
 
 
-def _search(task: Task, config: NcConfig, key: jax.Array) -> tuple[Recovered | None, Stamps | None]:
+def _search(task: Task, config: AutoConfig, key: jax.Array) -> tuple[Recovered | None, Stamps | None]:
     """What the searches found, and the triggers of the labels that stand out; None without images or such labels."""
+    first = replace(config.nc, inversion=config.scan)
     if np.asarray(task.data.images).dtype != np.uint8:
         return None, None
     searched = {"holdout": task.holdout, "progress": task.progress}
     with task.stage("invert"):
-        found = recover_triggers(task.network, task.variables, task.data, key, config, **searched)
+        found = recover_triggers(task.network, task.variables, task.data, key, first, **searched)
         if not found.labels:
             return found, None
-        return found, gather_stamps(task.network, task.variables, task.data, key, config, found, **searched)
+        return found, gather_stamps(task.network, task.variables, task.data, key, config.nc, found, **searched)
 
 
 def speak_against(
@@ -118,9 +122,7 @@ def speak_against(
     median = float(np.median(np.where(found.masks.reached, found.masks.sizes, np.inf)))
     searched = (task.network, after, task.data)
     with task.stage("check"):
-        again = invert(
-            *searched, key, config.nc.inversion, labels=found.labels, holdout=task.holdout, progress=task.progress
-        )
+        again = invert(*searched, key, config.scan, labels=found.labels, holdout=task.holdout, progress=task.progress)
         patches = scan_patches(*searched, config.again, holdout=task.holdout)
     beyond = set(patches.labels[patches.find_outliers(config.again)].tolist())
     reasons = []

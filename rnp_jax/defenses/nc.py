@@ -3,8 +3,8 @@
 1. For each label, the smallest mask and pattern that send clean images to it are searched on the suspicious network,
    and plain squares are tried at all places (``scan_patches``).
 2. A label is flagged whose mask is far smaller than the others': its anomaly index is above 2, and its size at most
-   half of the median; or which a plain square reaches, as it reaches no ordinary label. Where none is, nothing is
-   changed.
+   half of the median, or its size at most a quarter of it; or which a plain square reaches, as it reaches no ordinary
+   label. Where none is, nothing is changed.
 3. The network is tuned on clean images, some of which carry a flagged label's trigger, a few pixels off its place.
 
 What differs from the paper, and from BackdoorBench's version: the third step is distillation by the suspicious network
@@ -52,6 +52,7 @@ class NcConfig:
       inversion: settings of trigger recovery.
       suspicious: anomaly index above which a label is flagged.
       margin: largest size of a flagged label's trigger, as a share of the median size, in (0, 1].
+      clear: the same share at or below which a label is flagged whatever its index, in [0, 1].
       starts: triggers recovered for each flagged label, including the one from the search over all labels.
       patches: settings of the scan of plain squares.
       distil: settings of distillation.
@@ -60,13 +61,14 @@ class NcConfig:
     inversion: InversionConfig = field(default_factory=InversionConfig)
     suspicious: float = 2.0
     margin: float = 0.5
+    clear: float = 0.25
     starts: int = 2
     patches: PatchConfig = field(default_factory=PatchConfig)
     distil: DistilConfig = field(default_factory=DistilConfig)
 
     def __post_init__(self):
-        if not self.suspicious > 0 or not 0 < self.margin <= 1 or self.starts < 1:
-            raise ConfigError(f"{self}: expected suspicious > 0, margin in (0, 1] and starts >= 1")
+        if not self.suspicious > 0 or not 0 < self.margin <= 1 or not 0 <= self.clear <= 1 or self.starts < 1:
+            raise ConfigError(f"{self}: expected suspicious > 0, margin in (0, 1], clear in [0, 1] and starts >= 1")
 
 
 def run_nc(task: Task, config: NcConfig) -> Defended:
@@ -85,7 +87,7 @@ def run_nc(task: Task, config: NcConfig) -> Defended:
         begun = replace(begun, choice=begun.choice.model_copy(update={"rule": rule}))
         if not found.labels:
             task.warn(rule)
-            return conclude(task, begun, begun.variables)
+            return conclude(task, replace(begun, unchanged=True), begun.variables)
         stamps = gather_stamps(task.network, task.variables, task.data, search_key, config, found, **searched)
     return repair(task, begun, RepairConfig(distil=config.distil), distil_key, stamps=stamps)
 
@@ -121,7 +123,7 @@ def recover_triggers(
         network, variables, data, jax.random.fold_in(key, 0), config.inversion, holdout=holdout, progress=progress
     )
     patches = scan_patches(network, variables, data, config.patches, holdout=holdout)
-    small = find_outliers(found.sizes, found.reached, config.suspicious, config.margin)
+    small = find_outliers(found.sizes, found.reached, config.suspicious, config.margin, config.clear)
     laid = [place for place in patches.find_outliers(config.patches) if place not in small]
     labels = tuple(int(found.labels[place]) for place in (*small, *laid))
     return Recovered(found, patches, labels, _explain(found, patches, small, laid, config))
@@ -179,8 +181,9 @@ def _explain_none(found: Inverted, patches: Patches, config: NcConfig) -> str:
         "No label stands out by its recovered trigger. The smallest is that of label "
         f"{found.labels[i]}: {found.sizes[i]:.1f} pixels, anomaly index {index[i]:.1f}; the median over labels is "
         f"{np.median(found.sizes):.1f}. A label is flagged if its index is above {config.suspicious:g} and its trigger "
-        f"has at most {config.margin:.0%} of the median size, or if a plain patch sends {config.patches.works:.0%} of "
-        f"the images there; the best sends {patches.success[j]:.0%} to label {patches.labels[j]}."
+        f"has at most {config.margin:.0%} of the median size, or at most {config.clear:.0%} of it; or "
+        f"if a plain patch sends {config.patches.works:.0%} of the images there. The best sends "
+        f"{patches.success[j]:.0%} to label {patches.labels[j]}."
     )
 
 

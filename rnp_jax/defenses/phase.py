@@ -112,6 +112,7 @@ def _run_until(phase: Phase, state: PhaseState, fixed: Tree, data: Batch, key: A
         batch = phase.prepare(batch, fixed, key)
         gradient, (moved, metrics) = jax.grad(phase.loss, has_aux=True)(trained, fixed, batch_stats, batch)
         updates, advanced = tx.update(gradient, opt_state, trained)
+        after: tuple[Tree, Tree, optax.OptState]
         after = (phase.update(trained, cast(Tree, updates), fixed), moved, advanced)
         halts = phase.halts(jax.tree.map(lambda total: total / len(batch.labels), metrics))
         if halts is not None:
@@ -123,10 +124,10 @@ def _run_until(phase: Phase, state: PhaseState, fixed: Tree, data: Batch, key: A
         carry = (state.trained, state.batch_stats, state.opt_state, state.stopped)
         epoch_key = jax.random.fold_in(key, state.epoch)
         carry, metrics = run_epoch(step, carry, data, epoch_key, batch_size=phase.batch_size, shuffle=phase.shuffle)
-        *carry, halted = carry
-        rows = {**metrics, **phase.record(carry[0])}
+        trained, batch_stats, opt_state, halted = carry
+        rows = {**metrics, **phase.record(trained)}
         history = {name: values.at[state.epoch].set(rows[name]) for name, values in state.history.items()}
-        return PhaseState(*carry, state.epoch + 1, history, halted | phase.stops(metrics))
+        return PhaseState(trained, batch_stats, opt_state, state.epoch + 1, history, halted | phase.stops(metrics))
 
     return jax.lax.while_loop(lambda state: (state.epoch < until) & ~state.stopped, epoch, state)
 

@@ -73,6 +73,7 @@ class Defended:
         ``weights`` where the defense chooses no filters and tunes all weights.
       candidates: the suspected filters, in the order of pruning.
       choice: how many of them were pruned, and why.
+      unchanged: whether the method looked at the network and left it as it came.
       release: the order of the RNP release for the same masks, where they come from recovery.
       network: the function of ``variables``, where the defense trained a new one.
       extractor: the network and weights whose features ``network`` reads, where it is a head.
@@ -88,6 +89,7 @@ class Defended:
     kind: Literal["mask", "score", "weights"]
     candidates: Candidates
     choice: Choice
+    unchanged: bool = False
     release: Candidates | None = None
     network: Network | None = None
     extractor: tuple[Network, Variables] | None = None

@@ -69,29 +69,25 @@ def _fold(key: jax.Array, number: int) -> jax.Array:
     return key if number == 0 else jax.random.fold_in(key, number)
 
 
-def _expose_once(task: Task, config: RnpConfig, key: jax.Array) -> Recovered:
-    unlearn_config = config.unlearn
-    for attempt in range(config.retries + 1):
-        unlearn_key, recover_key = jax.random.split(_fold(key, attempt * _RETRY))
-        last = attempt == config.retries
-        unlearned = run_unlearning(task, unlearn_key, unlearn_config)
-        if not unlearned.reached and not last:
-            unlearn_config = replace(unlearn_config, learning_rate=3 * unlearn_config.learning_rate)
-            continue
-        with task.stage("recover"):
-            recovered = recover(
-                task.network,
-                unlearned.variables,
-                task.data,
-                recover_key,
-                config.recover,
-                augment=task.augment,
-                progress=task.progress,
-            )
-        task.note("recover", recovered.history)
-        if recovered.restored or last:
-            break
-        unlearn_config = replace(unlearn_config, learning_rate=unlearn_config.learning_rate / 3)
+def _expose_once(task: Task, config: RnpConfig, key: jax.Array, attempt: int = 0) -> Recovered:
+    unlearn_key, recover_key = jax.random.split(_fold(key, attempt * _RETRY))
+    last, rate = attempt == config.retries, config.unlearn.learning_rate
+    unlearned = run_unlearning(task, unlearn_key, config.unlearn)
+    if not unlearned.reached and not last:
+        return _expose_once(task, _with_rate(config, rate * 3), key, attempt + 1)
+    with task.stage("recover"):
+        recovered = recover(
+            task.network,
+            unlearned.variables,
+            task.data,
+            recover_key,
+            config.recover,
+            augment=task.augment,
+            progress=task.progress,
+        )
+    task.note("recover", recovered.history)
+    if not recovered.restored and not last:
+        return _expose_once(task, _with_rate(config, rate / 3), key, attempt + 1)
     if not unlearned.reached:
         task.warn(
             f"Unlearning never reached the stop accuracy {config.unlearn.stop_accuracy:.2f}: after "
@@ -105,6 +101,10 @@ def _expose_once(task: Task, config: RnpConfig, key: jax.Array) -> Recovered:
             f"{recovered.history['accuracy'][-1]:.2f}, no better than guessing. The masks are noise."
         )
     return recovered
+
+
+def _with_rate(config: RnpConfig, rate: float) -> RnpConfig:
+    return replace(config, unlearn=replace(config.unlearn, learning_rate=rate))
 
 
 def run_unlearning(task: Task, key: jax.Array, config: UnlearnConfig) -> Unlearned:

@@ -47,11 +47,13 @@ class EvidenceConfig:
       cold: searches from random starts, before and after.
       warm: searches from the masks found before.
       perturbation: of the universal perturbation.
-      patches: of the scan of plain squares; a label that it reaches stands out.
+      patches: of the scan of plain squares, other ones than a defense tries by default; a label that it reaches stands
+        out.
       controls: other labels searched beside the suspected ones, those of median size.
       suspicious: anomaly index above which a label stands out before.
       margin: share of the median size that its own may not exceed either; also, a size after below this share of an
         ordinary label's after is a trace.
+      clear: share of the median size at or below which a label stands out before, whatever its index.
       small: a size after below this share of an ordinary label's before is a backdoor that is still there.
       ordinary: a size after below this share of it is a trace.
       works: success of the old trigger from which the backdoor is still there.
@@ -62,10 +64,11 @@ class EvidenceConfig:
     cold: InversionConfig = field(default_factory=InversionConfig)
     warm: InversionConfig = WARM
     perturbation: PerturbationConfig = field(default_factory=PerturbationConfig)
-    patches: PatchConfig = field(default_factory=PatchConfig)
+    patches: PatchConfig = field(default_factory=lambda: PatchConfig(side=0.1, step=1.0))
     controls: int = 2
     suspicious: float = 2.0
     margin: float = 0.5
+    clear: float = 0.25
     small: float = 0.7
     ordinary: float = 0.85
     works: float = 0.5
@@ -205,7 +208,7 @@ def choose_examined(
     if len(found.labels) < 2:
         raise ConfigError("the network has one label: expected two or more, to compare them")
     sizes = _sizes(found)
-    places = find_outliers(found.sizes, found.reached, config.suspicious, config.margin)
+    places = find_outliers(found.sizes, found.reached, config.suspicious, config.margin, config.clear)
     places += [i for i, label in enumerate(found.labels) if label in reached and i not in places]
     examined = places or [int(sizes.argmin())]
     others = [int(i) for i in np.argsort(sizes, kind="stable") if i not in examined]

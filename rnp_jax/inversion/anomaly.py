@@ -19,13 +19,22 @@ def anomaly_index(norms: Float[np.ndarray, "K"]) -> Float[np.ndarray, "K"]:
 
 
 def find_outliers(
-    sizes: Float[np.ndarray, "K"], reached: Bool[np.ndarray, "K"], suspicious: float = 2.0, margin: float = 0.5
+    sizes: Float[np.ndarray, "K"],
+    reached: Bool[np.ndarray, "K"],
+    suspicious: float = 2.0,
+    margin: float = 0.5,
+    clear: float = 0.0,
 ) -> list[int]:
     """Places of the small outliers among sizes of masks, the highest anomaly index first.
 
-    ``suspicious`` is the index above which a label is suspected, and ``margin`` the share of the median size that its
-    own may not exceed either. A label that was not ``reached`` is never suspected.
+    Args:
+      sizes: in pixels.
+      reached: whether the wanted success was reached; a label that was not is never suspected.
+      suspicious: index above which a label is suspected.
+      margin: share of the median size that its own may not exceed either.
+      clear: share of the median size at or below which a label is suspected whatever its index, however widely the
+        sizes of the others scatter.
     """
-    index = anomaly_index(sizes)
-    small = reached & (index > suspicious) & (sizes <= margin * np.median(sizes))
+    index, share = anomaly_index(sizes), sizes / np.median(sizes)
+    small = reached & (((index > suspicious) & (share <= margin)) | (share <= clear))
     return [int(i) for i in np.argsort(-index, kind="stable") if small[i]]

@@ -256,7 +256,8 @@ def _tell_done(case: Case, request: Request, defended: Defended) -> tuple[str, s
 
 def _changed(request: Request, defended: Defended) -> bool:
     """Whether the method changed anything: it chose filters, or trained."""
-    return request.method.changes != "nothing" and (defended.prunes or bool(defended.history))
+    trained = defended.prunes or bool(defended.history)
+    return request.method.changes != "nothing" and trained and not defended.unchanged
 
 
 def _classes(case: Case, outcome: Outcome) -> tuple[schema.ClassAccuracy, ...]:

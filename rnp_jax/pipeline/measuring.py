@@ -67,7 +67,8 @@ def run_method(case: Case, request: Request, log: RunLog) -> Defended:
         log.timing[stage] = log.timing.get(stage, 0.0) + seconds
     for warning in defended.warnings:
         log.say(f"  warning: {warning}")
-    log.say(f"{f'pruned {defended.choice.pruned} filters' if defended.prunes else 'tuned'}: {defended.choice.rule}")
+    done = f"pruned {defended.choice.pruned} filters" if defended.prunes else "tuned"
+    log.say(f"{'left as it came' if defended.unchanged else done}: {defended.choice.rule}")
     for number, kept in enumerate(defended.kept, 1):
         clean = "" if case.poisoned is None else f", {(~case.poisoned[kept]).mean():.1%} of them truly clean"
         log.say(f"round {number}: {len(kept)} images kept{clean}")

@@ -63,7 +63,7 @@ def check_request(request: Request) -> None:
             f"--defense.holdout 0 leaves no held-out images, which --method {method.name} needs to choose the number "
             "of pruned filters: hold some out (0.2), or give a number, a threshold or another rule if the method has "
             "one, such as --rnp.prune.number 20, --rnp.prune.ranking release --rnp.prune.threshold 0.3, "
-            "--holder.threshold.rule mad"
+            "--holder.threshold.rule mad, --tsbd.share 0.1, --mcr.t 0.5"
         )
 
 

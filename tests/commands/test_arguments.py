@@ -23,6 +23,13 @@ def test_the_command_line_s_method_goes_over_the_preset_s(given, tmp_path):
     assert not hasattr(options, "rnp")
 
 
+def test_of_a_method_that_is_given_twice_the_last_counts_for_its_settings_too():
+    options = parse("defend", ["a.pt", "--method", "rnp", "--method=clp", "--clp.threshold.u", "2"])[1]
+    assert (options.method, options.clp.threshold.u, hasattr(options, "rnp")) == ("clp", 2, False)
+    options = parse("sweep", ["a.pt", "--method", "rnp", "--method", "clp", "none"])[1]
+    assert (options.method, hasattr(options, "clp"), hasattr(options, "rnp")) == (("clp", "none"), True, False)
+
+
 def test_one_method_of_a_preset_is_several_where_several_are_allowed(tmp_path):
     assert parse("sweep", ["a.pt", *preset(tmp_path, "method: clp")])[1].method == ("clp",)
 

@@ -126,7 +126,7 @@ def test_on_a_clean_model_the_oracle_is_skipped_and_says_why(tmp_path):
 
 
 def test_by_default_what_prunes_is_compared_with_the_controls():
-    assert COMPARED == ("none", "holder", "clp", "anp", "fp", "rnp", "random", "oracle")
+    assert COMPARED == ("none", "holder", "clp", "anp", "fp", "rnp", "auto", "random", "oracle")
     assert set(COMPARED) < set(METHODS)
 
 

@@ -30,6 +30,7 @@ from rnp_jax.torch_io import find_state_dict, read_checkpoint, write_state_dict
 from tests.networks import build
 from tests.runs import CHECKPOINT, DEFENSE, HID, ROOT, copy_checkpoint
 
+RNP = ("--method", "rnp")
 BEFORE_THE_REPORT = ("cleaned.pt", "config.yaml", "figures", "mask_values.txt", "masks", "result.json", "run.log")
 
 
@@ -178,10 +179,10 @@ def test_a_defender_s_own_images_and_a_trigger_by_name(write, tmp_path):
     ("options", "message"),
     [
         (("--defense.holdout", "0"), "--defense.holdout 0 leaves no held-out images"),
-        (("--rnp.prune.ranking", "release", "--rnp.prune.threshold", "1.5"), "threshold=1.5.*in \\[0, 1\\]"),
-        (("--rnp.prune.threshold", "0.3"), "threshold 0.3 with ranking path"),
-        (("--rnp.prune.number", "-1"), "number >= 0"),
-        (("--rnp.prune.number", "100000"), "--rnp.prune.number 100000: resnet18 has 600 filters"),
+        ((*RNP, "--rnp.prune.ranking", "release", "--rnp.prune.threshold", "1.5"), "threshold=1.5.*in \\[0, 1\\]"),
+        ((*RNP, "--rnp.prune.threshold", "0.3"), "threshold 0.3 with ranking path"),
+        ((*RNP, "--rnp.prune.number", "-1"), "number >= 0"),
+        ((*RNP, "--rnp.prune.number", "100000"), "--rnp.prune.number 100000: resnet18 has 600 filters"),
         (("--defense.size", "1298"), "1298 images wanted for the defense set, but there are only 1297"),
         (("--test-images", "0"), "test_images is 0, expected an integer of at least 1"),
         (("--batch-size", "0"), "batch_size is 0, expected"),
@@ -291,7 +292,8 @@ def test_masks_that_the_file_came_with_stay_in_every_figure(tmp_path):
     kept = np.repeat(np.array([0, 1], np.float32), len(tensors["bn1.weight"]) // 2)
     masked = tmp_path / "masked.pt"
     write_state_dict(masked, tensors | {"bn1.neuron_mask": kept})
-    options = (*DEFENSE, "--normalization", "digits", "--data", "digits", "--attack", "none", "--rnp.prune.number", "0")
+    unknown = ("--normalization", "digits", "--data", "digits", "--attack", "none", "--evidence", "never")
+    options = (*DEFENSE, *unknown, "--rnp.prune.number", "0")
     assert main(["defend", str(masked), *options, "--out", str(tmp_path / "out")]) == 0
     result = read_result(tmp_path / "out" / "result.json")
     model = open_model(str(masked), SourceOptions(normalization="digits"), ComputeOptions())

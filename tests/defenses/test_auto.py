@@ -28,7 +28,9 @@ RNP = RnpConfig(
     RecoverConfig(epochs=10, batch_size=16, learning_rate=5.0),
     PruneConfig(accuracy_budget=1.0),
 )
-CONFIG = AutoConfig(planting.CONFIG, RNP, RepairConfig(distil=DistilConfig(epochs=1, batch_size=16)))
+CONFIG = AutoConfig(
+    planting.CONFIG.inversion, planting.CONFIG, RNP, RepairConfig(distil=DistilConfig(epochs=1, batch_size=16))
+)
 HELD = rows_data(60, seed=9)
 
 
@@ -56,7 +58,7 @@ def test_a_head_of_which_clean_images_can_spare_nothing_is_left_alone(features):
     config = replace(CONFIG, spare=1.0)
     found = auto(features.network, features.variables, features.data, KEY, config, holdout=features.holdout)
     assert jax.tree.all(jax.tree.map(np.array_equal, found.variables, features.variables))
-    assert (found.kind, found.choice.pruned) == ("weights", 0)
+    assert (found.kind, found.choice.pruned, found.unchanged) == ("weights", 0, True)
     (warning,) = found.warnings
     assert warning == found.choice.rule
     assert warning.startswith("Features carry no trigger to search for. Of the filters that RNP exposed")

@@ -63,7 +63,7 @@ def test_a_network_without_an_outlier_is_returned_as_it_came_with_a_warning():
     assert warning.endswith("The network is unchanged.")
     assert found.choice.rule == warning
     assert found.choice.holdout_acc_before == found.choice.holdout_acc_after
-    assert (found.history, list(found.timing)) == ({}, ["invert"])
+    assert (found.history, list(found.timing), found.unchanged) == ({}, ["invert"], True)
 
 
 def test_every_flagged_label_gives_as_many_triggers_as_asked_for_and_its_patch():
@@ -83,7 +83,7 @@ def test_every_flagged_label_gives_as_many_triggers_as_asked_for_and_its_patch()
 
 def test_a_label_that_only_a_patch_reaches_is_flagged():
     """No mask is small enough for an anomaly index that none can have."""
-    found = recover_triggers(NETWORK, planted(), rows_data(), KEY, replace(CONFIG, suspicious=1e9))
+    found = recover_triggers(NETWORK, planted(), rows_data(), KEY, replace(CONFIG, suspicious=1e9, clear=0.0))
     assert found.labels == (TARGET,)
     assert re.search(rf"label {TARGET} \(a plain \d×\d patch sends \d+% of the images there\)", found.rule)
 
@@ -93,7 +93,9 @@ def test_features_carry_no_trigger(features):
         nc(features.network, features.variables, features.data, KEY, CONFIG)
 
 
-@pytest.mark.parametrize("change", [{"suspicious": 0.0}, {"margin": 0.0}, {"margin": 1.5}, {"starts": 0}])
+@pytest.mark.parametrize(
+    "change", [{"suspicious": 0.0}, {"margin": 0.0}, {"margin": 1.5}, {"clear": -0.1}, {"starts": 0}]
+)
 def test_impossible_settings(change: dict):
     with pytest.raises(ConfigError, match="starts >= 1"):
         NcConfig(**change)

@@ -101,6 +101,7 @@ QUICK: dict[str, Any] = {
     "mcr": McrConfig(finetune=FinetuneConfig(epochs=1, batch_size=16), epochs=1, batch_size=16, accuracy_budget=1.0),
     "rnp": RNP,
     "auto": AutoConfig(
+        InversionConfig(steps=10, batch_size=16),
         NcConfig(InversionConfig(steps=10, batch_size=16), distil=DistilConfig(epochs=1, batch_size=16)),
         RNP,
         RepairConfig(distil=DistilConfig(epochs=1, batch_size=16)),
@@ -317,7 +318,7 @@ def test_every_method_gives_a_network_back(name, ran):
     assert (found.kind == "weights") == (name in WEIGHTS)
     assert found.prunes == (found.kind != "weights")
     assert (found.release is not None) == (name in ("rnp", "auto"))
-    assert found.choice.ranking == ("path" if name == "rnp" else name)
+    assert found.choice.ranking == ("path" if name in ("rnp", "auto") else name)  # auto prunes by the order of rnp
     assert (sum(found.timing.values()) > 0) == (name != "none")
     if run.method.needs != "untrusted":
         assert jax.tree.structure(found.variables) == jax.tree.structure(given.variables)

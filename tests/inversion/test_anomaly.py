@@ -28,6 +28,8 @@ def test_an_outlier_is_small_reached_and_far_below_the_others():
     assert find_outliers(sizes, reached) == [1, 5]
     assert find_outliers(sizes, reached, margin=0.1) == []
     assert find_outliers(sizes, reached, suspicious=1e6) == []
+    assert find_outliers(sizes, reached, suspicious=1e6, clear=0.15) == [1]
+    assert find_outliers(sizes, reached, suspicious=1e6, clear=0.2) == [1, 5]
     reached[1] = False
     assert find_outliers(sizes, reached) == [5]
 

@@ -242,6 +242,13 @@ def test_without_trigger_and_evidence_the_headline_says_what_was_done(anew):
         assert result.verdict.headline == f"{done}; ACC {acc} → {acc}"
 
 
+def test_a_network_that_a_method_left_alone_is_not_called_tuned(anew):
+    defended = replace(anew.outcome.defended, unchanged=True)
+    case = SimpleNamespace(**{**vars(anew), "outcome": replace(anew.outcome, defended=defended)})
+    result = describe_as(case, "ft", blind(anew.outcome.before), trigger=None)
+    assert result.verdict.headline.startswith("Nothing was changed")
+
+
 def test_evidence_reaches_the_document_and_the_verdict(anew):
     before = blind(anew.outcome.before)
     label = LabelEvidence(3, 2.0, 40.0, 41.0, (1.0, 0.9), (0.9, 0.3), (0.8, 0.1))
