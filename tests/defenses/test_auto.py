@@ -41,7 +41,7 @@ def test_a_trigger_that_is_found_is_unlearned_and_looked_for_again():
     assert measure_stamps(planting.NETWORK, found.variables, HELD, *planting.true_trigger(), label)[0] < 0.2
     assert (found.kind, found.choice.pruned, found.warnings) == ("weights", 0, ())
     assert list(found.timing) == ["invert", "distil", "check"]
-    assert "new searches reach the labels no more easily" in found.choice.rule
+    assert "New searches then found no plain patch that reaches these labels" in found.choice.rule
 
 
 def test_what_the_backdoor_is_still_in_is_spoken_against():
