@@ -79,8 +79,8 @@ def run_auto(task: Task, config: AutoConfig) -> Defended:
         against = speak_against(task, done.variables, found, config, check_key)
         if not against:
             how = (
-                "The network was distilled away from these triggers. New searches then found no plain patch that reaches "
-                f"these labels, and no trigger of less than {config.small:.0%} of the median size before."
+                "The network was distilled away from these triggers. New searches then found no plain patch that "
+                f"reaches these labels, and no trigger of less than {config.small:.0%} of the median size before."
             )
             return _explain(done, f"{seen} {how}")
         task.warn(f"Distillation from the recovered triggers alone was dropped: {' '.join(against)}")
