@@ -52,7 +52,8 @@ class NcConfig:
       inversion: settings of trigger recovery.
       suspicious: anomaly index above which a label is flagged.
       margin: largest size of a flagged label's trigger, as a share of the median size, in (0, 1].
-      clear: the same share at or below which a label is flagged whatever its index, in [0, 1].
+      clear: the same share at or below which a label is flagged whatever its index, in [0, 1]. Where one is that clear,
+        labels whose masks are larger than that are not flagged.
       starts: triggers recovered for each flagged label, including the one from the search over all labels.
       patches: settings of the scan of plain squares.
       distil: settings of distillation.
@@ -124,6 +125,8 @@ def recover_triggers(
     )
     patches = scan_patches(network, variables, data, config.patches, holdout=holdout)
     small = find_outliers(found.sizes, found.reached, config.suspicious, config.margin, config.clear)
+    limit = config.clear * np.median(found.sizes)
+    small = [place for place in small if found.sizes[place] <= limit] or small  # beside a clear one, others are noise
     laid = [place for place in patches.find_outliers(config.patches) if place not in small]
     labels = tuple(int(found.labels[place]) for place in (*small, *laid))
     return Recovered(found, patches, labels, _explain(found, patches, small, laid, config))

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from importlib import import_module
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import pytest
 from rnp_jax.defenses.distil import DistilConfig
 from rnp_jax.defenses.nc import NcConfig, gather_stamps, nc, recover_triggers
 from rnp_jax.errors import ConfigError, DataError
-from rnp_jax.inversion import InversionConfig, measure_stamps
+from rnp_jax.inversion import InversionConfig, PatchConfig, measure_stamps
 from rnp_jax.models import Architecture, Network
 from rnp_jax.types import Variables
 from tests.inversion.planted import CLASSES, PIXEL, SIDE, TARGET, rows_data, rows_variables
@@ -86,6 +87,22 @@ def test_a_label_that_only_a_patch_reaches_is_flagged():
     found = recover_triggers(NETWORK, planted(), rows_data(), KEY, replace(CONFIG, suspicious=1e9, clear=0.0))
     assert found.labels == (TARGET,)
     assert re.search(rf"label {TARGET} \(a plain \d×\d patch sends \d+% of the images there\)", found.rule)
+
+
+def test_beside_a_clear_label_those_that_only_the_index_flags_are_noise(monkeypatch):
+    """Which would dilute the triggers of the clear one."""
+    module = import_module("rnp_jax.defenses.nc")
+    search = module.invert
+
+    def resize(*args, **options):
+        found = search(*args, **options)
+        return replace(found, sizes=np.array([20.0, 40, 4, 41, 9, 42]), reached=np.ones(CLASSES, np.bool_))
+
+    monkeypatch.setattr(module, "invert", resize)
+    config = replace(CONFIG, suspicious=0.1, patches=PatchConfig(works=1.0, ahead=1e9))
+    assert recover_triggers(NETWORK, planted(), rows_data(), KEY, config).labels == (2,)
+    assert recover_triggers(NETWORK, planted(), rows_data(), KEY, replace(config, clear=0.4)).labels == (2, 4)
+    assert recover_triggers(NETWORK, planted(), rows_data(), KEY, replace(config, clear=0.0)).labels == (2, 4)
 
 
 def test_features_carry_no_trigger(features):
