@@ -13,6 +13,7 @@ by ASR.
 import argparse
 import sys
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,7 +100,7 @@ def run(bed: Bed, path: Path, method: str, seed: int, data: tuple[Dataset, Datas
     return rnp_jax.defend(
         load_model(path, normalization=normalization),
         images.subset(drawn),
-        test.subset(range(min(TEST_IMAGES, len(test)))),
+        test.subset(np.arange(min(TEST_IMAGES, len(test)))),
         method=method,
         seed=seed,
         defense=DefenseSetOptions(seed=seed),
@@ -108,6 +109,13 @@ def run(bed: Bed, path: Path, method: str, seed: int, data: tuple[Dataset, Datas
         evidence=evidence,
         sweep_images=0,
     ).result
+
+
+@cache
+def _load(data: str, data_dir: str | None) -> tuple[Dataset, Dataset]:
+    """The training and the test part, read once for all runs."""
+    folder = None if data == "digits" else data_dir
+    return load(data, split="train", data_dir=folder), load(data, split="test", data_dir=folder)
 
 
 def make_table(found: Mapping[tuple[str, str], list[Result]]) -> str:
@@ -169,11 +177,7 @@ def main(arguments: list[str] | None = None) -> None:
                 if kept.is_file():
                     result = Result.model_validate_json(kept.read_bytes())
                 else:
-                    data = tuple(
-                        load(bed.data, split=split, **({} if bed.data == "digits" else {"data_dir": given.data_dir}))
-                        for split in ("train", "test")
-                    )
-                    result = run(bed, path, method, seed, data, given.evidence)  # pyright: ignore[reportArgumentType]
+                    result = run(bed, path, method, seed, _load(bed.data, given.data_dir), given.evidence)
                     write_atomic(kept, result.model_dump_json(indent=1).encode())
                 found.setdefault((name, method), []).append(result)
                 print(f"{name} {method} {seed}: {_line(result)}", flush=True)
@@ -183,7 +187,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _line(result: Result) -> str:
     figures = (result.before.acc, result.before.asr, result.after.acc, result.after.asr, result.after.ra)
-    return " ".join("–" if each is None else f"{100 * each.value:.1f}" for each in figures) + f"  {result.choice.rule}"
+    return (
+        " ".join("–" if each is None else f"{100 * each.value:.1f}" for each in figures)
+        + f"  {result.choice.rule if result.choice else ''}"
+    )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ import jax
 import numpy as np
 
 from rnp_jax.checks import check_number
-from rnp_jax.defenses.distil import DistilConfig
 from rnp_jax.defenses.method import Chooses, Method, Task
 from rnp_jax.defenses.nc import NcConfig, Recovered, gather_stamps, recover_triggers
 from rnp_jax.defenses.repair import RepairConfig, repair
@@ -50,7 +49,7 @@ class AutoConfig:
     scan: InversionConfig = field(default_factory=lambda: InversionConfig(steps=100, batch_size=32, success=0.98))
     nc: NcConfig = field(default_factory=lambda: NcConfig(starts=3))
     rnp: RnpConfig = field(default_factory=lambda: rnp.defaults)
-    repair: RepairConfig = field(default_factory=lambda: RepairConfig(distil=DistilConfig()))
+    repair: RepairConfig = field(default_factory=RepairConfig)
     spare: float = 0.01
     again: PatchConfig = field(default_factory=lambda: PatchConfig(side=0.16, step=0.6))
     small: float = 0.5
@@ -103,9 +102,9 @@ def run_auto(task: Task, config: AutoConfig) -> Defended:
 
 def _search(task: Task, config: AutoConfig, key: jax.Array) -> tuple[Recovered | None, Stamps | None]:
     """What the searches found, and the triggers of the labels that stand out; None without images or such labels."""
-    first = replace(config.nc, inversion=config.scan)
     if np.asarray(task.data.images).dtype != np.uint8:
         return None, None
+    first = replace(config.nc, inversion=config.scan)
     searched = {"holdout": task.holdout, "progress": task.progress}
     with task.stage("invert"):
         found = recover_triggers(task.network, task.variables, task.data, key, first, **searched)

@@ -1,5 +1,6 @@
 """Fine-tuning: ordinary training of all weights on the clean images, the filter masks fixed."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
 from rnp_jax.defenses.phase import Phase, Progress, check_finite, run_phase
 from rnp_jax.errors import ConfigError
@@ -65,6 +67,39 @@ class _Finetuning(Phase):
     def update(self, trained: Tree, updates: Tree, fixed: Tree) -> Tree:
         del fixed
         return jax.tree.map(jnp.add, trained, updates)
+
+
+@dataclass(frozen=True)
+class PenalizedTuning(Phase):
+    """Fine-tuning with a penalty on the last layer; its fixed tree holds ``masks`` and what the penalty reads.
+
+    Attributes:
+      tuning: the phase of fine-tuning that the penalty is added to.
+      head: name of the last linear layer.
+      alpha: weight of the penalty.
+    """
+
+    tuning: Phase
+    head: str
+    alpha: float
+
+    @abstractmethod
+    def penalty(self, kernel: Float[Array, "D K"], fixed: Tree) -> jax.Array:
+        """What ``alpha`` weighs, of the last layer's kernel."""
+
+    def optimizer(self, steps_per_epoch: int) -> optax.GradientTransformation:
+        """That of fine-tuning."""
+        return self.tuning.optimizer(steps_per_epoch)
+
+    def loss(self, trained: Tree, fixed: Tree, batch_stats: Tree, batch: Batch) -> tuple[jax.Array, tuple]:
+        """That of fine-tuning with the penalty added, whose mean over the batch is noted."""
+        loss, (moved, metrics) = self.tuning.loss(trained, fixed["masks"], batch_stats, batch)
+        loss += self.alpha * self.penalty(trained[self.head]["kernel"], fixed)
+        return loss, (moved, {**metrics, "loss": batch.labels.shape[0] * loss})
+
+    def update(self, trained: Tree, updates: Tree, fixed: Tree) -> Tree:
+        """That of fine-tuning."""
+        return self.tuning.update(trained, updates, fixed["masks"])
 
 
 def start_finetuning(apply: Apply, config: FinetuneConfig, augment: Augment | None = None) -> Phase:

@@ -17,10 +17,9 @@ from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float
 
-from rnp_jax.defenses.finetune import FinetuneConfig, start_finetuning
+from rnp_jax.defenses.finetune import FinetuneConfig, PenalizedTuning, start_finetuning
 from rnp_jax.defenses.method import Method, Task
 from rnp_jax.defenses.phase import Phase
 from rnp_jax.defenses.result import Defended
@@ -29,7 +28,7 @@ from rnp_jax.defenses.tuning import begin, conclude, tune
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Network
 from rnp_jax.training.epoch import Augment
-from rnp_jax.types import Batch, Tree
+from rnp_jax.types import Tree
 
 
 def release_settings() -> FinetuneConfig:
@@ -94,22 +93,12 @@ def start_shifting(network: Network, config: FstConfig, augment: Augment | None 
     return _Shifting("fst", network, *settings, tuning, network.head, config.alpha)
 
 
-@dataclass(frozen=True)
-class _Shifting(Phase):
-    tuning: Phase
-    head: str
-    alpha: float
-
-    def optimizer(self, steps_per_epoch: int) -> optax.GradientTransformation:
-        return self.tuning.optimizer(steps_per_epoch)
-
-    def loss(self, trained: Tree, fixed: Tree, batch_stats: Tree, batch: Batch) -> tuple[jax.Array, tuple]:
-        loss, (moved, metrics) = self.tuning.loss(trained, fixed["masks"], batch_stats, batch)
-        loss += self.alpha * (trained[self.head]["kernel"] * fixed["original"]).sum()
-        return loss, (moved, {**metrics, "loss": batch.labels.shape[0] * loss})
+class _Shifting(PenalizedTuning):
+    def penalty(self, kernel: Float[Array, "D K"], fixed: Tree) -> jax.Array:
+        return (kernel * fixed["original"]).sum()
 
     def update(self, trained: Tree, updates: Tree, fixed: Tree) -> Tree:
-        moved = self.tuning.update(trained, updates, fixed["masks"])
+        moved = super().update(trained, updates, fixed)
         head = moved[self.head]
         return {**moved, self.head: {**head, "kernel": rescale(head["kernel"], fixed["original"])}}
 

@@ -111,7 +111,8 @@ def _run_until(phase: Phase, state: PhaseState, fixed: Tree, data: Batch, key: A
         trained, batch_stats, opt_state, halted = carry
         batch = phase.prepare(batch, fixed, key)
         gradient, (moved, metrics) = jax.grad(phase.loss, has_aux=True)(trained, fixed, batch_stats, batch)
-        updates, advanced = tx.update(gradient, opt_state, trained)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power in Adam's
+            updates, advanced = tx.update(gradient, opt_state, trained)
         after: tuple[Tree, Tree, optax.OptState]
         after = (phase.update(trained, cast(Tree, updates), fixed), moved, advanced)
         halts = phase.halts(jax.tree.map(lambda total: total / len(batch.labels), metrics))

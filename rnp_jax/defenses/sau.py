@@ -38,10 +38,8 @@ Logits = Callable[[jax.Array], jax.Array]
 """A network in evaluation mode, as a function of images in [0, 1]."""
 
 _SMALLEST = 1e-8  # probability, in the divergence
-_EPS, _RARE = (
-    1e-6,
-    1e-3,
-)  # in the shared loss: added to both logarithms, and the probability below which nothing is lost
+_EPS = 1e-6  # added to both logarithms of the shared loss
+_RARE = 1e-3  # probability below which the shared loss is constant
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,7 @@ class _SharedUnlearning(Phase):
 
     def optimizer(self, steps_per_epoch: int) -> optax.GradientTransformation:
         del steps_per_epoch  # the rate is constant
-        return _adam(self.config.learning_rate)
+        return optax.adam(self.config.learning_rate)
 
     def loss(self, trained: Tree, fixed: Tree, batch_stats: Tree, batch: Batch) -> tuple[jax.Array, tuple]:
         config, images, labels = self.config, scale(batch.images), batch.labels
@@ -170,16 +168,6 @@ class _SharedUnlearning(Phase):
     def update(self, trained: Tree, updates: Tree, fixed: Tree) -> Tree:
         del fixed
         return jax.tree.map(jnp.add, trained, updates)
-
-
-def _adam(learning_rate: float) -> optax.GradientTransformation:
-    adam = optax.adam(learning_rate)
-
-    def update(updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None):
-        with jax.numpy_dtype_promotion("standard"):  # Adam raises a float to an integer power
-            return adam.update(updates, state, params)
-
-    return optax.GradientTransformation(adam.init, update)
 
 
 sau = Method(

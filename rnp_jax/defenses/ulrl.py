@@ -27,7 +27,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from rnp_jax.defenses.finetune import FinetuneConfig, start_finetuning
+from rnp_jax.defenses.finetune import FinetuneConfig, PenalizedTuning, start_finetuning
 from rnp_jax.defenses.method import Method, Task
 from rnp_jax.defenses.phase import Phase, run_phase
 from rnp_jax.defenses.result import Defended
@@ -197,23 +197,9 @@ class _Clipped(Phase):
         return self.inner.stops(metrics)
 
 
-@dataclass(frozen=True)
-class _Relearning(Phase):
-    tuning: Phase
-    head: str
-    alpha: float
-
-    def optimizer(self, steps_per_epoch: int) -> optax.GradientTransformation:
-        return self.tuning.optimizer(steps_per_epoch)
-
-    def loss(self, trained: Tree, fixed: Tree, batch_stats: Tree, batch: Batch) -> tuple[jax.Array, tuple]:
-        loss, (moved, metrics) = self.tuning.loss(trained, fixed["masks"], batch_stats, batch)
-        likeness = cosines(trained[self.head]["kernel"], fixed["original"])
-        loss += self.alpha * (fixed["flagged"] * likeness).sum()
-        return loss, (moved, {**metrics, "loss": batch.labels.shape[0] * loss})
-
-    def update(self, trained: Tree, updates: Tree, fixed: Tree) -> Tree:
-        return self.tuning.update(trained, updates, fixed["masks"])
+class _Relearning(PenalizedTuning):
+    def penalty(self, kernel: Float[Array, "D K"], fixed: Tree) -> jax.Array:
+        return (fixed["flagged"] * cosines(kernel, fixed["original"])).sum()
 
 
 ulrl = Method(
