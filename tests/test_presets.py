@@ -74,13 +74,14 @@ def test_the_release_s_choice_of_filters_is_the_preset_s():
     assert asdict(options.defense) == {"size": 500, "holdout": 0.0, "stratified": False, "seed": 0}
 
 
-def test_the_defaults_differ_from_the_release_s_in_the_batch_and_in_how_unlearning_stops():
+def test_the_defaults_differ_from_the_release_s_in_the_batch_in_when_unlearning_stops_and_in_the_choice():
     rnp, released = asdict(parse("defend", ["a.pt", "--method", "rnp"])[1].rnp), asdict(RnpConfig())
     assert rnp == asdict(METHODS["rnp"].defaults)
     assert rnp["unlearn"].pop("batch_size") == rnp["recover"].pop("batch_size") == 100
     assert (rnp["unlearn"].pop("stop_loss"), rnp.pop("retries")) == (2.0, 2)
     assert (released["unlearn"].pop("stop_loss"), released.pop("retries")) == (None, 0)
     assert (released["unlearn"].pop("batch_size"), released["recover"].pop("batch_size")) == (128, 128)
+    assert (rnp["prune"].pop("spare_classes"), released["prune"].pop("spare_classes")) == (True, False)
     assert rnp == released
 
 

@@ -1,14 +1,16 @@
 """Automatic removal with clean images alone: two families of defenses, and searches of its own that tell them apart.
 
-Pruning finds backdoors that live in filters of their own; trigger recovery finds triggers that small masks or plain
-patches express. Each is blind where the other sees.
+Trigger recovery finds triggers that small masks, plain patches or warps express. Pruning sees backdoors that live in
+filters of their own. Each is blind where the other sees.
 
 1. Triggers are searched for all labels (``nc``). If labels stand out, the network is distilled away from their
    triggers. Searches with new random starts, and of patches of other sizes, then look at these labels again. If they
    still reach one more easily than an ordinary label, the outcome is dropped.
-2. If no label stands out, or the outcome was dropped, RNP exposes filters. If clean images can spare only a few of
-   them, no backdoor lives there: a network of which nothing stood out is then left alone. Otherwise they are pruned
-   past the budget and the network is repaired (``repair``), under the triggers of the labels that stood out.
+2. If no label stands out, or the outcome was dropped, RNP exposes filters. Of a network of which nothing stood out,
+   their number says whether a backdoor may live there: if clean images can spare only a few, the network is left alone.
+   Otherwise it is distilled under random corruptions of the images, which take out what answers to faint patterns over
+   the whole image, and nothing is pruned. If labels had stood out, the filters are pruned past the budget and the
+   network is repaired (``repair``), under their triggers.
 
 No accuracy under a trigger is looked at, and no setting depends on the checkpoint. The order is that of the cost in
 accuracy, so that the first outcome which nothing speaks against is the most accurate one. Not in a paper;
@@ -21,13 +23,15 @@ import jax
 import numpy as np
 
 from rnp_jax.checks import check_number
+from rnp_jax.defenses.distil import DistilConfig
 from rnp_jax.defenses.method import Chooses, Method, Task
-from rnp_jax.defenses.nc import NcConfig, Recovered, gather_stamps, recover_triggers
+from rnp_jax.defenses.nc import NcConfig
 from rnp_jax.defenses.repair import RepairConfig, repair
 from rnp_jax.defenses.result import Defended
 from rnp_jax.defenses.rnp import RnpConfig, rnp, run_rnp
+from rnp_jax.defenses.searches import Recovered, gather_stamps, name_goal, recover_triggers, search
 from rnp_jax.defenses.tuning import begin, conclude
-from rnp_jax.inversion import InversionConfig, PatchConfig, Stamps, invert, scan_patches
+from rnp_jax.inversion import InversionConfig, PatchConfig, Stamps, find_warps, scan_patches
 from rnp_jax.types import Variables
 
 
@@ -38,9 +42,10 @@ class AutoConfig:
     Attributes:
       scan: of the first search, of all labels: shorter than the others.
       nc: of what makes a label stand out, of the searches for its triggers, and of distillation from them.
-      rnp: of the exposure of filters.
+      rnp: of the exposure of filters; a class may lose more than the budget, since repair wins it back.
       repair: of pruning past the budget, and of distillation after it.
-      spare: share of all filters that clean images must be able to spare for a network to be pruned of which no label
+      blind: of distillation under random corruptions, where no label stood out.
+      spare: share of all filters that clean images must be able to spare for a network to be changed of which no label
         stood out.
       again: of the second scan of patches, with other sizes and places than the first one's.
       small: size of a trigger afterwards, as a share of the median size before, below which an outcome is dropped.
@@ -48,8 +53,11 @@ class AutoConfig:
 
     scan: InversionConfig = field(default_factory=lambda: InversionConfig(steps=100, batch_size=32, success=0.98))
     nc: NcConfig = field(default_factory=lambda: NcConfig(starts=3))
-    rnp: RnpConfig = field(default_factory=lambda: rnp.defaults)
+    rnp: RnpConfig = field(
+        default_factory=lambda: replace(rnp.defaults, prune=replace(rnp.defaults.prune, spare_classes=False))
+    )
     repair: RepairConfig = field(default_factory=RepairConfig)
+    blind: DistilConfig = field(default_factory=lambda: DistilConfig(corrupted=0.5))
     spare: float = 0.01
     again: PatchConfig = field(default_factory=lambda: PatchConfig(side=0.16, step=0.6))
     small: float = 0.5
@@ -60,7 +68,7 @@ class AutoConfig:
 
 
 def run_auto(task: Task, config: AutoConfig) -> Defended:
-    """Searches, removes, searches again, and prunes where that is not enough or nothing was found.
+    """Searches, removes, searches again, and goes on without triggers where that is not enough or nothing was found.
 
     Features carry no trigger to search for: a head on them is pruned and repaired.
 
@@ -78,21 +86,27 @@ def run_auto(task: Task, config: AutoConfig) -> Defended:
         against = speak_against(task, done.variables, found, config, check_key)
         if not against:
             how = (
-                "The network was distilled away from these triggers. New searches then found no plain patch that "
-                f"reaches these labels, and no trigger of less than {config.small:.0%} of the median size before."
+                "The network was distilled away from these triggers. New searches then found no plain patch or warp "
+                f"that reaches these labels, and no trigger of less than {config.small:.0%} of the median size before."
             )
             return _explain(done, f"{seen} {how}")
         task.warn(f"Distillation from the recovered triggers alone was dropped: {' '.join(against)}")
     exposed = run_rnp(replace(task, key=rnp_key), config.rnp)
     enough = config.spare * sum(len(each) for each in exposed.values.values())
+    spared = f"Of the filters that RNP exposed, clean images can spare {exposed.choice.pruned}"
     if stamps is None and exposed.choice.pruned < enough:
-        why = (
-            f"Of the filters that RNP exposed, clean images can spare {exposed.choice.pruned}, fewer than "
-            f"{enough:.0f}: nothing speaks for a backdoor, and the network is unchanged."
-        )
+        why = f"{spared}, fewer than {enough:.0f}: nothing speaks for a backdoor, and the network is unchanged."
         task.warn(f"{seen} {why}")
         left = replace(begin("original", task, RnpConfig()), unchanged=True)
         return _explain(conclude(task, left, task.variables), f"{seen} {why}")
+    if found is not None and stamps is None:
+        whole = begin("original", task, RnpConfig())
+        done = repair(task, whole, RepairConfig(distil=config.blind), repair_key)
+        why = (
+            f"{spared}, {enough:.0f} or more: a backdoor may live there. The network was distilled under random "
+            "corruptions of the images, and no filter was pruned."
+        )
+        return _explain(done, f"{seen} {why}")
     done = repair(task, exposed, config.repair, repair_key, stamps=stamps)
     if found is not None and stamps is not None:
         for reason in speak_against(task, done.variables, found, config, check_key):
@@ -119,22 +133,32 @@ def speak_against(
     """What new searches of the labels that stood out find, one sentence each; nothing where they find nothing.
 
     Triggers are searched from random starts. A size is held against the median before, a patch's success against that
-    of the labels that did not stand out.
+    of the labels that did not stand out, and a warp's against the median before.
     """
-    median = float(np.median(np.where(found.masks.reached, found.masks.sizes, np.inf)))
     searched = (task.network, after, task.data)
+    first = replace(config.nc, inversion=config.scan)
+    goals = tuple(found.masks.labels.tolist())
     with task.stage("check"):
-        again = invert(*searched, key, config.scan, labels=found.labels, holdout=task.holdout, progress=task.progress)
-        patches = scan_patches(*searched, config.again, holdout=task.holdout)
+        again = search(*searched, key, first, found.labels, holdout=task.holdout, progress=task.progress)
+        patches = scan_patches(*searched, config.again, labels=goals, holdout=task.holdout)
+        moved = [
+            find_warps(*searched, key, first.warp, labels=(label,), holdout=task.holdout).success[0]
+            for label in found.moved
+        ]
     beyond = set(patches.labels[patches.find_outliers(config.again)].tolist())
     reasons = []
-    for label, size, reached in zip(found.labels, again.sizes, again.reached, strict=True):
-        if reached and size < config.small * median:
+    for label, size, reached in zip(again.labels.tolist(), again.sizes, again.reached, strict=True):
+        if reached and size < config.small * found.median:
             reasons.append(
-                f"A new trigger of {size:.1f} pixels reaches label {label}; the median before was {median:.1f}."
+                f"A new trigger of {size:.1f} pixels sends images to {name_goal(label)}; the median before was "
+                f"{found.median:.1f}."
             )
         if label in beyond:
-            reasons.append(f"A plain patch sends {patches.success[label]:.0%} of the images to label {label}.")
+            share = patches.success[goals.index(label)]
+            reasons.append(f"A plain patch sends {share:.0%} of the images to {name_goal(label)}.")
+    for label, share in zip(found.moved, moved, strict=True):
+        if share >= max(first.warp.works, first.warp.ahead * float(np.median(found.warps.success))):
+            reasons.append(f"A smooth warp sends {share:.0%} of the images to {name_goal(label)}.")
     return tuple(reasons)
 
 
@@ -145,9 +169,9 @@ def _explain(done: Defended, why: str) -> Defended:
 auto = Method(
     name="auto",
     title="Auto",
-    summary="search for triggers, distil the network away from them, prune and repair where that is not enough",
-    basis="Labels that a small trigger or a plain patch reaches are unlearned by distillation; where none stands out, "
-    "filters that RNP exposes are pruned past the budget and the network is repaired by distillation.",
+    summary="search for triggers, distil the network away from them or from corruptions, prune where that fails",
+    basis="Labels that a small trigger, a plain patch or a warp reaches are unlearned by distillation; where none "
+    "stands out, the network is distilled under random corruptions if clean images can spare filters that RNP exposes.",
     run=run_auto,
     defaults=AutoConfig(),
     changes="both",

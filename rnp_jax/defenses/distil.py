@@ -5,7 +5,8 @@
 On clean images a backdoored network is a harmless teacher with soft labels. x are the clean images, augmented and
 mixed, half of the batches by mixup (Zhang et al., ICLR 2018) and half by cutmix (Yun et al., ICCV 2019), both with a
 share uniform in [0, 1]. x' is x or, where stamps are given, for some of the images x under one of them, a few pixels
-away from its place: the student learns to answer a recovered trigger as the teacher answers the image without it.
+away from its place: the student learns to answer a recovered trigger as the teacher answers the image without it. For
+a share of the images x' also carries a random corruption (``corruptions``), which the student learns to ignore alike.
 
 What was pruned stays pruned: no filter whose mask, or whose every weight that its mask would multiply, is 0 moves.
 Distillation restores a backdoor that the student's weights still hold; it is repair, and removes nothing by itself.
@@ -23,9 +24,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
 from rnp_jax import masks
+from rnp_jax.defenses.corruptions import corrupt_some
 from rnp_jax.defenses.phase import Phase, check_finite, run_phase
 from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.inversion.stamps import Stamps, scale
+from rnp_jax.inversion.warps import warp
 from rnp_jax.models import Network, Placement
 from rnp_jax.training.epoch import Augment
 from rnp_jax.types import Batch, Progress, Tree, Variables
@@ -47,6 +50,7 @@ class DistilConfig:
       temperature: temperature T of both softmaxes.
       stamped: share of the images that the student sees with a stamp, if stamps are given.
       shift: largest number of pixels by which a stamp is moved, in each direction.
+      corrupted: share of the images that the student sees under a random corruption, on average.
       shuffle: shuffle the images every epoch; False keeps the given order.
     """
 
@@ -59,6 +63,7 @@ class DistilConfig:
     temperature: float = 2.0
     stamped: float = 0.3
     shift: int = 2
+    corrupted: float = 0.0
     shuffle: bool = True
 
     def __post_init__(self):
@@ -66,8 +71,8 @@ class DistilConfig:
             raise ConfigError(
                 f"{self}: expected epochs >= 1, batch_size >= 2, and learning_rate, clip and temperature > 0"
             )
-        if not 0 <= self.stamped <= 1 or self.shift < 0:
-            raise ConfigError(f"{self}: expected stamped in [0, 1] and shift >= 0")
+        if not 0 <= self.stamped <= 1 or not 0 <= self.corrupted <= 1 or self.shift < 0:
+            raise ConfigError(f"{self}: expected stamped and corrupted in [0, 1] and shift >= 0")
 
 
 def distil(
@@ -150,6 +155,8 @@ class _Distilling(Phase):
         mixed = seen = mix(mix_key, scale(images))
         if fixed["stamps"] is not None:
             seen = stamp_some(stamp_key, mixed, fixed["stamps"], self.config.stamped, self.config.shift)
+        if self.config.corrupted > 0:
+            seen = corrupt_some(jax.random.fold_in(stamp_key, 1), seen, self.config.corrupted)
         return batch._replace(images=Views(mixed, seen))
 
     def loss(self, trained: Tree, fixed: Tree, batch_stats: Tree, batch: Batch) -> tuple[jax.Array, tuple]:
@@ -203,7 +210,10 @@ def mix(key: jax.Array, images: Float[Array, "B H W C"]) -> Float[Array, "B H W 
 def stamp_some(
     key: jax.Array, images: Float[Array, "B H W C"], stamps: Stamps, share: float, shift: int
 ) -> Float[Array, "B H W C"]:
-    """A share of the images, on average, each under one of the stamps, moved at random; what lies outside is cut."""
+    """A share of the images, on average, each under one of the stamps, moved at random; what lies outside is cut.
+
+    Where stamps displace pixels, the image is warped first; that does not move.
+    """
     B, H, W, _ = images.shape
     some_key, which_key, place_key = jax.random.split(key, 3)
     some = jax.random.bernoulli(some_key, share, (B,)).astype(jnp.float32)
@@ -214,6 +224,8 @@ def stamp_some(
     wide_masks, wide_laid = jnp.pad(stamps.masks, edge), jnp.pad(laid, (*edge, (0, 0)))
 
     def lay(image: Shaped[Array, "H W C"], some: jax.Array, which: jax.Array, place: jax.Array) -> jax.Array:
+        if stamps.fields is not None:
+            image = warp(image[None], some * stamps.fields[which])[0]
         mask = jax.lax.dynamic_slice(wide_masks[which], place, (H, W))
         added = jax.lax.dynamic_slice(wide_laid[which], (*place, 0), image.shape)
         return (1 - some * mask[:, :, None]) * image + some * added

@@ -46,12 +46,15 @@ class PruneConfig:
       ranking: order in which filters are pruned.
       accuracy_budget: share of the held-out images by which accuracy may fall. As many filters as possible are pruned
         within it, unless ``threshold`` or ``number`` is given.
+      spare_classes: whether, besides, no class may lose so many of its held-out images that the budget does not explain
+        it (``result.tolerate``). Where filters serve one class, accuracy over all classes hides that it is lost.
       threshold: prune every filter whose mask is at or below this value, as the release does (needs ranking release).
       number: number of filters to prune.
     """
 
     ranking: Ranking = "path"
     accuracy_budget: float = 0.03
+    spare_classes: bool = False
     threshold: float | None = None
     number: int | None = None
 
@@ -129,7 +132,15 @@ def choose(
     if config.threshold is not None:
         rule = f"every filter with a mask of {config.threshold:g} or less, as requested"
         return Choice(rule=rule, pruned=candidates.count_at(config.threshold), **named)
-    found = choose_within(network, variables, candidates, holdout, config.accuracy_budget, _ORDER[config.ranking])
+    found = choose_within(
+        network,
+        variables,
+        candidates,
+        holdout,
+        config.accuracy_budget,
+        _ORDER[config.ranking],
+        spare_classes=config.spare_classes,
+    )
     return found.model_copy(update={"budget": config.accuracy_budget, **named})
 
 

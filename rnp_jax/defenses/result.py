@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from pydantic import Field
 
 from rnp_jax import masks
@@ -16,7 +16,11 @@ from rnp_jax.evaluation.predict import predict_variants
 from rnp_jax.models import Network
 from rnp_jax.types import Batch, Variables
 
+Kind: TypeAlias = Literal["mask", "score", "weights", "bounds"]
+"""What a defense gives back: filters chosen by masks or by scores, tuned weights, or bounds on activations."""
+
 _COARSE = 24  # points of the first pass over a ranking; the second looks at every number between two of them
+_LEVEL = 0.05  # chance, over all classes, that one of them seems to lose too much though none does
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +74,7 @@ class Defended:
       variables: the defended weights, with the filter masks of the pruned network.
       values: by layer, what the choice of filters rests on [F]; empty where none was made.
       kind: of ``values``: ``mask`` in [0, 1], low where a filter is suspected, or ``score``, high where it is;
-        ``weights`` where the defense chooses no filters and tunes all weights.
+        ``weights`` where the defense chooses no filters and tunes all weights, ``bounds`` where it bounds activations.
       candidates: the suspected filters, in the order of pruning.
       choice: how many of them were pruned, and why.
       unchanged: whether the method looked at the network and left it as it came.
@@ -86,7 +90,7 @@ class Defended:
 
     variables: Variables
     values: masks.Filters
-    kind: Literal["mask", "score", "weights"]
+    kind: Kind
     candidates: Candidates
     choice: Choice
     unchanged: bool = False
@@ -102,7 +106,7 @@ class Defended:
     @property
     def prunes(self) -> bool:
         """Whether filters were chosen."""
-        return self.kind != "weights"
+        return self.kind in ("mask", "score")
 
 
 NO_CANDIDATES = Candidates(np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
@@ -116,6 +120,8 @@ def choose_within(
     holdout: Batch | None,
     accuracy_budget: float,
     order: str,
+    *,
+    spare_classes: bool = False,
 ) -> Choice:
     """The most candidates whose pruning costs at most the budget of the accuracy on held-out clean images.
 
@@ -126,26 +132,66 @@ def choose_within(
       holdout: clean images that played no part in that order.
       accuracy_budget: share of them that may be lost.
       order: the order in words, for the rule.
+      spare_classes: whether, besides, no class may lose more than ``tolerate`` allows.
 
     Raises:
       ConfigError: nothing is held out.
     """
     if holdout is None or len(holdout.labels) == 0:
         raise ConfigError("no held-out images to choose by: hold some out, or give a threshold or a number")
-    total = len(candidates.order)
+    total, labels = len(candidates.order), np.asarray(holdout.labels)
+
+    def look(counts: list[int]) -> tuple[Bool[np.ndarray, "M N"], list[int]]:
+        right = _right(network, variables, candidates, counts, holdout)
+        within = right.sum(1) >= right[0].sum() - accuracy_budget * len(labels)
+        if spare_classes:
+            lost, sizes = _lost(right, labels)
+            within &= (lost <= tolerate(sizes, accuracy_budget)).all(1)
+        return right, np.flatnonzero(within).tolist()
+
     coarse = sorted({round(x) for x in np.linspace(0, total, _COARSE)})
-    correct = _accuracy(network, variables, candidates, coarse, holdout)
-    allowed = correct[0].count - accuracy_budget * correct[0].total
-    within = [point for point, result in zip(coarse, correct, strict=True) if result.count >= allowed]
-    best, end = within[-1], next((point for point in coarse if point > within[-1]), total + 1)
+    best = coarse[look(coarse)[1][-1]]
+    end = next((point for point in coarse if point > best), total + 1)
     fine = [0, *range(best, end)] if best else [*range(end)]
-    correct = _accuracy(network, variables, candidates, fine, holdout)
-    at = max(i for i, result in enumerate(correct) if result.count >= allowed)
+    right, within = look(fine)
+    at = within[-1]
     rule = (
         f"as many filters as possible, {order}, while accuracy falls by at most {accuracy_budget:.1%} of the "
-        f"{correct[0].total} held-out clean images"
+        f"{len(labels)} held-out clean images"
+        f"{', and no class loses more than chance explains' if spare_classes else ''}"
+        f"{_name_worst(right[[0, at]], labels)}"
     )
-    return Choice(rule=rule, pruned=fine[at], holdout_acc_before=correct[0], holdout_acc_after=correct[at])
+    before, after = known_share(right[0]), known_share(right[at])
+    return Choice(rule=rule, pruned=fine[at], holdout_acc_before=before, holdout_acc_after=after)
+
+
+def tolerate(sizes: Int[np.ndarray, "K"], accuracy_budget: float) -> Int[np.ndarray, "K"]:
+    """The most images that each class of these sizes may lose.
+
+    If every image is lost with the probability of the budget, the chance that any class at all loses more is about 5 %
+    at most (binomial, Bonferroni's correction for the number of classes).
+    """
+    from scipy.stats import binom  # slow to import, and few runs need it
+
+    return binom.isf(_LEVEL / len(sizes), sizes, accuracy_budget).astype(np.int64)
+
+
+def _lost(
+    right: Bool[np.ndarray, "M N"], labels: Int[np.ndarray, "N"]
+) -> tuple[Int[np.ndarray, "M K"], Int[np.ndarray, "K"]]:
+    """How many more images of each class present are wrong than in the first row, and how many there are."""
+    classes, sizes = np.unique(labels, return_counts=True)
+    hits = np.stack([right[:, labels == label].sum(1) for label in classes], 1)
+    return hits[0] - hits, sizes
+
+
+def _name_worst(right: Bool[np.ndarray, "2 N"], labels: Int[np.ndarray, "N"]) -> str:
+    """Of the class that loses the largest share, how much; nothing where none loses any."""
+    lost, sizes = _lost(right, labels)
+    worst = int((lost[1] / sizes).argmax())
+    if lost[1, worst] <= 0:
+        return ""
+    return f"; class {np.unique(labels)[worst]} loses most, {lost[1, worst]} of its {sizes[worst]}"
 
 
 def prune(variables: Variables, candidates: Candidates, count: int) -> Variables:
@@ -154,10 +200,10 @@ def prune(variables: Variables, candidates: Candidates, count: int) -> Variables
     return masks.apply_filters(variables, masks.keep(like, candidates.order[:count]))
 
 
-def _accuracy(
+def _right(
     network: Network, variables: Variables, candidates: Candidates, counts: list[int], data: Batch
-) -> list[Proportion]:
+) -> Bool[np.ndarray, "M N"]:
+    """Which images the network is right about with so many candidates pruned."""
     like = masks.filters(variables["masks"])
     variants = [masks.keep(like, candidates.order[:count]) for count in counts]
-    predicted = predict_variants(network, variables, variants, data).labels
-    return [known_share(row == np.asarray(data.labels)) for row in predicted]
+    return predict_variants(network, variables, variants, data).labels == np.asarray(data.labels)

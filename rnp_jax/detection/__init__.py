@@ -10,7 +10,8 @@ from rnp_jax.detection.calibration import (
     rule_on,
     write_calibration,
 )
-from rnp_jax.detection.evidence import EvidenceConfig, Finding, LabelEvidence, gather_evidence
+from rnp_jax.detection.evidence import EvidenceConfig, Finding, LabelEvidence
+from rnp_jax.detection.evidence_search import Earlier, gather_evidence, search_after, search_before
 from rnp_jax.detection.labels import LabelConfig, LabelFindings, detect_label
 from rnp_jax.detection.samples import (
     SAMPLE_SCORES,
@@ -28,6 +29,7 @@ __all__ = [
     "QUICK",
     "SAMPLE_SCORES",
     "Calibration",
+    "Earlier",
     "EvidenceConfig",
     "Finding",
     "LabelConfig",
@@ -54,5 +56,7 @@ __all__ = [
     "recover_triggers",
     "rule_on",
     "score_samples",
+    "search_after",
+    "search_before",
     "write_calibration",
 ]

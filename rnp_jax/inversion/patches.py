@@ -2,8 +2,9 @@
 
 People draw triggers; a gradient does not. From random starts it finds parts of a drawn patch, or a shortcut that is not
 the backdoor, and a network that was trained against such findings hides the patch from further gradients. Trying the
-squares one by one needs no gradient. A coarse pass tries all places in steps, and a fine one what lies around the best
-patch of every label, of a few sizes. Not in a paper; ``docs/removal.md`` says what it finds.
+squares one by one needs no gradient. A coarse pass tries all places in steps: on a few images, and then on more those
+that sent the most of the few to a label. A fine pass tries what lies around the best patch of every label, of a few
+sizes. Not in a paper; ``docs/removal.md`` says what it finds.
 """
 
 from dataclasses import dataclass
@@ -16,11 +17,12 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from rnp_jax.checks import check_number
 from rnp_jax.errors import ConfigError
-from rnp_jax.inversion.checks import check_images, choose_labels
+from rnp_jax.inversion.checks import NEXT, check_images, choose_labels, count_classes, find_wanted
 from rnp_jax.inversion.stamps import Stamps, predict_laid, scale, share_reaching
 from rnp_jax.types import Apply, Batch, Variables
 
 _TOGETHER = 60  # patches a call: one program for scans of any length
+_FEWER, _KEPT = 4, 8  # the coarse pass begins on a quarter of the images, and keeps so many patches of every label
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class Patches:
 
     def find_outliers(self, config: PatchConfig) -> list[int]:
         """Places of the labels that a patch reaches and others do not, the most successful first."""
-        enough = max(config.works, config.ahead * float(np.median(self.success)))
+        ordinary = float(np.median(self.success[self.labels != NEXT]))
+        enough = max(config.works, config.ahead * ordinary)
         return [int(i) for i in np.argsort(-self.success, kind="stable") if self.success[i] >= enough]
 
 
@@ -85,7 +88,7 @@ def scan_patches(
       variables: the network to scan.
       data: clean images to try patches on, uint8 [N, H, W, C] and int32 [N]; the first ``config.images`` of them.
       config: settings; by default ``PatchConfig()``.
-      labels: the labels to look at, K of them; by default all.
+      labels: the labels to look at, K of them, ``NEXT`` for every class to the next one; by default all labels.
       holdout: clean images that success is measured on; by default ``data``.
 
     Raises:
@@ -94,18 +97,22 @@ def scan_patches(
     """
     config = config or PatchConfig()
     check_images(data)
-    chosen = choose_labels(network, variables, data, labels)
+    chosen = choose_labels(network, variables, data, labels, NEXT)
     tried = Batch(np.asarray(data.images)[: config.images], np.asarray(data.labels)[: config.images])
     shape = tried.images.shape[1:]
+    wanted = find_wanted(chosen, tried.labels, count_classes(network, variables, data))
     coarse = _list_coarse(shape, config)
-    best = coarse[_rate(network, variables, tried, coarse, chosen).argmax(0)]
+    few = max(1, len(tried.labels) // _FEWER)
+    first = _rate(network, variables, Batch(*(part[:few] for part in tried)), coarse, wanted[:, :few])
+    coarse = coarse[np.unique(np.argsort(-first, 0, kind="stable")[:_KEPT])]
+    best = coarse[_rate(network, variables, tried, coarse, wanted).argmax(0)]
     near = np.stack([_list_near(each, shape) for each in best])  # [K, P, 4]
-    rates = _rate(network, variables, tried, near.reshape(-1, near.shape[-1]), chosen).reshape(*near.shape[:2], -1)
+    rates = _rate(network, variables, tried, near.reshape(-1, near.shape[-1]), wanted).reshape(*near.shape[:2], -1)
     own = np.arange(len(chosen))
     best = near[own, rates[own, :, own].argmax(1)]
     held = data if holdout is None else holdout
     predicted = _predict(network, variables, np.asarray(held.images), best)
-    success = share_reaching(predicted, np.asarray(held.labels), chosen)
+    success = share_reaching(predicted, np.asarray(held.labels), chosen, count_classes(network, variables, data))
     return Patches(chosen, _draw(best, shape), best[:, 2].astype(np.int64), success)
 
 
@@ -132,12 +139,12 @@ def _list_near(patch: Int[np.ndarray, "F"], shape: tuple[int, ...]) -> Int[np.nd
 
 
 def _rate(
-    network: Apply, variables: Variables, data: Batch, patches: Int[np.ndarray, "P F"], labels: Int[np.ndarray, "K"]
+    network: Apply, variables: Variables, data: Batch, patches: Int[np.ndarray, "P F"], wanted: Int[np.ndarray, "K N"]
 ) -> Float[np.ndarray, "P K"]:
-    """Share of the images of other classes that each patch sends to each label."""
+    """Share of the images of other classes that each patch sends where each label wants them."""
     predicted = _predict(network, variables, data.images, patches)
-    others = data.labels[None, :] != labels[:, None]
-    reached = np.stack([(predicted[:, own] == label).mean(1) for own, label in zip(others, labels, strict=True)], 1)
+    others = data.labels[None, :] != wanted
+    reached = np.stack([(predicted == goal)[:, own].mean(1) for own, goal in zip(others, wanted, strict=True)], 1)
     return reached if others.any(1).all() else np.where(others.any(1), np.nan_to_num(reached), 0)
 
 

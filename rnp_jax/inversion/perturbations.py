@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rnp_jax.errors import ConfigError
-from rnp_jax.inversion.checks import check_images, choose_labels
+from rnp_jax.inversion.checks import check_images, choose_labels, count_classes
 from rnp_jax.inversion.mask_search import draw_order
 from rnp_jax.inversion.stamps import predict_laid, scale, share_reaching
 from rnp_jax.training.epoch import cross_entropy
@@ -99,7 +99,11 @@ def find_perturbations(
     deltas = np.stack(jax.device_get(found))
     held = data if holdout is None else holdout
     predicted = predict_laid(network, variables, np.asarray(held.images), perturb, (deltas,))
-    return Perturbations(chosen, deltas, share_reaching(predicted, np.asarray(held.labels), chosen))
+    return Perturbations(
+        chosen,
+        deltas,
+        share_reaching(predicted, np.asarray(held.labels), chosen, count_classes(network, variables, data)),
+    )
 
 
 @partial(jax.jit, static_argnums=(0, 1))

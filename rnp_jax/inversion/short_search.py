@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError, DataError
-from rnp_jax.inversion.checks import check_images, choose_labels
+from rnp_jax.inversion.checks import NEXT, check_images, choose_labels, count_classes, find_wanted
 from rnp_jax.inversion.mask_search import bound, draw_order, unbound
 from rnp_jax.inversion.stamps import Stamps, measure_stamps, stamp
 from rnp_jax.training.epoch import cross_entropy
@@ -97,6 +97,14 @@ class Inverted:
         places = [list(self.labels).index(label) for label in labels]
         return Stamps(self.stamps.masks[places], self.stamps.patterns[places])
 
+    def join(self, other: "Inverted") -> "Inverted":
+        """What reaches the labels of both."""
+        mine, theirs = (
+            (each.labels, *each.stamps[:2], each.sizes, each.reached, each.success) for each in (self, other)
+        )
+        labels, masks, patterns, *figures = map(np.concatenate, zip(mine, theirs, strict=True))
+        return Inverted(labels, Stamps(masks, patterns), *figures)
+
 
 def invert(
     network: Apply,
@@ -118,7 +126,7 @@ def invert(
       data: clean images to search on, uint8 [N, H, W, C] and int32 [N].
       key: random starts, a label's own, and the order of the images, which all labels share.
       config: settings; ``WARM`` goes with ``starts``.
-      labels: the labels to try, K of them; by default all.
+      labels: the labels to try, K of them, ``NEXT`` for every class to the next one; by default all labels.
       starts: a mask and a pattern of each label to start from; by default uniform random ones.
       holdout: clean images that success is measured on; by default ``data``.
       progress: called after every group of labels with its mean size as ``loss`` and the share reached.
@@ -129,7 +137,7 @@ def invert(
       ConfigError: a label that the network does not have, or one named twice.
     """
     check_images(data)
-    chosen = choose_labels(network, variables, data, labels)
+    chosen = choose_labels(network, variables, data, labels, NEXT)
     shape = data.images.shape[1:]
     if starts is None:
         start_key, key = jax.random.split(key)
@@ -140,7 +148,8 @@ def invert(
             f"starts {list(starts.masks.shape)} and {list(starts.patterns.shape)} for {len(chosen)} labels on images "
             f"{list(shape)}: expected a mask and a pattern of the images' size for each label"
         )
-    found, reached = _search_all(network, variables, data, key, config, chosen, starts, progress)
+    wanted = find_wanted(chosen, np.asarray(data.labels), count_classes(network, variables, data))
+    found, reached = _search_all(network, variables, data, key, config, wanted, starts, progress)
     sizes = found.masks.sum((1, 2), dtype=np.float64)
     held = data if holdout is None else holdout
     success = measure_stamps(network, variables, held, np.asarray(found.masks), np.asarray(found.patterns), chosen)
@@ -183,12 +192,12 @@ def _search_all(
     data: Batch,
     key: jax.Array,
     config: InversionConfig,
-    labels: np.ndarray,
+    wanted: Int[np.ndarray, "K N"],
     starts: Stamps,
     progress: Progress | None,
 ) -> tuple[Stamps, Bool[np.ndarray, "K"]]:
     """Groups of labels, all of one size, through one program; the host waits once, or for every report."""
-    count, size = len(labels), 1 if jax.default_backend() == "cpu" else _TOGETHER
+    count, size = len(wanted), 1 if jax.default_backend() == "cpu" else _TOGETHER
     padded = np.resize(np.arange(count), -(-count // size) * size).reshape(-1, size)
     rates = _Rates(*jax.tree.map(jnp.asarray, (
         np.float32(config.learning_rate), tuple(map(np.float32, config.betas)), np.float32(config.success),
@@ -202,7 +211,7 @@ def _search_all(
     for rows in padded:
         own = Stamps(starts.masks[rows], starts.patterns[rows])
         found.append(
-            _search(network, config.check, batch_size, variables, images, key, rates, checks, labels[rows], own)
+            _search(network, config.check, batch_size, variables, images, key, rates, checks, wanted[rows], own)
         )
         if progress is not None:
             stamps, reached = found[-1]
@@ -210,7 +219,7 @@ def _search_all(
             progress("invert", min(len(found) * size, count), count, figures)
     masks, patterns, reached = (
         np.concatenate(parts)[:count]
-        for parts in zip(*[(*stamps, reached) for stamps, reached in jax.device_get(found)], strict=True)
+        for parts in zip(*[(*stamps[:2], reached) for stamps, reached in jax.device_get(found)], strict=True)
     )
     return Stamps(masks, patterns), reached
 
@@ -225,23 +234,23 @@ def _search(
     key: jax.Array,
     rates: _Rates,
     checks: jax.Array,
-    labels: Int[Array, "R"],
+    wanted: Int[Array, "R N"],
     starts: Stamps,
 ) -> tuple[Stamps, Bool[Array, "R"]]:
     """The runs of some labels from start to end."""
     adam = optax.chain(optax.scale_by_adam(*rates.betas), optax.scale(-rates.learning_rate))
 
-    def run(label: jax.Array, start: Stamps) -> tuple[Stamps, jax.Array]:
-        def loss_of(free: tuple[jax.Array, jax.Array], batch: jax.Array, cost: jax.Array) -> tuple:
+    def run(wanted: Int[Array, "N"], start: Stamps) -> tuple[Stamps, jax.Array]:
+        def loss_of(free: tuple[jax.Array, jax.Array], index: jax.Array, cost: jax.Array) -> tuple:
             mask, pattern = map(bound, free)
-            logits, _ = network(variables, stamp(batch, mask, pattern))
-            wanted = jnp.broadcast_to(label, logits.shape[:1])
-            return cross_entropy(logits, wanted).mean() + cost * mask.sum(), (logits.argmax(-1) == label).mean()
+            logits, _ = network(variables, stamp(images[index], mask, pattern))
+            goal = wanted[index]
+            return cross_entropy(logits, goal).mean() + cost * mask.sum(), (logits.argmax(-1) == goal).mean()
 
         def look(number: jax.Array, state: _State) -> _State:
             def step(carry: tuple, index: jax.Array) -> tuple[tuple, jax.Array]:
                 free, opt_state = carry
-                gradient, success = jax.grad(loss_of, has_aux=True)(free, images[index], state.cost)
+                gradient, success = jax.grad(loss_of, has_aux=True)(free, index, state.cost)
                 return descend(adam, gradient, opt_state, free), success
 
             order = draw_order(jax.random.fold_in(key, number), len(images), check, batch_size)
@@ -254,7 +263,7 @@ def _search(
         state = jax.lax.fori_loop(0, checks, look, state)
         return Stamps(*map(bound, state.best)), jnp.isfinite(state.least)
 
-    return jax.vmap(run)(labels, starts)
+    return jax.vmap(run)(wanted, starts)
 
 
 def _advance(

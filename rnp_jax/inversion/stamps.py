@@ -11,14 +11,16 @@ from jaxtyping import Array, Float, Int, Int32, Shaped, UInt8
 
 from rnp_jax.errors import DataError
 from rnp_jax.evaluation.predict import fit_batch_size, pad_rows
+from rnp_jax.inversion.checks import count_classes, find_wanted
 from rnp_jax.types import Apply, Batch, Variables
 
 
 class Stamps(NamedTuple):
-    """S stamps."""
+    """S stamps; ``distil`` also takes some that displace pixels before they are laid over them."""
 
     masks: Any  # float32 [S, H, W] in [0, 1], numpy or jax
     patterns: Any  # float32 [S, H, W, C] in [0, 1]
+    fields: Any = None  # float32 [S, H, W, 2], displacements as of ``warps.Warps``; None for no displacement
 
 
 def scale(images: Shaped[Array, "B H W C"]) -> Float[Array, "B H W C"]:
@@ -98,7 +100,7 @@ def measure_stamps(
       DataError: no images of another class than one of the labels, or stamps of another size.
     """
     predicted = predict_stamped(network, variables, np.asarray(data.images), masks, patterns)
-    return share_reaching(predicted, np.asarray(data.labels), labels)
+    return share_reaching(predicted, np.asarray(data.labels), labels, count_classes(network, variables, data))
 
 
 def measure_unstamped(
@@ -112,20 +114,23 @@ def measure_unstamped(
     images = np.asarray(data.images)
     nothing = np.zeros((1, *images.shape[1:]), np.float32)
     predicted = predict_stamped(network, variables, images, nothing[..., 0], nothing)
-    return share_reaching(np.repeat(predicted, len(labels), 0), np.asarray(data.labels), labels)
+    repeated = np.repeat(predicted, len(labels), 0)
+    return share_reaching(repeated, np.asarray(data.labels), labels, count_classes(network, variables, data))
 
 
 def share_reaching(
-    predicted: Int[np.ndarray, "K N"], truth: Int[np.ndarray, "N"], labels: Int[np.ndarray, "K"]
+    predicted: Int[np.ndarray, "K N"], truth: Int[np.ndarray, "N"], labels: Int[np.ndarray, "K"], classes: int
 ) -> Float[np.ndarray, "K"]:
-    """Share of the images of other classes that are predicted as the k-th label.
+    """Share of the images of other classes that are predicted as the k-th label wants.
 
     Raises:
       DataError: no images of another class than one of the labels.
     """
-    for label in labels:
-        if (truth == label).all():
+    wanted = find_wanted(np.asarray(labels), truth, classes)
+    for label, goal in zip(labels, wanted, strict=True):
+        if (truth == goal).all():
             raise DataError(
                 f"every image is of class {label}: expected some of another, which a trigger would send there"
             )
-    return np.array([(row[truth != k] == k).mean() for row, k in zip(predicted, labels, strict=True)], np.float64)
+    rows = zip(predicted, wanted, strict=True)
+    return np.array([(row == goal)[truth != goal].mean() for row, goal in rows], np.float64)

@@ -2,7 +2,8 @@
 
 import jax
 
-from rnp_jax.detection.evidence import Finding, LabelEvidence, gather_evidence
+from rnp_jax.detection.evidence import Finding, LabelEvidence
+from rnp_jax.detection.evidence_search import gather_evidence
 from rnp_jax.pipeline.case import Case
 from rnp_jax.pipeline.measuring import Outcome
 from rnp_jax.pipeline.request import Request
@@ -63,4 +64,8 @@ def _describe_label(found: LabelEvidence, suspected: bool, class_names: tuple[st
         perturbation_after=found.perturbation[1],
         patch_before=found.patch[0],
         patch_after=found.patch[1],
+        warp_before=found.warp[0],
+        warp_after=found.warp[1],
+        shift_before=found.shift[0],
+        shift_after=found.shift[1],
     )

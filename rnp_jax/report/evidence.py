@@ -13,9 +13,10 @@ WORDS = {
 }
 SEARCHES = (
     "For each of these labels, a search looked for the smallest patch that sends clean images to the label, before and "
-    "after the defense. A backdoor makes this patch small. Plain squares were also tried at all places. The searches "
-    "are new: the defense did not train on them. "
-    "They detect small triggers best and may miss a trigger that covers the whole image."
+    "after the defense. A backdoor makes this patch small. Plain squares were also tried at all places, and one smooth "
+    "warp was searched that moves all pixels by one at most. The feature shift is the smallest change of the last "
+    "layer's inputs that leads to the label, as a share of the median label's. The searches are new: the defense did "
+    "not train on them. They detect small triggers and warps best and may miss a trigger that covers the whole image."
 )
 WEAK = "The method trained on triggers of this kind itself, so this is weaker evidence than for other methods."
 NEVER = "not reached"
@@ -28,7 +29,7 @@ def show_evidence(result: Result) -> Markup | None:
     if evidence is None:
         return None
     head = ["Label", "Before, pixels", "After, new start", "After, from the old patch"]
-    head += ["Old trigger works", "Perturbation works", "Plain square works"]
+    head += ["Old trigger works", "Perturbation works", "Plain square works", "Warp works", "Feature shift"]
     inverts = result.method in METHODS and METHODS[result.method].inverts
     return section(
         "Evidence without the trigger",
@@ -43,14 +44,20 @@ def _row(found: SearchedLabel) -> list[str | Markup]:
     kind = "suspected" if found.suspected else "for comparison"
     sizes = (found.size_before, found.size_after_cold, found.size_after_warm)
     shares = (
-        f"{before:.0%} \N{RIGHTWARDS ARROW} {after:.0%}"
+        f"{_share(before)} \N{RIGHTWARDS ARROW} {_share(after)}"
         for before, after in (
             (found.old_trigger_before, found.old_trigger_after),
             (found.perturbation_before, found.perturbation_after),
             (found.patch_before, found.patch_after),
+            (found.warp_before, found.warp_after),
+            (found.shift_before, found.shift_after),
         )
     )
     return [join(_name(found.label, found.name), element("small", kind)), *(_size(size) for size in sizes), *shares]
+
+
+def _share(share: float | None) -> str:
+    return NEVER if share is None else f"{share:.0%}"
 
 
 def _ordinary(evidence: Evidence) -> str:

@@ -14,8 +14,9 @@ TITLE = "Evidence without the trigger"
 UNSEEN = "not visible before"
 LEVELS = ("still there", "traces", "none found", UNSEEN)
 WORDS = (
-    "New searches looked for small triggers before and after each defense. None found: a label stood out before, and "
-    f"nothing is left of it. {UNSEEN.capitalize()}: no label stood out, and none does after, which says little. "
+    "New searches looked for small triggers, perturbations, warps and feature shifts before and after each defense. "
+    "None found: a label stood out before, and nothing is left of it. "
+    f"{UNSEEN.capitalize()}: no label stood out, and none does after, which says little. "
     "Sizes of triggers are pixels after the defense: of the smallest one that reaches a suspected label, and of an "
     "ordinary label's."
 )

@@ -10,14 +10,14 @@ import pytest
 from rnp_jax.defenses.auto import AutoConfig, auto, speak_against
 from rnp_jax.defenses.distil import DistilConfig
 from rnp_jax.defenses.method import Task
-from rnp_jax.defenses.nc import recover_triggers
 from rnp_jax.defenses.prune import PruneConfig
 from rnp_jax.defenses.recover import RecoverConfig
 from rnp_jax.defenses.repair import RepairConfig
 from rnp_jax.defenses.rnp import RnpConfig
+from rnp_jax.defenses.searches import recover_triggers
 from rnp_jax.defenses.unlearn import UnlearnConfig
 from rnp_jax.errors import ConfigError
-from rnp_jax.inversion import measure_stamps
+from rnp_jax.inversion import PatchConfig, measure_stamps
 from rnp_jax.models import Architecture, Network
 from tests.defenses import test_nc as planting
 from tests.inversion.planted import CLASSES, SIDE, TARGET, rows_data
@@ -41,7 +41,7 @@ def test_a_trigger_that_is_found_is_unlearned_and_looked_for_again():
     assert measure_stamps(planting.NETWORK, found.variables, HELD, *planting.true_trigger(), label)[0] < 0.2
     assert (found.kind, found.choice.pruned, found.warnings) == ("weights", 0, ())
     assert list(found.timing) == ["invert", "distil", "check"]
-    assert "New searches then found no plain patch that reaches these labels" in found.choice.rule
+    assert "New searches then found no plain patch or warp that reaches these labels" in found.choice.rule
 
 
 def test_what_the_backdoor_is_still_in_is_spoken_against():
@@ -49,7 +49,7 @@ def test_what_the_backdoor_is_still_in_is_spoken_against():
     task = Task(planting.NETWORK, variables, data, KEY, HELD)
     found = recover_triggers(planting.NETWORK, variables, data, KEY, CONFIG.nc, holdout=HELD)
     size, patch = speak_against(task, variables, found, CONFIG, KEY)
-    assert f"pixels reaches label {TARGET}" in size
+    assert f"pixels sends images to label {TARGET}" in size
     assert patch.startswith("A plain patch sends")
     assert speak_against(task, planting.planted(0.0), found, CONFIG, KEY) == ()
 
@@ -72,6 +72,21 @@ def test_a_head_that_can_spare_filters_is_pruned_past_the_budget_and_repaired(fe
     assert found.choice.pruned > 0
     assert "held at zero while the network was distilled" in found.choice.rule
     assert list(found.timing) == ["unlearn", "recover", "rank", "choose", "distil"]
+
+
+def test_a_network_of_which_nothing_stands_out_is_distilled_under_corruptions_if_filters_can_be_spared():
+    network = Network(Architecture("mlp", CLASSES, 0, (("0", 16), ("2", CLASSES)), (SIDE, SIDE, 3)))
+    nc = replace(CONFIG.nc, suspicious=1e9, clear=0.0, all_to_all=0.0, patches=PatchConfig(works=1.0, ahead=1e9))
+    blind = DistilConfig(epochs=1, batch_size=16, corrupted=0.5)
+    variables = network.init(KEY)
+    found = auto(network, variables, rows_data(), KEY, replace(CONFIG, nc=nc, spare=0.0, blind=blind), holdout=HELD)
+    assert (found.kind, found.choice.pruned, found.unchanged) == ("weights", 0, False)
+    assert found.choice.rule.startswith("No label stands out")
+    assert "The network was distilled under random corruptions of the images, and no filter was pruned." in (
+        found.choice.rule
+    )
+    assert list(found.timing) == ["invert", "unlearn", "recover", "rank", "choose", "distil"]
+    assert not jax.tree.all(jax.tree.map(np.array_equal, found.variables["params"], variables["params"]))
 
 
 def test_an_outcome_that_is_spoken_against_is_dropped_for_a_pruned_one(monkeypatch):

@@ -149,9 +149,17 @@ def test_the_student_alone_sees_stamps():
     np.testing.assert_allclose(stamped.student, 0.25)
 
 
+def test_the_student_alone_sees_corruptions():
+    network, data = network_of("resnet18"), Batch(images_for("resnet18", 16), np.zeros(16, np.int32))
+    views = views_of(DistilConfig(batch_size=16, corrupted=1.0), network, data, {"stamps": None})
+    plain = views_of(DistilConfig(batch_size=16), network, data, {"stamps": None})
+    np.testing.assert_array_equal(plain.teacher, views.teacher)
+    assert (np.abs(views.student - views.teacher).max((1, 2, 3)) > 0).mean() > 0.8
+
+
 def test_a_share_of_the_images_is_stamped_and_stamps_move_without_wrapping():
     images = jnp.zeros((400, 8, 8, 3))
-    found = np.asarray(stamp_some(KEY, images, Stamps(*map(jnp.asarray, CORNER)), 0.3, 2))
+    found = np.asarray(stamp_some(KEY, images, Stamps(*map(jnp.asarray, CORNER[:2])), 0.3, 2))
     lit = found[..., 0] > 0
     touched = lit.any((1, 2))
     assert 0.2 < touched.mean() < 0.4
@@ -167,10 +175,23 @@ def test_an_unmoved_stamp_is_laid_as_the_search_laid_it_and_all_stamps_come():
     images = jnp.asarray(rng.random((64, 8, 8, 3), np.float32))
     stamps = Stamps(jnp.asarray(rng.random((2, 8, 8), np.float32)), jnp.asarray(rng.random((2, 8, 8, 3), np.float32)))
     found = np.asarray(stamp_some(KEY, images, stamps, 1.0, 0))
-    expected = np.stack([np.asarray(stamp(images, *each)) for each in zip(*stamps, strict=True)])
+    expected = np.stack([np.asarray(stamp(images, *each)) for each in zip(*stamps[:2], strict=True)])
     which = np.abs(found[None] - expected).max((2, 3, 4)) < 1e-6
     assert which.any(0).all()
     assert which.any(1).all()
+
+
+def test_a_warp_moves_pixels_of_the_images_that_it_is_drawn_for():
+    """Two warps under which nothing is laid: one by a row, and one that moves nothing."""
+    images = jnp.asarray(np.random.default_rng(3).random((64, 8, 8, 3), np.float32))
+    fields = np.zeros((2, 8, 8, 2), np.float32)
+    fields[0, ..., 0] = 1
+    nothing = (jnp.zeros((2, 8, 8)), jnp.zeros((2, 8, 8, 3)))
+    found = np.asarray(stamp_some(KEY, images, Stamps(*nothing, jnp.asarray(fields)), 0.5, 2))
+    moved = np.abs(found[:, :-1] - np.asarray(images)[:, 1:]).max((1, 2, 3)) < 1e-6
+    still = np.abs(found - np.asarray(images)).max((1, 2, 3)) < 1e-6
+    assert (moved ^ still).all()
+    assert 0.1 < moved.mean() < 0.4
 
 
 def test_images_are_mixed_whole_or_in_a_box():
@@ -220,7 +241,7 @@ def test_augmentation_comes_before_mixing(features):
         ({"batch_size": 1}, "batch_size >= 2"),
         ({"temperature": 0.0}, "temperature > 0"),
         ({"clip": 0.0}, "clip and temperature"),
-        ({"stamped": 1.1}, r"stamped in \[0, 1\]"),
+        ({"stamped": 1.1}, r"corrupted in"),
         ({"shift": -1}, "shift >= 0"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 
 from rnp_jax import masks
 from rnp_jax.defenses.prune import THRESHOLDS, PruneConfig, choose, measure_damage, rank
-from rnp_jax.defenses.result import Candidates, prune
+from rnp_jax.defenses.result import Candidates, prune, tolerate
 from rnp_jax.errors import ConfigError
 from rnp_jax.evaluation.predict import predict
 from rnp_jax.types import Batch
@@ -127,6 +127,25 @@ def test_the_curve_has_something_to_choose(features):
     assert len(np.unique(curve)) > 3
 
 
+def test_classes_are_spared_where_the_settings_say_so(features):
+    """Three classes of 20: none may lose more than the budget explains, so fewer filters go than accuracy allows."""
+    candidates, labels = every_filter(features), np.asarray(features.holdout.labels)
+    plain, sparing = (
+        choose(features.network, features.variables, candidates, features.holdout, config)
+        for config in (PruneConfig(accuracy_budget=0.4), PruneConfig(accuracy_budget=0.4, spare_classes=True))
+    )
+
+    def lost(pruned: int) -> np.ndarray:
+        found = predict(features.network, prune(features.variables, candidates, pruned), features.holdout).labels[0]
+        whole = predict(features.network, features.variables, features.holdout).labels[0]
+        return np.bincount(labels, (whole == labels).astype(float) - (found == labels), minlength=3)
+
+    most = tolerate(np.full(3, 20), 0.4)
+    assert (lost(plain.pruned) > most).any()
+    assert (lost(sparing.pruned) <= most).all()
+    assert 0 < sparing.pruned < plain.pruned
+
+
 def test_a_number_or_a_threshold_needs_no_images(features):
     candidates = every_filter(features)
     config = PruneConfig()
@@ -146,6 +165,16 @@ def test_a_number_or_a_threshold_needs_no_images(features):
         ).pruned
         == 1
     )
+
+
+def test_the_release_s_rule_looks_at_no_class(features):
+    candidates, release = every_filter(features), PruneConfig("release", threshold=0.3)
+    plain, sparing = (
+        choose(features.network, features.variables, candidates, features.holdout, config)
+        for config in (release, replace(release, spare_classes=True))
+    )
+    assert plain == sparing
+    assert PruneConfig() == PruneConfig("path", 0.03, spare_classes=False)
 
 
 def test_too_many_filters_and_nothing_to_choose_by(features):

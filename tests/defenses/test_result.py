@@ -1,14 +1,18 @@
-"""How many candidates a budget of accuracy allows, on a network whose every answer can be counted."""
+"""How many candidates a budget of accuracy allows, on networks whose every answer can be counted."""
 
 from dataclasses import replace
+from math import comb
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
 from rnp_jax import masks
-from rnp_jax.defenses.result import Candidates, choose_within, prune
+from rnp_jax.defenses.result import Candidates, choose_within, prune, tolerate
 from rnp_jax.errors import ConfigError
 from rnp_jax.evaluation.predict import predict
+from rnp_jax.models import Architecture, Network
 from rnp_jax.types import Batch
 
 
@@ -52,3 +56,54 @@ def test_pruning_replaces_every_filter_mask(features):
     again = prune(once, replace(candidates, order=candidates.order[::-1]), 2)
     row = masks.flatten(masks.filters(again["masks"]))
     assert np.flatnonzero(row == 0).tolist() == sorted(candidates.order[-2:])
+
+
+@pytest.fixture(scope="module")
+def paired() -> SimpleNamespace:
+    """Ten classes, an input each. Two units carry each class, but for class 3: it hangs on unit 3 alone."""
+    units = [*range(10), *(label for label in range(10) if label != 3)]
+    network = Network(Architecture("mlp", 10, 0, (("0", 19), ("2", 10)), (1, 1, 10)), (0.0,) * 10, (1.0,) * 10)
+    variables = network.init(jax.random.key(0))
+    carry = np.eye(10, dtype=np.float32)[:, units]
+    kernels = {"0": carry, "2": carry.T}
+    params = {name: {"kernel": kernels[name], "bias": np.zeros(kernels[name].shape[1], np.float32)} for name in kernels}
+    labels = np.arange(100, dtype=np.int32) % 10
+    holdout = Batch(np.eye(10, dtype=np.float32)[labels].reshape(100, 1, 1, 10), labels)
+    order = np.array([10, 11, 12, 3, 13])  # three that nothing hangs on, class 3's only one, another spare one
+    candidates = Candidates(order, np.zeros(5), np.full(5, np.nan))
+    return SimpleNamespace(
+        network=network, variables={**variables, "params": params}, holdout=holdout, candidates=candidates
+    )
+
+
+@pytest.mark.parametrize(("spare_classes", "pruned"), [(False, 5), (True, 3)])
+def test_a_class_that_hangs_on_one_filter_is_spared_where_classes_count(paired, spare_classes, pruned):
+    """A tenth of all images is within the budget, and is one whole class."""
+    choice = choose_within(
+        paired.network,
+        paired.variables,
+        paired.candidates,
+        paired.holdout,
+        0.1,
+        "any",
+        spare_classes=spare_classes,
+    )
+    assert choice.pruned == pruned
+    assert choice.holdout_acc_after is not None
+    assert choice.holdout_acc_after.count == (100 if spare_classes else 90)
+    assert choice.rule.endswith("no class loses more than chance explains" if spare_classes else "")
+    assert choice.rule.endswith("; class 3 loses most, 10 of its 10") != spare_classes
+
+
+@pytest.mark.parametrize("budget", [0.0, 0.03, 0.3, 1.0])
+def test_a_class_may_lose_what_the_budget_makes_likely(budget):
+    """Counted by hand: one more image has a chance of at most 5 % over the number of classes, and no fewer has."""
+    sizes = np.array([1, 4, 10, 50])
+
+    def exceeds(most: int, size: int) -> float:
+        return sum(comb(size, k) * budget**k * (1 - budget) ** (size - k) for k in range(most + 1, size + 1))
+
+    for most, size in zip(tolerate(sizes, budget), sizes.tolist(), strict=True):
+        assert exceeds(int(most), size) <= 0.05 / 4
+        assert most == 0 or exceeds(int(most) - 1, size) > 0.05 / 4
+    assert tolerate(np.full(10, 50), 0.03).tolist() == [5] * 10

@@ -62,7 +62,7 @@ def test_success_is_that_of_the_patch_as_a_stamp_on_held_out_images():
     held = data(12, seed=3)
     found = scan_patches(Corner(), variables(9.0), data(), CONFIG, labels=(3, TARGET), holdout=held)
     assert found.labels.tolist() == [3, TARGET]
-    measured = measure_stamps(Corner(), variables(9.0), held, *found.stamps, found.labels)
+    measured = measure_stamps(Corner(), variables(9.0), held, *found.stamps[:2], found.labels)
     np.testing.assert_array_equal(found.success, measured)
 
 

@@ -11,12 +11,13 @@ from torch.nn import functional as F  # noqa: N812 (everybody's name)
 
 from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.inversion import short_search as module
+from rnp_jax.inversion.checks import NEXT
 from rnp_jax.inversion.mask_search import bound, draw_order, unbound
 from rnp_jax.inversion.short_search import WARM, InversionConfig, Inverted, invert
 from rnp_jax.inversion.stamps import Stamps, measure_stamps
 from rnp_jax.types import Batch
 from tests.compiled import count_compiled
-from tests.inversion.planted import CLASSES, PIXEL, SIDE, TARGET, Rows, rows_data, rows_variables
+from tests.inversion.planted import CLASSES, PIXEL, SIDE, TARGET, Rows, Turning, rows_data, rows_variables
 
 KEY = jax.random.key(5)
 NETWORK = Rows()
@@ -39,8 +40,21 @@ def test_the_planted_label_needs_the_smallest_mask(found: Inverted):
     assert np.unravel_index(mask.argmax(), mask.shape) == PIXEL
 
 
+def test_the_next_class_is_searched_for_like_a_label():
+    config = replace(CONFIG, success=0.9)
+    found = invert(Turning(), rows_variables(0.0), rows_data(), KEY, config, labels=(NEXT,), holdout=HELD)
+    assert found.reached[0]
+    assert found.sizes[0] < 1.5
+    assert found.success[0] > 0.9
+    mask = found.stamps.masks[0]
+    assert np.unravel_index(mask.argmax(), mask.shape) == PIXEL
+    both = found.join(found)
+    assert both.labels.tolist() == [NEXT, NEXT]
+    np.testing.assert_array_equal(both.stamps.masks, np.repeat(found.stamps.masks, 2, 0))
+
+
 def test_figures_are_of_the_arrays_returned(found: Inverted):
-    masks, patterns = found.stamps
+    masks, patterns = found.stamps[:2]
     assert masks.shape == (CLASSES, SIDE, SIDE)
     assert patterns.shape == (CLASSES, SIDE, SIDE, 3)
     np.testing.assert_allclose(found.sizes, masks.sum((1, 2)), rtol=1e-5)
@@ -78,7 +92,7 @@ def torch_search(start: Stamps, orders: list[np.ndarray], label: int, config: In
     """The smallest mask by a loop in torch; the size after every check, and the cost of each."""
     kernel = torch.tensor(np.array(rows_variables()["params"]["fc"]["kernel"]))
     images = torch.tensor(rows_data().images).float() / 255
-    free = [torch.tensor(np.array(unbound(jnp.asarray(each)))).requires_grad_() for each in start]
+    free = [torch.tensor(np.array(unbound(jnp.asarray(each)))).requires_grad_() for each in start[:2]]
     adam = torch.optim.Adam(free, lr=config.learning_rate, betas=config.betas)
     cost, up, down, best, rows = config.cost, 0, 0, (np.inf, None), []
     for order in orders:

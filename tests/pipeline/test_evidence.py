@@ -14,8 +14,7 @@ from rnp_jax.commands.defend import DefendOptions
 from rnp_jax.commands.study import StudyOptions
 from rnp_jax.defenses import METHODS
 from rnp_jax.detection.evidence import EvidenceConfig, Finding, LabelEvidence
-from rnp_jax.inversion import InversionConfig, PerturbationConfig
-from rnp_jax.models import Architecture, Network
+from rnp_jax.inversion import InversionConfig, PerturbationConfig, WarpConfig
 from rnp_jax.pipeline import evidence as module
 from rnp_jax.pipeline.evidence import describe_evidence, search_before_and_after
 from rnp_jax.pipeline.options import RunOptions
@@ -23,20 +22,13 @@ from rnp_jax.pipeline.request import Request
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.report.schema import SearchedLabel, read_result
 from rnp_jax.sweep.options import SweepOptions
-from rnp_jax.types import Variables
-from tests.inversion.planted import CLASSES, SIDE, TARGET, rows_data, rows_variables
+from tests.inversion.planted import CLASSES, NETWORK, TARGET, mlp_variables, rows_data
 
-NETWORK = Network(Architecture("mlp", CLASSES, 0, (("0", CLASSES),), (SIDE, SIDE, 3)))
 MANY = (SweepOptions, CompareOptions, StudyOptions)
 DATA, HELD = rows_data(), rows_data(60, seed=9)
 
 
-def planted(strength: float) -> Variables:
-    params = dict(rows_variables(strength)["params"]["fc"])
-    return {"params": {"0": params}, "batch_stats": {}, "masks": {"0": {"neuron": jnp.ones(CLASSES)}}}
-
-
-BEFORE, AFTER = planted(40.0), planted(0.0)
+BEFORE, AFTER = mlp_variables(40.0), mlp_variables(0.0)
 
 
 def search(method: str = "clp", log: RunLog | None = None, *, evidence="always", seed: int = 0, **case):
@@ -104,8 +96,8 @@ def test_only_defend_searches_by_default():
 
 
 def test_the_document_of_a_finding():
-    suspect = LabelEvidence(3, 1.4, math.inf, 81.0, (1.0, 0.02), (0.9, 0.3), (0.8, 0.1))
-    control = LabelEvidence(5, 28.0, 30.0, math.inf, (0.98, 0.1), (0.4, 0.2), (0.2, 0.2))
+    suspect = LabelEvidence(3, 1.4, math.inf, 81.0, (1.0, 0.02), (0.9, 0.3), (0.8, 0.1), (0.7, 0.15), (0.4, 0.9))
+    control = LabelEvidence(5, 28.0, 30.0, math.inf, (0.98, 0.1), (0.4, 0.2), (0.2, 0.2), (0.3, 0.25), (1.1, math.inf))
     finding = Finding("traces", True, (suspect,), (control,), (28.0, math.inf), ("One.", "Another."))
     document = describe_evidence(finding, tuple("abcdef"))
     assert document is not None
@@ -125,6 +117,10 @@ def test_the_document_of_a_finding():
             perturbation_after=0.3,
             patch_before=0.8,
             patch_after=0.1,
+            warp_before=0.7,
+            warp_after=0.15,
+            shift_before=0.4,
+            shift_after=0.9,
         ),
         SearchedLabel(
             label=5,
@@ -139,6 +135,10 @@ def test_the_document_of_a_finding():
             perturbation_after=0.2,
             patch_before=0.2,
             patch_after=0.2,
+            warp_before=0.3,
+            warp_after=0.25,
+            shift_before=1.1,
+            shift_after=None,
         ),
     )
 
@@ -149,8 +149,8 @@ def test_without_a_finding_there_is_nothing_to_describe():
 
 def test_a_planted_trigger_that_is_gone_is_told_as_such(monkeypatch):
     cold, perturbation = InversionConfig(batch_size=16), PerturbationConfig(steps=30, batch_size=16)
-    warm = InversionConfig(batch_size=16, steps=100, cost=5e-3)
-    config = EvidenceConfig(cold=cold, warm=warm, perturbation=perturbation)
+    warm, warp = InversionConfig(batch_size=16, steps=100, cost=5e-3), WarpConfig(steps=10, batch_size=16)
+    config = EvidenceConfig(cold=cold, warm=warm, perturbation=perturbation, warp=warp)
     monkeypatch.setattr(module, "gather_evidence", partial(module.gather_evidence, config=config))
     log = RunLog(quiet=True)
     document = describe_evidence(search("ft", log), tuple(map(str, range(CLASSES))))

@@ -42,6 +42,8 @@ def test_each_label_has_its_sizes_and_what_still_works(result: Result):
         f"100% {ARROW} 2%",
         f"97% {ARROW} 31%",
         f"95% {ARROW} 3%",
+        f"90% {ARROW} 4%",
+        f"40% {ARROW} 97%",
     ]
     assert rows["7 (horse) for comparison"] == [
         "1,234",
@@ -50,6 +52,8 @@ def test_each_label_has_its_sizes_and_what_still_works(result: Result):
         f"98% {ARROW} 12%",
         f"40% {ARROW} 25%",
         f"20% {ARROW} 22%",
+        f"5% {ARROW} 6%",
+        f"100% {ARROW} {NEVER}",
     ]
 
 

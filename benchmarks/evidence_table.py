@@ -1,0 +1,155 @@
+"""How well evidence ranks outcomes: each form held against the true figures, and the findings that mislead."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from pydantic import BaseModel
+from scipy.stats import rankdata
+
+from rnp_jax.report.comparison_text import markdown_table
+from rnp_jax.report.schema import Evidence, SearchedLabel
+
+COMFORT, ALARM = 0.2, 0.05
+"""True ASR above which "none found" is a false comfort, and below which "still there" is a false alarm."""
+
+LEVELS = ("none found", "traces", "still there")
+
+
+class Outcome(BaseModel):
+    """A defended network: true figures before and after, None without a trigger.
+
+    ``ranked``: whether it is ranked by evidence: the method did not train on triggers that it recovered itself.
+    """
+
+    bed: str
+    attack: str
+    method: str
+    seed: int
+    ranked: bool
+    acc: tuple[float, float]
+    asr: tuple[float | None, float | None]
+    ra: tuple[float | None, float | None]
+
+
+class Row(Outcome):
+    """The same with what the searches found, in so many seconds."""
+
+    seconds: float
+    evidence: Evidence
+
+    @property
+    def left(self) -> float:
+        """True ASR after; that of a clean network is 0."""
+        return self.asr[1] or 0.0
+
+
+def _by_size(*names: str) -> Callable[[Evidence], float]:
+    """How far the smallest size of a suspected label lies below an ordinary one's before the defense."""
+
+    def score(evidence: Evidence) -> float:
+        found = [getattr(each, name) for each in evidence.labels if each.suspected for name in names]
+        sizes = [size for size in found if size is not None]
+        return 0.0 if not sizes else (evidence.ordinary_before or np.inf) / max(min(sizes), 1e-6)
+
+    return score
+
+
+def _relative(evidence: Evidence) -> float:
+    """The smaller size of a suspected label, held against an ordinary one's after the defense."""
+    smallest, ordinary = evidence.smallest_after, evidence.ordinary_after
+    return 0.0 if smallest is None else (ordinary or np.inf) / max(smallest, 1e-6)
+
+
+def _by_success(name: str, *, beyond: bool = False) -> Callable[[Evidence], float]:
+    """Success of a form at the worst suspected label; ``beyond`` that at the worst ordinary one."""
+
+    def worst(labels: Iterable[SearchedLabel]) -> float:
+        return max(getattr(each, f"{name}_after") for each in labels)
+
+    def score(evidence: Evidence) -> float:
+        suspects, controls = ([e for e in evidence.labels if e.suspected == kind] for kind in (True, False))
+        return worst(suspects) - (worst(controls) if beyond else 0.0)
+
+    return score
+
+
+def _by_shift(evidence: Evidence) -> float:
+    """How far the smallest feature shift of a suspected label lies below the median label's."""
+    found = [each.shift_after for each in evidence.labels if each.suspected and each.shift_after is not None]
+    return -min(found, default=np.inf)
+
+
+FORMS: dict[str, Callable[[Evidence], float]] = {
+    "size, from a random start": _by_size("size_after_cold"),
+    "size, from the mask found before": _by_size("size_after_warm"),
+    "size, the smaller of both": _by_size("size_after_cold", "size_after_warm"),
+    "the same, over an ordinary label's after": _relative,
+    "old trigger": _by_success("old_trigger"),
+    "perturbation": _by_success("perturbation"),
+    "perturbation, beyond ordinary labels": _by_success("perturbation", beyond=True),
+    "plain square": _by_success("patch"),
+    "plain square, beyond ordinary labels": _by_success("patch", beyond=True),
+    "warp": _by_success("warp"),
+    "warp, beyond ordinary labels": _by_success("warp", beyond=True),
+    "feature shift": _by_shift,
+    "the finding": lambda evidence: float(LEVELS.index(evidence.level)),
+}
+
+
+def make_table(rows: list[Row], draws: int = 2000) -> str:
+    """Spearman's ρ of every form, with the 95 % interval of a bootstrap over checkpoints."""
+    known = [row for row in rows if row.ranked and row.asr[1] is not None]
+    lines = []
+    for name, score in FORMS.items():
+        cells = [_rank(known, score, truth, draws) for truth in (lambda row: row.left, lambda row: 1 - row.ra[1])]
+        lines.append((name, *cells))
+    beds = len({row.bed for row in known})
+    told = f"{len(known)} outcomes of {beds} checkpoints with a backdoor"
+    return f"{told}\n\n{markdown_table(('evidence', 'ρ with ASR', 'ρ with 1 - RA'), lines)}"
+
+
+def _rank(rows: list[Row], score: Callable[[Evidence], float], truth: Callable[[Row], float], draws: int) -> str:
+    found = np.array([(score(row.evidence), truth(row)) for row in rows]).reshape(-1, 2)
+    names = np.array([row.bed for row in rows])
+    groups = [np.flatnonzero(names == name) for name in sorted(set(names))]
+    rng = np.random.default_rng(0)
+    drawn = [
+        _spearman(found[np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))])])
+        for _ in range(draws)
+    ]
+    low, high = np.nanpercentile(drawn, (2.5, 97.5)) if np.isfinite(drawn).any() else (np.nan, np.nan)
+    return f"{_spearman(found):.2f} ({low:.2f} to {high:.2f})"
+
+
+def _spearman(found: np.ndarray) -> float:
+    """Not a number where either side does not vary."""
+    varies = len(found) > 2 and (np.ptp(found, axis=0) > 0).all()
+    return float(np.corrcoef(rankdata(found, axis=0), rowvar=False)[0, 1]) if varies else np.nan
+
+
+def list_errors(rows: list[Row]) -> str:
+    """The findings by true ASR, and the outcomes where a finding misleads, each with its reasons."""
+    bands = {
+        f"below {ALARM:.0%}": [row for row in rows if row.left < ALARM],
+        "between": [row for row in rows if ALARM <= row.left <= COMFORT],
+        f"above {COMFORT:.0%}": [row for row in rows if row.left > COMFORT],
+    }
+    counts = [
+        (band, *(sum(row.evidence.level == level for row in own) for level in LEVELS)) for band, own in bands.items()
+    ]
+    text = [markdown_table(("true ASR", *LEVELS), [tuple(map(str, line)) for line in counts])]
+    for title, wrong in (
+        ("False comfort", [row for row in rows if row.left > COMFORT and row.evidence.level == "none found"]),
+        ("False alarm", [row for row in rows if row.left < ALARM and row.evidence.level == "still there"]),
+    ):
+        text.append(f"\n{title}: {len(wrong)} of {len(rows)}.\n")
+        text += [f"- {describe(row)}: {' '.join(row.evidence.reasons)}" for row in wrong]
+    return "\n".join(text)
+
+
+def describe(row: Row) -> str:
+    """One line: the outcome, its true figures, and the labels that were suspected."""
+    asr, ra = ("–" if each is None else f"{100 * each:.1f}" for each in (row.asr[1], row.ra[1]))
+    seen = "" if row.evidence.visible else ", not visible before"
+    suspects = ", ".join(str(each.label) for each in row.evidence.labels if each.suspected)
+    return f"{row.bed} ({row.attack}), {row.method}, seed {row.seed}, ASR {asr}, RA {ra}, suspected {suspects}{seen}"

@@ -1,0 +1,81 @@
+"""Random corruptions: what each does to an image, and that a share of the images gets one of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnp_jax.defenses.corruptions import (
+    CORRUPTIONS,
+    add_wave,
+    blend_with_noise,
+    coarsen_colours,
+    corrupt_some,
+    cover_with_patch,
+    warp_smoothly,
+)
+
+KEY = jax.random.key(3)
+GREY = jnp.full((32, 24, 3), 0.5)
+NOISE = jnp.asarray(np.random.default_rng(1).random((32, 24, 3), np.float32))
+
+
+def draw(corrupt, image: jax.Array, count: int = 40) -> np.ndarray:
+    return np.asarray(jax.vmap(lambda key: corrupt(key, image))(jax.random.split(KEY, count)))
+
+
+def test_a_share_of_the_images_is_corrupted_and_the_others_are_as_they_were():
+    images = jnp.broadcast_to(NOISE, (300, *NOISE.shape))
+    found = np.asarray(corrupt_some(KEY, images, 0.5))
+    touched = np.abs(found - np.asarray(images)).max((1, 2, 3)) > 0
+    assert 0.4 < touched.mean() < 0.6
+    np.testing.assert_array_equal(corrupt_some(KEY, images, 0.0), images)
+    np.testing.assert_array_equal(found, corrupt_some(KEY, images, 0.5))
+
+
+@pytest.mark.parametrize("corrupt", CORRUPTIONS)
+@pytest.mark.parametrize("shape", [(32, 24, 3), (28, 28, 1), (8, 8, 3)])
+def test_images_stay_in_range_and_change_with_the_key(corrupt, shape: tuple[int, ...]):
+    image = jnp.asarray(np.random.default_rng(2).random(shape, np.float32))
+    found = draw(corrupt, image, 12)
+    assert found.shape == (12, *shape)
+    assert (found >= 0).all()
+    assert (found <= 1).all()
+    assert len({each.tobytes() for each in found}) > 6
+
+
+def test_a_wave_has_one_frequency_and_a_bounded_amplitude():
+    for found in draw(add_wave, GREY, 12):
+        power = np.abs(np.fft.fft2(found[..., int(np.abs(found - 0.5).max((0, 1)).argmax())] - 0.5))
+        strongest = np.sort(power.ravel())[::-1]
+        assert strongest[2:].max(initial=0) < 1e-3 * strongest[0] + 1e-3, "a frequency and its negative"
+        assert np.abs(found - 0.5).max() <= 0.2 + 1e-6
+
+
+def test_a_warp_leaves_plain_images_alone_and_moves_a_ramp_by_a_pixel_on_average():
+    np.testing.assert_allclose(draw(warp_smoothly, GREY, 3), 0.5, atol=1e-6)
+    ramp = jnp.broadcast_to(jnp.arange(32.0)[:, None, None] / 64, (32, 24, 1))
+    moved = np.abs(draw(warp_smoothly, ramp) - np.asarray(ramp)).mean((1, 2, 3)) * 64
+    assert moved.min() > 0.2
+    assert moved.max() < 1.6
+
+
+def test_colours_are_coarse():
+    counts = [len(np.unique(found)) for found in draw(coarsen_colours, NOISE)]
+    assert set(counts) <= {2, 3, 4, 6, 8, 12, 16}
+    assert len(set(counts)) > 3
+
+
+def test_a_patch_covers_a_small_rectangle():
+    for found in draw(cover_with_patch, GREY):
+        changed = np.abs(found - 0.5).max(-1) > 0
+        rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+        assert changed.sum() == len(rows) * len(columns)
+        assert 2 <= len(rows) < 8
+        assert 1 <= len(columns) < 6
+        assert set(np.unique(found[changed])) <= {0.0, 1.0}
+
+
+def test_a_blend_moves_every_pixel_by_at_most_its_weight():
+    found = draw(blend_with_noise, GREY)
+    assert np.abs(found - 0.5).max() <= 0.3 * 0.5 + 1e-6
