@@ -13,9 +13,10 @@ import numpy as np
 from rnp_jax import masks
 from rnp_jax.card import Card, read_card
 from rnp_jax.data import Normalization, parse_normalization
-from rnp_jax.errors import ArchitectureError, DataError
+from rnp_jax.errors import ArchitectureError, CheckpointError, DataError
 from rnp_jax.models import Architecture, Network, Placement, Precision
-from rnp_jax.models.inference import consumed, entries, filter_masks, infer_architecture, resized
+from rnp_jax.models.bounds import apply_bounds, bound_entries, bounds_in, find_bounds
+from rnp_jax.models.inference import check_bounds, consumed, entries, filter_masks, infer_architecture, resized
 from rnp_jax.models.torch_names import FILTER_MASK, from_torch, to_torch
 from rnp_jax.torch_io import (
     Checked,
@@ -96,7 +97,8 @@ def recognise(
     """
     found = _recognise(checkpoint, state_dict, architecture, image_shape)
     names = state_dict.tensors.refs
-    check_consumed(state_dict.tensors, [*consumed(_shapes(state_dict)), *filter_masks(names)], checkpoint.path)
+    read = [*consumed(_shapes(state_dict)), *filter_masks(names), *bounds_in(names)]
+    check_consumed(state_dict.tensors, read, checkpoint.path)
     return found
 
 
@@ -111,6 +113,7 @@ def _recognise(
     tree = checkpoint.tree if isinstance(checkpoint.tree, dict) else {}
     if image_shape is None and (size := _stated_size(tree)) is not None:
         found = resized(found, shapes, size)
+    check_bounds(found, shapes)
     stated = tree.get("num_classes")
     if isinstance(stated, int) and stated != found.num_classes:
         raise ArchitectureError(
@@ -192,7 +195,7 @@ def from_state_dict(network: Network, tensors: Mapping[str, np.ndarray]) -> Vari
     """Variables from torch tensors that fit the network.
 
     Masks are ones, or those a masked release kept. Its masks act on batch norm's scale; in another placement than
-    ``bn_scale`` they become part of that scale.
+    ``bn_scale`` they become part of that scale. Bounds on activations are those of the tensors.
     """
 
     variables: Variables = {"params": {}, "batch_stats": {}, "masks": jax.tree.map(_ones, _mask_shapes(network))}
@@ -205,6 +208,9 @@ def from_state_dict(network: Network, tensors: Mapping[str, np.ndarray]) -> Vari
         if kept is not None and entry.path[-1] == "scale" and network.placement != "bn_scale":
             value = value * kept.astype(np.float32)
         node[entry.path[-1]] = _place(value)
+    if bounds_in(tensors):
+        stored = {each.layer: each.from_torch(tensors[each.key]) for each in bound_entries(network.architecture)}
+        variables = apply_bounds(variables, {layer: _place(value) for layer, value in stored.items()})
     if network.placement != "bn_scale":
         return variables
     stored = masks.filters(variables["masks"])
@@ -215,7 +221,10 @@ def from_state_dict(network: Network, tensors: Mapping[str, np.ndarray]) -> Vari
 
 
 def to_state_dict(network: Network, variables: Variables) -> dict[str, np.ndarray]:
-    """The network's tensors in torch's names and layout, float32, filter masks multiplied into the weights."""
+    """The network's tensors in torch's names and layout, float32, filter masks multiplied into the weights.
+
+    Bounds on activations come last, in the order in which the activations run.
+    """
     baked = masks.bake(variables, network.placement)
     parts: dict[str, dict[int, np.ndarray]] = {}
     for entry in entries(network.architecture):
@@ -223,9 +232,10 @@ def to_state_dict(network: Network, variables: Variables) -> dict[str, np.ndarra
         for name in entry.path:
             node = node[name]
         parts.setdefault(entry.key, {})[entry.part] = to_torch(np.asarray(node), entry, network.architecture)
-    return {
-        key: np.ascontiguousarray(np.concatenate([rows[part] for part in sorted(rows)])) for key, rows in parts.items()
-    }
+    tensors = {key: np.concatenate([rows[part] for part in sorted(rows)]) for key, rows in parts.items()}
+    if bounds := find_bounds(variables["masks"]):
+        tensors |= {each.key: each.to_torch(bounds[each.layer]) for each in bound_entries(network.architecture)}
+    return {key: np.ascontiguousarray(value) for key, value in tensors.items()}
 
 
 def save_model(
@@ -234,20 +244,26 @@ def save_model(
     """Writes ``variables`` into a copy of the model's file: same container, keys, order and dtypes.
 
     Tensors whose values did not change stay identical bit for bit. Objects that were left unread are not written.
+    Bounds on activations that the file does not have yet are put behind its tensors (see ``rnp_jax.models.bounds``).
 
     Returns:
       Where in the file such objects were.
 
     Raises:
-      CheckpointError: the file exists, or cannot be written.
+      CheckpointError: the file exists, or cannot be written, or has bounds that the variables lack.
     """
     before, after = to_state_dict(model.network, model.variables), to_state_dict(model.network, variables)
-    changed = {key: value for key, value in after.items() if not np.array_equal(value, before[key])}
+    if lost := bounds_in(before.keys() - after.keys()):
+        raise CheckpointError(
+            path, f"the source has bounds on {len(lost)} activations, but the new variables have none"
+        )
+    added = {key: after[key] for key in after if key not in before}
+    changed = {key: value for key, value in after.items() if key in before and not np.array_equal(value, before[key])}
     for key in filter_masks(model.state_dict.tensors):  # they are part of the weights now
         changed[key] = np.ones_like(model.state_dict.tensors[key])
         weight = key.removesuffix(FILTER_MASK) + "weight"
         changed[weight] = after[weight]
-    return write_checkpoint(path, model.checkpoint, model.state_dict, changed, overwrite=overwrite)
+    return write_checkpoint(path, model.checkpoint, model.state_dict, changed, added=added, overwrite=overwrite)
 
 
 def save_variables(

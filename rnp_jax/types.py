@@ -20,7 +20,8 @@ Tree: TypeAlias = dict[str, Any]
 """A nested dict of arrays, its keys the layer names of the source checkpoint (``layer1`` → ``0`` → ``conv1``)."""
 
 Variables: TypeAlias = dict[str, Tree]
-"""``{'params', 'batch_stats', 'masks'}``. Masks are ``neuron`` [F] and, on maskable layers, ``filter`` [F]."""
+"""``{'params', 'batch_stats', 'masks'}``. Masks are ``neuron`` [F] and, on maskable layers, ``filter`` [F]; where the
+activation after a layer has upper bounds, they are its ``bound`` [..., F]."""
 
 Progress: TypeAlias = Callable[[str, int, int, dict[str, float]], None]
 """Receives a phase's name, the epoch just ended (from 1), the most there can be, and the epoch's figures."""

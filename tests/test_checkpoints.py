@@ -22,6 +22,7 @@ from rnp_jax.checkpoints import (
 from rnp_jax.data import NORMALIZATIONS
 from rnp_jax.errors import ArchitectureError, CheckpointError, DataError
 from rnp_jax.models import Architecture, Network, mlp_head, vision_transformer
+from rnp_jax.models.bounds import apply_bounds, bound_entries, find_bounds
 from rnp_jax.torch_io import read_checkpoint
 from tests.networks import DEEP, SHALLOW, build, build_random, images_for, network_of, state_of, torch_input
 from tests.oracle import models
@@ -341,3 +342,88 @@ def test_a_released_file(shared, tmp_path):
     state, again = (torch.load(each, weights_only=True)["state_dict"] for each in (path, tmp_path / "same.tar"))
     assert list(state) == list(again)
     assert all(torch.equal(state[key], again[key]) for key in state)
+
+
+def bounded(network: Network, variables):
+    """With a bound on each activation, drawn at random."""
+    rng = np.random.default_rng(0)
+    return apply_bounds(
+        variables,
+        {
+            each.layer: jnp.asarray(rng.normal(0.5, 0.5, each.shape).astype(np.float32))
+            for each in bound_entries(network.architecture)
+        },
+    )
+
+
+@FORMATS
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_bounds_go_into_files_of_every_layout_and_come_back(layout, new, tmp_path):
+    """As the last tensors of the state dict. Torch does not take them for weights, and all else is as it was."""
+    name, wrap = LAYOUTS[layout]
+    state = build_random(name).state_dict()
+    model = load(write(tmp_path / "source.pt", wrap(state), new))
+    given = bounded(model.network, model.variables)
+    save_model(tmp_path / "cleaned.pt", model, given)
+    cleaned = find(torch.load(tmp_path / "cleaned.pt", weights_only=True), layout)
+    entries = bound_entries(model.network.architecture)
+    assert list(cleaned) == [*state, *(each.key for each in entries)]
+    for key, value in state.items():
+        assert cleaned[key].numpy().tobytes() == value.numpy().tobytes(), key
+    with pytest.raises(RuntimeError, match=rf"Unexpected key\(s\) in state_dict: \"{entries[0].key}\""):
+        build(name).load_state_dict(cleaned, strict=True)
+    back = load(tmp_path / "cleaned.pt")
+    assert back.network == model.network
+    jax.tree.map(np.testing.assert_array_equal, back.variables, given)
+    for each in entries:
+        stored = find_bounds(given["masks"])[each.layer].transpose(2, 0, 1)
+        np.testing.assert_array_equal(cleaned[each.key], stored)
+
+
+def test_bounds_of_a_file_are_replaced_by_new_ones_and_never_left_behind(tmp_path):
+    model = load(write(tmp_path / "source.pt", {"state_dict": build_random("mlp").state_dict()}), image_shape=(4, 2, 3))
+    given = bounded(model.network, model.variables)
+    save_model(tmp_path / "once.pt", model, given)
+    once = load(tmp_path / "once.pt", image_shape=(4, 2, 3))
+    lower = {layer: value - 1 for layer, value in find_bounds(given["masks"]).items()}
+    save_model(tmp_path / "twice.pt", once, apply_bounds(given, lower))
+    twice = load(tmp_path / "twice.pt", image_shape=(4, 2, 3))
+    jax.tree.map(np.testing.assert_array_equal, find_bounds(twice.variables["masks"]), lower)
+    assert list(twice.state_dict.tensors) == list(once.state_dict.tensors)
+    with pytest.raises(CheckpointError, match="bounds on 2 activations, but the new variables have none"):
+        save_model(tmp_path / "none.pt", once, model.variables)
+    save_variables(tmp_path / "fresh.pt", once.network, given)
+    fresh = load(tmp_path / "fresh.pt", image_shape=(4, 2, 3))
+    jax.tree.map(np.testing.assert_array_equal, find_bounds(fresh.variables["masks"]), find_bounds(given["masks"]))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda state: state.pop("activation_bounds.001.2"), ArchitectureError, r" - activation_bounds\.001\.2"),
+        (
+            lambda state: state.update({"activation_bounds.002.4": torch.ones(5)}),
+            ArchitectureError,
+            r"the bounds are not those of the activations of mlp .*\n \+ activation_bounds\.002\.4",
+        ),
+        (
+            lambda state: state.update({"activation_bounds.001.2": torch.ones(9)}),
+            ArchitectureError,
+            r"other images than \(4, 2, 3\).*--image-shape\n activation_bounds\.001\.2: \(9,\), expected \(6,\)",
+        ),
+        (
+            lambda state: state["activation_bounds.001.2"].fill_(float("nan")),
+            CheckpointError,
+            'tensor "activation_bounds.001.2" holds nan',
+        ),
+    ],
+)
+def test_bounds_that_are_not_the_network_s(change, error, message, tmp_path):
+    network = network_of("mlp")
+    save_variables(tmp_path / "a.pt", network, bounded(network, network.init(jax.random.key(0))))
+    state = torch.load(tmp_path / "a.pt", weights_only=True)["state_dict"]
+    change(state)
+    write(tmp_path / "b.pt", {"state_dict": state})
+    for read in (load, open_checkpoint):
+        with pytest.raises(error, match=message):
+            read(tmp_path / "b.pt", image_shape=(4, 2, 3))

@@ -13,6 +13,7 @@ from rnp_jax.checkpoints import from_state_dict, open_checkpoint, save_variables
 from rnp_jax.config import FLAT, SourceOptions, to_plain
 from rnp_jax.errors import CheckpointError, ConfigError
 from rnp_jax.models import Architecture, Network
+from rnp_jax.models.bounds import apply_bounds, bound_entries
 from rnp_jax.pipeline.opening import source_arguments
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.store import load_tree, save_tree
@@ -85,7 +86,8 @@ def _from_orbax(source: Path, target: Path) -> None:
     if target.suffix not in TORCH:
         raise ConfigError(f"an orbax folder becomes a PyTorch file: name the target {', '.join(TORCH)}, not {target}")
     expected = jax.tree.map(lambda leaf: leaf.shape, jax.eval_shape(network.init, jax.random.key(0)))
-    if jax.tree.map(np.shape, tree) != expected:
+    bounded = apply_bounds(expected, {each.layer: each.shape for each in bound_entries(network.architecture)})
+    if jax.tree.map(np.shape, tree) not in (expected, bounded):
         raise CheckpointError(source, f"its arrays do not fit its architecture, {network.architecture.name}")
     save_variables(target, network, tree)
 

@@ -18,6 +18,8 @@ from rnp_jax.defenses.method import Chooses, Method, Pairs, Task
 from rnp_jax.defenses.nad import NadConfig, nad
 from rnp_jax.defenses.nc import NcConfig, nc
 from rnp_jax.defenses.nft import NftConfig, nft
+from rnp_jax.defenses.npd import NpdConfig, npd
+from rnp_jax.defenses.pam import PamConfig, pam
 from rnp_jax.defenses.prune import PruneConfig
 from rnp_jax.defenses.recover import RecoverConfig, Recovered, recover
 from rnp_jax.defenses.registry import METHODS, find_method
@@ -29,6 +31,7 @@ from rnp_jax.defenses.sensitivity import HolderConfig, holder_scores, pair_score
 from rnp_jax.defenses.thresholds import ThresholdConfig
 from rnp_jax.defenses.tsbd import TsbdConfig, tsbd
 from rnp_jax.defenses.ulrl import UlrlConfig, ulrl
+from rnp_jax.defenses.unit import UnitConfig, unit
 from rnp_jax.defenses.unlearn import UnlearnConfig, Unlearned, unlearn
 
 __all__ = [
@@ -54,7 +57,9 @@ __all__ = [
     "NadConfig",
     "NcConfig",
     "NftConfig",
+    "NpdConfig",
     "Pairs",
+    "PamConfig",
     "PruneConfig",
     "RecoverConfig",
     "Recovered",
@@ -65,6 +70,7 @@ __all__ = [
     "ThresholdConfig",
     "TsbdConfig",
     "UlrlConfig",
+    "UnitConfig",
     "UnlearnConfig",
     "Unlearned",
     "anp",
@@ -85,11 +91,14 @@ __all__ = [
     "nad",
     "nc",
     "nft",
+    "npd",
     "pair_scores",
+    "pam",
     "recover",
     "rnp",
     "sau",
     "tsbd",
     "ulrl",
+    "unit",
     "unlearn",
 ]

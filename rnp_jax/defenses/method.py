@@ -26,7 +26,8 @@ from rnp_jax.types import Batch, Variables
 Needs: TypeAlias = Literal["clean", "untrusted", "none", "trigger"]
 """What a method learns from: clean images, the training set that nobody trusts, nothing, or the attacker's trigger."""
 
-Changes: TypeAlias = Literal["nothing", "filters", "weights", "both"]
+Changes: TypeAlias = Literal["nothing", "filters", "weights", "both", "bounds"]
+"""``both`` is filters and weights; ``bounds`` are upper bounds on activations."""
 
 Marker: TypeAlias = str | tuple[int, Literal[0, 1, 2], int]
 """A marker of matplotlib's: a letter, or a regular shape's number of points, kind (1 for a star) and angle."""

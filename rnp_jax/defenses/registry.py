@@ -20,10 +20,13 @@ from rnp_jax.defenses.method import Method
 from rnp_jax.defenses.nad import nad
 from rnp_jax.defenses.nc import nc
 from rnp_jax.defenses.nft import nft
+from rnp_jax.defenses.npd import npd
+from rnp_jax.defenses.pam import pam
 from rnp_jax.defenses.rnp import rnp
 from rnp_jax.defenses.sau import sau
 from rnp_jax.defenses.tsbd import tsbd
 from rnp_jax.defenses.ulrl import ulrl
+from rnp_jax.defenses.unit import unit
 from rnp_jax.errors import ConfigError
 
 _RECORDS = (
@@ -45,6 +48,9 @@ _RECORDS = (
     sau,
     fmp,
     mcr,
+    npd,
+    pam,
+    unit,
     rnp,
     auto,
     random,

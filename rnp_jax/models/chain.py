@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from rnp_jax.types import Variables
 
@@ -26,6 +27,28 @@ ACTIVATIONS: Mapping[Activation, Callable[[jax.Array], jax.Array]] = MappingProx
     }
 )
 """Elementwise functions, computed as in torch."""
+
+ACTIVATED = "activated"
+"""The collection that keeps what activations return, where an application asks for it."""
+
+
+def activate(parent: nn.Module, layer: str, z: jax.Array, activation: Activation = "relu") -> jax.Array:
+    """The activation a that follows a layer, or min(a, max(b, 0)) where the masks of the layer have a ``bound`` b.
+
+    Args:
+      parent: the module that applies it.
+      layer: name of the last of the module's layers before the activation.
+      z: its input [B, ...]; the bound has the shape [...].
+      activation: which one.
+    """
+    a = ACTIVATIONS[activation](z)
+    bound = parent.get_variable("masks", layer, {}).get("bound")
+    if bound is not None:
+        highest = jnp.where(bound >= 0, bound, 0).astype(a.dtype)[None]  # with torch's slopes where values are equal
+        a = jnp.where(a > highest, highest, a)
+    if parent.is_mutable_collection(ACTIVATED) and not parent.is_initializing():
+        parent.put_variable(ACTIVATED, layer, a)
+    return a
 
 
 class Segment(NamedTuple):

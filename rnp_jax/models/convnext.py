@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rnp_jax.errors import DataError
-from rnp_jax.models.chain import ACTIVATIONS, Chain, Segment, Site
+from rnp_jax.models.chain import Chain, Segment, Site, activate
 from rnp_jax.models.design import Design, Shapes, Sizes
 from rnp_jax.models.layers import Conv, Dense, LayerNorm, Placement, Precision, Value, flatten
 
@@ -62,8 +62,8 @@ class Block(nn.Module):
         width, hidden, precision = self.width, _EXPANSION * self.width, self.precision
         y = Conv(width, 7, 1, 3, width, use_bias=True, placement=self.placement, precision=precision, name="block.0")(x)
         y = LayerNorm(_EPS, name="block.2")(y)
-        y = ACTIVATIONS["gelu"](Dense(hidden, self.placement == "unit", precision=precision, name="block.3")(y))
-        y = Dense(width, precision=precision, name="block.5")(y).astype(x.dtype)
+        y = Dense(hidden, self.placement == "unit", precision=precision, name="block.3")(y)
+        y = Dense(width, precision=precision, name="block.5")(activate(self, "block.3", y, "gelu")).astype(x.dtype)
         return x + Value((width,), _LAYER_SCALE, name="layer_scale")()[None, None, None] * y
 
 

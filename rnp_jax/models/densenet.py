@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rnp_jax.models.chain import Chain, Segment, Site
+from rnp_jax.models.chain import Chain, Segment, Site, activate
 from rnp_jax.models.design import Design, Shapes, Sizes
 from rnp_jax.models.layers import BatchNorm, Conv, Placement, Precision, avg_pool, max_pool
 from rnp_jax.models.resnet import Head
@@ -43,7 +43,8 @@ class Stem(nn.Module):
         x = conv(self.width, size, stride, size // 2, name="features.conv0")(x)
         if self.small:
             return x
-        return max_pool(nn.relu(BatchNorm(self.placement, name="features.norm0")(x, train)), 3, 2, 1)
+        x = BatchNorm(self.placement, name="features.norm0")(x, train)
+        return max_pool(activate(self, "features.norm0", x), 3, 2, 1)
 
 
 class DenseLayer(nn.Module):
@@ -57,9 +58,9 @@ class DenseLayer(nn.Module):
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B H W F"]:
         """Applies the layer; F is C + growth."""
         conv = partial(Conv, placement=self.placement, precision=self.precision)
-        out = nn.relu(BatchNorm(self.placement, name="norm1")(x, train))
+        out = activate(self, "norm1", BatchNorm(self.placement, name="norm1")(x, train))
         out = conv(_BOTTLENECK * self.growth, 1, name="conv1")(out)
-        out = nn.relu(BatchNorm(self.placement, name="norm2")(out, train))
+        out = activate(self, "norm2", BatchNorm(self.placement, name="norm2")(out, train))
         out = conv(self.growth, 3, 1, 1, name="conv2")(out)
         return jnp.concatenate((x, out), -1)
 
@@ -73,7 +74,7 @@ class Transition(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B Ho Wo F"]:
         """Applies the transition; F is C // 2."""
-        out = nn.relu(BatchNorm(self.placement, name="norm")(x, train))
+        out = activate(self, "norm", BatchNorm(self.placement, name="norm")(x, train))
         out = Conv(x.shape[-1] // 2, 1, placement=self.placement, precision=self.precision, name="conv")(out)
         return avg_pool(out, 2)
 
@@ -86,7 +87,7 @@ class LastNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B H W C"]:
         """Applies them."""
-        return nn.relu(BatchNorm(self.placement, name="features.norm5")(x, train))
+        return activate(self, "features.norm5", BatchNorm(self.placement, name="features.norm5")(x, train))
 
 
 class DenseNet(Chain):

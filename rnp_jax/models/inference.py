@@ -8,6 +8,7 @@ from functools import cache
 import jax
 
 from rnp_jax.errors import ArchitectureError
+from rnp_jax.models.bounds import bound_entries, bounds_in
 from rnp_jax.models.design import Shapes
 from rnp_jax.models.registry import ARCHITECTURES, DESIGNS, Architecture, Network, suggest
 from rnp_jax.models.torch_names import FILTER_MASK, IGNORED, TorchEntry, table
@@ -54,12 +55,36 @@ def resized(architecture: Architecture, shapes: Shapes, size: tuple[int, int]) -
 def consumed(shapes: Shapes) -> dict[str, tuple[int, ...]]:
     """The tensors that a forward pass uses as weights or statistics."""
     unread = (*IGNORED, FILTER_MASK)
-    return {key: shape for key, shape in shapes.items() if key.rpartition(".")[2] not in unread}
+    bounds = set(bounds_in(shapes))
+    return {key: shape for key, shape in shapes.items() if key.rpartition(".")[2] not in unread and key not in bounds}
 
 
 def filter_masks(shapes: Iterable[str]) -> list[str]:
     """The keys under which a masked release stores the filter masks of its batch norms."""
     return [key for key in shapes if key.rpartition(".")[2] == FILTER_MASK]
+
+
+def check_bounds(architecture: Architecture, shapes: Shapes) -> None:
+    """Checks that every activation has a bound of the right shape, or that none has one.
+
+    Raises:
+      ArchitectureError: some are missing (-) or unexpected (+), or are for images of another size.
+    """
+    found = {key: tuple(shapes[key]) for key in bounds_in(shapes)}
+    expected = {entry.key: entry.torch_shape for entry in bound_entries(architecture)} if found else {}
+    lines = [f" - {key}" for key in expected if key not in found]
+    lines += [f" + {key}" for key in found if key not in expected]
+    if lines:
+        raise ArchitectureError(
+            f"the bounds are not those of the activations of {architecture.name} (- missing, + unexpected):\n"
+            + _shorten(lines)
+        )
+    wrong = [f" {key}: {shape}, expected {expected[key]}" for key, shape in found.items() if shape != expected[key]]
+    if wrong:
+        raise ArchitectureError(
+            f"the bounds on activations are for other images than {architecture.image_shape}: give the height, width "
+            "and channels of the images they are for with --image-shape\n" + _shorten(wrong)
+        )
 
 
 @cache

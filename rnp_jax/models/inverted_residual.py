@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
-from rnp_jax.models.chain import ACTIVATIONS, Activation, Chain, Segment, Site
+from rnp_jax.models.chain import Activation, Chain, Segment, Site, activate
 from rnp_jax.models.layers import BatchNorm, Conv, Dense, Placement, Precision
 
 Gate = Literal["sigmoid", "hard_sigmoid"]
@@ -91,8 +91,8 @@ class Block(NamedTuple):
         return [unit.site(prefix) for unit in units]
 
 
-def _apply(unit: Unit, style: Style, x: jax.Array, train: bool) -> jax.Array:
-    """Declares a unit's layers in the module that is being called, and applies them."""
+def _apply(parent: nn.Module, unit: Unit, style: Style, x: jax.Array, train: bool) -> jax.Array:
+    """Declares a unit's layers in ``parent``, the module that is being called, and applies them."""
     placement, precision = style.placement, style.precision
     groups = unit.features if unit.depthwise else 1
     x = Conv(
@@ -106,7 +106,7 @@ def _apply(unit: Unit, style: Style, x: jax.Array, train: bool) -> jax.Array:
         name=unit.conv,
     )(x)
     x = BatchNorm(placement, style.momentum, style.eps, name=unit.norm)(x, train)
-    return x if unit.activation is None else ACTIVATIONS[unit.activation](x)
+    return x if unit.activation is None else activate(parent, unit.norm, x, unit.activation)
 
 
 class Single(nn.Module):
@@ -118,7 +118,7 @@ class Single(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B Ho Wo F"]:
         """Applies the unit."""
-        return _apply(self.unit, self.style, x, train)
+        return _apply(self, self.unit, self.style, x, train)
 
 
 class InvertedResidual(nn.Module):
@@ -133,12 +133,12 @@ class InvertedResidual(nn.Module):
         *before, project = self.block.units
         out = x
         for unit in before:
-            out = _apply(unit, self.style, out, train)
-        out = _apply(project, self.style, self._gated(out), train)
+            out = _apply(self, unit, self.style, out, train)
+        out = _apply(self, project, self.style, self._gated(out), train)
         if self.block.shortcut is None:
             return out
         if isinstance(self.block.shortcut, Unit):
-            x = _apply(self.block.shortcut, self.style, x, train)
+            x = _apply(self, self.block.shortcut, self.style, x, train)
         return out + x
 
     def _gated(self, x: Float[Array, "B H W F"]) -> Float[Array, "B H W F"]:
@@ -148,7 +148,8 @@ class InvertedResidual(nn.Module):
             return x
         first = Conv(squeeze.features, 1, use_bias=True, precision=precision, name=f"{squeeze.name}.fc1")
         second = Conv(x.shape[-1], 1, use_bias=True, precision=precision, name=f"{squeeze.name}.fc2")
-        reduced = ACTIVATIONS[squeeze.activation](first(x.mean((1, 2), keepdims=True)))
+        reduced = first(x.mean((1, 2), keepdims=True))
+        reduced = activate(self, f"{squeeze.name}.fc1", reduced, squeeze.activation)
         return x * _GATES[squeeze.gate](second(reduced))
 
 
@@ -167,7 +168,7 @@ class Linear(nn.Module):
         x = x.mean((1, 2)) if x.ndim == 4 else x
         masked = self.activation is not None and self.style.placement == "unit"
         x = Dense(self.units, masked, precision=self.style.precision, name=self.layer)(x)
-        return x if self.activation is None else ACTIVATIONS[self.activation](x)
+        return x if self.activation is None else activate(self, self.layer, x, self.activation)
 
 
 class Hidden(NamedTuple):

@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax
 
-from rnp_jax.models.chain import Chain, Segment, Site
+from rnp_jax.models.chain import Chain, Segment, Site, activate
 from rnp_jax.models.layers import Dense, Precision
 
 
@@ -21,7 +21,7 @@ class Layer(nn.Module):
         del train  # nothing in it depends on the mode
         x = x.reshape(x.shape[0], -1)
         x = Dense(self.units, masked=self.hidden, precision=self.precision, name=self.layer)(x)
-        return nn.relu(x) if self.hidden else x
+        return activate(self, self.layer, x) if self.hidden else x
 
 
 class Mlp(Chain):

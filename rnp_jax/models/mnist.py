@@ -17,7 +17,7 @@ from types import MappingProxyType
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from rnp_jax.models.chain import Chain, Segment, Site
+from rnp_jax.models.chain import Chain, Segment, Site, activate
 from rnp_jax.models.design import Design, Sizes, marked_by
 from rnp_jax.models.layers import BatchNorm, Conv, Placement, Precision
 from rnp_jax.models.plain import ConvStep, Linear, Plan, plain_design
@@ -39,7 +39,7 @@ class Stem(nn.Module):
         conv = Conv(
             self.width, 3, 2, 1, use_bias=True, placement=self.placement, precision=self.precision, name="conv1"
         )
-        return nn.relu(conv(x))
+        return activate(self, "conv1", conv(x))
 
 
 class Block(nn.Module):
@@ -52,7 +52,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B Ho Wo F"]:
         """Applies the block."""
-        x = nn.relu(BatchNorm(self.placement, name="bn1")(x, train))
+        x = activate(self, "bn1", BatchNorm(self.placement, name="bn1")(x, train))
         return Conv(self.features, 3, 2, 1, placement=self.placement, precision=self.precision, name="conv1")(x)
 
 

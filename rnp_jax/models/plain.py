@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from rnp_jax.models.chain import ACTIVATIONS, Activation, Chain, Segment, Site
+from rnp_jax.models.chain import Activation, Chain, Segment, Site, activate
 from rnp_jax.models.design import Design, Shapes, Sizes
 from rnp_jax.models.layers import (
     BatchNorm,
@@ -94,7 +94,8 @@ class Convolution(nn.Module):
         x = Conv(features, size, pad=pad, use_bias=True, placement=self.placement, precision=self.precision, name=conv)(
             x
         )
-        x = ACTIVATIONS[activation](x if norm is None else BatchNorm(self.placement, name=norm)(x, train))
+        x = x if norm is None else BatchNorm(self.placement, name=norm)(x, train)
+        x = activate(self, norm or conv, x, activation)
         if pool is None:
             return x
         return max_pool(x, 2, 2) if pool == "max" else avg_pool(x, 2)
@@ -118,7 +119,7 @@ class Linear(nn.Module):
             x = flatten(x if self.pooled is None else adaptive_avg_pool(x, self.pooled))
         masked = self.hidden and self.placement == "unit"
         x = Dense(self.units, masked=masked, precision=self.precision, name=self.layer)(x)
-        return nn.relu(x) if self.hidden else x
+        return activate(self, self.layer, x) if self.hidden else x
 
 
 class Plain(Chain):

@@ -28,7 +28,7 @@ from rnp_jax.models import (
     vision_transformer,
     wide_resnet,
 )
-from rnp_jax.models.chain import Chain, Segment, Site
+from rnp_jax.models.chain import ACTIVATED, Chain, Segment, Site
 from rnp_jax.models.design import Design, Sizes
 from rnp_jax.models.layers import Placement, Precision
 from rnp_jax.models.mlp import Mlp
@@ -199,6 +199,13 @@ class Network:
         _, state = self._module.apply(variables, self.normalize(images), capture_intermediates=True)
         flat: dict[Any, Any] = flax.traverse_util.flatten_dict(state["intermediates"])
         return {".".join(path[:-1]): values[0] for path, values in flat.items() if len(path) > 1}
+
+    def activated(self, variables: Variables, images: jax.Array) -> dict[str, jax.Array]:
+        """The output of every activation, by the name of the layer before it, in evaluation mode."""
+        state: Any
+        _, state = self._module.apply(variables, self.normalize(images), mutable=[ACTIVATED])
+        flat: dict[Any, Any] = flax.traverse_util.flatten_dict(dict(state.get(ACTIVATED, {})))
+        return {".".join(path): value for path, value in flat.items()}
 
 
 def _each_call(note: Callable[[str, nn.Module, tuple[Any, ...]], None]) -> AbstractContextManager[None]:

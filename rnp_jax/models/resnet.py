@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from rnp_jax.models.chain import Chain, Segment, Site
+from rnp_jax.models.chain import Chain, Segment, Site, activate
 from rnp_jax.models.design import Design, Shapes, Sizes
 from rnp_jax.models.layers import BatchNorm, Conv, Dense, Placement, Precision, max_pool
 
@@ -73,10 +73,11 @@ class Block(nn.Module):
         features = self.planes * EXPANSION[self.kind]
         projects = self.stride != 1 or x.shape[-1] != features
         if self.kind == "preact":
-            out = nn.relu(self._norm("bn1")(x, train))
+            out = activate(self, "bn1", self._norm("bn1")(x, train))
             shortcut = self._conv(self.shortcut[0], features, 1, self.stride)(out) if projects else x
             out = self._conv("conv1", self.planes, 3, self.stride)(out)
-            out = self._conv("conv2", self.planes, 3)(nn.relu(self._norm("bn2")(out, train)))
+            out = activate(self, "bn2", self._norm("bn2")(out, train))
+            out = self._conv("conv2", self.planes, 3)(out)
             return out + shortcut
         if self.kind == "basic":
             widths, sizes, strides = (self.planes, features), (3, 3), (self.stride, 1)
@@ -86,11 +87,11 @@ class Block(nn.Module):
         out = x
         for i, (width, size, stride) in enumerate(zip(widths, sizes, strides, strict=True), 1):
             out = self._norm(f"bn{i}")(self._conv(f"conv{i}", width, size, stride)(out), train)
-            out = nn.relu(out) if i < len(widths) else out
+            out = activate(self, f"bn{i}", out) if i < len(widths) else out
         if projects:
             conv, norm = self.shortcut
             x = self._norm(norm)(self._conv(conv, features, 1, self.stride)(x), train)
-        return nn.relu(out + x)
+        return activate(self, f"bn{len(widths)}", out + x)
 
 
 class Stem(nn.Module):
@@ -111,7 +112,7 @@ class Stem(nn.Module):
         x = conv(self.width, size, stride, size // 2)(x)
         if self.kind == "preact":
             return x
-        x = nn.relu(BatchNorm(self.placement, name=f"{prefix}bn1")(x, train))
+        x = activate(self, f"{prefix}bn1", BatchNorm(self.placement, name=f"{prefix}bn1")(x, train))
         return max_pool(x, 3, 2, 1) if size == 7 else x
 
 

@@ -10,6 +10,8 @@ A layer's path, joined by dots, is the name of its torch module. The table gives
 | params value [F] or [T, F] | no leaf: the layer's own name | as in torch, without axes of 1 |
 | in_proj.{query, key, value} | in_proj_weight, in_proj_bias | rows of attention's one tensor |
 | batch_stats mean, var [F] | running_mean, running_var | as is |
+| masks bound [H, W, F] | activation_bounds.N.LAYER [F, H, W] | HWC ↔ CHW, but as is behind a linear layer |
+| masks bound [T, F] or [F] | activation_bounds.N.LAYER | as is |
 """
 
 from collections.abc import Mapping

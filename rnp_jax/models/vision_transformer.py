@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rnp_jax.errors import ArchitectureError, DataError
-from rnp_jax.models.chain import ACTIVATIONS, Chain, Segment, Site
+from rnp_jax.models.chain import Chain, Segment, Site, activate
 from rnp_jax.models.design import Design, Shapes, Sizes
 from rnp_jax.models.layers import Conv, Dense, LayerNorm, Placement, Precision, Value, attend
 from rnp_jax.models.vit import MAX_TOKENS
@@ -81,7 +81,7 @@ class Block(nn.Module):
         y = attend(query, key, value, self.heads, self.precision)
         x = x + self._dense("self_attention.out_proj", self.width)(y).astype(x.dtype)
         y = self._dense(first, _EXPANSION * self.width, masked=True)(LayerNorm(_EPS, name="ln_2")(x))
-        return x + self._dense(second, self.width)(ACTIVATIONS["gelu"](y)).astype(x.dtype)
+        return x + self._dense(second, self.width)(activate(self, first, y, "gelu")).astype(x.dtype)
 
 
 class Norm(nn.Module):

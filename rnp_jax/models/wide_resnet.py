@@ -15,7 +15,7 @@ from types import MappingProxyType
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from rnp_jax.models.chain import Chain, Segment, Site
+from rnp_jax.models.chain import Chain, Segment, Site, activate
 from rnp_jax.models.design import Design, Shapes, Sizes
 from rnp_jax.models.layers import BatchNorm, Placement, Precision
 from rnp_jax.models.resnet import Block, Head, Stem
@@ -33,7 +33,7 @@ class LastNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B H W C"]:
         """Applies them."""
-        return nn.relu(BatchNorm(self.placement, name="bn1")(x, train))
+        return activate(self, "bn1", BatchNorm(self.placement, name="bn1")(x, train))
 
 
 class WideResNet(Chain):

@@ -246,6 +246,8 @@ def _tell_done(case: Case, request: Request, defended: Defended) -> tuple[str, s
         return "Nothing was changed", "Nothing was changed."
     if case.anew:
         return "A new network was trained", _tell_anew(case, defended)
+    if defended.kind == "bounds":
+        return "Activations were bounded", "All activations got upper bounds, without knowledge of the trigger."
     if not defended.prunes:
         return "All weights were tuned", "All weights were tuned, without knowledge of the trigger."
     sees = request.method.needs == "trigger"

@@ -67,7 +67,8 @@ def run_method(case: Case, request: Request, log: RunLog) -> Defended:
         log.timing[stage] = log.timing.get(stage, 0.0) + seconds
     for warning in defended.warnings:
         log.say(f"  warning: {warning}")
-    done = f"pruned {defended.choice.pruned} filters" if defended.prunes else "tuned"
+    unpruned = "activations bounded" if defended.kind == "bounds" else "tuned"
+    done = f"pruned {defended.choice.pruned} filters" if defended.prunes else unpruned
     log.say(f"{'left as it came' if defended.unchanged else done}: {defended.choice.rule}")
     for number, kept in enumerate(defended.kept, 1):
         clean = "" if case.poisoned is None else f", {(~case.poisoned[kept]).mean():.1%} of them truly clean"

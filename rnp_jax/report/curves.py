@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from rnp_jax.defenses.result import Kind
 from rnp_jax.report import palette
 from rnp_jax.report.schema import Choice, Oracle, Phase, Stage, Sweep, SweepPoint
 
@@ -32,6 +33,7 @@ _THRESHOLD = {
     "mask": "threshold: filters with a mask at or below it are pruned",
     "score": "threshold: filters with a score above it are pruned",
     "weights": "threshold",
+    "bounds": "threshold",
 }
 
 Over = Literal["threshold", "pruned"]
@@ -42,7 +44,7 @@ def plot_sweeps(
     sweeps: Sequence[Sweep],
     choice: Choice | None,
     oracle: Oracle | None,
-    kind: Literal["mask", "score", "weights"] = "mask",
+    kind: Kind = "mask",
 ) -> Figure:
     """ASR, ACC and RA against the threshold and against the number of filters pruned.
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rnp_jax.defenses.result import Choice
+from rnp_jax.defenses.result import Choice, Kind
 from rnp_jax.document import (
     SCHEMA_VERSION,
     Count,
@@ -42,7 +42,8 @@ class SearchedLabel(Part):
 
     Sizes are pixels of the smallest mask, None where no mask reached the wanted success: on the network before, and on
     that after from a random start and from the mask found before. The others are shares of images sent to the label by
-    the mask found before, by a universal perturbation, and by the best plain square.
+    the mask found before, by a universal perturbation, by the best plain square and by a universal warp. Shifts are
+    shares of the median label's feature shift, None where no shift leads to the label.
     """
 
     label: Count
@@ -57,6 +58,10 @@ class SearchedLabel(Part):
     perturbation_after: Share
     patch_before: Share
     patch_after: Share
+    warp_before: Share
+    warp_after: Share
+    shift_before: Known
+    shift_after: Known
 
 
 Level = Literal["still there", "traces", "none found"]
@@ -232,7 +237,7 @@ class Result(Run):
     """A defense of one checkpoint."""
 
     method: Text
-    kind: Literal["mask", "score", "weights"] = "mask"
+    kind: Kind = "mask"
     before: Metrics
     after: Metrics
     choice: Choice | None = None

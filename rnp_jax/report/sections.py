@@ -33,6 +33,7 @@ CAPTIONS = {
     "Scores of 0 stand apart at the left.",
     "timing": "Wall-clock seconds, in the order the stages ran.",
 }
+_UNPRUNED = {"weights": "none: weights were tuned", "bounds": "none: weights stay as they are"}
 
 
 def section(heading: str, *content: Markup | None) -> Markup:
@@ -45,7 +46,7 @@ def show_verdict(result: Result) -> Markup:
     checkpoint = result.checkpoint
     pruned, filters = len(result.pruned_filters), checkpoint.filters
     share = f" ({pruned / filters:.1%})" if filters else ""
-    cut = "none: weights were tuned" if result.kind == "weights" else f"{pruned:,} of {filters:,}{share}"
+    cut = _UNPRUNED.get(result.kind, f"{pruned:,} of {filters:,}{share}")
     facts = {
         "Method": registry.title(result.method),
         "Filters pruned": cut,
@@ -115,7 +116,7 @@ def show_operating_point(result: Result) -> Markup | None:
     choice, oracle = result.choice, result.oracle
     if choice is None:
         return None
-    if result.kind == "weights":
+    if result.kind in _UNPRUNED:
         return _show_nothing_chosen(choice, result)
     budget = "" if choice.budget is None else f" Accuracy budget: {100 * choice.budget:.3g} points."
     held = (

@@ -1,11 +1,11 @@
 """What a choice of filters rests on, masks or scores, and which of the filters were pruned."""
 
 from collections.abc import Collection, Mapping
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from rnp_jax.defenses.result import Kind
 from rnp_jax.errors import ResultError
 from rnp_jax.report.schema import PrunedFilter
 
@@ -16,14 +16,14 @@ Marks = Mapping[str, Bool[np.ndarray, "_F"]]
 _ALLOWED = {"mask": "numbers in [0, 1]", "score": "numbers of 0 or more"}
 
 
-def check_values(values: Values, kind: Literal["mask", "score", "weights"]) -> None:
-    """Every layer has a vector of masks in [0, 1], or of scores from 0 to infinity; weights have neither.
+def check_values(values: Values, kind: Kind) -> None:
+    """Every layer has a vector of masks in [0, 1], or of scores from 0 to infinity; weights and bounds have neither.
 
     Raises:
       ResultError: it has not.
     """
-    if kind == "weights" and values:
-        raise ResultError(f"masks or scores of {len(values)} layers with kind 'weights', which has none; pass none.")
+    if kind not in _ALLOWED and values:
+        raise ResultError(f"masks or scores of {len(values)} layers with kind '{kind}', which has none; pass none.")
     highest = 1 if kind == "mask" else np.inf
     for layer, value in values.items():
         if value.ndim != 1 or not value.size or not np.all((value >= 0) & (value <= highest)):

@@ -32,18 +32,26 @@ class PickleEmitter:
     Args:
       is_legacy: storages are described as before torch 1.6.
       substitute: the tensor to write in the place of another, by identity of its dict and by its key.
+      added: tensors to write behind the other items of a dict, by identity of the dict.
 
     Attributes:
       storages: those written, by the number that is their key there, in order of appearance.
       dropped: where objects were left out. In a list or tuple, None holds their place.
     """
 
-    def __init__(self, *, is_legacy: bool = False, substitute: Mapping[tuple[int, object], TensorRef] | None = None):
+    def __init__(
+        self,
+        *,
+        is_legacy: bool = False,
+        substitute: Mapping[tuple[int, object], TensorRef] | None = None,
+        added: Mapping[int, Mapping[str, TensorRef]] | None = None,
+    ):
         self.storages: dict[str, StorageRef] = {}
         self.dropped: list[str] = []
         self._keys: dict[str, str] = {}  # the file's own could be paths
         self._is_legacy = is_legacy
         self._substitute = substitute or {}
+        self._added = added or {}
         self._out = bytearray()
         self._memo: dict[int | tuple[str, str], int] = {}
         self._next = 0
@@ -151,7 +159,7 @@ class PickleEmitter:
         self._put(items)
 
     def _items(self, items: dict[Node, Node], location: Location) -> None:
-        for key, value in items.items():
+        for key, value in (*items.items(), *self._added.get(id(items), {}).items()):
             if isinstance(key, Opaque) or isinstance(value, Opaque):
                 self.dropped.append(format_path((*location, key)))
                 continue

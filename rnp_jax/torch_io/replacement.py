@@ -1,8 +1,9 @@
-"""Putting new values into a checkpoint's tensors without changing any tensor that shares their storage."""
+"""Putting new values into a checkpoint's tensors, and new tensors beside them, without changing any other tensor."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
+from types import MappingProxyType
 
 import numpy as np
 
@@ -19,27 +20,36 @@ Slot = tuple[int, object]
 
 @dataclass(frozen=True)
 class Replacement:
-    """New bytes of the storages that change, by key, and the tensors that moved to a storage of their own, by slot."""
+    """New bytes of the storages that change or are new, by key; the tensors that move there, by slot; the new ones."""
 
     records: Mapping[str, bytearray]
     moved: Mapping[Slot, TensorRef]
+    added: Mapping[str, TensorRef]
 
 
 def plan_replacement(
-    checkpoint: Checkpoint, chosen: Mapping[str, Node], values: Mapping[str, np.ndarray], path: str | PathLike[str]
+    checkpoint: Checkpoint,
+    chosen: Mapping[str, Node],
+    values: Mapping[str, np.ndarray],
+    path: str | PathLike[str],
+    new: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> Replacement:
-    """How the tree is to be written with `values` in the place of the tensors of these names in `chosen`.
+    """How the tree is to be written with `values` in the place of tensors of `chosen`, and with `new` ones behind them.
 
     A storage that several tensors view stays shared if all of them then read what they should (tied weights that are
     replaced alike), which takes at most `Limits.materialised_bytes` to see; else the replaced tensors move to storages
     of their own.
 
     Raises:
-      CheckpointError: a name that `chosen` lacks, another shape, or values that its dtype cannot hold.
+      CheckpointError: a name that `chosen` lacks, or has already if it is new, another shape, or values that its dtype
+        cannot hold.
     """
     if unknown := [name for name in values if not isinstance(chosen.get(name), TensorRef)]:
         listed = "".join(f"\n + {quote(name)}" for name in unknown)
         raise CheckpointError(path, f"values for tensors that the state dict does not have:{listed}")
+    if known := [name for name in new if name in chosen]:
+        listed = "".join(f"\n + {quote(name)}" for name in known)
+        raise CheckpointError(path, f"new tensors whose names the state dict has already:{listed}")
     wanted: dict[Slot, np.ndarray] = {
         (id(chosen), name): _cast(value, chosen[name], name, path) for name, value in values.items()
     }
@@ -65,7 +75,24 @@ def plan_replacement(
                 moved[slot] = fresh = _move(ref, taken)
                 records[fresh.storage.key] = bytearray(fresh.nbytes)
                 encode(wanted[slot], fresh, records[fresh.storage.key], checkpoint.byteorder)
-    return Replacement(records, moved)
+    added: dict[str, TensorRef] = {}
+    for name, value in new.items():
+        added[name] = ref = describe_array(value, _number(taken), name, path)
+        records[ref.storage.key] = bytearray(ref.nbytes)
+        encode(value, ref, records[ref.storage.key], checkpoint.byteorder)
+    return Replacement(records, moved, added)
+
+
+def describe_array(array: np.ndarray, key: str, name: str, path: str | PathLike[str]) -> TensorRef:
+    """A tensor for this array in a new storage of its own.
+
+    Raises:
+      CheckpointError: a dtype that no checkpoint holds.
+    """
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    if array.dtype not in names:
+        raise CheckpointError(path, f"tensor {quote(name)} has dtype {array.dtype}; known are {', '.join(DTYPES)}")
+    return TensorRef(StorageRef(key, names[array.dtype], array.size), 0, array.shape, contiguous_strides(array.shape))
 
 
 def _cast(value: np.ndarray, ref: TensorRef, name: str, path: str | PathLike[str]) -> np.ndarray:
@@ -111,11 +138,15 @@ def _reads(
 
 
 def _move(ref: TensorRef, taken: set[str]) -> TensorRef:
+    numel = int(np.prod(ref.shape, dtype=np.int64))
+    storage = StorageRef(_number(taken), ref.dtype, numel)
+    return replace(ref, storage=storage, offset=0, strides=contiguous_strides(ref.shape))
+
+
+def _number(taken: set[str]) -> str:
+    """A storage's key that is not taken yet; from now on it is."""
     number = len(taken)
     while str(number) in taken:
         number += 1
     taken.add(str(number))
-    numel = int(np.prod(ref.shape, dtype=np.int64))
-    return replace(
-        ref, storage=StorageRef(str(number), ref.dtype, numel), offset=0, strides=contiguous_strides(ref.shape)
-    )
+    return str(number)

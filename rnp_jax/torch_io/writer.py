@@ -12,12 +12,12 @@ from rnp_jax.atomic import open_atomic
 from rnp_jax.errors import CheckpointError
 from rnp_jax.torch_io.checkpoint import Checkpoint, decode
 from rnp_jax.torch_io.container_writers import Buffer, write_legacy, write_safetensors, write_zip
-from rnp_jax.torch_io.dtypes import DTYPES, SAFETENSORS, itemsize
+from rnp_jax.torch_io.dtypes import SAFETENSORS, itemsize
 from rnp_jax.torch_io.limits import DEFAULT_LIMITS
 from rnp_jax.torch_io.nodes import Node, OrderedDictNode, StorageRef, TensorRef, check_tree
 from rnp_jax.torch_io.pickle_emitter import PickleEmitter
-from rnp_jax.torch_io.replacement import Replacement, plan_replacement
-from rnp_jax.torch_io.safetensors_container import METADATA, contiguous_strides
+from rnp_jax.torch_io.replacement import Replacement, describe_array, plan_replacement
+from rnp_jax.torch_io.safetensors_container import METADATA
 from rnp_jax.torch_io.source_file import CONTAINERS, Container
 from rnp_jax.torch_io.state_dict import StateDict
 from rnp_jax.torch_io.text import format_path, quote
@@ -29,6 +29,7 @@ def write_checkpoint(
     state_dict: StateDict,
     replacements: Mapping[str, np.ndarray],
     *,
+    added: Mapping[str, np.ndarray] | None = None,
     container: Container | None = None,
     overwrite: bool = False,
 ) -> tuple[str, ...]:
@@ -43,6 +44,7 @@ def write_checkpoint(
       checkpoint: from `read_checkpoint`.
       state_dict: from `find_state_dict` of that checkpoint.
       replacements: values by name without the prefix, of the tensor's shape; cast to the tensor's dtype.
+      added: tensors to put behind all others of the state dict, by new names without the prefix.
       container: another kind of file than the source's. Safetensors holds the state dict alone.
       overwrite: replace a file that exists, be it the source.
 
@@ -50,7 +52,8 @@ def write_checkpoint(
       Where in the tree objects were not written.
 
     Raises:
-      CheckpointError: an unknown name, another shape, values its dtype cannot hold, or a file that cannot be written.
+      CheckpointError: an unknown name, another shape, values its dtype cannot hold, a new name that is not new, or a
+        file that cannot be written.
     """
     kind = container or checkpoint.container
     if kind not in CONTAINERS:
@@ -58,11 +61,11 @@ def write_checkpoint(
     chosen = checkpoint.tree
     for key in state_dict.location:
         chosen = chosen[key]
-    values = {state_dict.prefix + name: value for name, value in replacements.items()}
-    plan = plan_replacement(checkpoint, chosen, values, path)
+    values, new = ({state_dict.prefix + name: each[name] for name in each} for each in (replacements, added or {}))
+    plan = plan_replacement(checkpoint, chosen, values, path, new)
     if kind == "safetensors":
         return _write_safetensors(path, checkpoint, state_dict, chosen, plan, overwrite)
-    emitter = PickleEmitter(is_legacy=kind == "legacy", substitute=plan.moved)
+    emitter = PickleEmitter(is_legacy=kind == "legacy", substitute=plan.moved, added={id(chosen): plan.added})
     pickle = emitter.emit(checkpoint.tree)
     storages = {key: _get_record(ref.key, checkpoint, plan) for key, ref in emitter.storages.items()}
     with _open_new(path, overwrite=overwrite) as file:
@@ -99,15 +102,11 @@ def write_state_dict(
     if key in extra or (key is None and extra):
         values = ", ".join(map(quote, extra))
         raise CheckpointError(path, f"key {quote(key)} leaves no place for the extra values {values}")
-    names = {dtype: name for name, dtype in DTYPES.items()}
     state, storages = OrderedDictNode(), {}
     for number, (name, value) in enumerate(tensors.items()):
         array = np.asarray(value)
-        if array.dtype not in names:
-            raise CheckpointError(path, f"tensor {quote(name)} has dtype {array.dtype}; known are {', '.join(DTYPES)}")
-        ref = StorageRef(str(number), names[array.dtype], array.size)
-        state[name] = TensorRef(ref, 0, array.shape, contiguous_strides(array.shape))
-        storages[ref.key] = _spell_little_endian(array)
+        state[name] = ref = describe_array(array, str(number), name, path)
+        storages[ref.storage.key] = _spell_little_endian(array)
     tree: Node = state if key is None else {key: state} | extra
     check_tree(tree, path, DEFAULT_LIMITS)
     try:
@@ -143,7 +142,7 @@ def _write_safetensors(
     if METADATA in chosen:
         raise CheckpointError(path, f"a safetensors file keeps {METADATA} for itself; no tensor can have this name")
     tensors: dict[str, tuple[str, tuple[int, ...], Buffer]] = {}
-    for name, value in chosen.items():
+    for name, value in (*chosen.items(), *plan.added.items()):
         if isinstance(value, TensorRef):
             ref = plan.moved.get((id(chosen), name), value)
             array = decode(ref, _get_record(ref.storage.key, checkpoint, plan), checkpoint.byteorder)

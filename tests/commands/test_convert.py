@@ -3,13 +3,16 @@
 import json
 import os
 
+import jax
 import numpy as np
 import pytest
 import torch
 
+from rnp_jax.checkpoints import save_variables
 from rnp_jax.cli import main
+from rnp_jax.models.bounds import apply_bounds, bound_entries
 from rnp_jax.store import load_tree, save_tree
-from tests.networks import build, build_random, images_for, torch_input
+from tests.networks import build, build_random, images_for, network_of, torch_input
 
 
 @pytest.fixture
@@ -57,6 +60,21 @@ def test_through_orbax_the_function_survives(name, options, tmp_path):
     inputs = torch_input(name, images_for(name))
     with torch.no_grad():
         np.testing.assert_array_equal(module(inputs), build_random(name)(inputs))
+
+
+@pytest.mark.parametrize("middle", ["folder", "a.safetensors"])
+def test_bounds_on_activations_survive(middle, tmp_path):
+    network = network_of("mlp")
+    shapes = {each.layer: each.shape for each in bound_entries(network.architecture)}
+    bounds = {layer: np.linspace(-1, 1, shape[0], dtype=np.float32) for layer, shape in shapes.items()}
+    variables = apply_bounds(network.init(jax.random.key(0)), bounds)
+    save_variables(tmp_path / "source.pt", network, variables)
+    for source, target in (("source.pt", middle), (middle, "back.pt")):
+        options = ("--image-shape", "4", "2", "3") if source != "folder" else ()
+        assert main(["convert", str(tmp_path / source), str(tmp_path / target), *options]) == 0
+    before, after = state_of(tmp_path / "source.pt"), state_of(tmp_path / "back.pt")
+    assert_same_bits(before, dict(sorted_like(after, before)))
+    assert sum(key.startswith("activation_bounds.") for key in after) == 2
 
 
 def test_an_old_torch_file_becomes_a_new_one_with_all_it_held(tmp_path):

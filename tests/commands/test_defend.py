@@ -310,6 +310,25 @@ def test_masks_that_the_file_came_with_stay_in_every_figure(tmp_path):
     assert unpruned.acc.count == expected
 
 
+def test_bounds_on_activations_are_written_and_felt_by_the_next_command(tmp_path):
+    """Large steps, so that the bounds cost accuracy, which ``evaluate`` must find again in the file."""
+    source, out = copy_checkpoint(tmp_path), tmp_path / "out"
+    options = ("--method", "unit", "--unit.steps", "3", "--unit.learning-rate", "0.3", "--unit.accuracy-budget", "1")
+    smaller = ("--defense.size", "40", "--defense.holdout", "0.5", "--batch-size", "20", "--augmentation.no-flip")
+    common = ("--test-images", "100", "--evidence", "never")
+    assert main(["defend", str(source), *options, *smaller, *common, "--out", str(out)]) == 0
+    result = read_result(out / "result.json")
+    assert (result.kind, result.pruned_filters, result.phases[0].name) == ("bounds", (), "unit")
+    assert "All activations got upper bounds, without knowledge of the trigger" in result.verdict.detail
+    assert "none: weights stay as they are" in (out / "report.html").read_text("utf-8")
+    assert sum(key.startswith("activation_bounds.") for key in torch_state(out / "cleaned.pt")) == 17
+    assert result.after.acc.count < result.before.acc.count
+    measured = tmp_path / "measured.json"
+    known = ("--normalization", "digits", "--data", "digits", "--attack", "none", "--test-images", "100")
+    assert main(["evaluate", str(out / "cleaned.pt"), *known, "--batch-size", "20", "--out", str(measured)]) == 0
+    assert json.loads(measured.read_text("utf-8"))["metrics"]["acc"]["count"] == result.after.acc.count
+
+
 def test_a_defense_that_prunes_nothing(tmp_path):
     """Its page and document speak of weights, and torch loads what it wrote."""
     source, out = copy_checkpoint(tmp_path), tmp_path / "out"

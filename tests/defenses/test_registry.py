@@ -45,14 +45,18 @@ from rnp_jax.defenses.fst import FstConfig
 from rnp_jax.defenses.mcr import McrConfig
 from rnp_jax.defenses.nc import NcConfig
 from rnp_jax.defenses.nft import NftConfig
+from rnp_jax.defenses.npd import NpdConfig
+from rnp_jax.defenses.pam import PamConfig
 from rnp_jax.defenses.registry import basis, order, sees_trigger, title
 from rnp_jax.defenses.repair import RepairConfig
 from rnp_jax.defenses.sau import SauConfig
 from rnp_jax.defenses.tsbd import TsbdConfig
 from rnp_jax.defenses.ulrl import UlrlConfig
+from rnp_jax.defenses.unit import UnitConfig
 from rnp_jax.errors import ConfigError, DefenseError
 from rnp_jax.inversion import InversionConfig
 from rnp_jax.models import Architecture, Network
+from rnp_jax.models.bounds import apply_bounds, find_bounds
 from rnp_jax.training.mixmatch import MixMatchConfig
 from rnp_jax.training.simclr import SimclrConfig
 from rnp_jax.training.supervised import TrainConfig
@@ -99,6 +103,17 @@ QUICK: dict[str, Any] = {
     "sau": SauConfig(rounds=1, batch_size=16),
     "fmp": FmpConfig(divisor=4, finetune=FinetuneConfig(epochs=1, batch_size=16)),
     "mcr": McrConfig(finetune=FinetuneConfig(epochs=1, batch_size=16), epochs=1, batch_size=16, accuracy_budget=1.0),
+    "npd": NpdConfig(epochs=1, batch_size=16),
+    "pam": PamConfig(
+        InversionConfig(steps=10, batch_size=16, success=0.1),
+        suspicious=1e-6,
+        margin=1.0,
+        starts=1,
+        rounds=2,
+        epochs=1,
+        batch_size=16,
+    ),
+    "unit": UnitConfig(steps=2, batch_size=16),
     "rnp": RNP,
     "auto": AutoConfig(
         InversionConfig(steps=10, batch_size=16),
@@ -138,6 +153,8 @@ CHOICES: list[tuple[str, Any, Chooses]] = [
     ("fmp", QUICK["fmp"], Chooses()),
     ("mcr", QUICK["mcr"], Chooses(by_holdout=True)),
     ("mcr", replace(QUICK["mcr"], t=0.5), Chooses()),
+    ("npd", QUICK["npd"], Chooses()),
+    ("unit", QUICK["unit"], Chooses(by_holdout=True)),
     ("rnp", RNP, Chooses(True, True)),
     ("rnp", replace(RNP, prune=PruneConfig(number=3)), Chooses(True, False, 3)),
     ("rnp", replace(RNP, prune=PruneConfig("release", threshold=0.9)), Chooses(True, False)),
@@ -149,7 +166,7 @@ CHOICES: list[tuple[str, Any, Chooses]] = [
 ]
 
 
-WEIGHTS = ("none", "ft", "nad", "ft_sam", "ibau", "nc", "fst", "nft", "ulrl", "tsbd", "sau", "fmp", "mcr")
+WEIGHTS = ("none", "ft", "nad", "ft_sam", "ibau", "nc", "fst", "nft", "ulrl", "tsbd", "sau", "fmp", "mcr", "npd", "pam")
 """The methods without masks and scores."""
 
 
@@ -172,7 +189,7 @@ def ran(features, maps) -> Callable[..., SimpleNamespace]:
 
     @cache
     def run(name: str) -> SimpleNamespace:
-        method, given, calls = METHODS[name], maps if name in ("nad", "hid", "nc") else features, []
+        method, given, calls = METHODS[name], maps if name in ("nad", "hid", "nc", "pam") else features, []
 
         def augment(key: jax.Array, images: jax.Array) -> jax.Array:
             del key
@@ -213,7 +230,7 @@ def test_the_registry_cannot_be_changed_by_accident():
     assert isinstance(METHODS, MappingProxyType)
     assert list(METHODS) == [
         "none", "holder", "hid", "clp", "anp", "fp", "ft", "nad", "ft_sam", "ibau", "nc", "fst", "nft", "ulrl", "tsbd",
-        "sau", "fmp", "mcr", "rnp", "auto", "random", "oracle",
+        "sau", "fmp", "mcr", "npd", "pam", "unit", "rnp", "auto", "random", "oracle",
     ]  # fmt: skip
     with pytest.raises(AttributeError):
         METHODS["none"].title = "another"  # pyright: ignore[reportAttributeAccessIssue]
@@ -240,7 +257,7 @@ def test_every_record_is_complete(name):
     assert re.fullmatch("#[0-9a-f]{6}", method.colour)
     assert MarkerStyle(method.marker).is_filled()
     assert method.needs in ("clean", "untrusted", "none", "trigger")
-    assert method.changes in ("nothing", "filters", "weights", "both")
+    assert method.changes in ("nothing", "filters", "weights", "both", "bounds")
     assert callable(method.run)
 
 
@@ -314,13 +331,14 @@ def test_every_method_gives_a_network_back(name, ran):
     assert (left == 0).sum() == found.choice.pruned
     shapes = {layer: row.shape for layer, row in found.values.items()}
     of_masks = {layer: row.shape for layer, row in masks.filters(found.variables["masks"]).items()}
-    assert shapes == ({} if found.kind == "weights" else of_masks)
+    assert shapes == (of_masks if found.prunes else {})
     assert (found.kind == "weights") == (name in WEIGHTS)
-    assert found.prunes == (found.kind != "weights")
+    assert (found.kind == "bounds") == (name == "unit")
+    assert found.prunes == (found.kind in ("mask", "score"))
     assert (found.release is not None) == (name in ("rnp", "auto"))
     assert found.choice.ranking == ("path" if name in ("rnp", "auto") else name)  # auto prunes by the order of rnp
     assert (sum(found.timing.values()) > 0) == (name != "none")
-    if run.method.needs != "untrusted":
+    if run.method.needs != "untrusted" and run.method.changes != "bounds":
         assert jax.tree.structure(found.variables) == jax.tree.structure(given.variables)
 
 
@@ -331,6 +349,8 @@ def test_it_changes_what_it_says(name, ran):
     if run.method.needs == "untrusted":
         assert changes == "both"
         return
+    assert bool(find_bounds(found["masks"])) == (changes == "bounds")
+    found = apply_bounds(found, {})
     weights, filters = ("params", "batch_stats"), ("masks",)
     for parts, moved in ((weights, ("weights", "both")), (filters, ("filters",))):
         same = is_equal(*({part: each[part] for part in parts} for each in (found, given)))

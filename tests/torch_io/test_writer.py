@@ -216,6 +216,47 @@ def test_values_that_do_not_fit_are_refused(name, tmp_path):
     assert os.listdir(tmp_path) == ["a.pt"]
 
 
+@FORMATS
+@pytest.mark.parametrize("container", [None, "legacy", "zip", "safetensors"])
+def test_new_tensors_stand_behind_the_others(new, container, tmp_path):
+    torch.save(
+        {"state_dict": network().state_dict(), "epoch": 3}, tmp_path / "a.pt", _use_new_zipfile_serialization=new
+    )
+    added = {"b": np.arange(6, dtype=np.float32).reshape(2, 3).T, "a": np.array(7, np.int64)}
+    values = {"3.bias": np.ones(2)}
+    write_checkpoint(tmp_path / "b.pt", *read(tmp_path / "a.pt"), values, added=added, container=container)
+    if container == "safetensors":
+        got = {name: torch.tensor(value) for name, value in safetensors.numpy.load_file(tmp_path / "b.pt").items()}
+    else:
+        whole = torch.load(tmp_path / "b.pt", weights_only=True)
+        got = whole["state_dict"]
+        assert whole["epoch"] == 3
+        assert list(got) == [*network().state_dict(), "b", "a"]
+        assert got["b"].is_contiguous()
+    assert torch.equal(got["b"], torch.from_numpy(added["b"].copy()))
+    assert got["a"].item() == 7
+    assert got["3.bias"].tolist() == [1, 1]
+    assert torch.equal(got["0.weight"], network().state_dict()["0.weight"])
+    copy, state_dict = read(tmp_path / "b.pt")
+    assert set(state_dict.tensors) == {*network().state_dict(), "b", "a"}
+    assert not copy.anomalies
+
+
+@pytest.mark.parametrize(
+    ("added", "reason"),
+    [
+        ({"w": np.zeros(2, np.float32)}, 'names the state dict has already:\n + "w"'),
+        ({"v": np.zeros(2, "U1")}, "dtype <U1"),
+    ],
+)
+def test_new_tensors_that_cannot_be_added(added, reason, tmp_path):
+    torch.save({"w": torch.zeros(2)}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError) as caught:
+        write_checkpoint(tmp_path / "b.pt", *read(tmp_path / "a.pt"), {}, added=added)
+    assert reason in caught.value.reason
+    assert os.listdir(tmp_path) == ["a.pt"]
+
+
 def test_nothing_is_overwritten_unless_asked(tmp_path):
     torch.save(network().state_dict(), tmp_path / "a.pt")
     before = (tmp_path / "a.pt").read_bytes()
