@@ -23,15 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from benchmarks.compare import describe_machine
 from benchmarks.evidence_table import Outcome, Row, describe, list_errors, make_table
-from benchmarks.test_beds import BEDS, TEST_IMAGES, Bed, find
+from benchmarks.test_beds import BEDS, Bed, find, open_bed
 from rnp_jax.atomic import write_atomic
 from rnp_jax.checkpoints import load_model, save_model
-from rnp_jax.config import DefenseSetOptions, TriggerOptions
-from rnp_jax.data import Augmentation, Dataset, load, parse_normalization, sample_defense_set
+from rnp_jax.data import Dataset, load, parse_normalization
 from rnp_jax.defenses import METHODS
 from rnp_jax.detection import Earlier, EvidenceConfig, search_after, search_before
 from rnp_jax.errors import DataError
@@ -96,23 +94,9 @@ def shorten(config: EvidenceConfig, steps: int, images: int, scanned: int) -> Ev
 
 def open_run(run: Run, method: str) -> tuple[Case, Request]:
     """The checkpoint, the images of the seed and the true trigger, as ``benchmarks.test_beds`` has them."""
-    bed = run.bed
-    normalization = None if bed.normalization is None else parse_normalization(bed.normalization)
-    picture = None if bed.artefact is None else str(run.path.parent / bed.artefact)
-    constants = dict(zip(bed.constants[::2], bed.constants[1::2], strict=True))
-    options = RunOptions(
-        method=method,
-        seed=run.seed,
-        defense=DefenseSetOptions(seed=run.seed),
-        trigger=TriggerOptions(bed.attack or "card", target=bed.target or 0, constants=constants, artefact=picture),
-        augmentation=Augmentation(1, False) if bed.data == "digits" else Augmentation(4, True),
-    )
-    images, test = run.data
-    _, drawn = sample_defense_set(images, min(500, len(images)), seed=run.seed)
-    model = as_suspect(load_model(run.path, normalization=normalization))
-    shown = test.subset(np.arange(min(TEST_IMAGES, len(test))))
-    request = Request.of(str(run.path), METHODS[method], options)
-    return make_case(model, request, images.subset(drawn), shown), request
+    opened = open_bed(run.bed, run.path, run.seed, run.data)
+    request = Request.of(str(run.path), METHODS[method], RunOptions(method=method, **opened.options))
+    return make_case(as_suspect(opened.model), request, opened.images, opened.test), request
 
 
 def defend(run: Run, method: str) -> tuple[Outcome, Variables]:

@@ -15,14 +15,14 @@ import sys
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import rnp_jax
 from benchmarks.compare import describe_machine
 from rnp_jax.atomic import write_atomic
-from rnp_jax.checkpoints import load_model
+from rnp_jax.checkpoints import Model, load_model
 from rnp_jax.config import DefenseSetOptions, TriggerOptions
 from rnp_jax.data import Augmentation, Dataset, load, parse_normalization, sample_defense_set
 from rnp_jax.defenses import METHODS
@@ -86,8 +86,17 @@ BEDS: Mapping[str, Bed] = {
 }
 
 
-def run(bed: Bed, path: Path, method: str, seed: int, data: tuple[Dataset, Dataset], evidence: str) -> Result:
-    """One run with the method's defaults."""
+class Opened(NamedTuple):
+    """A bed's network, the clean images of a seed, the test images, and the settings of a run."""
+
+    model: Model
+    images: Dataset
+    test: Dataset
+    options: dict[str, Any]
+
+
+def open_bed(bed: Bed, path: Path, seed: int, data: tuple[Dataset, Dataset]) -> Opened:
+    """What runs on a bed have in common, whatever the method."""
     normalization = None if bed.normalization is None else parse_normalization(bed.normalization)
     trigger = TriggerOptions(
         attack=bed.attack or "card",
@@ -97,17 +106,27 @@ def run(bed: Bed, path: Path, method: str, seed: int, data: tuple[Dataset, Datas
     )
     images, test = data
     _, drawn = sample_defense_set(images, min(500, len(images)), seed=seed)
+    options = {
+        "seed": seed,
+        "defense": DefenseSetOptions(seed=seed),
+        "trigger": trigger,
+        "augmentation": Augmentation(1, False) if bed.data == "digits" else Augmentation(4, True),
+    }
+    shown = test.subset(np.arange(min(TEST_IMAGES, len(test))))
+    return Opened(load_model(path, normalization=normalization), images.subset(drawn), shown, options)
+
+
+def run(bed: Bed, path: Path, method: str, seed: int, data: tuple[Dataset, Dataset], evidence: str) -> Result:
+    """One run with the method's defaults."""
+    opened = open_bed(bed, path, seed, data)
     return rnp_jax.defend(
-        load_model(path, normalization=normalization),
-        images.subset(drawn),
-        test.subset(np.arange(min(TEST_IMAGES, len(test)))),
+        opened.model,
+        opened.images,
+        opened.test,
         method=method,
-        seed=seed,
-        defense=DefenseSetOptions(seed=seed),
-        trigger=trigger,
-        augmentation=Augmentation(1, False) if bed.data == "digits" else Augmentation(4, True),
         evidence=evidence,
         sweep_images=0,
+        **opened.options,
     ).result
 
 
