@@ -136,9 +136,9 @@ def recover_triggers(
         f"Flagged by the size of the recovered trigger, by plain patches or by warps: {', '.join(why)}; the median "
         f"size over labels is {median:.1f}."
     )
-    flagged = [tuple(goals[place] for place in each) for each in ((*small, *laid), moved)]
+    stamped, warped = (tuple(goals[place] for place in each) for each in ((*small, *laid), moved))
     said = rule if why else _explain_none(found, patches, warps, median, config)
-    return Recovered(found, patches, warps, *flagged, median, said)
+    return Recovered(found, patches, warps, stamped, warped, median, said)
 
 
 def search(
@@ -213,8 +213,8 @@ def _add_fields(stamps: Stamps, fields: Float[np.ndarray, "S H W 2"]) -> Stamps:
     """Stamps that do not displace pixels, and displacements under which nothing is laid."""
     count, still = len(fields), np.zeros((len(stamps.masks), *fields.shape[1:]), np.float32)
     nothing = [np.zeros((count, *part.shape[1:]), np.float32) for part in stamps[:2]]
-    laid = [np.concatenate(parts) for parts in zip(stamps[:2], nothing, strict=True)]
-    return Stamps(*laid, np.concatenate([still, fields]))
+    masks, patterns = (np.concatenate(parts) for parts in zip(stamps[:2], nothing, strict=True))
+    return Stamps(masks, patterns, np.concatenate([still, fields]))
 
 
 def _explain_none(found: Inverted, patches: Patches, warps: Warps, median: float, config: SearchConfig) -> str:
