@@ -32,6 +32,7 @@ from rnp_jax.defenses.rnp import RnpConfig, rnp, run_rnp
 from rnp_jax.defenses.searches import Recovered, gather_stamps, name_goal, recover_triggers, search
 from rnp_jax.defenses.tuning import begin, conclude
 from rnp_jax.inversion import InversionConfig, PatchConfig, Stamps, find_warps, scan_patches
+from rnp_jax.inversion.anomaly import stands_out
 from rnp_jax.types import Variables
 
 
@@ -80,8 +81,8 @@ def run_auto(task: Task, config: AutoConfig) -> Defended:
     search_key, distil_key, rnp_key, repair_key, check_key = jax.random.split(task.key, 5)
     found, stamps = _search(task, config, search_key)
     seen = "Features carry no trigger to search for." if found is None else found.rule
+    whole = begin("original", task, RnpConfig())
     if found is not None and stamps is not None:
-        whole = begin("original", task, RnpConfig())
         done = repair(task, whole, RepairConfig(distil=config.nc.distil), distil_key, stamps=stamps)
         against = speak_against(task, done.variables, found, config, check_key)
         if not against:
@@ -97,10 +98,8 @@ def run_auto(task: Task, config: AutoConfig) -> Defended:
     if stamps is None and exposed.choice.pruned < enough:
         why = f"{spared}, fewer than {enough:.0f}: nothing speaks for a backdoor, and the network is unchanged."
         task.warn(f"{seen} {why}")
-        left = replace(begin("original", task, RnpConfig()), unchanged=True)
-        return _explain(conclude(task, left, task.variables), f"{seen} {why}")
+        return _explain(conclude(task, replace(whole, unchanged=True), task.variables), f"{seen} {why}")
     if found is not None and stamps is None:
-        whole = begin("original", task, RnpConfig())
         done = repair(task, whole, RepairConfig(distil=config.blind), repair_key)
         why = (
             f"{spared}, {enough:.0f} or more: a backdoor may live there. The network was distilled under random "
@@ -156,8 +155,9 @@ def speak_against(
         if label in beyond:
             share = patches.success[goals.index(label)]
             reasons.append(f"A plain patch sends {share:.0%} of the images to {name_goal(label)}.")
+    ordinary = float(np.median(found.warps.success))
     for label, share in zip(found.moved, moved, strict=True):
-        if share >= max(first.warp.works, first.warp.ahead * float(np.median(found.warps.success))):
+        if stands_out(share, ordinary, first.warp.works, first.warp.ahead):
             reasons.append(f"A smooth warp sends {share:.0%} of the images to {name_goal(label)}.")
     return tuple(reasons)
 

@@ -64,10 +64,6 @@ class _Finetuning(Phase):
         logits, moved = self.apply(variables, batch.images, train=True)
         return cross_entropy(logits, batch.labels).mean(), (moved, batch_metrics(logits, batch.labels))
 
-    def update(self, trained: Tree, updates: Tree, fixed: Tree) -> Tree:
-        del fixed
-        return jax.tree.map(jnp.add, trained, updates)
-
 
 @dataclass(frozen=True)
 class PenalizedTuning(Phase):

@@ -125,10 +125,6 @@ class _SharpnessAware(Phase):
         step = climb(here, gradient, self.config.rho, self.config.adaptive)
         return objective(jax.tree.map(jnp.add, trained, step))[0], rest
 
-    def update(self, trained: Tree, updates: Tree, fixed: Tree) -> Tree:
-        del fixed
-        return jax.tree.map(jnp.add, trained, updates)
-
 
 ft_sam = Method(
     name="ft_sam",

@@ -211,10 +211,6 @@ class _Connecting(Phase):
         loss = cross_entropy(logits, batch.labels).mean() + self.config.weight_decay / 2 * squares
         return loss, (moved, batch_metrics(logits, batch.labels))
 
-    def update(self, trained: Tree, updates: Tree, fixed: Tree) -> Tree:
-        del fixed
-        return jax.tree.map(jnp.add, trained, updates)
-
 
 def falling(share: Float[Array, ""]) -> Float[Array, ""]:
     """The learning rate after a share of the epochs, relative to the first: 1 up to half, 0.01 from nine tenths on."""

@@ -171,10 +171,6 @@ class _Distilling(Phase):
         metrics = batch_metrics(logits, batch.labels)
         return loss, (moved, {**metrics, "loss": batch.labels.shape[0] * loss})
 
-    def update(self, trained: Tree, updates: Tree, fixed: Tree) -> Tree:
-        del fixed
-        return jax.tree.map(jnp.add, trained, updates)
-
 
 nad = Method(
     name="nad",

@@ -19,7 +19,7 @@ Triggers that no small mask expresses, as many that cover the whole image, are n
 classes elsewhere than to one label or to the next class.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import jax
 
@@ -27,9 +27,8 @@ from rnp_jax.defenses.distil import DistilConfig
 from rnp_jax.defenses.method import Method, Task
 from rnp_jax.defenses.repair import RepairConfig, repair
 from rnp_jax.defenses.result import Defended
-from rnp_jax.defenses.rnp import RnpConfig
-from rnp_jax.defenses.searches import SearchConfig, gather_stamps, recover_triggers
-from rnp_jax.defenses.tuning import begin, conclude
+from rnp_jax.defenses.searches import SearchConfig, begin_searching, gather_stamps
+from rnp_jax.defenses.tuning import conclude
 
 
 @dataclass(frozen=True)
@@ -50,16 +49,12 @@ def run_nc(task: Task, config: NcConfig) -> Defended:
       DataError: images that are not uint8 [N, H, W, C], or none outside a label's class.
       DefenseError: the loss became infinite or not a number.
     """
-    begun = begin("original", task, RnpConfig())
     search_key, distil_key = jax.random.split(task.key)
+    found, begun = begin_searching(task, search_key, config)
+    if not found.labels:
+        return conclude(task, begun, begun.variables)
     searched = {"holdout": task.holdout, "progress": task.progress}
     with task.stage("invert"):
-        found = recover_triggers(task.network, task.variables, task.data, search_key, config, **searched)
-        rule = found.rule if found.labels else f"{found.rule} The network is unchanged."
-        begun = replace(begun, choice=begun.choice.model_copy(update={"rule": rule}))
-        if not found.labels:
-            task.warn(rule)
-            return conclude(task, replace(begun, unchanged=True), begun.variables)
         stamps = gather_stamps(task.network, task.variables, task.data, search_key, config, found, **searched)
     return repair(task, begun, RepairConfig(distil=config.distil), distil_key, stamps=stamps)
 

@@ -253,10 +253,6 @@ class _Polarizing(Phase):
         metrics = {**batch_metrics(clean, labels), "loss": labels.shape[0] * loss}
         return loss, (batch_stats, metrics)
 
-    def update(self, trained: Tree, updates: Tree, fixed: Tree) -> Tree:
-        del fixed
-        return jax.tree.map(jnp.add, trained, updates)
-
 
 npd = Method(
     name="npd",

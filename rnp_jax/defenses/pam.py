@@ -24,7 +24,7 @@ What differs from the release:
 - Momentum starts at zero in every round.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -36,9 +36,8 @@ from rnp_jax.defenses.ft_sam import climb
 from rnp_jax.defenses.method import Method, Task
 from rnp_jax.defenses.phase import Phase, run_phase
 from rnp_jax.defenses.result import Defended
-from rnp_jax.defenses.rnp import RnpConfig
-from rnp_jax.defenses.searches import SearchConfig, gather_stamps, recover_triggers, search
-from rnp_jax.defenses.tuning import begin, conclude
+from rnp_jax.defenses.searches import SearchConfig, begin_searching, gather_stamps, search
+from rnp_jax.defenses.tuning import conclude
 from rnp_jax.errors import ConfigError
 from rnp_jax.inversion.stamps import scale
 from rnp_jax.training.epoch import Augment, batch_metrics, cross_entropy
@@ -86,16 +85,12 @@ def run_pam(task: Task, config: PamConfig) -> Defended:
       DataError: images that are not uint8 [N, H, W, C], or none outside a label's class.
       DefenseError: the loss became infinite or not a number.
     """
-    begun, network, tuned = begin("original", task, RnpConfig()), task.network, task.variables
+    network, tuned = task.network, task.variables
     searched = {"holdout": task.holdout, "progress": task.progress}
     keys = [jax.random.split(jax.random.fold_in(task.key, number)) for number in range(config.rounds)]
-    with task.stage("invert"):
-        found = recover_triggers(network, tuned, task.data, keys[0][0], config, **searched)
-    rule = found.rule if found.labels else f"{found.rule} The network is unchanged."
-    begun = replace(begun, choice=begun.choice.model_copy(update={"rule": rule}))
+    found, begun = begin_searching(task, keys[0][0], config)
     if not found.labels:
-        task.warn(rule)
-        return conclude(task, replace(begun, unchanged=True), tuned)
+        return conclude(task, begun, tuned)
     phase = start_stepping_back(network, config, task.augment)
     rows: list[dict[str, np.ndarray]] = []
     for number, (search_key, tune_key) in enumerate(keys):
@@ -159,10 +154,6 @@ class _SteppingBack(Phase):
         variables = {"params": params, "batch_stats": batch_stats, "masks": fixed["masks"]}
         logits, moved = self.apply(variables, batch.images, train=True)
         return cross_entropy(logits, batch.labels).mean(), (moved, batch_metrics(logits, batch.labels))
-
-    def update(self, trained: Tree, updates: Tree, fixed: Tree) -> Tree:
-        del fixed
-        return jax.tree.map(jnp.add, trained, updates)
 
 
 pam = Method(

@@ -46,9 +46,10 @@ class Phase(ABC):
     def loss(self, trained: Tree, fixed: Tree, batch_stats: Tree, batch: Batch) -> tuple[jax.Array, tuple]:
         """Scalar to minimise, with (moved batch statistics, metrics summed over the batch)."""
 
-    @abstractmethod
     def update(self, trained: Tree, updates: Tree, fixed: Tree) -> Tree:
         """The trained tree after a step."""
+        del fixed
+        return jax.tree.map(jnp.add, trained, updates)
 
     def prepare(self, batch: Batch, fixed: Tree, key: jax.Array) -> Batch:
         """What ``loss`` is given of a batch: its images augmented."""

@@ -165,10 +165,6 @@ class _SharedUnlearning(Phase):
         metrics = {**batch_metrics(clean, labels), "loss": labels.shape[0] * loss}
         return loss, (batch_stats, metrics)
 
-    def update(self, trained: Tree, updates: Tree, fixed: Tree) -> Tree:
-        del fixed
-        return jax.tree.map(jnp.add, trained, updates)
-
 
 sau = Method(
     name="sau",

@@ -12,6 +12,10 @@ import numpy as np
 from jaxtyping import Float
 
 from rnp_jax.checks import check_number
+from rnp_jax.defenses.method import Task
+from rnp_jax.defenses.result import Defended
+from rnp_jax.defenses.rnp import RnpConfig
+from rnp_jax.defenses.tuning import begin
 from rnp_jax.errors import ConfigError
 from rnp_jax.inversion import (
     NEXT,
@@ -90,6 +94,23 @@ class Recovered(NamedTuple):
     def labels(self) -> tuple[int, ...]:
         """Those that stand out by any of these."""
         return (*self.stamped, *(label for label in self.moved if label not in self.stamped))
+
+
+def begin_searching(task: Task, key: jax.Array, config: SearchConfig) -> tuple[Recovered, Defended]:
+    """What the searches find, and the network as it came, which stays so, with a warning, where no label stands out.
+
+    Raises:
+      DataError: images that are not uint8 [N, H, W, C], or none outside a label's class.
+    """
+    searched = {"holdout": task.holdout, "progress": task.progress}
+    with task.stage("invert"):
+        found = recover_triggers(task.network, task.variables, task.data, key, config, **searched)
+    rule = found.rule if found.labels else f"{found.rule} The network is unchanged."
+    if not found.labels:
+        task.warn(rule)
+    begun = begin("original", task, RnpConfig())
+    choice = begun.choice.model_copy(update={"rule": rule})
+    return found, replace(begun, choice=choice, unchanged=not found.labels)
 
 
 def recover_triggers(

@@ -37,6 +37,7 @@ from rnp_jax.defenses.method import Chooses, Method, Task
 from rnp_jax.defenses.result import Defended
 from rnp_jax.defenses.rnp import RnpConfig
 from rnp_jax.defenses.tuning import begin, conclude
+from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError, DataError, DefenseError
 from rnp_jax.models import Network
 from rnp_jax.models.bounds import apply_bounds, bound_entries
@@ -237,9 +238,7 @@ def run_steps(network: Network, config: UnitConfig, state: UnitState, given: Giv
         slopes, metrics = _descend(network, config.batch_size, state.bounds, given)
         pulls = jax.grad(lambda bounds: cost * mean_bounds(bounds))(state.bounds)
         slopes = jax.tree.map(jnp.add, slopes, pulls)
-        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power in Adam's
-            updates, opt_state = _adam(config).update(slopes, state.opt_state)
-        bounds = jax.tree.map(jnp.add, state.bounds, updates)
+        bounds, opt_state = descend(_adam(config), slopes, state.opt_state, state.bounds)
         correct = _count_correct(network, config.batch_size, apply_bounds(given.variables, bounds), given.holdout)
         size, fits = mean_bounds(bounds), correct >= given.least
         better = fits & (size < state.smallest)

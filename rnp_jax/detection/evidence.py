@@ -26,6 +26,7 @@ import numpy as np
 
 from rnp_jax.errors import ConfigError
 from rnp_jax.inversion import WARM, InversionConfig, PatchConfig, PerturbationConfig, ShiftConfig, WarpConfig
+from rnp_jax.inversion.anomaly import stands_out
 
 Level = Literal["still there", "traces", "none found"]
 
@@ -211,7 +212,7 @@ def _judge_forms(
             f"A {name} sends {success:.0%} of the images to label {found.label}, and at most {others:.0%} to an "
             "ordinary one."
         )
-        strong = limit is not None and success >= max(limit.works, limit.ahead * others)
+        strong = limit is not None and stands_out(success, others, limit.works, limit.ahead)
         yield _Judged(reason, strong, success - others >= config.excess)
     reason = (
         f"A shift of the features of {found.shift[1]:.0%} of the median label's size leads to label {found.label}, and "

@@ -1,5 +1,7 @@
 """Labels that a far smaller trigger reaches than the others: outliers as Neural Cleanse finds them (S&P 2019, IV.A)."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -38,3 +40,17 @@ def find_outliers(
     index, share = anomaly_index(sizes), sizes / np.median(sizes)
     small = reached & (((index > suspicious) & (share <= margin)) | (share <= clear))
     return [int(i) for i in np.argsort(-index, kind="stable") if small[i]]
+
+
+def stands_out(success: Any, ordinary: float, works: float, ahead: float) -> Any:
+    """Whether a label is reached with at least the success ``works``, and ``ahead`` times that of an ordinary label.
+
+    ``success`` is a share, or an array of them.
+    """
+    return success >= max(works, ahead * ordinary)
+
+
+def find_reached(success: Float[np.ndarray, "K"], ordinary: float, works: float, ahead: float) -> list[int]:
+    """Places of the labels that stand out by success, the most successful first."""
+    out = stands_out(success, ordinary, works, ahead)
+    return [int(i) for i in np.argsort(-success, kind="stable") if out[i]]

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from rnp_jax.checks import check_number
 from rnp_jax.errors import ConfigError
+from rnp_jax.inversion.anomaly import find_reached
 from rnp_jax.inversion.checks import NEXT, check_images, choose_labels, count_classes, find_wanted
 from rnp_jax.inversion.stamps import Stamps, predict_laid, scale, share_reaching
 from rnp_jax.types import Apply, Batch, Variables
@@ -68,8 +69,7 @@ class Patches:
     def find_outliers(self, config: PatchConfig) -> list[int]:
         """Places of the labels that a patch reaches and others do not, the most successful first."""
         ordinary = float(np.median(self.success[self.labels != NEXT]))
-        enough = max(config.works, config.ahead * ordinary)
-        return [int(i) for i in np.argsort(-self.success, kind="stable") if self.success[i] >= enough]
+        return find_reached(self.success, ordinary, config.works, config.ahead)
 
 
 def scan_patches(

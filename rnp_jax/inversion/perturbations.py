@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rnp_jax.errors import ConfigError
-from rnp_jax.inversion.checks import check_images, choose_labels, count_classes
+from rnp_jax.inversion.checks import check_images, choose_labels
 from rnp_jax.inversion.mask_search import draw_order
-from rnp_jax.inversion.stamps import predict_laid, scale, share_reaching
+from rnp_jax.inversion.stamps import measure_laid, scale
 from rnp_jax.training.epoch import cross_entropy
 from rnp_jax.types import Apply, Batch, Variables
 
@@ -98,12 +98,7 @@ def find_perturbations(
     ]
     deltas = np.stack(jax.device_get(found))
     held = data if holdout is None else holdout
-    predicted = predict_laid(network, variables, np.asarray(held.images), perturb, (deltas,))
-    return Perturbations(
-        chosen,
-        deltas,
-        share_reaching(predicted, np.asarray(held.labels), chosen, count_classes(network, variables, data)),
-    )
+    return Perturbations(chosen, deltas, measure_laid(network, variables, held, perturb, (deltas,), chosen))
 
 
 @partial(jax.jit, static_argnums=(0, 1))

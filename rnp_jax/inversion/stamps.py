@@ -86,6 +86,23 @@ def _predict(
     return jax.lax.map(lambda own: jax.lax.map(partial(classify, own), batches), laid)
 
 
+def measure_laid(
+    network: Apply,
+    variables: Variables,
+    data: Batch,
+    lay: Callable[..., jax.Array],
+    laid: tuple[np.ndarray, ...],
+    labels: Int[np.ndarray, "K"],
+) -> Float[np.ndarray, "K"]:
+    """Share of the images of other classes that the k-th row of ``laid`` sends to the k-th label.
+
+    Raises:
+      DataError: no images of another class than one of the labels.
+    """
+    predicted = predict_laid(network, variables, np.asarray(data.images), lay, laid)
+    return share_reaching(predicted, np.asarray(data.labels), labels, count_classes(network, variables, data))
+
+
 def measure_stamps(
     network: Apply,
     variables: Variables,

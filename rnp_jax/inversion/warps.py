@@ -18,9 +18,10 @@ from jaxtyping import Array, Float, Int, Shaped
 from rnp_jax.checks import check_number
 from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError
-from rnp_jax.inversion.checks import check_images, choose_labels, count_classes
+from rnp_jax.inversion.anomaly import find_reached
+from rnp_jax.inversion.checks import check_images, choose_labels
 from rnp_jax.inversion.mask_search import draw_order
-from rnp_jax.inversion.stamps import predict_laid, scale, share_reaching
+from rnp_jax.inversion.stamps import measure_laid, scale
 from rnp_jax.training.epoch import cross_entropy
 from rnp_jax.types import Apply, Batch, Variables
 
@@ -72,8 +73,7 @@ class Warps:
 
     def find_outliers(self, config: WarpConfig) -> list[int]:
         """Places of the labels that a warp reaches and others do not, the most successful first."""
-        enough = max(config.works, config.ahead * float(np.median(self.success)))
-        return [int(i) for i in np.argsort(-self.success, kind="stable") if self.success[i] >= enough]
+        return find_reached(self.success, float(np.median(self.success)), config.works, config.ahead)
 
 
 def warp(images: Shaped[Array, "B H W C"], field: Float[Array, "H W 2"]) -> Float[Array, "B H W C"]:
@@ -123,12 +123,7 @@ def find_warps(
     ]
     fields = np.stack(jax.device_get(found))
     held = data if holdout is None else holdout
-    predicted = predict_laid(network, variables, np.asarray(held.images), warp, (fields,))
-    return Warps(
-        chosen,
-        fields,
-        share_reaching(predicted, np.asarray(held.labels), chosen, count_classes(network, variables, data)),
-    )
+    return Warps(chosen, fields, measure_laid(network, variables, held, warp, (fields,), chosen))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rnp_jax.inversion.anomaly import anomaly_index, find_outliers
+from rnp_jax.inversion.anomaly import anomaly_index, find_outliers, find_reached, stands_out
 
 NORMS = st.lists(st.integers(0, 1000), min_size=2, max_size=12)
 
@@ -36,3 +36,11 @@ def test_an_outlier_is_small_reached_and_far_below_the_others():
 
 def test_a_large_size_is_no_outlier():
     assert find_outliers(np.array([30.0, 300, 28, 33, 31, 29]), np.ones(6, np.bool_)) == []
+
+
+def test_a_success_stands_out_if_it_is_high_and_ahead_of_an_ordinary_one():
+    success = np.array([0.5, 0.9, 0.49, 0.7])
+    assert find_reached(success, 0.1, works=0.5, ahead=2.0) == [1, 3, 0]
+    assert find_reached(success, 0.4, works=0.5, ahead=2.0) == [1]
+    assert stands_out(0.8, 0.4, works=0.5, ahead=2.0)
+    assert not stands_out(0.79, 0.4, works=0.5, ahead=2.0)
