@@ -5,7 +5,8 @@ filters of their own. Each is blind where the other sees.
 
 1. Triggers are searched for all labels (``nc``). If labels stand out, the network is distilled away from their
    triggers. Searches with new random starts, and of patches of other sizes, then look at these labels again. If they
-   still reach one more easily than an ordinary label, the outcome is dropped.
+   still reach one more easily than an ordinary label, the outcome is dropped, and what they found is unlearned as well,
+   in another round. The last round's outcome is dropped for good.
 2. If no label stands out, or the outcome was dropped, RNP exposes filters. Of a network of which nothing stood out,
    their number says whether a backdoor may live there: if clean images can spare only a few, the network is left alone.
    Otherwise it is distilled under random corruptions of the images, which take out what answers to faint patterns over
@@ -32,7 +33,7 @@ from rnp_jax.defenses.rnp import RnpConfig, rnp, run_rnp
 from rnp_jax.defenses.searches import Recovered, gather_stamps, name_goal, recover_triggers, search
 from rnp_jax.defenses.tuning import begin, conclude
 from rnp_jax.inversion import InversionConfig, PatchConfig, Stamps, find_warps, scan_patches
-from rnp_jax.inversion.anomaly import stands_out
+from rnp_jax.inversion.anomaly import find_reached
 from rnp_jax.types import Variables
 
 
@@ -48,6 +49,8 @@ class AutoConfig:
       blind: of distillation under random corruptions, where no label stood out.
       spare: share of all filters that clean images must be able to spare for a network to be changed of which no label
         stood out.
+      rounds: how often, at most, the network is distilled away from triggers: from those found first, and then from
+        those that the last round left as well.
       again: of the second scan of patches, with other sizes and places than the first one's.
       small: size of a trigger afterwards, as a share of the median size before, below which an outcome is dropped.
     """
@@ -60,12 +63,14 @@ class AutoConfig:
     repair: RepairConfig = field(default_factory=RepairConfig)
     blind: DistilConfig = field(default_factory=lambda: DistilConfig(corrupted=0.5))
     spare: float = 0.01
+    rounds: int = 2
     again: PatchConfig = field(default_factory=lambda: PatchConfig(side=0.16, step=0.6))
     small: float = 0.5
 
     def __post_init__(self):
         check_number("spare", self.spare, 0, 1)
         check_number("small", self.small, 0, 1)
+        check_number("rounds", self.rounds, 1, integer=True)
 
 
 def run_auto(task: Task, config: AutoConfig) -> Defended:
@@ -83,15 +88,13 @@ def run_auto(task: Task, config: AutoConfig) -> Defended:
     seen = "Features carry no trigger to search for." if found is None else found.rule
     whole = begin("original", task, RnpConfig())
     if found is not None and stamps is not None:
-        done = repair(task, whole, RepairConfig(distil=config.nc.distil), distil_key, stamps=stamps)
-        against = speak_against(task, done.variables, found, config, check_key)
-        if not against:
+        done, stamps = _distil_away(task, whole, found, stamps, config, distil_key, check_key)
+        if done is not None:
             how = (
                 "The network was distilled away from these triggers. New searches then found no plain patch or warp "
                 f"that reaches these labels, and no trigger of less than {config.small:.0%} of the median size before."
             )
             return _explain(done, f"{seen} {how}")
-        task.warn(f"Distillation from the recovered triggers alone was dropped: {' '.join(against)}")
     exposed = run_rnp(replace(task, key=rnp_key), config.rnp)
     enough = config.spare * sum(len(each) for each in exposed.values.values())
     spared = f"Of the filters that RNP exposed, clean images can spare {exposed.choice.pruned}"
@@ -107,9 +110,10 @@ def run_auto(task: Task, config: AutoConfig) -> Defended:
         )
         return _explain(done, f"{seen} {why}")
     done = repair(task, exposed, config.repair, repair_key, stamps=stamps)
-    if found is not None and stamps is not None:
-        for reason in speak_against(task, done.variables, found, config, check_key):
-            task.warn(f"Pruning and repair did not remove what was found: {reason}")
+    if found is not None:
+        again = look_again(task, done.variables, found, config, check_key)
+        if again.labels:
+            task.warn(f"Pruning and repair did not remove what was found: {again.rule}")
     return _explain(done, f"{seen} {done.choice.rule[:1].upper()}{done.choice.rule[1:]}.")
 
 
@@ -126,10 +130,37 @@ def _search(task: Task, config: AutoConfig, key: jax.Array) -> tuple[Recovered |
         return found, gather_stamps(task.network, task.variables, task.data, key, config.nc, found, **searched)
 
 
-def speak_against(
-    task: Task, after: Variables, found: Recovered, config: AutoConfig, key: jax.Array
-) -> tuple[str, ...]:
-    """What new searches of the labels that stood out find, one sentence each; nothing where they find nothing.
+def _distil_away(
+    task: Task,
+    whole: Defended,
+    found: Recovered,
+    stamps: Stamps,
+    config: AutoConfig,
+    distil_key: jax.Array,
+    check_key: jax.Array,
+) -> tuple[Defended | None, Stamps]:
+    """Distils away from the triggers, and from those that new searches find then, for at most ``config.rounds`` rounds.
+
+    Each round begins with the suspicious network.
+
+    Returns:
+      The outcome that nothing speaks against, or None; and the triggers of all rounds.
+    """
+    for number in range(config.rounds):
+        round_key, search_key = (jax.random.fold_in(key, number) for key in (distil_key, check_key))
+        done = repair(task, whole, RepairConfig(distil=config.nc.distil), round_key, stamps=stamps)
+        again = look_again(task, done.variables, found, config, search_key)
+        if not again.labels:
+            return done, stamps
+        with task.stage("check"):
+            more = gather_stamps(task.network, done.variables, task.data, search_key, config.nc, again)
+        stamps = stamps.join(more)
+    task.warn(f"Distillation from the recovered triggers alone was dropped: {again.rule}")
+    return None, stamps
+
+
+def look_again(task: Task, after: Variables, found: Recovered, config: AutoConfig, key: jax.Array) -> Recovered:
+    """What new searches of the labels that stood out find; its labels speak against the outcome ``after``.
 
     Triggers are searched from random starts. A size is held against the median before, a patch's success against that
     of the labels that did not stand out, and a warp's against the median before.
@@ -138,28 +169,30 @@ def speak_against(
     first = replace(config.nc, inversion=config.scan)
     goals = tuple(found.masks.labels.tolist())
     with task.stage("check"):
-        again = search(*searched, key, first, found.labels, holdout=task.holdout, progress=task.progress)
+        masks = search(*searched, key, first, found.labels, holdout=task.holdout, progress=task.progress)
         patches = scan_patches(*searched, config.again, labels=goals, holdout=task.holdout)
-        moved = [
-            find_warps(*searched, key, first.warp, labels=(label,), holdout=task.holdout).success[0]
-            for label in found.moved
-        ]
-    beyond = set(patches.labels[patches.find_outliers(config.again)].tolist())
-    reasons = []
-    for label, size, reached in zip(again.labels.tolist(), again.sizes, again.reached, strict=True):
-        if reached and size < config.small * found.median:
-            reasons.append(
-                f"A new trigger of {size:.1f} pixels sends images to {name_goal(label)}; the median before was "
-                f"{found.median:.1f}."
-            )
-        if label in beyond:
-            share = patches.success[goals.index(label)]
-            reasons.append(f"A plain patch sends {share:.0%} of the images to {name_goal(label)}.")
+        warps = found.warps  # of which none stood out, or of those that did
+        if found.moved:
+            warps = find_warps(*searched, key, first.warp, labels=found.moved, holdout=task.holdout)
+    small = {
+        label: f"A new trigger of {size:.1f} pixels sends images to {name_goal(label)}; the median before was "
+        f"{found.median:.1f}."
+        for label, size, reached in zip(masks.labels.tolist(), masks.sizes, masks.reached, strict=True)
+        if reached and size < config.small * found.median
+    }
+    laid = {
+        goals[place]: f"A plain patch sends {patches.success[place]:.0%} of the images to {name_goal(goals[place])}."
+        for place in patches.find_outliers(config.again)
+        if goals[place] in found.labels
+    }
     ordinary = float(np.median(found.warps.success))
-    for label, share in zip(found.moved, moved, strict=True):
-        if stands_out(share, ordinary, first.warp.works, first.warp.ahead):
-            reasons.append(f"A smooth warp sends {share:.0%} of the images to {name_goal(label)}.")
-    return tuple(reasons)
+    moved = {
+        int(warps.labels[place]): f"A smooth warp sends {warps.success[place]:.0%} of the images to "
+        f"{name_goal(warps.labels[place])}."
+        for place in find_reached(warps.success, ordinary, first.warp.works, first.warp.ahead)
+    }
+    why = " ".join((*small.values(), *laid.values(), *moved.values()))
+    return Recovered(masks, patches, warps, tuple(small | laid), tuple(moved), found.median, why)
 
 
 def _explain(done: Defended, why: str) -> Defended:

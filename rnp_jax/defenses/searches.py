@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float
 
 from rnp_jax.checks import check_number
 from rnp_jax.defenses.method import Task
@@ -210,10 +209,12 @@ def gather_stamps(
 
     Of those that stand out by a mask or a patch, ``config.starts`` masks, and the patch if it works; of those that a
     warp reaches, as many warps. The first ones are those that were found; the others are searched from further random
-    starts, with the same key. All-to-all must then work twice as often: a mask that just works is a part of a trigger.
+    starts, with the same key. All-to-all must then work twice as often, and its first mask is left out: one that just
+    works is a part of a trigger.
     """
     keys = [jax.random.fold_in(key, start) for start in range(1, config.starts)]
-    every = [found.masks.select(found.stamped)]
+    whole = tuple(label for label in found.stamped if label != NEXT or not keys)
+    every = [found.masks.select(whole)]
     for own in keys if found.stamped else ():
         again = search(
             network, variables, data, own, config, found.stamped, times=2.0, holdout=holdout, progress=progress
@@ -222,20 +223,13 @@ def gather_stamps(
     places = [list(found.patches.labels).index(label) for label in found.stamped]
     works = [place for place in places if found.patches.success[place] >= config.patches.works]
     every.append(Stamps(found.patches.stamps.masks[works], found.patches.stamps.patterns[works]))
-    stamps = Stamps(*(np.concatenate([each[part] for each in every]) for part in (0, 1)))
+    stamps = every[0].join(*every[1:])
     if not found.moved:
         return stamps
-    fields = [found.warps.fields[list(found.moved)]]
-    fields += [find_warps(network, variables, data, own, config.warp, labels=found.moved).fields for own in keys]
-    return _add_fields(stamps, np.concatenate(fields))
-
-
-def _add_fields(stamps: Stamps, fields: Float[np.ndarray, "S H W 2"]) -> Stamps:
-    """Stamps that do not displace pixels, and displacements under which nothing is laid."""
-    count, still = len(fields), np.zeros((len(stamps.masks), *fields.shape[1:]), np.float32)
-    nothing = [np.zeros((count, *part.shape[1:]), np.float32) for part in stamps[:2]]
-    masks, patterns = (np.concatenate(parts) for parts in zip(stamps[:2], nothing, strict=True))
-    return Stamps(masks, patterns, np.concatenate([still, fields]))
+    again = [find_warps(network, variables, data, own, config.warp, labels=found.moved).fields for own in keys]
+    fields = np.concatenate([found.warps.select(found.moved), *again])
+    nothing = (np.zeros((len(fields), *part.shape[1:]), np.float32) for part in stamps[:2])
+    return stamps.join(Stamps(*nothing, fields))
 
 
 def _explain_none(found: Inverted, patches: Patches, warps: Warps, median: float, config: SearchConfig) -> str:

@@ -99,11 +99,9 @@ class Inverted:
 
     def join(self, other: "Inverted") -> "Inverted":
         """What reaches the labels of both."""
-        mine, theirs = (
-            (each.labels, *each.stamps[:2], each.sizes, each.reached, each.success) for each in (self, other)
-        )
-        labels, masks, patterns, *figures = map(np.concatenate, zip(mine, theirs, strict=True))
-        return Inverted(labels, Stamps(masks, patterns), *figures)
+        mine, theirs = ((each.labels, each.sizes, each.reached, each.success) for each in (self, other))
+        labels, *figures = map(np.concatenate, zip(mine, theirs, strict=True))
+        return Inverted(labels, self.stamps.join(other.stamps), *figures)
 
 
 def invert(

@@ -22,6 +22,15 @@ class Stamps(NamedTuple):
     patterns: Any  # float32 [S, H, W, C] in [0, 1]
     fields: Any = None  # float32 [S, H, W, 2], displacements as of ``warps.Warps``; None for no displacement
 
+    def join(self, *others: "Stamps") -> "Stamps":
+        """These and the others, in order; where only some displace pixels, the rest displace them by 0."""
+        every = (self, *others)
+        masks, patterns = (np.concatenate([each[part] for each in every]) for part in (0, 1))
+        if all(each.fields is None for each in every):
+            return Stamps(masks, patterns)
+        still = (np.zeros((*each.masks.shape, 2), np.float32) if each.fields is None else each.fields for each in every)
+        return Stamps(masks, patterns, np.concatenate(list(still)))
+
 
 def scale(images: Shaped[Array, "B H W C"]) -> Float[Array, "B H W C"]:
     """Images in [0, 1]: uint8 ones scaled to it, others as they are."""

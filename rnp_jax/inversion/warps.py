@@ -71,6 +71,10 @@ class Warps:
     fields: Float[np.ndarray, "K H W 2"]
     success: Float[np.ndarray, "K"]
 
+    def select(self, labels: tuple[int, ...]) -> Float[np.ndarray, "K H W 2"]:
+        """The displacements of some of the labels, in the order given."""
+        return self.fields[[list(self.labels).index(label) for label in labels]]
+
     def find_outliers(self, config: WarpConfig) -> list[int]:
         """Places of the labels that a warp reaches and others do not, the most successful first."""
         return find_reached(self.success, float(np.median(self.success)), config.works, config.ahead)

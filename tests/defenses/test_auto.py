@@ -1,5 +1,6 @@
 """Automatic removal on networks whose backdoor is known by construction, and on networks without one."""
 
+import re
 from dataclasses import replace
 from importlib import import_module
 
@@ -7,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from rnp_jax.defenses.auto import AutoConfig, auto, speak_against
+from rnp_jax.defenses.auto import AutoConfig, auto, look_again
 from rnp_jax.defenses.distil import DistilConfig
 from rnp_jax.defenses.method import Task
 from rnp_jax.defenses.prune import PruneConfig
@@ -48,10 +49,13 @@ def test_what_the_backdoor_is_still_in_is_spoken_against():
     variables, data = planting.planted(), rows_data()
     task = Task(planting.NETWORK, variables, data, KEY, HELD)
     found = recover_triggers(planting.NETWORK, variables, data, KEY, CONFIG.nc, holdout=HELD)
-    size, patch = speak_against(task, variables, found, CONFIG, KEY)
-    assert f"pixels sends images to label {TARGET}" in size
-    assert patch.startswith("A plain patch sends")
-    assert speak_against(task, planting.planted(0.0), found, CONFIG, KEY) == ()
+    again = look_again(task, variables, found, CONFIG, KEY)
+    assert again.labels == again.stamped == (TARGET,)
+    assert re.fullmatch(
+        rf"A new trigger of .* to label {TARGET}; .* A plain patch sends .* to label {TARGET}.", again.rule
+    )
+    nothing = look_again(task, planting.planted(0.0), found, CONFIG, KEY)
+    assert (nothing.labels, nothing.rule) == ((), "")
 
 
 def test_a_head_of_which_clean_images_can_spare_nothing_is_left_alone(features):
@@ -89,20 +93,33 @@ def test_a_network_of_which_nothing_stands_out_is_distilled_under_corruptions_if
     assert not jax.tree.all(jax.tree.map(np.array_equal, found.variables["params"], variables["params"]))
 
 
-def test_an_outcome_that_is_spoken_against_is_dropped_for_a_pruned_one(monkeypatch):
+@pytest.fixture
+def weak(monkeypatch) -> list[int]:
+    """Distillation that removes nothing; the number of triggers that each call was given."""
+    module, given = import_module("rnp_jax.defenses.auto"), []
+
+    def repair(task, begun, config, key, *, stamps):
+        given.append(len(stamps.masks))
+        return replace(begun, variables=task.variables)
+
+    monkeypatch.setattr(module, "repair", repair)
+    return given
+
+
+def test_what_a_round_leaves_is_unlearned_in_the_next_one_and_pruned_in_the_end(weak):
     network = Network(Architecture("mlp", CLASSES, 0, (("0", 16), ("2", CLASSES)), (SIDE, SIDE, 3)))
-    nc = replace(CONFIG.nc, suspicious=1e-6, margin=1.0, distil=DistilConfig(epochs=1, batch_size=16))
-    config = replace(CONFIG, nc=nc, spare=1.0)
-    monkeypatch.setattr(import_module("rnp_jax.defenses.auto"), "speak_against", lambda *_: ("It is there.",))
+    config = replace(CONFIG, nc=replace(CONFIG.nc, suspicious=1e-6, margin=1.0), small=1.0, spare=1.0, rounds=3)
     found = auto(network, network.init(KEY), rows_data(), KEY, config, holdout=HELD)
-    assert found.kind == "mask", "labels stood out, so it is pruned however few filters there are to spare"
-    assert "Distillation from the recovered triggers alone was dropped: It is there." in found.warnings
-    assert "Pruning and repair did not remove what was found: It is there." in found.warnings
+    first, second, third, last = weak
+    assert first < second < third < last, "each round knows more triggers, and so does repair"
     assert "Flagged by the size" in found.choice.rule
-    assert "held at zero" in found.choice.rule
+    dropped, left = (warning for warning in found.warnings if "A new trigger of" in warning)
+    assert dropped.startswith("Distillation from the recovered triggers alone was dropped: A new trigger of")
+    assert left.startswith("Pruning and repair did not remove what was found: A new trigger of")
+    assert (found.kind, found.unchanged) == ("mask", False)
 
 
-@pytest.mark.parametrize("change", [{"spare": 1.5}, {"spare": -0.1}, {"small": 2.0}])
+@pytest.mark.parametrize("change", [{"spare": 1.5}, {"spare": -0.1}, {"small": 2.0}, {"rounds": 0}])
 def test_impossible_settings(change: dict):
     with pytest.raises(ConfigError):
         AutoConfig(**change)

@@ -6,7 +6,7 @@ import pytest
 from rnp_jax.attacks import BadNets
 from rnp_jax.errors import DataError
 from rnp_jax.inversion import stamps
-from rnp_jax.inversion.stamps import measure_stamps, measure_unstamped, predict_stamped, stamp
+from rnp_jax.inversion.stamps import Stamps, measure_stamps, measure_unstamped, predict_stamped, stamp
 from rnp_jax.types import Batch
 from tests.compiled import count_compiled
 from tests.inversion.planted import CLASSES, PIXEL, SIDE, TARGET, Rows, rows_data, rows_variables
@@ -28,6 +28,16 @@ def test_a_stamp_mixes_image_and_pattern_without_rounding():
     np.testing.assert_allclose(stamp(jnp.asarray(images), mask, pattern), expected, atol=1e-6)
     scaled = jnp.asarray(images, jnp.float32) / 255
     np.testing.assert_array_equal(stamp(scaled, mask, pattern), stamp(jnp.asarray(images), mask, pattern))
+
+
+def test_stamps_that_displace_nothing_join_those_that_do():
+    rng = np.random.default_rng(0)
+    one, two = (Stamps(rng.random((n, 4, 5), np.float32), rng.random((n, 4, 5, 3), np.float32)) for n in (1, 2))
+    both = one.join(two)
+    assert (both.fields, len(both.patterns)) == (None, 3)
+    np.testing.assert_array_equal(both.masks[1:], two.masks)
+    moving = two._replace(fields=np.ones((2, 4, 5, 2), np.float32))
+    assert one.join(moving, one).fields.any((1, 2, 3)).tolist() == [False, True, True, False]
 
 
 def test_a_hard_stamp_is_the_attack_it_copies():
