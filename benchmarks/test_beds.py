@@ -73,6 +73,7 @@ BEDS: Mapping[str, Bed] = {
     "torch_badnets_w16": Bed("badnets_resnet18w16.tar", "chosen", "cifar10_rnp", 0, "badnets"),
     "ibau_trojan_wm": Bed("ibau_trojan_wm_2_02.pth", "chosen", "identity", 2, "stamp", artefact="ibau_trojan_wm.png"),
     "abl_grid": Bed("abl_wrn16_1_grid_target0.tar", "judged", "identity", 0, "badnets"),
+    "akamaster_clean": Bed("akamaster_resnet20.th", "judged", "imagenet"),
     "torch_badnets_w32": Bed("badnets_resnet18w32.tar", "judged", "cifar10_rnp", 0, "badnets"),
     **_zoo("cifar10_blend", "cifar10_sig", "cifar10_wanet", "cifar10_bpp", "cifar10_clean", half="chosen"),
     **_zoo("cifar10_badnets", "cifar10_ctrl", "cifar10_badnets_a2a", half="judged"),

@@ -1,6 +1,7 @@
 """Checkpoints as their authors published them, with their triggers, on the whole test set of CIFAR-10."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,24 @@ STATED = {  # by the file itself: NAD's is the accuracy on the other classes
 }
 
 
+def evaluate(path: Path, data: Path, out: Path, options: list[str]) -> dict:
+    """The figures on the whole test set."""
+    arguments = ["--data", "cifar10", "--data-dir", str(data), "--out", str(out)]
+    assert main(["evaluate", str(path), *arguments, *options]) == 0
+    metrics = json.loads(out.read_text())["metrics"]
+    assert metrics["acc"]["total"] == 10_000
+    return metrics
+
+
+@pytest.mark.slow
+def test_a_published_clean_network_is_as_its_file_says(shared, tmp_path):
+    path, data = shared / "real_checkpoints" / "akamaster_resnet20.th", shared / "tensorflow_datasets"
+    if not path.is_file() or not (data / "cifar10").is_dir():
+        pytest.skip("no published checkpoints, or no CIFAR-10, beside the checkout")
+    metrics = evaluate(path, data, tmp_path / "figures.json", ["--normalization", "imagenet"])
+    assert metrics["acc"]["value"] == pytest.approx(0.9178, abs=1e-3)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_backdoor_is_as_its_authors_and_torch_found_it(shared, tmp_path, name):
@@ -32,11 +51,8 @@ def test_a_published_backdoor_is_as_its_authors_and_torch_found_it(shared, tmp_p
         pytest.skip("no published checkpoints, or no CIFAR-10, beside the checkout")
     target, attack, acc, asr = PUBLISHED[name]
     trigger = [str(folder / part) if part.endswith(".png") else part for part in attack]
-    arguments = [str(folder / name), "--data", "cifar10", "--data-dir", str(data), "--normalization", "identity"]
-    arguments += ["--target", str(target), "--out", str(tmp_path / "figures.json"), "--attack", *trigger]
-    assert main(["evaluate", *arguments]) == 0
-    metrics = json.loads((tmp_path / "figures.json").read_text())["metrics"]
-    assert metrics["acc"]["total"] == 10_000
+    options = ["--normalization", "identity", "--target", str(target), "--attack", *trigger]
+    metrics = evaluate(folder / name, data, tmp_path / "figures.json", options)
     assert metrics["acc"]["value"] == pytest.approx(acc, abs=0.015)
     assert metrics["asr"]["value"] == pytest.approx(asr, abs=0.015)
     if name in STATED:

@@ -1,4 +1,5 @@
-"""Residual networks: CIFAR's ResNet (the RNP release's layout) and pre-activation ResNet (BackdoorBench's and VinAI's).
+"""Residual networks: CIFAR's ResNets (the RNP release's layout, and the three narrow stages of the ResNet paper) and
+pre-activation ResNet (BackdoorBench's and VinAI's).
 
 Layers have the source's names (``layer1.0.conv1``), so a checkpoint's keys are the paths of its parameters. A
 ``Layout`` describes the names and stems of other sources.
@@ -11,6 +12,7 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rnp_jax.models.chain import Chain, Segment, Site, activate
@@ -27,13 +29,15 @@ class Layout(NamedTuple):
 
     Attributes:
       prefix: prefix of the names of all layers except the last.
-      shortcut: name of a block's projection; ``.0`` is its convolution and ``.1`` its batch norm.
+      shortcut: name of a block's projection; ``.0`` is its convolution and ``.1`` its batch norm. None where nothing
+        is projected: every second pixel is taken, and channels of zeros are added on both sides of the others (option
+        A of He et al., 2016).
       head: name of the last layer.
       stem: side of the first kernel in pixels: 3, or 7 with stride 2, followed by 3x3 max-pooling with stride 2.
     """
 
     prefix: str = ""
-    shortcut: str = "shortcut"
+    shortcut: str | None = "shortcut"
     head: str = "linear"
     stem: Literal[3, 7] = 3
 
@@ -41,12 +45,16 @@ class Layout(NamedTuple):
 CIFAR = Layout()
 """The RNP release's, which most code for 32-pixel images shares."""
 
+PADDED = CIFAR._replace(shortcut=None)
+"""That of the ResNet paper's networks for CIFAR (akamaster's pytorch_resnet_cifar10)."""
+
 
 class Block(nn.Module):
     """One residual block of width ``planes``, of any of the three kinds.
 
     The inner convolutions of a bottleneck are ``widening`` times as wide; the 3x3 one has ``groups``. ``shortcut``
-    names the projection's convolution and the batch norm after it, which pre-activated blocks do not have.
+    names the projection's convolution and the batch norm after it, which pre-activated blocks do not have; without
+    names, zeros take the place of a projection (``Layout.shortcut``).
     """
 
     kind: BlockKind
@@ -88,10 +96,18 @@ class Block(nn.Module):
         for i, (width, size, stride) in enumerate(zip(widths, sizes, strides, strict=True), 1):
             out = self._norm(f"bn{i}")(self._conv(f"conv{i}", width, size, stride)(out), train)
             out = activate(self, f"bn{i}", out) if i < len(widths) else out
-        if projects:
+        if projects and self.shortcut:
             conv, norm = self.shortcut
             x = self._norm(norm)(self._conv(conv, features, 1, self.stride)(x), train)
+        elif projects:
+            x = _widen(x[:, :: self.stride, :: self.stride], features)
         return activate(self, f"bn{len(widths)}", out + x)
+
+
+def _widen(x: Float[Array, "B H W C"], features: int) -> Float[Array, "B H W F"]:
+    """Channels of zeros on both sides, as many on each."""
+    missing = features - x.shape[-1]
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2)))
 
 
 class Stem(nn.Module):
@@ -160,7 +176,7 @@ class ResNet(Chain):
     @nn.nowrap
     def sites(self) -> tuple[Site, ...]:
         """The batch norms."""
-        prefix, (conv, norm) = self.layout.prefix, self._shortcut
+        prefix = self.layout.prefix
         stream = [f"{prefix}conv1"]  # convolutions that the residual stream sums
         sites = [] if self.kind == "preact" else [Site(f"{prefix}bn1", tuple(stream), "relu")]
         inputs = self.width
@@ -172,19 +188,21 @@ class ResNet(Chain):
                 if self.kind == "preact":
                     sites.append(Site(f"{name}.bn1", tuple(stream), "relu"))
                     sites.append(Site(f"{name}.bn2", (f"{name}.conv1",), "relu"))
-                    stream = [f"{name}.{conv}"] if projects else stream
+                    stream = [f"{name}.{self._shortcut[0]}"] if projects else stream
                     stream = [*stream, f"{name}.conv2"]
                     continue
                 last = 3 if self.kind == "bottleneck" else 2
                 sites += [Site(f"{name}.bn{j}", (f"{name}.conv{j}",), "relu") for j in range(1, last)]
                 sites.append(Site(f"{name}.bn{last}", (f"{name}.conv{last}",), None))
-                if projects:
+                if projects and self._shortcut:
+                    conv, norm = self._shortcut
                     sites.append(Site(f"{name}.{norm}", (f"{name}.{conv}",), None))
         return tuple(sites)
 
     @property
-    def _shortcut(self) -> tuple[str, str]:
-        return f"{self.layout.shortcut}.0", f"{self.layout.shortcut}.1"
+    def _shortcut(self) -> tuple[str, ...]:
+        name = self.layout.shortcut
+        return () if name is None else (f"{name}.0", f"{name}.1")
 
     @nn.nowrap
     def _block(self, stage: int, index: int) -> Block:
@@ -223,6 +241,12 @@ def design(
     return Design(build, matches, stem, f"{layout.head}.weight", width, image_side=side)
 
 
+def three_stages(depth: int, layout: Layout) -> Design:
+    """One of the ResNet paper's networks for CIFAR: 6n + 2 layers, in three stages of n blocks of widths 16, 32, 64."""
+    blocks = (depth - 2) // 6
+    return design("basic", (blocks, blocks, blocks, 0), layout, width=16)
+
+
 def count_blocks(names: Iterable[str]) -> Depths:
     """Number of blocks of the four stages, from the layers' names; 0 if a stage is absent."""
     blocks = {match.groups() for name in names if (match := re.match(r"layer([1-4])\.(\d+)\.", name))}
@@ -238,5 +262,6 @@ DESIGNS: Mapping[str, Design] = MappingProxyType(
         "resnet101": design("bottleneck", (3, 4, 23, 3)),
         "resnet152": design("bottleneck", (3, 8, 36, 3)),
         "preactresnet18": design("preact", (2, 2, 2, 2)),
+        **{f"resnet{depth}": three_stages(depth, PADDED) for depth in (20, 32, 44, 56, 110)},
     }
 )

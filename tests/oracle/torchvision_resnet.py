@@ -1,4 +1,4 @@
-"""TrojanZoo's and NAD's networks, built of torchvision's, with the releases' keys."""
+"""TrojanZoo's networks and the ResNet paper's for CIFAR, built of torchvision's, with the releases' keys."""
 
 from collections import OrderedDict
 
@@ -26,26 +26,37 @@ class TrojanZoo(nn.Module):
         return self.classifier(self.features(x).mean((2, 3)))
 
 
-class NadResNet(nn.Module):
-    """Three stages of basic blocks behind a 3x3 convolution."""
+class Widened(nn.Module):
+    """Every second pixel, between channels of zeros: option A of the ResNet paper."""
 
-    def __init__(self, blocks: int = 5, width: int = 16, num_classes: int = 10):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        added = x.shape[1] // 2
+        return nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, added, added))
+
+
+class ThreeStages(nn.Module):
+    """The ResNet paper's network for CIFAR: NAD's and others' with projections and torchvision's names, or padded."""
+
+    def __init__(self, blocks: int = 5, width: int = 16, num_classes: int = 10, *, padded: bool = False):
         super().__init__()
+        self.padded = padded
         self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.layer1 = self._stage(blocks, width, width, 1)
         self.layer2 = self._stage(blocks, width, 2 * width, 2)
         self.layer3 = self._stage(blocks, 2 * width, 4 * width, 2)
-        self.fc = nn.Linear(4 * width, num_classes)
+        self.head = "linear" if padded else "fc"
+        self.add_module(self.head, nn.Linear(4 * width, num_classes))
 
     def _stage(self, blocks: int, inputs: int, outputs: int, stride: int) -> nn.Sequential:
         block = torchvision_models().resnet.BasicBlock
         project = None
         if inputs != outputs:
-            project = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            projection = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            project = Widened() if self.padded else projection
         rest = (block(outputs, outputs) for _ in range(blocks - 1))
         return nn.Sequential(block(inputs, outputs, stride, project), *rest)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.bn1(self.conv1(x)).relu()
-        return self.fc(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
+        return self.get_submodule(self.head)(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
