@@ -7,11 +7,12 @@ filters of their own. Each is blind where the other sees.
    triggers. Searches with new random starts, and of patches of other sizes, then look at these labels again. If they
    still reach one more easily than an ordinary label, the outcome is dropped, and what they found is unlearned as well,
    in another round. The last round's outcome is dropped for good.
-2. If no label stands out, or the outcome was dropped, RNP exposes filters. Of a network of which nothing stood out,
-   their number says whether a backdoor may live there: if clean images can spare only a few, the network is left alone.
-   Otherwise it is distilled under random corruptions of the images, which take out what answers to faint patterns over
-   the whole image, and nothing is pruned. If labels had stood out, the filters are pruned past the budget and the
-   network is repaired (``repair``), under their triggers.
+2. If no label stands out, the smallest shift of the features to each label is looked at, which does not depend on a
+   trigger's form. If none stands out either, RNP exposes filters, and their number says whether a backdoor may live
+   there: if clean images can spare only a few, the network is left alone. Otherwise it is distilled under random
+   corruptions of the images, which take out what answers to faint patterns over the whole image. Nothing is pruned.
+3. If the outcomes of step 1 were dropped, RNP exposes filters, they are pruned past the budget, and the network is
+   repaired (``repair``), under the triggers.
 
 No accuracy under a trigger is looked at, and no setting depends on the checkpoint. The order is that of the cost in
 accuracy, so that the first outcome which nothing speaks against is the most accurate one. Not in a paper;
@@ -32,7 +33,15 @@ from rnp_jax.defenses.result import Defended
 from rnp_jax.defenses.rnp import RnpConfig, rnp, run_rnp
 from rnp_jax.defenses.searches import Recovered, gather_stamps, name_goal, recover_triggers, search
 from rnp_jax.defenses.tuning import begin, conclude
-from rnp_jax.inversion import InversionConfig, PatchConfig, Stamps, find_warps, scan_patches
+from rnp_jax.inversion import (
+    InversionConfig,
+    PatchConfig,
+    ShiftConfig,
+    Stamps,
+    find_shifts,
+    find_warps,
+    scan_patches,
+)
 from rnp_jax.inversion.anomaly import find_reached
 from rnp_jax.types import Variables
 
@@ -47,8 +56,10 @@ class AutoConfig:
       rnp: of the exposure of filters; a class may lose more than the budget, since repair wins it back.
       repair: of pruning past the budget, and of distillation after it.
       blind: of distillation under random corruptions, where no label stood out.
+      shift: of the feature shift, and when one stands out: a label that it reaches speaks for a backdoor of which the
+        searches found no trigger.
       spare: share of all filters that clean images must be able to spare for a network to be changed of which no label
-        stood out.
+        stood out, by its feature shift either.
       rounds: how often, at most, the network is distilled away from triggers: from those found first, and then from
         those that the last round left as well.
       again: of the second scan of patches, with other sizes and places than the first one's.
@@ -62,6 +73,7 @@ class AutoConfig:
     )
     repair: RepairConfig = field(default_factory=RepairConfig)
     blind: DistilConfig = field(default_factory=lambda: DistilConfig(corrupted=0.5))
+    shift: ShiftConfig = field(default_factory=ShiftConfig)
     spare: float = 0.01
     rounds: int = 2
     again: PatchConfig = field(default_factory=lambda: PatchConfig(side=0.16, step=0.6))
@@ -95,6 +107,8 @@ def run_auto(task: Task, config: AutoConfig) -> Defended:
                 f"that reaches these labels, and no trigger of less than {config.small:.0%} of the median size before."
             )
             return _explain(done, f"{seen} {how}")
+    elif found is not None and (shifted := _find_shifted(task, config)):
+        return _distil_blind(task, whole, f"{seen} {shifted}", config, repair_key)
     exposed = run_rnp(replace(task, key=rnp_key), config.rnp)
     enough = config.spare * sum(len(each) for each in exposed.values.values())
     spared = f"Of the filters that RNP exposed, clean images can spare {exposed.choice.pruned}"
@@ -103,18 +117,29 @@ def run_auto(task: Task, config: AutoConfig) -> Defended:
         task.warn(f"{seen} {why}")
         return _explain(conclude(task, replace(whole, unchanged=True), task.variables), f"{seen} {why}")
     if found is not None and stamps is None:
-        done = repair(task, whole, RepairConfig(distil=config.blind), repair_key)
-        why = (
-            f"{spared}, {enough:.0f} or more: a backdoor may live there. The network was distilled under random "
-            "corruptions of the images, and no filter was pruned."
-        )
-        return _explain(done, f"{seen} {why}")
+        why = f"{spared}, {enough:.0f} or more: a backdoor may live there."
+        return _distil_blind(task, whole, f"{seen} {why}", config, repair_key)
     done = repair(task, exposed, config.repair, repair_key, stamps=stamps)
     if found is not None:
         again = look_again(task, done.variables, found, config, check_key)
         if again.labels:
             task.warn(f"Pruning and repair did not remove what was found: {again.rule}")
     return _explain(done, f"{seen} {done.choice.rule[:1].upper()}{done.choice.rule[1:]}.")
+
+
+def _distil_blind(task: Task, whole: Defended, why: str, config: AutoConfig, key: jax.Array) -> Defended:
+    done = repair(task, whole, RepairConfig(distil=config.blind), key)
+    how = "The network was distilled under random corruptions of the images, and no filter was pruned."
+    return _explain(done, f"{why} {how}")
+
+
+def _find_shifted(task: Task, config: AutoConfig) -> str:
+    """The labels whose feature shift stands out, in a sentence; nothing without such labels."""
+    with task.stage("shift"):
+        shifts = find_shifts(task.network, task.variables, task.data, config.shift)
+    out = [f"{name_goal(label)} ({shifts.shares[label]:.2f})" for label in shifts.find_outliers(config.shift)]
+    where = "The feature shift that leads to a label stands out, as a share of the median label's, for"
+    return f"{where} {', '.join(out)}." if out else ""
 
 
 def _search(task: Task, config: AutoConfig, key: jax.Array) -> tuple[Recovered | None, Stamps | None]:

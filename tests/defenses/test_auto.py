@@ -18,7 +18,7 @@ from rnp_jax.defenses.rnp import RnpConfig
 from rnp_jax.defenses.searches import recover_triggers
 from rnp_jax.defenses.unlearn import UnlearnConfig
 from rnp_jax.errors import ConfigError
-from rnp_jax.inversion import PatchConfig, measure_stamps
+from rnp_jax.inversion import PatchConfig, ShiftConfig, measure_stamps
 from rnp_jax.models import Architecture, Network
 from tests.defenses import test_nc as planting
 from tests.inversion.planted import CLASSES, SIDE, TARGET, rows_data
@@ -78,19 +78,33 @@ def test_a_head_that_can_spare_filters_is_pruned_past_the_budget_and_repaired(fe
     assert list(found.timing) == ["unlearn", "recover", "rank", "choose", "distil"]
 
 
+MLP = Network(Architecture("mlp", CLASSES, 0, (("0", 16), ("2", CLASSES)), (SIDE, SIDE, 3)))
+NOTHING = replace(
+    CONFIG,
+    nc=replace(CONFIG.nc, suspicious=1e9, clear=0.0, all_to_all=0.0, patches=PatchConfig(works=1.0, ahead=1e9)),
+    blind=DistilConfig(epochs=1, batch_size=16, corrupted=0.5),
+)
+
+
 def test_a_network_of_which_nothing_stands_out_is_distilled_under_corruptions_if_filters_can_be_spared():
-    network = Network(Architecture("mlp", CLASSES, 0, (("0", 16), ("2", CLASSES)), (SIDE, SIDE, 3)))
-    nc = replace(CONFIG.nc, suspicious=1e9, clear=0.0, all_to_all=0.0, patches=PatchConfig(works=1.0, ahead=1e9))
-    blind = DistilConfig(epochs=1, batch_size=16, corrupted=0.5)
-    variables = network.init(KEY)
-    found = auto(network, variables, rows_data(), KEY, replace(CONFIG, nc=nc, spare=0.0, blind=blind), holdout=HELD)
+    variables = MLP.init(jax.random.key(1))  # with which no class takes all images
+    config = replace(NOTHING, spare=0.0, shift=ShiftConfig(success=1.0, suspicious=1e9))
+    found = auto(MLP, variables, rows_data(), KEY, config, holdout=HELD)
     assert (found.kind, found.choice.pruned, found.unchanged) == ("weights", 0, False)
     assert found.choice.rule.startswith("No label stands out")
     assert "The network was distilled under random corruptions of the images, and no filter was pruned." in (
         found.choice.rule
     )
-    assert list(found.timing) == ["invert", "unlearn", "recover", "rank", "choose", "distil"]
+    assert list(found.timing) == ["invert", "shift", "unlearn", "recover", "rank", "choose", "distil"]
     assert not jax.tree.all(jax.tree.map(np.array_equal, found.variables["params"], variables["params"]))
+
+
+def test_a_label_that_stands_out_by_its_feature_shift_asks_for_corruptions_whatever_can_be_spared():
+    config = replace(NOTHING, spare=1.0, shift=ShiftConfig(suspicious=1e-6, margin=1.0))
+    found = auto(MLP, MLP.init(KEY), rows_data(), KEY, config, holdout=HELD)
+    assert (found.kind, found.unchanged) == ("weights", False)
+    assert re.search(r"The feature shift .* stands out, .*, for label \d \(0\.\d\d\)", found.choice.rule)
+    assert list(found.timing) == ["invert", "shift", "distil"]
 
 
 @pytest.fixture
@@ -107,9 +121,8 @@ def weak(monkeypatch) -> list[int]:
 
 
 def test_what_a_round_leaves_is_unlearned_in_the_next_one_and_pruned_in_the_end(weak):
-    network = Network(Architecture("mlp", CLASSES, 0, (("0", 16), ("2", CLASSES)), (SIDE, SIDE, 3)))
     config = replace(CONFIG, nc=replace(CONFIG.nc, suspicious=1e-6, margin=1.0), small=1.0, spare=1.0, rounds=3)
-    found = auto(network, network.init(KEY), rows_data(), KEY, config, holdout=HELD)
+    found = auto(MLP, MLP.init(KEY), rows_data(), KEY, config, holdout=HELD)
     first, second, third, last = weak
     assert first < second < third < last, "each round knows more triggers, and so does repair"
     assert "Flagged by the size" in found.choice.rule
