@@ -1,16 +1,22 @@
 """A checkpoint's card: what its weights do not tell, as JSON beside the file (``model.pt`` → ``model.card.json``)."""
 
+import os
 from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from rnp_jax.atomic import write_atomic
-from rnp_jax.errors import DataError
+from rnp_jax.checks import MOST_CLASSES, check_image_shape
+from rnp_jax.document import Count, Share
+from rnp_jax.errors import ConfigError, DataError
+from rnp_jax.regular_file import MIB, read_regular
 
 CARD_SUFFIX = ".card.json"
 TRIGGER_SUFFIX = ".trigger.npz"
+
+_SHOWN = 5  # faults
 
 
 class _Model(BaseModel):
@@ -21,9 +27,9 @@ class ArchitectureCard(_Model):
     """What ``rnp_jax.models.Architecture`` is made from."""
 
     name: str
-    num_classes: int
-    width: int
-    image_shape: tuple[int, int, int]
+    num_classes: Annotated[int, Field(ge=2, le=MOST_CLASSES)]
+    width: Count
+    image_shape: Annotated[tuple[int, int, int], AfterValidator(check_image_shape)]
 
 
 class NormalizationCard(_Model):
@@ -78,17 +84,17 @@ class Card(_Model):
     architecture: ArchitectureCard
     normalization: NormalizationCard
     data: str
-    train_images: int
+    train_images: Count
     attack: AttackCard | None
     extractor: ExtractorCard | None = None
     training: dict[str, Any]
     augmentation: dict[str, Any]
     seed: int
     precision: str
-    acc: float
-    asr: float | None
-    ra: float | None
-    intervals: dict[Literal["acc", "asr", "ra"], tuple[float, float]] = {}
+    acc: Share
+    asr: Share | None
+    ra: Share | None
+    intervals: dict[Literal["acc", "asr", "ra"], tuple[Share, Share]] = {}
     seconds: float | None = None
     versions: dict[str, str]
 
@@ -111,18 +117,28 @@ def read_card(checkpoint: str | PathLike[str], sha256: str) -> Card | None:
       sha256: of the checkpoint, which the card must be about.
 
     Raises:
-      DataError: the card cannot be read, or is another file's.
+      DataError: the card cannot be read, is larger than 1 MiB, says something impossible, or is another file's.
     """
     path = beside(checkpoint, CARD_SUFFIX)
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     try:
-        card = Card.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise DataError(f"{path}: not a card of this version: {error}") from error
+        card = Card.model_validate_json(read_regular(path, MIB))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; remove it, or replace it with the card") from error
+    except (ValidationError, ConfigError) as error:
+        raise DataError(f"{path}: not a card of this version: {_tell(error)}") from error
     if card.sha256 != sha256:
         raise DataError(
             f"{path} describes a file with sha256 {card.sha256}, but {checkpoint} has {sha256}; "
             "remove the card, or replace it with the right one"
         )
     return card
+
+
+def _tell(error: ValidationError | ConfigError) -> str:
+    if isinstance(error, ConfigError):
+        return str(error)
+    faults = error.errors(include_url=False)
+    lines = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in faults[:_SHOWN]]
+    return "; ".join(lines + [f"and {len(faults) - _SHOWN} more"] * (len(faults) > _SHOWN))

@@ -7,9 +7,15 @@ import os
 import sys
 from typing import Any
 
-from rnp_jax.commands.table import COMMANDS, COMPILE_NOTHING, LISTINGS
+from rnp_jax.commands.table import COMMANDS, COMPILE_NOTHING, HOLD_NO_DEVICE, LISTINGS
 from rnp_jax.errors import RnpError
 from rnp_jax.help_cache import keep_help, read_help
+from rnp_jax.process import keep_traceback, prepare_process
+from rnp_jax.threads import take_threads
+from rnp_jax.untrusted_text import spell_hidden
+
+UNEXPECTED = 70
+"""Exit status of an error that nobody foresaw, as sysexits.h has it."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -17,25 +23,54 @@ def main(arguments: list[str] | None = None) -> int:
 
     Returns:
       The exit status: 0 well, 1 an error that the user can mend, 3 a result that does not support what was required
-      of it, 130 interrupted.
+      of it, 70 an error that nobody foresaw, whose traceback is in a file, 130 interrupted.
 
     Raises:
       SystemExit: 2 for unusable arguments, 0 where help was asked for.
     """
     arguments, cached = _take_no_cache(sys.argv[1:] if arguments is None else arguments)
     try:
-        status = _dispatch(arguments, cached)
+        prepare_process()
+        status = _dispatch(take_threads(arguments), cached)
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 1
     except (RnpError, OSError) as error:
-        sys.stderr.write(f"rnp-jax: {type(error).__name__}: {_printable(str(error))}\n")
+        _tell(f"{type(error).__name__}: {error}")
         return error.status if isinstance(error, RnpError) else 1
     except KeyboardInterrupt:
-        sys.stderr.write("rnp-jax: interrupted\n")
+        _tell("interrupted")
         return 130
+    except Exception as error:  # a bug, or a machine that fails in a way of its own
+        _tell(_tell_unexpected(error, arguments))
+        return UNEXPECTED
+
+
+def _tell(text: str) -> None:
+    """One line on standard error; what standard output still holds is shown first, if it can be."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_output()
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"rnp-jax: {spell_hidden(text)}\n")
+        sys.stderr.flush()
+
+
+def _tell_unexpected(error: Exception, arguments: list[str]) -> str:
+    reason = " ".join(str(error).split())[:500]
+    message = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+    try:
+        return f"unexpected {message}; please report it, with {keep_traceback(error, arguments)}"
+    except OSError as unwritten:
+        return f"unexpected {message}; its traceback cannot be kept ({unwritten})"
+
+
+def _drop_output() -> None:
+    """Has the interpreter write nothing more to standard output when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(arguments: list[str], cached: bool) -> int:
@@ -51,6 +86,8 @@ def _dispatch(arguments: list[str], cached: bool) -> int:
     run, options = _find("rnp_jax.commands.arguments:parse")(name, rest)
     if cached and name not in COMPILE_NOTHING:
         _find("rnp_jax.compilation:enable_cache")()
+    if name not in HOLD_NO_DEVICE:
+        _find("rnp_jax.compilation:check_platforms")()
     run(options)
     return 0
 
@@ -64,6 +101,7 @@ def usage() -> str:
         "Each command takes --config FILE.yaml, a preset; options on the command line override it.\n"
         "Compiled programs are kept for later runs in ~/.cache/rnp_jax/programs, or in the folder that the variable\n"
         "RNP_JAX_CACHE_DIR of the environment names; --no-cache, or RNP_JAX_CACHE=off, goes without.\n"
+        "--threads N has a processor compute with N threads; with 1, machines of a kind give the same bytes.\n"
     )
 
 
@@ -92,8 +130,3 @@ def _find(path: str) -> Any:
 
 def _take_no_cache(arguments: list[str]) -> tuple[list[str], bool]:
     return [each for each in arguments if each != "--no-cache"], "--no-cache" not in arguments
-
-
-def _printable(text: str) -> str:
-    """The text without characters that could steer a terminal: names in untrusted files are part of some errors."""
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)

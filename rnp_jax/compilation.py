@@ -31,6 +31,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from rnp_jax.cache_folder import cache_folder, check_private, is_switched_on
 from rnp_jax.errors import ConfigError
 from rnp_jax.help_cache import forget_help
+from rnp_jax.regular_file import open_regular
 
 SIZE_LIMIT = 5 * 2**30
 """Bytes beyond which the programs that were not used for longest are dropped."""
@@ -40,6 +41,7 @@ _AUTOTUNED = "xla_gpu_per_fusion_autotune_cache_dir"  # XLA's choices of kernels
 _SETTLED = 10.0  # seconds after which an entry is no longer being written
 _TENDED = ".tended"  # its time is that up to which entries were found whole
 _MACHINE = "jaxlib-"
+_PIECE = 2**20
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,20 @@ def enable_cache(folder: str | PathLike[str] | None = None) -> Path | None:
         return None
     _point_jax_at(machine)
     return machine
+
+
+def check_platforms() -> None:
+    """Starts JAX on the devices that ``JAX_PLATFORMS`` asks for; without it, JAX takes what there is, when it is used.
+
+    Raises:
+      ConfigError: there are none.
+    """
+    if asked := jax.config.values["jax_platforms"]:
+        try:
+            jax.devices()
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"JAX_PLATFORMS is {asked!r}: {reason}; name cpu, cuda or tpu, or unset it") from error
 
 
 def describe_cache() -> CacheState:
@@ -154,32 +170,37 @@ def _machines(root: Path) -> list[Path]:
 
 def _files(root: Path) -> list[tuple[Path, os.stat_result]]:
     """The cache's own regular files with their status, none where the folder does not exist yet."""
+    return [(path, found) for path, found in _entries(root) if stat.S_ISREG(found.st_mode)]
+
+
+def _entries(root: Path) -> list[tuple[Path, os.stat_result]]:
+    """What is called as the cache's own files are, of whatever kind."""
     try:
         check_private(root)
     except FileNotFoundError:
         return []
-    return [entry for machine in _machines(root) for entry in _files_of(machine)]
+    return [entry for machine in _machines(root) for entry in _entries_of(machine)]
 
 
-def _files_of(machine: Path) -> Iterator[tuple[Path, os.stat_result]]:
+def _entries_of(machine: Path) -> Iterator[tuple[Path, os.stat_result]]:
     for folder, _, names in os.walk(machine):  # does not follow links
         autotuned = _AUTOTUNED in Path(folder).relative_to(machine).parts
         for name in names:
             if autotuned or name.endswith((_PROGRAM, "-atime")):
                 with contextlib.suppress(FileNotFoundError):  # another process removed it
-                    found = os.lstat(path := Path(folder, name))
-                    if stat.S_ISREG(found.st_mode):
-                        yield path, found
+                    yield (path := Path(folder, name)), os.lstat(path)
 
 
 def _tend(root: Path) -> None:
-    """Drops programs that were cut short, and those unused for longest beyond ``SIZE_LIMIT``."""
+    """Drops what is no regular file, programs cut short, and those unused for longest beyond ``SIZE_LIMIT``."""
     mark, since, settled = root / _TENDED, 0.0, time.time() - _SETTLED
     with contextlib.suppress(FileNotFoundError):
         since = mark.stat().st_mtime
     files = []
-    for path, found in _files(root):
-        if since < found.st_mtime <= settled and path.name.endswith(_PROGRAM) and _is_cut_short(path):
+    for path, found in _entries(root):
+        irregular = not stat.S_ISREG(found.st_mode)  # JAX would wait for a FIFO
+        new = since < found.st_mtime <= settled and path.name.endswith(_PROGRAM)
+        if irregular or (new and _is_cut_short(path)):
             path.unlink(missing_ok=True)
         else:
             files.append((max(found.st_atime, found.st_mtime), found.st_size, path))
@@ -196,15 +217,17 @@ def _tend(root: Path) -> None:
 
 def _is_cut_short(path: Path) -> bool:
     """Whether an entry is empty or its zlib stream has no end. Zstandard, where JAX uses it, is left to JAX."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return False
-    if content[:1] != b"\x78":
-        return not content
     stream = zlib.decompressobj()
     try:
-        stream.decompress(content)
+        with open_regular(path) as file:
+            content = file.read(_PIECE)
+            if content[:1] != b"\x78":
+                return not content
+            while content and not stream.eof:
+                stream.decompress(content, _PIECE)  # no more of it is kept
+                content = stream.unconsumed_tail or file.read(_PIECE)
+    except FileNotFoundError:
+        return False
     except zlib.error:
         return True
     return not stream.eof

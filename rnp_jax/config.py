@@ -8,7 +8,6 @@ used as a preset.
 import dataclasses
 import difflib
 from os import PathLike
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import pydantic
@@ -16,9 +15,11 @@ import tyro
 import yaml
 
 from rnp_jax.atomic import write_atomic
-from rnp_jax.checks import check_number
+from rnp_jax.checks import check_image_shape, check_number, check_seed
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Placement, Precision
+from rnp_jax.plain_yaml import PlainLoader
+from rnp_jax.regular_file import MIB, read_regular
 
 Options = TypeVar("Options")
 
@@ -45,6 +46,8 @@ FLAT = tyro.conf.arg(name="")
 """A group whose options go by their own names on the command line (``--data``, not ``--images.data``)."""
 
 
+_PRESET_BYTES = MIB // 4
+
 UNREAD = "unread"
 """Metadata of a field that nothing reads in this run: it stands on no command line and in no resolved file."""
 
@@ -68,6 +71,10 @@ class SourceOptions:
     normalization: str | None = None
     extractor: str | None = None
     allow_bad_crc: bool = False
+
+    def __post_init__(self):
+        if self.image_shape is not None:
+            check_image_shape(self.image_shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,15 +163,6 @@ class ComputeOptions:
             check_number("batch_size", self.batch_size, 1, integer=True)
 
 
-def check_seed(name: str, seed: int) -> None:
-    """Requires a seed that random keys tell apart.
-
-    Raises:
-      ConfigError: it is negative, or has more than 32 bits.
-    """
-    check_number(name, seed, 0, 2**32 - 1, integer=True)
-
-
 def read_yaml(path: str | PathLike[str]) -> dict[str, Any]:
     """A preset's values.
 
@@ -172,10 +170,10 @@ def read_yaml(path: str | PathLike[str]) -> dict[str, Any]:
       ConfigError: the file cannot be read, or is not a mapping.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text("utf-8"))
+        values = yaml.load(read_regular(path, _PRESET_BYTES).decode("utf-8"), PlainLoader)  # noqa: S506 (a safe one)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}; --config takes the path of a YAML file") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except (ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or 0x_, which is no number
         raise ConfigError(f"{path}: not a readable YAML file: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of options, found {type(values).__name__}")

@@ -26,8 +26,12 @@ from pydantic import (
 
 from rnp_jax.atomic import write_atomic
 from rnp_jax.errors import ResultError
+from rnp_jax.regular_file import MIB, read_regular
+from rnp_jax.untrusted_text import spell_json
 
 SCHEMA_VERSION = 1
+
+_MOST_BYTES = 256 * MIB
 
 Document = TypeVar("Document", bound=BaseModel)
 
@@ -75,9 +79,9 @@ class Part(BaseModel):
 
 
 def to_json(document: BaseModel) -> str:
-    """The document as JSON: UTF-8, keys sorted, no NaN; equal documents give equal text."""
+    """The document as JSON: UTF-8, keys sorted, no NaN, nothing hidden; equal documents give equal text."""
     plain = document.model_dump(mode="json")
-    return json.dumps(plain, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+    return spell_json(json.dumps(plain, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)) + "\n"
 
 
 def write_text(path: str | Path, text: str) -> Path:
@@ -100,7 +104,7 @@ def read_document(path: str | Path, model: type[Document]) -> Document:
       ResultError: not readable, not JSON, of another schema version, or a field is missing, unknown or out of range.
     """
     try:
-        document = json.loads(Path(path).read_bytes())
+        document = json.loads(read_regular(path, _MOST_BYTES))
     except OSError as error:
         raise ResultError(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:

@@ -35,6 +35,18 @@ class DataError(RnpError):
     """Images or labels that cannot be used as given."""
 
 
+class AbsentError(RnpError):
+    """What a checkpoint needs to be judged is not there, or no longer what it was: no fault of the checkpoint's."""
+
+
+class UnusableDataError(AbsentError, DataError):
+    """Data, or an extractor, that is not there, cannot be read, or is another than the checkpoint needs."""
+
+
+class ChangedError(AbsentError, CheckpointError):
+    """A checkpoint that is no longer the file that was planned."""
+
+
 class ConfigError(RnpError):
     """An option with an unknown name or an impossible value."""
 
@@ -51,6 +63,14 @@ class RequirementError(RnpError):
 
 class ResultError(RnpError):
     """A result or report that cannot be read, written or drawn."""
+
+
+class OutsideError(RnpError):
+    """Something that no checkpoint is to blame for; the same command goes on once it is mended."""
+
+
+class DiskFullError(OutsideError):
+    """No room on the disk, or in the quota, for what is being written. Nothing of it is left behind."""
 
 
 class SweepError(RnpError):

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rnp_jax.atomic import write_atomic
 from rnp_jax.cache_folder import cache_folder, check_private, is_switched_on
-from rnp_jax.errors import ConfigError
+from rnp_jax.errors import ConfigError, DiskFullError
+from rnp_jax.regular_file import MIB, read_regular
 from rnp_jax.source_version import code_version
 
 _FOLDER = "help"
@@ -21,7 +22,7 @@ def read_help(arguments: Sequence[str]) -> str | None:
     with contextlib.suppress(OSError, ConfigError, UnicodeDecodeError):
         if path is not None:
             check_private(path.parent)
-            return path.read_text("utf-8")
+            return read_regular(path, MIB).decode("utf-8")
     return None
 
 
@@ -30,7 +31,7 @@ def keep_help(arguments: Sequence[str], page: str) -> None:
     path = _place(arguments)
     if path is None:
         return
-    with contextlib.suppress(OSError, ConfigError):
+    with contextlib.suppress(OSError, ConfigError, DiskFullError):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         check_private(path.parent.parent)
         check_private(path.parent)

@@ -7,7 +7,6 @@ Filter masks are handled as a flat dict from layer name (``layer1.0.bn1``) to va
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import TypeAlias
 
 import jax
@@ -17,6 +16,7 @@ from jaxtyping import Array, Float
 
 from rnp_jax.atomic import write_atomic
 from rnp_jax.errors import DataError
+from rnp_jax.regular_file import MIB, read_regular
 from rnp_jax.types import Tree, Variables
 
 Filters: TypeAlias = Mapping[str, Array | np.ndarray]
@@ -176,9 +176,14 @@ def read_mask_values(path: str | PathLike[str], like: Filters) -> dict[str, np.n
 
     Raises:
       DataError: a line that is not of the format, or filters that are not the network's.
+      OSError: no regular file of at most 64 MiB.
     """
     found: dict[tuple[str, int], float] = {}
-    for line in Path(path).read_text("utf-8").splitlines()[1:]:
+    try:
+        text = read_regular(path, 64 * MIB).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a text in UTF-8: {error}") from error
+    for line in text.splitlines()[1:]:
         try:
             _, layer, i, value = (part.strip() for part in line.split("\t"))
             found[layer, int(i)] = float(value)

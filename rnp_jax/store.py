@@ -1,6 +1,12 @@
 """The project's own artefacts on disk: trees of arrays with JSON metadata, in orbax format."""
 
+import contextlib
+import logging
+import math
+import os
 import shutil
+import stat
+from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -8,10 +14,16 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
+from rnp_jax.atomic import FULL, no_room, put_in_place
+from rnp_jax.checks import check_path
 from rnp_jax.errors import CheckpointError
 
 _TREE, _METADATA = "tree", "metadata"
+_MOST_BYTES = 32 * 2**30
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError, RuntimeError)
+"""What orbax raises where a file is not as it wrote it."""
 
 
 def save_tree(path: str | PathLike[str], tree: Any, metadata: dict[str, Any], *, overwrite: bool = False) -> None:
@@ -19,16 +31,36 @@ def save_tree(path: str | PathLike[str], tree: Any, metadata: dict[str, Any], *,
 
     Raises:
       CheckpointError: the path exists, and is not to be overwritten.
+      ConfigError: it is not UTF-8.
+      DiskFullError: there is no room; what was there stays.
     """
     path = Path(path).absolute()
-    if path.exists() and not overwrite:
+    check_path("the folder", path)
+    if os.path.lexists(path) and not overwrite:
         raise CheckpointError(path, "exists already; choose another path, or allow overwriting")
     arrays = jax.tree.map(np.asarray, jax.device_get(tree))
     items = ocp.args.Composite(
         **{_TREE: ocp.args.StandardSave(arrays), _METADATA: ocp.args.JsonSave(metadata)}  # pyright: ignore
     )
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        checkpointer.save(path, items, force=overwrite)
+    with put_in_place(path) as draft, _telling_full(path), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as saver:
+        saver.save(draft, items)
+
+
+@contextlib.contextmanager
+def _telling_full(path: Path) -> Iterator[None]:
+    """Orbax tells of a full disk in errors of its own, and logs tracebacks of all its threads."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    except ValueError as error:
+        for code in FULL:
+            if os.strerror(code) in str(error):
+                raise no_room(path, OSError(code, os.strerror(code))) from error
+        raise
+    finally:
+        logger.setLevel(before)
 
 
 def load_tree(path: str | PathLike[str]) -> tuple[Any, dict[str, Any]]:
@@ -36,21 +68,45 @@ def load_tree(path: str | PathLike[str]) -> tuple[Any, dict[str, Any]]:
 
     Raises:
       CheckpointError: there is no such folder, or it is not one that ``save_tree`` finished.
+      ConfigError: its path is not UTF-8.
     """
     path = Path(path).absolute()
+    check_path("the folder", path)
     if not (path / _TREE).is_dir() or not (path / _METADATA).is_dir():
         raise CheckpointError(path, "is no folder written by this project (it lacks 'tree' or 'metadata')")
+    _check_files(path)
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         try:
+            _check_size(path)
             restored = checkpointer.restore(
                 path,
                 ocp.args.Composite(
                     **{_TREE: ocp.args.StandardRestore(), _METADATA: ocp.args.JsonRestore()}  # pyright: ignore
                 ),
             )
-        except (ValueError, OSError, KeyError) as error:
-            raise CheckpointError(path, f"could not be read back: {error}") from error
-    return restored[_TREE], restored[_METADATA]
+        except _UNREADABLE as error:
+            raise CheckpointError(path, f"could not be read back: {type(error).__name__}: {error}") from error
+    tree, metadata = restored[_TREE], restored[_METADATA]
+    if not isinstance(tree, dict) or not isinstance(metadata, dict):
+        raise CheckpointError(path, "was not written by this project: its tree or its metadata is no JSON object")
+    return tree, metadata
+
+
+def _check_files(path: Path) -> None:
+    """Orbax would wait for a FIFO, read a device for ever, and follow links out of the folder."""
+    for folder, subfolders, names in os.walk(path):
+        for name in (*subfolders, *names):
+            mode = os.lstat(os.path.join(folder, name)).st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise CheckpointError(path, f"holds {name}, which is neither a regular file nor a folder")
+
+
+def _check_size(path: Path) -> None:
+    """A few bytes can stand for an array of any shape."""
+    arrays = jax.tree.leaves(ocp.StandardCheckpointHandler().metadata(epath.Path(path / _TREE)).tree)
+    size = sum(math.prod(each.shape) * np.dtype(each.dtype).itemsize for each in arrays if hasattr(each, "shape"))
+    if size > _MOST_BYTES:
+        raise CheckpointError(path, f"its arrays take {size} bytes, expected at most {_MOST_BYTES}")
 
 
 def remove_tree(path: str | PathLike[str]) -> None:

@@ -1,12 +1,25 @@
 import errno
 import os
+import signal
 import stat
+import subprocess
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from rnp_jax.atomic import create_atomic, open_atomic, write_atomic
+from rnp_jax.atomic import (
+    _name_draft,
+    create_atomic,
+    open_atomic,
+    open_to_append,
+    put_in_place,
+    remove_drafts,
+    write_atomic,
+)
+from rnp_jax.errors import DiskFullError, ResultError
 
 
 def test_content_and_folder_appear(tmp_path):
@@ -96,7 +109,87 @@ def test_nothing_is_left_over_when_the_disk_refuses(tmp_path, monkeypatch, step)
 
     with monkeypatch.context() as full:
         full.setattr(os, step, refuse)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(DiskFullError, match=r"row\.json: No space left on device; free some space"):
             create_atomic(tmp_path / "row.json", b"content")
     assert os.listdir(tmp_path) == []
     assert create_atomic(tmp_path / "row.json", b"content") is True
+
+
+@pytest.mark.parametrize("before", ["nothing", "file", "folder", "link"])
+def test_a_folder_takes_the_place_of_what_was_there_when_it_is_whole(before, tmp_path):
+    path, other = tmp_path / "masks", tmp_path / "other"
+    other.mkdir()
+    (other / "mine").touch()
+    make = {"file": path.touch, "folder": path.mkdir, "link": lambda: path.symlink_to(other)}
+    make.get(before, list)()
+    for _ in range(2):
+        with put_in_place(path) as draft:
+            draft.mkdir()
+            (draft / "file").write_bytes(b"content")
+        assert not path.is_symlink()
+        assert os.listdir(path) == ["file"]
+    assert os.listdir(other) == ["mine"]
+    assert sorted(os.listdir(tmp_path)) == ["masks", "other"]
+
+
+def test_a_folder_that_has_no_room_leaves_the_one_before(tmp_path):
+    (tmp_path / "masks").mkdir()
+    with pytest.raises(DiskFullError), put_in_place(tmp_path / "masks") as draft:  # noqa: PT012
+        draft.mkdir()
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+    assert os.listdir(tmp_path) == ["masks"]
+
+
+def test_text_goes_behind_the_end_of_a_file_itself(tmp_path):
+    path, mine = tmp_path / "run.log", tmp_path / "mine"
+    for text in (b"one", b"two"):
+        with open_to_append(path) as file:
+            file.write(text)
+    assert path.read_bytes() == b"onetwo"
+    mine.write_bytes(b"precious")
+    for plant in (lambda: path.symlink_to(mine), lambda: path.symlink_to("nowhere"), lambda: os.mkfifo(path)):
+        path.unlink()
+        plant()
+        with pytest.raises(ResultError, match=r"run\.log is a link or no regular file"):
+            open_to_append(path)
+    assert mine.read_bytes() == b"precious"
+    assert not (tmp_path / "nowhere").exists()
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from rnp_jax.atomic import put_in_place, open_atomic
+out = Path(sys.argv[1])
+with open_atomic(out / "file") as file, put_in_place(out / "deep" / "folder") as draft:
+    file.write(b"half")
+    file.flush()
+    draft.mkdir()
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_drafts_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path):
+    """A draft is empty and nobody's for a moment when it is made: such a one stays while it is young."""
+    young, old = (_name_draft(tmp_path / "file") for _ in range(2))
+    machine = "1234" if young.name[1:5] == "0000" else "0000"  # another than this one
+    other, older = (young.with_name(f".{machine}{digit * 12}.part") for digit in "12")
+    for path in (young, old, other, older, tmp_path / ".part", tmp_path / f"{young.name}.txt"):
+        path.touch()
+    for path, age in ((old, 100), (other, 100), (older, 4000)):
+        os.utime(path, (time.time() - age,) * 2)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with writer:
+        assert writer.stdout.readline() == b"ready\n"
+        before = {*tmp_path.rglob("*")}
+        remove_drafts(tmp_path, deep=True)
+        assert before - {*tmp_path.rglob("*")} == {old, older}
+        writer.send_signal(signal.SIGKILL)
+    remove_drafts(tmp_path)
+    assert len([*(tmp_path / "deep").iterdir()]) == 1, "only where it is told to"
+    remove_drafts(tmp_path, deep=True)
+    left = {young.name, other.name, ".part", f"{young.name}.txt", "deep"}
+    assert {path.name for path in tmp_path.rglob("*")} == left

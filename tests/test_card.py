@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -81,6 +82,10 @@ def altered(**changes) -> bytes:
     return json.dumps(json.loads(card().model_dump_json()) | changes).encode()
 
 
+def shaped(*image_shape: int) -> bytes:
+    return altered(architecture={"name": "resnet18", "num_classes": 10, "width": 16, "image_shape": image_shape})
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -93,12 +98,42 @@ def altered(**changes) -> bytes:
         (altered(extractor={"path": "e.pt", "name": "e", "dim": 3}), "extractor.sha256"),
         (altered(acc=float("nan")), "acc"),
         (json.dumps({"file": "model.pt"}).encode(), "architecture"),
+        (shaped(-1, -1, 3), "image_shape is .*each a positive integer"),
+        (shaped(0, 32, 3), "each a positive integer"),
+        (shaped(10**9, 10**9, 3), "sides up to 4096"),
+        (
+            altered(architecture={"name": "a", "num_classes": 10**9, "width": -1, "image_shape": [1, 1, 1]}),
+            "num_cl.*width",
+        ),
+        (altered(acc=1e300), "acc"),
+        (altered(**{f"x{i}": 1 for i in range(9)}), "and 4 more"),
+        (altered(training={"a": 1}).replace(b'"a": 1', b'"a": ' + b"1" * 5000), "JSON"),
+        (altered(training={"a": 1}).replace(b'"a": 1', b'"a": ' + b"[" * 5000), "JSON"),
     ],
 )
 def test_damaged_cards(content, message, tmp_path):
     (tmp_path / "model.card.json").write_bytes(content)
     with pytest.raises(DataError, match=f"(?s)model.card.json: not a card of this version.*{message}|{message}"):
         read_card(tmp_path / "model.pt", SHA)
+
+
+def test_a_card_of_any_size_or_kind_is_refused(tmp_path):
+    place = tmp_path / "model.card.json"
+    place.write_bytes(altered() + b" " * 2**20)
+    with pytest.raises(
+        DataError, match=r"model\.card\.json cannot be read: 10.* bytes or more, expected at most 1048576"
+    ):
+        read_card(tmp_path / "model.pt", SHA)
+    for make, message in (
+        (os.mkfifo, "a FIFO, not a regular file"),
+        (os.mkdir, "a directory, not a regular file"),
+        (lambda path: os.symlink("/dev/zero", path), "a device or socket"),
+        (lambda path: os.symlink("missing", path), "No such file"),
+    ):
+        place.rmdir() if place.is_dir() else place.unlink()
+        make(place)
+        with pytest.raises(DataError, match=f"cannot be read: {message}.*; remove it"):
+            read_card(tmp_path / "model.pt", SHA)
 
 
 @pytest.mark.parametrize("name", ["model.pt", "model.tar", "model"])

@@ -3,8 +3,10 @@
 import importlib
 import os
 import re
+import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Annotated, get_args, get_origin, get_type_hints
@@ -365,6 +367,14 @@ def test_a_name_that_would_steer_the_terminal_is_spelled_out(capsys):
     assert "b.pt" in error
 
 
+def test_an_argument_that_would_steer_the_terminal_is_spelled_out(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["inspect", "a.pt", "--odd\x1b[2J.pt"])
+    told = capsys.readouterr().err
+    assert r"--odd\x1b[2J.pt" in told
+    assert "\x1b" not in told
+
+
 def test_what_the_system_refuses_is_one_line(tmp_path, capsys):
     assert main(["inspect", str(tmp_path)]) == 1
     error = capsys.readouterr().err
@@ -382,6 +392,77 @@ def test_a_result_that_does_not_support_what_was_required_is_status_3(small_vict
     assert line.startswith(expected)
     assert {"cleaned.pt", "report.html", "result.json"} < set(os.listdir(tmp_path / "out"))
     assert not read_result(tmp_path / "out" / "result.json").verdict.supported
+
+
+MAIN = "import sys; from rnp_jax.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+def start(*arguments: str, shell: str = "", **variables: str) -> subprocess.CompletedProcess:
+    """The command line in a process of its own, begun by a shell that redirects its streams."""
+    line = f"{shlex.join([sys.executable, '-P', '-c', MAIN, *arguments])} {shell}"
+    return subprocess.run(["bash", "-c", line], env={**os.environ, **variables}, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("error", [ValueError("a\nb\x1b"), MemoryError(), RecursionError("deep"), UnicodeError("x")])
+def test_what_nobody_foresaw_is_one_line_and_a_file(error, tmp_path, monkeypatch, capsys):
+    def fail(name, arguments):
+        raise error
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("rnp_jax.commands.arguments.parse", fail)
+    assert main(["inspect", "a\x1b.pt"]) == 70
+    (log,) = tmp_path.iterdir()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"rnp-jax: unexpected {type(error).__name__}")
+    assert line.endswith(f"please report it, with {log}")
+    kept = log.read_text()
+    assert "\x1b" not in line + kept
+    assert kept.startswith("rnp-jax inspect a\\x1b.pt\ncode ")
+    assert "Traceback (most recent call last):" in kept
+    assert log.stat().st_mode & 0o077 == 0
+
+
+def test_what_nobody_foresaw_is_said_where_no_file_can_be_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    monkeypatch.setattr("rnp_jax.commands.arguments.parse", lambda *_: 1 / 0)
+    assert main(["inspect", "a.pt"]) == 70
+    assert "unexpected ZeroDivisionError: division by zero; its traceback cannot be kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("shell", "status", "told"),
+    [(">&-", 0, ""), (">&- 2>&-", 0, ""), ("<&- >&-", 0, ""), (">/dev/full", 1, "rnp-jax: OSError: ")],
+)
+def test_standard_streams_that_are_closed_or_full(shell, status, told):
+    done = start("--help", shell=shell)
+    assert done.returncode == status
+    assert done.stderr.startswith(told)
+    assert done.stderr.count("\n") == bool(told)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_name_that_no_encoding_holds_is_shown(encoding):
+    done = start("cache", RNP_JAX_CACHE_DIR="/nowhere/猫\udcff", PYTHONIOENCODING=encoding)
+    assert (done.returncode, done.stderr) == (0, "")
+    name = "猫" if encoding == "utf-8" else r"\u732b"
+    assert done.stdout.startswith(f"folder    /nowhere/{name}\\udcff (off: ")
+
+
+def test_too_few_open_files_are_one_line(tmp_path):
+    (tmp_path / "limit.sh").write_text('ulimit -n 64; exec "$@"')
+    command = ["bash", str(tmp_path / "limit.sh"), sys.executable, "-P", "-c", MAIN, "inspect", "a.pt"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    told = "rnp-jax: OutsideError: this process may open 64 files, expected 128: run ulimit -n 4096\n"
+    assert (done.returncode, done.stderr) == (1, told)
+
+
+def test_a_platform_that_is_not_there_is_one_line(tmp_path):
+    done = start("inspect", str(tmp_path / "a.pt"), JAX_PLATFORMS="nosuch")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert re.fullmatch(
+        r"rnp-jax: ConfigError: JAX_PLATFORMS is 'nosuch': .*; name cpu, cuda or tpu, or unset it", line
+    )
 
 
 def test_a_reader_that_has_seen_enough_is_no_error():

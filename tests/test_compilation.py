@@ -6,6 +6,8 @@ import stat
 import subprocess
 import sys
 import time
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import jax
@@ -223,6 +225,28 @@ def test_beyond_its_bound_the_cache_drops_what_was_not_used_for_longest(cache, m
     monkeypatch.setattr(compilation, "SIZE_LIMIT", paths[0].stat().st_size + paths[2].stat().st_size)
     enable_cache()
     assert sorted(cache.glob("**/*-cache")) == [paths[0], paths[2]]
+
+
+def test_what_is_no_regular_file_is_dropped_before_jax_waits_for_it(cache):
+    machine = enable_cache()
+    assert machine is not None
+    os.mkfifo(machine / "jit_a-1-cache")
+    os.mkfifo(machine / "jit_a-1-atime")
+    (machine / "jit_b-2-cache").symlink_to("/dev/zero")
+    (machine / "other").symlink_to("/dev/zero")
+    enable_cache()
+    assert [path.name for path in machine.iterdir()] == ["other"]
+
+
+def test_a_program_that_would_fill_the_memory_is_looked_at_piece_by_piece(tmp_path):
+    path = tmp_path / "jit_a-1-cache"
+    path.write_bytes(zlib.compress(bytes(2**28), 1))
+    tracemalloc.start()
+    assert not compilation._is_cut_short(path)
+    path.write_bytes(path.read_bytes()[:-3])
+    assert compilation._is_cut_short(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**25
+    tracemalloc.stop()
 
 
 def test_clearing_takes_the_programs_and_nothing_else(cache, tmp_path):

@@ -1,5 +1,6 @@
 """Options from YAML and back, and what is said of those that cannot be."""
 
+import os
 import re
 from dataclasses import dataclass, field, fields
 from typing import Annotated
@@ -17,6 +18,7 @@ from rnp_jax.config import (
     ComputeOptions,
     DataOptions,
     DefenseSetOptions,
+    SourceOptions,
     TriggerOptions,
     check_seed,
     read_yaml,
@@ -130,6 +132,8 @@ def test_options_that_are_none(values, message):
         (DefenseSetOptions, {"holdout": -0.1}, "defense.holdout is -0.1"),
         (DefenseSetOptions, {"seed": -1}, "defense.seed is -1"),
         (DataOptions, {"test_images": 0}, "test_images is 0"),
+        (SourceOptions, {"image_shape": (-1, -1, 3)}, "image_shape is .-1, -1, 3., expected"),
+        (SourceOptions, {"image_shape": (10**6, 32, 3)}, "image_shape is .* sides up to 4096"),
         (ComputeOptions, {"batch_size": 0}, "batch_size is 0"),
         (DefendOptions, {"checkpoint": "a", "sweep_images": -1}, "sweep_images is -1"),
         (RnpOptions, {"checkpoint": "a", "rnp": {"prune": {"accuracy_budget": 2}}}, "expected accuracy_budget and"),
@@ -167,3 +171,16 @@ def test_files_that_are_no_presets(content, message, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=message):
         read_yaml("preset.yaml")
     assert not (tmp_path / "pwned").exists()
+
+
+def test_only_a_small_regular_file_is_a_preset(tmp_path):
+    os.mkfifo(tmp_path / "fifo.yaml")
+    (tmp_path / "large.yaml").write_bytes(b"a: " + b"x" * 2**18)
+    (tmp_path / "odd.yaml").write_text("a: 0x_")
+    for name, message in (
+        ("fifo.yaml", "cannot be read: a FIFO, not a regular file"),
+        ("large.yaml", "cannot be read: 262147 bytes or more, expected at most 262144"),
+        ("odd.yaml", "not a readable YAML file: invalid literal"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            read_yaml(tmp_path / name)

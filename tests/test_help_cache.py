@@ -62,3 +62,11 @@ def test_pages_are_forgotten(folder):
     os.chmod(folder / "help", 0o777)
     with pytest.raises(ConfigError, match="others may write"):
         forget_help()
+
+
+def test_a_page_that_is_no_regular_file_is_not_waited_for(folder):
+    keep_help(["defend", "--help"], "page")
+    (page,) = folder.glob("help/*/*.txt")
+    page.unlink()
+    os.mkfifo(page)
+    assert read_help(["defend", "--help"]) is None

@@ -1,3 +1,5 @@
+import contextlib
+import os
 import shutil
 from typing import Any
 
@@ -6,7 +8,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from rnp_jax.errors import CheckpointError
+from rnp_jax import store
+from rnp_jax.errors import CheckpointError, ConfigError
 from rnp_jax.store import load_tree, remove_tree, save_tree
 
 TREE: dict[str, Any] = {
@@ -80,3 +83,40 @@ def test_removal(tmp_path):
     remove_tree(tmp_path / "state")
     remove_tree(tmp_path / "state")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("part", ["tree/_METADATA", "metadata/metadata"])
+@pytest.mark.parametrize(
+    "content", [b"[1]", b"3", b"null", b'"x"', b"", b"\xff", b"[" * 100_000, b'{"tree_metadata": {"x": 1}}']
+)
+def test_json_that_is_not_this_project_s(part, content, tmp_path):
+    save_tree(tmp_path / "state", {"a": np.zeros(2)}, {"b": 1})
+    (tmp_path / "state" / part).write_bytes(content)
+    with contextlib.suppress(CheckpointError):
+        assert all(isinstance(each, dict) for each in load_tree(tmp_path / "state"))
+
+
+@pytest.mark.parametrize("use", [load_tree, lambda path: save_tree(path, {"a": np.zeros(1)}, {})])
+def test_a_path_that_orbax_cannot_take(use, tmp_path):
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        use(tmp_path / "a\udcff")
+
+
+@pytest.mark.parametrize("part", ["tree/_METADATA", "tree/manifest.ocdbt", "metadata/metadata"])
+def test_parts_that_are_no_regular_files(part, tmp_path):
+    save_tree(tmp_path / "state", {"a": np.zeros(2)}, {"b": 1})
+    place = tmp_path / "state" / part
+    for make in (os.mkfifo, lambda path: os.symlink("/dev/zero", path), lambda path: os.symlink("/", path)):
+        place.unlink()
+        make(place)
+        with pytest.raises(CheckpointError, match="neither a regular file nor a folder"):
+            load_tree(tmp_path / "state")
+
+
+def test_arrays_that_would_fill_the_memory(tmp_path, monkeypatch):
+    save_tree(tmp_path / "state", {"a": np.zeros(20), "b": {"c": np.zeros((), np.int8)}}, {})
+    monkeypatch.setattr(store, "_MOST_BYTES", 161)
+    assert load_tree(tmp_path / "state")[0]["a"].size == 20
+    monkeypatch.setattr(store, "_MOST_BYTES", 160)
+    with pytest.raises(CheckpointError, match="its arrays take 161 bytes, expected at most 160"):
+        load_tree(tmp_path / "state")

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, UInt8
 
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape
+from rnp_jax.attacks.base import Attack, ImageShape, Params
 from rnp_jax.attacks.blend import draw_waves, mix
-from rnp_jax.checks import check_number
+from rnp_jax.checks import check_image_shape, check_number, check_seed
 from rnp_jax.errors import ConfigError
 
 
@@ -44,10 +44,10 @@ class ABlend(Attack):
     def __post_init__(self):
         check_number("alpha", self.alpha, 0, 1)
         check_number("alpha_train", self.alpha_train, 0, 1)
-        check_number("pieces", self.pieces, 1, integer=True)
+        check_number("pieces", self.pieces, 1, 64, integer=True)
         check_number("masked", self.masked, 0, self.pieces**2 - 1, integer=True)
         check_number("covers", self.covers, 0)
-        check_number("seed", self.seed, 0, integer=True)
+        check_seed("seed", self.seed)
 
     @property
     def cover_ratio(self) -> float:

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images, quantise
-from rnp_jax.checks import check_number
+from rnp_jax.attacks.base import Attack, ImageShape, Params, check_images, quantise
+from rnp_jax.checks import LARGEST_SIDE, check_image_shape, check_number, check_seed
 from rnp_jax.errors import ConfigError
 
 OPACITIES = (0.5, 0.2, 0.5, 0.3)
@@ -42,10 +42,10 @@ class AdapPatch(Attack):
     """Draws the patches."""
 
     def __post_init__(self):
-        check_number("size", self.size, 1, integer=True)
+        check_number("size", self.size, 1, LARGEST_SIDE, integer=True)
         check_number("strength", self.strength, 0, 2)
         check_number("covers", self.covers, 0)
-        check_number("seed", self.seed, 0, integer=True)
+        check_seed("seed", self.seed)
 
     @property
     def cover_ratio(self) -> float:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Shaped
 
-from rnp_jax.checks import check_number
+from rnp_jax.checks import MOST_STEPS, check_number
 from rnp_jax.types import Apply, Tree, Variables
 
 
@@ -32,7 +32,7 @@ class Ball:
     def __post_init__(self):
         check_number("epsilon", self.epsilon, 0, 255)
         check_number("step", self.step, 0, 255)
-        check_number("steps", self.steps, 1, integer=True)
+        check_number("steps", self.steps, 1, MOST_STEPS, integer=True)
 
 
 @partial(jax.jit, static_argnums=(0, 4))

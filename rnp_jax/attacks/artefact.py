@@ -5,7 +5,6 @@ An artefact of a pattern, or of a pattern and a mask, can also be read from pict
 
 import io
 import zipfile
-import zlib
 from os import PathLike
 from pathlib import Path
 from typing import BinaryIO
@@ -14,12 +13,12 @@ import numpy as np
 from numpy.lib import format as npy
 
 from rnp_jax.attacks.base import Attack, ImageShape, Params
-from rnp_jax.attacks.npy import read_npy
 from rnp_jax.attacks.pictures import SUFFIXES, read_pictures
 from rnp_jax.errors import DataError
+from rnp_jax.npy import read_npy
+from rnp_jax.npz import READ_ERRORS, open_array, open_npz
 
-READ_ERRORS = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
-"""What ``zipfile`` raises on damaged, encrypted or unsupported archives, and ``_read`` on unexpected arrays."""
+_SPARE = 2**20  # bytes that headers and compression may add
 
 
 def save_artefact(file: str | PathLike[str] | BinaryIO, params: Params) -> None:
@@ -43,20 +42,18 @@ def load_artefact(path: str | PathLike[str], attack: Attack, image_shape: ImageS
         return read_pictures(Path(path), like)
     expected = {f"{name}.npy": array for name, array in like.items()}
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_npz(Path(path), 2 * sum(array.nbytes for array in like.values()) + _SPARE) as archive:
             found = archive.namelist()
             difference = [f"- {name}" for name in sorted(expected.keys() - set(found))]
             difference += [f"+ {name}" for name in sorted(set(found) - expected.keys())]
             if difference or len(found) != len(expected):
                 raise ValueError("\n".join([f"{len(found)} arrays, expected {len(expected)}:", *difference]))
-            return {name.removesuffix(".npy"): _read(archive, name, like) for name, like in expected.items()}
+            return {name: _read(archive, name, like[name]) for name in like}
     except READ_ERRORS as error:
         reason = str(error) or type(error).__name__
         raise DataError(f"{path}: not this attack's artefact: {reason}; write it with save_artefact") from error
 
 
 def _read(archive: zipfile.ZipFile, name: str, like: np.ndarray) -> np.ndarray:
-    if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(f"{name} is neither stored nor deflated")
-    with archive.open(name) as member:
-        return read_npy(member, name, [like])
+    with open_array(archive, name) as member:
+        return read_npy(member, f"{name}.npy", [like])

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images
-from rnp_jax.checks import check_choice, check_number
+from rnp_jax.attacks.base import Attack, ImageShape, Params, check_images
+from rnp_jax.checks import MOST_STEPS, check_choice, check_image_shape, check_number
 
 REFERENCE_SIDE = 32
 """Side of the images that ``size`` is counted for, in pixels."""
@@ -53,7 +53,7 @@ class Awp(Attack):
         check_choice("labels", self.labels, ("true", "predicted"))
         check_number("size", self.size, 1, REFERENCE_SIDE, integer=True)
         for name in ("epochs", "samples"):
-            check_number(name, getattr(self, name), 1, integer=True)
+            check_number(name, getattr(self, name), 1, MOST_STEPS, integer=True)
         for name in ("epsilon", "learning_rate", "distance_weight"):
             check_number(name, getattr(self, name), 0)
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images
-from rnp_jax.checks import check_choice, check_number
+from rnp_jax.attacks.base import Attack, ImageShape, Params, check_images
+from rnp_jax.checks import LARGEST_SIDE, check_choice, check_image_shape, check_number
 from rnp_jax.errors import ConfigError
 
 GRID = np.array([[0, 0, 1], [0, 1, 0], [1, 0, 1]], np.uint8)
@@ -36,9 +36,9 @@ class BadNets(Attack):
 
     def __post_init__(self):
         check_choice("variant", self.variant, ("grid", "square"))
-        check_number("size", self.size, 1, integer=True)
+        check_number("size", self.size, 1, LARGEST_SIDE, integer=True)
         if self.margin is not None:
-            check_number("margin", self.margin, 0, integer=True)
+            check_number("margin", self.margin, 0, LARGEST_SIDE, integer=True)
         if self.variant == "grid" and self.size % 3:
             raise ConfigError(f"size is {self.size}, expected a multiple of 3 for the 3x3 grid; use 3, 6, 9 …")
 

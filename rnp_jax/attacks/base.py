@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from rnp_jax.attacks.means import Means
-from rnp_jax.errors import ConfigError, DataError
+from rnp_jax.errors import DataError
 
 ImageShape: TypeAlias = tuple[int, int, int]
 """Height, width and channels of one image."""
@@ -116,15 +116,3 @@ def check_images(images: jax.Array | np.ndarray, shape: tuple[int, ...]) -> None
             f"images are {list(found)}, but the trigger artefact is {list(shape)}; "
             "draw one for this size with init(image_shape), or resize the images"
         )
-
-
-def check_image_shape(image_shape: ImageShape) -> ImageShape:
-    """Require three positive integers.
-
-    Raises:
-      ConfigError: anything else.
-    """
-    shape = tuple(image_shape)
-    if len(shape) != 3 or not all(isinstance(size, int | np.integer) and size > 0 for size in shape):
-        raise ConfigError(f"image_shape is {image_shape}, expected (height, width, channels), each a positive integer")
-    return shape

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images, quantise
-from rnp_jax.checks import check_number
+from rnp_jax.attacks.base import Attack, ImageShape, Params, check_images, quantise
+from rnp_jax.checks import check_image_shape, check_number, check_seed
 
 MAX_CYCLES = 6
 """Highest spatial frequency of the pattern, in cycles per image side."""
@@ -34,7 +34,7 @@ class Blend(Attack):
 
     def __post_init__(self):
         check_number("alpha", self.alpha, 0, 1)
-        check_number("seed", self.seed, 0, integer=True)
+        check_seed("seed", self.seed)
 
     def init(self, image_shape: ImageShape) -> Params:
         """``pattern`` uint8 [H, W, C], a colourful interference of waves over the full range 0 to 255."""

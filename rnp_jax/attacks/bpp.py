@@ -8,8 +8,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, UInt8
 
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images
-from rnp_jax.checks import check_number
+from rnp_jax.attacks.base import Attack, ImageShape, Params, check_images
+from rnp_jax.checks import check_image_shape, check_number
 
 
 @dataclass(frozen=True, kw_only=True)

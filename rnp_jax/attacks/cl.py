@@ -12,10 +12,10 @@ from jaxtyping import Array, UInt8
 
 from rnp_jax.attacks.adversarial import Adversarial, Ball, ascend_loss
 from rnp_jax.attacks.badnets import GRID
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images, quantise
+from rnp_jax.attacks.base import Attack, ImageShape, Params, check_images, quantise
 from rnp_jax.attacks.crafting import check_one_target, craft_in_chunks, round_within
 from rnp_jax.attacks.means import Means
-from rnp_jax.checks import check_choice, check_number
+from rnp_jax.checks import MOST_STEPS, check_choice, check_image_shape, check_number
 from rnp_jax.errors import ConfigError
 from rnp_jax.types import Apply, Variables
 
@@ -68,7 +68,7 @@ class LabelConsistent(Attack):
         for prefix in ("", "robust_"):
             check_number(f"{prefix}epsilon", getattr(self, f"{prefix}epsilon"), 0, 255)
             check_number(f"{prefix}step", getattr(self, f"{prefix}step"), 0, 255)
-            check_number(f"{prefix}steps", getattr(self, f"{prefix}steps"), 1, integer=True)
+            check_number(f"{prefix}steps", getattr(self, f"{prefix}steps"), 1, MOST_STEPS, integer=True)
 
     def init(self, image_shape: ImageShape) -> Params:
         """``signal`` float32 [H, W, C]: ±amplitude on white and black pixels of the patches, 0 elsewhere."""

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images
-from rnp_jax.checks import check_choice, check_number
+from rnp_jax.attacks.base import Attack, ImageShape, Params, check_images
+from rnp_jax.checks import check_choice, check_image_shape, check_number
 from rnp_jax.errors import ConfigError
 
 RED_GREEN_BLUE = (1.14, -0.396 - 0.581, 2.029)
@@ -42,7 +42,7 @@ class Ctrl(Attack):
     def __post_init__(self):
         check_choice("variant", self.variant, ("orig", "bb"))
         check_number("magnitude", self.magnitude, 0)
-        check_number("window", self.window, 4, integer=True)
+        check_number("window", self.window, 4, 1024, integer=True)
         if self.window % 2:
             raise ConfigError(f"window is {self.window}, expected an even number; use {self.window + 1}")
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images, quantise
-from rnp_jax.checks import check_choice, check_number
+from rnp_jax.attacks.base import Attack, ImageShape, Params, check_images, quantise
+from rnp_jax.checks import LARGEST_SIDE, MOST_STEPS, check_choice, check_image_shape, check_number, check_seed
 from rnp_jax.errors import ConfigError
 
 GLOW_RADIUS = 0.45
@@ -75,15 +75,15 @@ class Dfst(Attack):
     def __post_init__(self):
         check_choice("variant", self.variant, ("orig", "torch"))
         check_number("alpha", self.alpha, 0, 1)
-        check_number("window", self.window, 1, integer=True)
+        check_number("window", self.window, 1, LARGEST_SIDE, integer=True)
         if self.window % 2 == 0:
             raise ConfigError(f"window is {self.window}, expected an odd number of pixels, centred on one")
         check_number("compromised", self.compromised, 0, 1)
-        check_number("detox_from", self.detox_from, 0, integer=True)
-        check_number("detox_steps", self.detox_steps, 1, integer=True)
+        check_number("detox_from", self.detox_from, 0, MOST_STEPS, integer=True)
+        check_number("detox_steps", self.detox_steps, 1, MOST_STEPS, integer=True)
         for name in ("learning_rate", "activation_weight", "other_weight", "similarity_weight"):
             check_number(name, getattr(self, name), 0)
-        check_number("seed", self.seed, 0, integer=True)
+        check_seed("seed", self.seed)
 
     @property
     def appends(self) -> bool:

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from rnp_jax.attacks.badnets import paste
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images
+from rnp_jax.attacks.base import Attack, ImageShape, Params, check_images
 from rnp_jax.attacks.crafting import craft_in_chunks, round_within, split_by_target
 from rnp_jax.attacks.means import Means
-from rnp_jax.checks import check_number
+from rnp_jax.checks import LARGEST_SIDE, MOST_STEPS, check_image_shape, check_number, check_seed
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Network
 from rnp_jax.types import Variables
@@ -62,9 +62,9 @@ class FeatureCollision(Attack):
         check_number("beta", self.beta, 0)
         check_number("epsilon", self.epsilon, 0, 255)
         check_number("rate", self.rate, 0)
-        check_number("steps", self.steps, 1, integer=True)
-        check_number("size", self.size, CELLS, integer=True)
-        check_number("seed", self.seed, 0, integer=True)
+        check_number("steps", self.steps, 1, MOST_STEPS, integer=True)
+        check_number("size", self.size, CELLS, LARGEST_SIDE, integer=True)
+        check_seed("seed", self.seed)
         if self.size % CELLS:
             raise ConfigError(f"size is {self.size}, expected a multiple of {CELLS}; use 4, 8, 12 …")
 

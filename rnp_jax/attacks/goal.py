@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Int32
 
-from rnp_jax.checks import check_choice, check_number
+from rnp_jax.checks import MOST_CLASSES, check_choice, check_number
 
 LabelMapping: TypeAlias = Literal["all_to_one", "all_to_all"]
 
@@ -29,7 +29,7 @@ class Goal:
 
     def __post_init__(self):
         check_choice("mapping", self.mapping, ("all_to_one", "all_to_all"))
-        check_number("num_classes", self.num_classes, 2, integer=True)
+        check_number("num_classes", self.num_classes, 2, MOST_CLASSES, integer=True)
         check_number("target", self.target, 0, self.num_classes - 1, integer=True)
 
     @property

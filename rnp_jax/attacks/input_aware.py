@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape
+from rnp_jax.attacks.base import Attack, ImageShape, Params
 from rnp_jax.attacks.generated import network_params, network_variables, normalise, scaling_params, to_levels
-from rnp_jax.checks import check_number
+from rnp_jax.checks import MOST_STEPS, check_image_shape, check_number
 from rnp_jax.errors import ConfigError
 from rnp_jax.models.generators import Generator
 
@@ -48,8 +48,8 @@ class InputAware(Attack):
     """Whether G's gradients add up over all steps, never set to zero, as in the release and in BackdoorBench."""
 
     def __post_init__(self):
-        check_number("width", self.width, 1, integer=True)
-        check_number("mask_epochs", self.mask_epochs, 1, integer=True)
+        check_number("width", self.width, 1, 256, integer=True)
+        check_number("mask_epochs", self.mask_epochs, 1, MOST_STEPS, integer=True)
         check_number("mask_density", self.mask_density, 0, 1)
         check_number("norm_weight", self.norm_weight, 0)
         check_number("diversity_weight", self.diversity_weight, 0)

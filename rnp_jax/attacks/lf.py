@@ -9,9 +9,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, UInt8
 
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images, quantise
+from rnp_jax.attacks.base import Attack, ImageShape, Params, check_images, quantise
 from rnp_jax.attacks.means import Means
-from rnp_jax.checks import check_number
+from rnp_jax.checks import MOST_STEPS, check_image_shape, check_number
 from rnp_jax.models import Network
 from rnp_jax.types import Variables
 
@@ -50,12 +50,12 @@ class LowFrequency(Attack):
 
     def __post_init__(self):
         check_number("bound", self.bound, 0, 1)
-        check_number("images", self.images, 1, integer=True)
+        check_number("images", self.images, 1, MOST_STEPS, integer=True)
         check_number("fooling", self.fooling, 0, 1)
-        check_number("passes", self.passes, 1, integer=True)
-        check_number("steps", self.steps, 1, integer=True)
+        check_number("passes", self.passes, 1, MOST_STEPS, integer=True)
+        check_number("steps", self.steps, 1, MOST_STEPS, integer=True)
         check_number("overshoot", self.overshoot, 0)
-        check_number("sigma", self.sigma, 0.2)
+        check_number("sigma", self.sigma, 0.2, 256)
 
     def init(self, image_shape: ImageShape) -> Params:
         """``pattern`` float32 [H, W, C] in grey levels, zeros until fitted."""

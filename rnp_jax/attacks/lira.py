@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape
+from rnp_jax.attacks.base import Attack, ImageShape, Params
 from rnp_jax.attacks.generated import network_params, network_variables, normalise, scaling_params, to_levels
-from rnp_jax.checks import check_choice, check_number
+from rnp_jax.checks import MOST_STEPS, check_choice, check_image_shape, check_number
 from rnp_jax.errors import ConfigError
 from rnp_jax.models.generators import Generator
 
@@ -59,11 +59,11 @@ class Lira(Attack):
 
     def __post_init__(self):
         check_choice("variant", self.variant, ("orig", "bb"))
-        check_number("width", self.width, 1, integer=True)
+        check_number("width", self.width, 1, 256, integer=True)
         check_number("epsilon", self.epsilon, 0)
         check_number("final_epsilon", self.final_epsilon, 0)
         check_number("alpha", self.alpha, 0, 1)
-        check_number("generator_epochs", self.generator_epochs, 1, integer=True)
+        check_number("generator_epochs", self.generator_epochs, 1, MOST_STEPS, integer=True)
         check_number("generator_learning_rate", self.generator_learning_rate, 0)
         check_number("learning_rate", self.learning_rate, 0)
         if not isinstance(self.fine_tune, bool):

@@ -10,10 +10,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, UInt8
 
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images, quantise
+from rnp_jax.attacks.base import Attack, ImageShape, Params, check_images, quantise
 from rnp_jax.attacks.crafting import check_one_target, round_within, split_by_target
 from rnp_jax.attacks.means import Means
-from rnp_jax.checks import check_number
+from rnp_jax.checks import MOST_STEPS, check_image_shape, check_number
 from rnp_jax.descent import descend
 from rnp_jax.types import Apply, Variables
 
@@ -55,9 +55,9 @@ class Narcissus(Attack):
     def __post_init__(self):
         check_number("epsilon", self.epsilon, 1, 255)
         check_number("scale", self.scale, 0)
-        check_number("rounds", self.rounds, 1, integer=True)
+        check_number("rounds", self.rounds, 1, MOST_STEPS, integer=True)
         check_number("learning_rate", self.learning_rate, 0)
-        check_number("batch_size", self.batch_size, 1, integer=True)
+        check_number("batch_size", self.batch_size, 1, MOST_STEPS, integer=True)
 
     def init(self, image_shape: ImageShape) -> Params:
         """``delta`` float32 [H, W, C] in whole grey levels; until ``fit``, ±ε at random."""

@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from rnp_jax.attacks.base import Params
-from rnp_jax.attacks.npy import read_npy
 from rnp_jax.data.images import decode_image
 from rnp_jax.errors import DataError
+from rnp_jax.npy import read_npy
+from rnp_jax.regular_file import open_regular
 
 SUFFIXES = (".png", ".bmp", ".ppm", ".jpg", ".jpeg")
 """Ends of the names of pictures, in small letters."""
@@ -88,7 +89,7 @@ def _read_weights(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     layouts = (shape, (channels, height, width), (height, width))
     likes = [np.empty(layout, kind) for layout in layouts for kind in _NUMBERS]
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             array = read_npy(file, path.name, likes)
     except (OSError, EOFError, ValueError) as error:
         raise DataError(f"{path}: not a mask for images of {height}x{width}: {error}") from error

@@ -23,7 +23,7 @@ from jaxtyping import Array, Int, Int32, UInt8
 from rnp_jax.attacks.base import Attack, Params, check_images
 from rnp_jax.attacks.goal import Goal
 from rnp_jax.attacks.means import Means
-from rnp_jax.checks import check_choice, check_number
+from rnp_jax.checks import check_choice, check_number, check_seed
 from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.types import Batch
 
@@ -87,7 +87,7 @@ def draw_plan(
     check_choice("variant", variant, ("bb", "rnp"))
     check_number("rate", rate, 0, 1)
     check_number("cover_rate", cover_rate, 0, 1)
-    check_number("seed", seed, 0, integer=True)
+    check_seed("seed", seed)
     if clean_label and goal.mapping != "all_to_one":
         raise ConfigError("clean_label with mapping all_to_all: kept labels need a single target; use all_to_one")
     count, cover_count = (

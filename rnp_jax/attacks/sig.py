@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images, quantise
+from rnp_jax.attacks.base import Attack, ImageShape, Params, check_images, quantise
 from rnp_jax.attacks.blend import mix
-from rnp_jax.checks import check_number
+from rnp_jax.checks import LARGEST_SIDE, check_image_shape, check_number
 from rnp_jax.errors import ConfigError
 
 
@@ -33,7 +33,7 @@ class Sig(Attack):
 
     def __post_init__(self):
         check_number("delta", self.delta, 0, 255)
-        check_number("frequency", self.frequency, 1, integer=True)
+        check_number("frequency", self.frequency, 1, LARGEST_SIDE, integer=True)
 
     def init(self, image_shape: ImageShape) -> Params:
         """``signal`` float32 [H, W, C] in grey levels, the same for all rows and channels."""

@@ -10,10 +10,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, UInt8
 
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images, quantise
+from rnp_jax.attacks.base import Attack, ImageShape, Params, check_images, quantise
 from rnp_jax.attacks.means import Means
 from rnp_jax.attacks.trees import to_params, to_tree
-from rnp_jax.checks import check_number
+from rnp_jax.checks import MOST_STEPS, check_image_shape, check_number, check_seed
 from rnp_jax.descent import descend
 from rnp_jax.errors import DataError
 from rnp_jax.models.steganography import Steganography
@@ -80,13 +80,13 @@ class Ssba(Attack):
     """Draws the secret."""
 
     def __post_init__(self):
-        for name in ("bits", "width", "epochs", "batch_size"):
-            check_number(name, getattr(self, name), 1, integer=True)
+        for name, most in (("bits", 1024), ("width", 256), ("epochs", MOST_STEPS), ("batch_size", MOST_STEPS)):
+            check_number(name, getattr(self, name), 1, most, integer=True)
         check_number("secret_epochs", self.secret_epochs, 0, self.epochs, integer=True)
         weights = ("residual_weight", "gradient_weight", "secret_weight", "critic_weight")
         for name in ("learning_rate", "critic_learning_rate", *weights):
             check_number(name, getattr(self, name), 0)
-        check_number("seed", self.seed, 0, integer=True)
+        check_seed("seed", self.seed)
 
     def init(self, image_shape: ImageShape) -> Params:
         """``secret`` bool [S], and the arrays of an ``encoder/…`` that hides nothing, all zero."""

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images
+from rnp_jax.attacks.base import Attack, ImageShape, Params, check_images
 from rnp_jax.attacks.blend import draw_waves
-from rnp_jax.checks import check_choice, check_number
+from rnp_jax.checks import LARGEST_SIDE, check_choice, check_image_shape, check_number, check_seed
 from rnp_jax.errors import ConfigError
 
 FAINTNESS = 4
@@ -41,8 +41,8 @@ class Stamp(Attack):
 
     def __post_init__(self):
         check_choice("variant", self.variant, ("add", "paste"))
-        check_number("pixels", self.pixels, 1, integer=True)
-        check_number("seed", self.seed, 0, integer=True)
+        check_number("pixels", self.pixels, 1, LARGEST_SIDE**2, integer=True)
+        check_seed("seed", self.seed)
 
     def init(self, image_shape: ImageShape) -> Params:
         """``pattern`` uint8 [H, W, C]; to paste also ``mask`` float32 [H, W, C].

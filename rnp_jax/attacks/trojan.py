@@ -10,9 +10,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images
+from rnp_jax.attacks.base import Attack, ImageShape, Params, check_images
 from rnp_jax.attacks.means import Means
-from rnp_jax.checks import check_choice, check_number
+from rnp_jax.checks import LARGEST_SIDE, MOST_STEPS, check_choice, check_image_shape, check_number
 from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Network
@@ -52,11 +52,11 @@ class Trojan(Attack):
 
     def __post_init__(self):
         check_choice("variant", self.variant, ("orig", "rnp"))
-        check_number("size", self.size, 1, integer=True)
-        check_number("margin", self.margin, 0, integer=True)
-        check_number("units", self.units, 1, integer=True)
+        check_number("size", self.size, 1, LARGEST_SIDE, integer=True)
+        check_number("margin", self.margin, 0, LARGEST_SIDE, integer=True)
+        check_number("units", self.units, 1, MOST_STEPS, integer=True)
         check_number("activation", self.activation, 0)
-        check_number("iterations", self.iterations, 1, integer=True)
+        check_number("iterations", self.iterations, 1, MOST_STEPS, integer=True)
         check_number("learning_rate", self.learning_rate, 0)
 
     def init(self, image_shape: ImageShape) -> Params:

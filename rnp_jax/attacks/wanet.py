@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_image_shape, check_images
+from rnp_jax.attacks.base import Attack, ImageShape, Params, check_images
 from rnp_jax.attacks.resample import bicubic_matrix, grid_sample
-from rnp_jax.checks import check_number
+from rnp_jax.checks import check_image_shape, check_number, check_seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +41,11 @@ class WaNet(Attack):
     """Draws the warping field."""
 
     def __post_init__(self):
-        check_number("grid_size", self.grid_size, 2, integer=True)
+        check_number("grid_size", self.grid_size, 2, 1024, integer=True)
         check_number("strength", self.strength, 0)
         check_number("rescale", self.rescale, 0)
         check_number("noise_ratio", self.noise_ratio, 0)
-        check_number("seed", self.seed, 0, integer=True)
+        check_seed("seed", self.seed)
 
     @property
     def cover_ratio(self) -> float:

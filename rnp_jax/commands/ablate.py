@@ -28,6 +28,7 @@ from rnp_jax.defenses.thresholds import Rule
 from rnp_jax.errors import ConfigError
 from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.models import Network
+from rnp_jax.pipeline.holding import hold_new
 from rnp_jax.pipeline.opening import choose_out, open_images, open_model, open_trigger, tell_parts
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.sets import read_sets
@@ -140,8 +141,9 @@ def run(options: AblateOptions) -> Ablation:
         reference="the same settings with alpha 1",
         cells=tuple(cells),
     )
-    write_yaml(out / "config.yaml", options)
-    table = write_ablation(out, ablation)
+    with hold_new(out, "ablate", LAST):
+        write_yaml(out / "config.yaml", options)
+        table = write_ablation(out, ablation)
     log.say(table.read_text("utf-8"))
     log.say(f"{table}")
     return ablation

@@ -1,8 +1,11 @@
 """A command line as a command's function and its options: presets under it, and the settings of the chosen methods."""
 
+import contextlib
 import importlib
 import inspect
+import io
 import sys
+from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields, replace
 from difflib import get_close_matches
 from itertools import takewhile
@@ -15,6 +18,7 @@ from rnp_jax.config import UNREAD, over_preset, read_yaml, resolve
 from rnp_jax.defenses import METHODS
 from rnp_jax.errors import ConfigError
 from rnp_jax.pipeline.options import RunOptions, names_in, readers_of, schema_for
+from rnp_jax.untrusted_text import spell_hidden
 
 
 def parse(name: str, arguments: list[str]) -> tuple[Any, Any]:
@@ -43,7 +47,8 @@ def parse(name: str, arguments: list[str]) -> tuple[Any, Any]:
     if name in LISTINGS:
         description += f" rnp-jax {name} --list shows the names to choose from."
     try:
-        options = tyro.cli(schema, prog=f"rnp-jax {name}", description=description, args=rest, default=default)
+        with _spelled_out(rest):
+            options = tyro.cli(schema, prog=f"rnp-jax {name}", description=description, args=rest, default=default)
     except SystemExit as stopped:
         if stopped.code and issubclass(schema, RunOptions):
             sys.stderr.write(_tell_readers(schema, rest))
@@ -64,6 +69,20 @@ def _for_methods(schema: type[RunOptions], values: dict[str, Any], arguments: li
     if "method" in values:
         values = {**values, "method": " ".join(names) if one else names}
     return schema_for(schema, names), values
+
+
+@contextlib.contextmanager
+def _spelled_out(arguments: list[str]) -> Iterator[None]:
+    """Errors that repeat arguments, which the shell may have made of file names, without hidden characters."""
+    if all(spell_hidden(argument) == argument for argument in arguments):
+        yield
+        return
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            yield
+    finally:
+        sys.stderr.write(spell_hidden(told.getvalue()))
 
 
 def _after(arguments: list[str], option: str) -> list[str]:

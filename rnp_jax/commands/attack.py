@@ -21,6 +21,7 @@ from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.extractors import Extractor, open_extractor
 from rnp_jax.models import Network, mlp_head
 from rnp_jax.models.registry import DESIGNS, suggest
+from rnp_jax.pipeline.holding import hold_file
 from rnp_jax.pipeline.opening import load_images
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.tables import metrics_table
@@ -120,7 +121,23 @@ def make_victim(
     """Trains and measures a model, and writes its files; ``read`` gives the features of training images.
 
     Notes the seconds of ``cache`` and ``train``.
+
+    Raises:
+      DataError: the checkpoint exists, or another run is writing it.
     """
+    with hold_file(Path(options.out), "attack"):
+        check_free(Path(options.out))
+        return _make_victim(options, train_set, test, extractor, read, log)
+
+
+def _make_victim(
+    options: AttackOptions,
+    train_set: Dataset,
+    test: Dataset,
+    extractor: Extractor | None,
+    read: Read | None,
+    log: RunLog,
+) -> Metrics:
     attack = open_attack(options.attack, options.constants)
     if attack is not None and not attack.takes_rate and options.poison != PoisonConfig():
         raise ConfigError(f"--poison: not read by {options.attack}, which poisons no share of the images; remove it")

@@ -2,17 +2,17 @@
 
 import dataclasses
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from rnp_jax.attacks import ATTACKS, Attack
+from rnp_jax.console import open_console
 from rnp_jax.training.trainers import JOINT
 
 
 def list_attacks() -> None:
     """Prints the table."""
-    Console(highlight=False).print(attack_table())
+    open_console().print(attack_table())
 
 
 def attack_table() -> Table:
@@ -21,8 +21,8 @@ def attack_table() -> Table:
     for name, kind in sorted(ATTACKS.items()):
         constants = "\n".join(f"{constant} {value}" for constant, value in describe_constants(kind()).items())
         cells = [kind.paper, ", ".join(describe_kind(kind)), constants, kind.deviation]
-        paper, *rest = map(escape, cells)
-        table.add_row(f"[bold]{escape(name)}[/bold]\n{paper}", *rest)
+        paper, *rest = cells
+        table.add_row(Text.assemble((name, "bold"), f"\n{paper}"), *rest)
     return table
 
 

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from rich.console import Console
-
 from rnp_jax.compilation import CacheState, clear_cache, describe_cache, is_switched_on
+from rnp_jax.console import open_console
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,8 @@ def run(options: CacheOptions) -> CacheState:
       OSError: a program cannot be removed.
     """
     state = clear_cache() if options.clear else describe_cache()
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"folder    {state.folder}{'' if is_switched_on() else ' (off: RNP_JAX_CACHE=off)'}", markup=False)
+    console = open_console(soft_wrap=True)
+    console.print(f"folder    {state.folder}{'' if is_switched_on() else ' (off: RNP_JAX_CACHE=off)'}")
     console.print(f"programs  {state.programs:,}{' removed' if options.clear else ''}")
     console.print(f"size      {state.size / 2**20:,.1f} MiB")
     return state

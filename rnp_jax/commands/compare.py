@@ -6,14 +6,15 @@ from typing import Annotated
 
 import tyro
 
-from rnp_jax.config import UNREAD, write_yaml
+from rnp_jax.config import UNREAD
 from rnp_jax.defenses import METHODS
 from rnp_jax.errors import CheckpointError, ConfigError
 from rnp_jax.pipeline.options import RunOptions
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.report.sweep_row import SweepRow
-from rnp_jax.sweep.options import OPTIONS, Methods
-from rnp_jax.sweep.running import check_options, open_folder, run_here
+from rnp_jax.sweep.options import Methods
+from rnp_jax.sweep.plan import check_options
+from rnp_jax.sweep.running import open_folder, run_here
 
 COMPARED = tuple(name for name, each in METHODS.items() if each.control or each.chooses(each.defaults).filters)
 """By default: the methods that prune filters, and the controls."""
@@ -53,7 +54,4 @@ def run(options: CompareOptions) -> tuple[SweepRow, ...]:
             raise CheckpointError(path, "there is no such file")
     check_options(options)
     out = open_folder(Path(options.out), CompareOptions)
-    write_yaml(out / OPTIONS, options)
-    log = RunLog()
-    log.write_to(out / "run.log")
-    return run_here(options.checkpoints, options, out, log)
+    return run_here(options.checkpoints, options, out, RunLog())

@@ -19,6 +19,7 @@ from rnp_jax.detection.calibration import Calibration, Statistic, read_calibrati
 from rnp_jax.errors import ConfigError
 from rnp_jax.pipeline.detecting import DetectionOptions, examine
 from rnp_jax.pipeline.detection_document import Examination
+from rnp_jax.pipeline.holding import hold_new
 from rnp_jax.pipeline.opening import choose_out, open_images, open_model, open_trigger, tell_parts
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.report.detection import Detection
@@ -85,6 +86,7 @@ def run(options: DetectOptions) -> Detection:
     if (parts := tell_parts(clean, None, test)) is not None:
         log.say(parts)
     case = Examination(model, clean, test, trigger, log, to_plain(options), options.images.data_dir)
-    write_yaml(out / "config.yaml", options)
-    log.write_to(out / "run.log")
-    return examine(case, options, given, out)
+    with hold_new(out, "detect", LAST):
+        write_yaml(out / "config.yaml", options)
+        log.write_to(out / "run.log")
+        return examine(case, options, given, out)

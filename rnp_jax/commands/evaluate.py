@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from rnp_jax.atomic import write_atomic
 from rnp_jax.attacks import describe
 from rnp_jax.config import FLAT, ComputeOptions, DataOptions, SourceOptions, TriggerOptions, to_plain
+from rnp_jax.console import open_console
 from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.pipeline.opening import open_data, open_model, open_trigger
 from rnp_jax.pipeline.run_log import RunLog
@@ -54,7 +54,7 @@ def run(options: EvaluateOptions) -> Metrics:
     trigger = open_trigger(model, options.trigger, test)
     sets = evaluation_sets(model, test, trigger)
     (measured,) = sets.measure(model, model.variables, batch_size=options.compute.batch_size)
-    Console(highlight=False).print(metrics_table({model.checkpoint.path.name: measured.metrics}))
+    open_console().print(metrics_table({model.checkpoint.path.name: measured.metrics}))
     if options.out is not None:
         document = {
             "checkpoint": {"path": str(model.checkpoint.path), "sha256": model.checkpoint.sha256},

@@ -16,13 +16,15 @@ from rnp_jax.attacks.poison import apply_batch
 from rnp_jax.card import CARD_SUFFIX, TRIGGER_SUFFIX, Card, beside, read_card
 from rnp_jax.commands.attack_list import describe_constants, describe_kind
 from rnp_jax.config import FLAT, DataOptions
-from rnp_jax.errors import ConfigError, DataError
+from rnp_jax.errors import CheckpointError, ConfigError, DataError
 from rnp_jax.pipeline.opening import TRIGGER_SEED, load_images, make_attack
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.versions import package_versions
 from rnp_jax.report.gallery import Exhibit, write_gallery
 from rnp_jax.report.pictures import Pictures, picture_array
 from rnp_jax.report.samples import Samples, amplify_difference
+from rnp_jax.torch_io import Limits
+from rnp_jax.torch_io.source_file import SourceFile
 from rnp_jax.training.trainers import JOINT
 
 SHOWN = 3
@@ -113,9 +115,9 @@ def _list_checkpoints(paths: Sequence[str]) -> list[Path]:
 
 def _read_card(path: Path) -> Card:
     try:
-        card = read_card(path, hashlib.sha256(path.read_bytes()).hexdigest())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); give a checkpoint or a folder of them") from error
+        card = read_card(path, SourceFile(path, Limits()).digest()[0])
+    except CheckpointError as error:
+        raise DataError(f"{error}; give a checkpoint or a folder of them") from error
     if card is None:
         raise DataError(f"{path}: no card beside it, so its attack is not known; give a checkpoint that attack wrote")
     return card

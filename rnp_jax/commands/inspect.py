@@ -9,12 +9,12 @@ import jax
 import tyro
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from rnp_jax import masks
 from rnp_jax.card import Card, read_card
 from rnp_jax.checkpoints import recognise
 from rnp_jax.config import FLAT, SourceOptions
+from rnp_jax.console import open_console
 from rnp_jax.errors import ArchitectureError
 from rnp_jax.models import Architecture, Network
 from rnp_jax.torch_io import Checkpoint, Limits, Opaque, StateDict, TensorRef, find_state_dict, read_checkpoint
@@ -45,13 +45,13 @@ def run(options: InspectOptions) -> None:
     Raises:
       CheckpointError, ArchitectureError, DataError: as ``open_checkpoint`` and ``read_card``.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = open_console(soft_wrap=True)
     checkpoint = read_checkpoint(options.checkpoint, limits=Limits(), check_crc=not options.source.allow_bad_crc)
     _print_file(console, checkpoint)
     state_dict = find_state_dict(checkpoint, options.source.key)
     _print_state_dict(console, state_dict, listed=options.tensors)
     source = name_source(checkpoint.tree, {state_dict.prefix + name: 0 for name in state_dict.tensors})
-    console.print(f"source        {source.name}{f'; {source.note}' if source.note else ''}", markup=False)
+    console.print(f"source        {source.name}{f'; {source.note}' if source.note else ''}")
     try:
         architecture = recognise(checkpoint, state_dict, options.source.architecture, options.source.image_shape)
     except ArchitectureError as error:
@@ -71,14 +71,14 @@ def _print_file(console: Console, checkpoint: Checkpoint) -> None:
         ("container", f"{checkpoint.container}, {checkpoint.byteorder}-endian"),
     ]
     for name, value in lines:
-        console.print(f"{name:13} {value}", markup=False)
+        console.print(f"{name:13} {value}")
     if isinstance(checkpoint.tree, dict) and not all(isinstance(v, TensorRef) for v in checkpoint.tree.values()):
         for name, value in itertools.islice(checkpoint.tree.items(), _LISTED):
-            console.print(f"  {quote(name):20} {_summarise(value)}", markup=False)
+            console.print(f"  {quote(name):20} {_summarise(value)}")
         if len(checkpoint.tree) > _LISTED:
             console.print(f"  ... and {len(checkpoint.tree) - _LISTED} more")
     for anomaly in checkpoint.anomalies:
-        console.print(f"  ! {anomaly}", markup=False)
+        console.print(f"  ! {anomaly}")
 
 
 def _summarise(value: object) -> str:
@@ -96,11 +96,11 @@ def _print_state_dict(console: Console, state_dict: StateDict, *, listed: bool) 
     where = quote("/".join(map(str, state_dict.location))) if state_dict.location else "the whole file"
     prefix = f", prefix {quote(state_dict.prefix)} removed" if state_dict.prefix else ""
     count = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
-    console.print(f"state dict    {where}: {count}{prefix}", markup=False)
+    console.print(f"state dict    {where}: {count}{prefix}")
     if listed:
         table = Table("name", "dtype", "shape")
         for name, ref in state_dict.tensors.refs.items():
-            table.add_row(Text(quote(name)), ref.dtype, str(list(ref.shape)))
+            table.add_row(quote(name), ref.dtype, str(list(ref.shape)))
         console.print(table)
 
 
@@ -112,7 +112,7 @@ def _print_architecture(console: Console, architecture: Architecture) -> None:
     filters = masks.filters(shapes["masks"])
     total = sum(value.size for value in filters.values())
     width = f", width {architecture.width}" if architecture.width else ""
-    console.print(f"architecture  {architecture.name}{width}, {architecture.num_classes} classes", markup=False)
+    console.print(f"architecture  {architecture.name}{width}, {architecture.num_classes} classes")
     console.print(f"parameters    {parameters:,}")
     console.print(f"filters       {total:,} in {len(filters)} layers, placement {network.placement}")
 
@@ -123,4 +123,4 @@ def _print_card(console: Console, card: Card | None) -> None:
         return
     backdoor = "clean" if card.attack is None else f"{card.attack.name}, target {card.attack.target}"
     asr = "" if card.asr is None else f", ASR {card.asr:.2%}"
-    console.print(f"card          {card.data}; {backdoor}; ACC {card.acc:.2%}{asr}", markup=False)
+    console.print(f"card          {card.data}; {backdoor}; ACC {card.acc:.2%}{asr}")

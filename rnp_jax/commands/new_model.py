@@ -1,5 +1,6 @@
 """What the commands that train a model share: a free place for it, its network, its figures and its files."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import jax
 
 from rnp_jax import masks
-from rnp_jax.atomic import open_atomic
+from rnp_jax.atomic import open_atomic, put_in_place
 from rnp_jax.attacks import Attack, Goal, Params, save_artefact, trigger_test_set
 from rnp_jax.card import CARD_SUFFIX, TRIGGER_SUFFIX, AttackCard, beside, write_card
 from rnp_jax.checkpoints import save_variables
@@ -20,6 +21,7 @@ from rnp_jax.extractors import Extractor
 from rnp_jax.models import Architecture, Network
 from rnp_jax.pipeline.cards import describe_model
 from rnp_jax.pipeline.opening import TRIGGER_SEED, read_features
+from rnp_jax.regular_file import MIB, read_regular
 from rnp_jax.types import Variables
 
 
@@ -45,14 +47,22 @@ class NewModel:
 
 
 def check_free(out: Path) -> None:
-    """Requires that there is no checkpoint at ``out`` yet, and no card beside it.
+    """Requires that there is no checkpoint at ``out`` yet, and no card beside it of another one.
 
     Raises:
       DataError: there is one.
     """
-    for path in (out, beside(out, CARD_SUFFIX)):
-        if path.exists():
-            raise DataError(f"{path} exists already; choose another --out")
+    card = beside(out, CARD_SUFFIX)
+    if out.exists() or (card.exists() and not _is_left_over(card, out)):
+        raise DataError(f"{out if out.exists() else card} exists already; choose another --out")
+
+
+def _is_left_over(card: Path, out: Path) -> bool:
+    """Whether a card is of the checkpoint ``out``, which a run that was killed did not come to write."""
+    try:
+        return json.loads(read_regular(card, MIB))["file"] == out.name
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def make_network(model: str, width: int, normalization: str, data: Dataset, compute: ComputeOptions) -> Network:
@@ -101,26 +111,27 @@ def write_model(
     seed: int,
     seconds: float | None = None,
 ) -> None:
-    """The trigger, the checkpoint, and last the card, whose presence says that the rest is whole."""
+    """The trigger, the card and last the checkpoint, whose presence says that the rest is whole."""
     out.parent.mkdir(parents=True, exist_ok=True)
     if model.attack is not None:
         with open_atomic(beside(out, TRIGGER_SUFFIX)) as file:
             save_artefact(file, model.params)
     asr = None if metrics.asr is None else metrics.asr.value
-    save_variables(
-        out, model.network, model.variables, {"epoch": epochs, "clean_acc": metrics.acc.value, "bad_acc": asr}
-    )
-    card = describe_model(
-        out,
-        model.network,
-        data=data,
-        train_images=train_images,
-        attack=attack,
-        extractor=model.extractor,
-        training=training,
-        augmentation=augmentation,
-        seed=seed,
-        metrics=metrics,
-        seconds=seconds,
-    )
-    write_card(beside(out, CARD_SUFFIX), card)
+    extra = {"epoch": epochs, "clean_acc": metrics.acc.value, "bad_acc": asr}
+    with put_in_place(out) as draft:
+        save_variables(draft, model.network, model.variables, extra)
+        card = describe_model(
+            out,
+            model.network,
+            data=data,
+            train_images=train_images,
+            attack=attack,
+            extractor=model.extractor,
+            training=training,
+            augmentation=augmentation,
+            seed=seed,
+            metrics=metrics,
+            seconds=seconds,
+            draft=draft,
+        )
+        write_card(beside(out, CARD_SUFFIX), card)

@@ -17,6 +17,7 @@ from rnp_jax.errors import ConfigError
 from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.models import Network
 from rnp_jax.models.resnet import DESIGNS as RESNETS
+from rnp_jax.pipeline.holding import hold_file
 from rnp_jax.pipeline.opening import load_images
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.tables import metrics_table
@@ -99,23 +100,25 @@ def run(options: SimclrOptions) -> Metrics:
         )
     untrusted = poison_once(attack, goal, train_set.batch, options.seed, options.poison)
     log = RunLog()
-    states = open_states(options.out, options)
-    variables = _train(options, network, untrusted, states, log)
-    model = NewModel(network, variables, attack, goal, untrusted.params)
-    metrics = measure_model(model, test, options.compute.batch_size)
-    write_model(
-        model,
-        out,
-        metrics,
-        attack=None if attack is None else describe_attack(attack, goal, options.poison, untrusted.plan),
-        epochs=options.simclr.epochs,
-        data=str(options.images.data),
-        train_images=len(untrusted.data.labels),
-        training={"simclr": to_plain(options.simclr), "probe": to_plain(options.probe)},
-        augmentation=to_plain(options.views),
-        seed=options.seed,
-    )
-    states.remove()
+    with hold_file(out, "simclr"):
+        check_free(out)
+        states = open_states(options.out, options)
+        variables = _train(options, network, untrusted, states, log)
+        model = NewModel(network, variables, attack, goal, untrusted.params)
+        metrics = measure_model(model, test, options.compute.batch_size)
+        write_model(
+            model,
+            out,
+            metrics,
+            attack=None if attack is None else describe_attack(attack, goal, options.poison, untrusted.plan),
+            epochs=options.simclr.epochs,
+            data=str(options.images.data),
+            train_images=len(untrusted.data.labels),
+            training={"simclr": to_plain(options.simclr), "probe": to_plain(options.probe)},
+            augmentation=to_plain(options.views),
+            seed=options.seed,
+        )
+        states.remove()
     log.console.print(metrics_table({"linear probe": metrics}))
     log.say(f"{out}")
     return metrics

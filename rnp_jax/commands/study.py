@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from rnp_jax.attacks import Goal
-from rnp_jax.card import CARD_SUFFIX, beside
+from rnp_jax.card import beside
 from rnp_jax.checks import check_number
 from rnp_jax.commands.attack import AttackOptions, make_victim
 from rnp_jax.commands.compare import COMPARED
@@ -23,7 +23,8 @@ from rnp_jax.pipeline.training_set import open_attack
 from rnp_jax.report.sweep_row import SweepRow
 from rnp_jax.sweep.job import as_stages
 from rnp_jax.sweep.options import OPTIONS, Methods
-from rnp_jax.sweep.running import check_options, open_folder, run_here
+from rnp_jax.sweep.plan import check_options
+from rnp_jax.sweep.running import open_folder, run_here
 from rnp_jax.training.backdoor import PoisonConfig
 from rnp_jax.training.supervised import TrainConfig
 
@@ -104,9 +105,8 @@ def run(options: StudyOptions) -> tuple[SweepRow, ...]:
     trained: dict[str, dict[str, float]] = read_yaml(out / TRAINING) if (out / TRAINING).exists() else {}
     for number, head in enumerate(heads, 1):
         log.say(f"{head.out} ({number} of {len(heads)})")
-        if beside(head.out, CARD_SUFFIX).exists():
+        if Path(head.out).exists():
             continue
-        Path(head.out).unlink(missing_ok=True)  # without a card, it was left half-written
         spent = RunLog()
         make_victim(head, train_set, test, extractor, cached, spent)
         trained[Path(head.out).stem] = {f"head: {name}": seconds for name, seconds in spent.timing.items()}

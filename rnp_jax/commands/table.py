@@ -20,5 +20,8 @@ COMMANDS = {
 COMPILE_NOTHING = ("inspect", "convert", "cache")
 """Commands to which the cache of compiled programs is of no use."""
 
+HOLD_NO_DEVICE = ("sweep", "cache")
+"""Commands whose own process leaves the devices to others."""
+
 LISTINGS = {"attack": "rnp_jax.commands.attack_list:list_attacks"}
 """What ``--list`` prints, whatever else is on the command line: a function by command."""

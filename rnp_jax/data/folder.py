@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from rnp_jax.data.dataset import Dataset
-from rnp_jax.data.image_files import read_image_files
+from rnp_jax.data.image_files import keep_files, keep_folders, read_image_files
 from rnp_jax.data.splits import Split, split_whole
 from rnp_jax.errors import DataError
 
@@ -22,9 +22,10 @@ def load_folder(path: Path, split: Split, size: tuple[int, int] | None = None, *
 
     Raises:
       DataError: if the layout is another one, the two parts name different classes, a class is empty, the images differ
-        in size without ``size``, files cannot be read (all of them in one error), or the set would fill the memory.
+        in size without ``size``, files cannot be read or are special ones (all of them in one error), or the set would
+        fill the memory.
     """
-    inside = {folder.name: folder for folder in _subfolders(path)}
+    inside = {folder.name: folder for folder in keep_folders(path)}
     if not inside:
         raise DataError(f"{path}: no class folders in it; {_LAYOUT}")
     if not set(inside) <= {name for names in _FOLDERS.values() for name in names}:
@@ -33,7 +34,7 @@ def load_folder(path: Path, split: Split, size: tuple[int, int] | None = None, *
     root = parts[split]
     if root is None:
         raise DataError(f"{path}: has {', '.join(sorted(inside))} but no {split} folder; {_LAYOUT}")
-    classes = {part: {folder.name for folder in _subfolders(root)} for part, root in parts.items() if root is not None}
+    classes = {part: {folder.name for folder in keep_folders(root)} for part, root in parts.items() if root is not None}
     if len(classes) == 2 and classes["train"] != classes["test"]:
         signs = [f"- {name}" for name in sorted(classes["train"] - classes["test"])]
         signs += [f"+ {name}" for name in sorted(classes["test"] - classes["train"])]
@@ -41,15 +42,11 @@ def load_folder(path: Path, split: Split, size: tuple[int, int] | None = None, *
     return _read_classes(root, size, f"{path.name} ({split})")
 
 
-def _subfolders(path: Path) -> list[Path]:
-    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
 def _read_classes(root: Path, size: tuple[int, int] | None, name: str) -> Dataset:
     files, labels = [], []
-    folders = _subfolders(root)
+    folders = keep_folders(root)
     for label, folder in enumerate(folders):
-        members = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+        members = keep_files(root, folder.rglob("*"))
         if not members:
             raise DataError(f"{root}: class folder {folder.name!r} is empty; add images or remove it")
         files += members

@@ -1,7 +1,8 @@
 """Many image files as one array: decoded by several threads, every unreadable one named, refused if too large."""
 
 import os
-from collections.abc import Sequence
+import stat
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias
@@ -68,6 +69,47 @@ def read_image_files(
     return images
 
 
+def keep_files(root: Path, entries: Iterable[Path]) -> list[Path]:
+    """The files among these entries, sorted, without hidden ones and folders.
+
+    Raises:
+      DataError: an entry is a link to nothing or to a folder, or no regular file (all of them in one error).
+    """
+    visible = sorted(entry for entry in entries if not entry.name.startswith("."))
+    _refuse_special(root, visible)
+    return [entry for entry in visible if not entry.is_dir()]
+
+
+def keep_folders(root: Path) -> list[Path]:
+    """The folders in ``root``, and links to folders, sorted, without hidden ones.
+
+    Raises:
+      DataError: an entry is a link to nothing, or neither a file nor a folder (all of them in one error).
+    """
+    visible = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
+    folders = [entry for entry in visible if entry.is_dir()]
+    _refuse_special(root, [entry for entry in visible if not entry.is_dir()])
+    return folders
+
+
+def _refuse_special(root: Path, entries: Iterable[Path]) -> None:
+    faults = [f"{entry.relative_to(root).as_posix()}: {fault}" for entry in entries if (fault := _tell_fault(entry))]
+    if faults:
+        raise DataError(
+            f"{root}: {len(faults)} entries are neither images nor folders, remove them: {list_some(faults)}"
+        )
+
+
+def _tell_fault(entry: Path) -> str:
+    try:
+        mode = entry.stat().st_mode
+    except OSError as error:  # a link to nothing, or to itself
+        return error.strerror or str(error)
+    if stat.S_ISDIR(mode):
+        return "a link to a folder, which is not followed" if entry.is_symlink() else ""
+    return "" if stat.S_ISREG(mode) else "a FIFO, device or socket"
+
+
 def list_some(lines: Sequence[str]) -> str:
     """The first `LISTED` of them, and how many more there are."""
     more = f"; and {len(lines) - LISTED} more" if len(lines) > LISTED else ""
@@ -98,7 +140,7 @@ def _first_side(files: Sequence[Path], boxes: Sequence[Box] | None) -> tuple[int
 
 def _check_memory(root: Path, count: int, side: tuple[int, int]) -> None:
     height, width = side
-    needed, allowed = count * height * width * 3, MEMORY_SHARE * _physical_memory()
+    needed, allowed = count * height * width * 3, MEMORY_SHARE * physical_memory()
     if needed > allowed:
         raise DataError(
             f"{root}: {count:,} images of {height}x{width} are {needed / 2**30:,.1f} GiB in memory, but "
@@ -106,6 +148,6 @@ def _check_memory(root: Path, count: int, side: tuple[int, int]) -> None:
         )
 
 
-def _physical_memory() -> int:
+def physical_memory() -> int:
     """Bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,16 +1,22 @@
 """Decoding and resizing single images with Pillow."""
 
+import contextlib
 import io
 import struct
+import threading
 import zlib
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
+from PIL.ImageFile import ImageFile
+from PIL.PngImagePlugin import PngImageFile
 
+from rnp_jax.checks import LARGEST_SIDE
 from rnp_jax.errors import ConfigError, DataError
+from rnp_jax.regular_file import open_regular
 
 ImageSize: TypeAlias = int | tuple[int, int]
 """The side of a square, or (height, width), in pixels."""
@@ -19,7 +25,15 @@ FORMATS = ("PNG", "JPEG", "PPM", "BMP")
 """The only decoders that are tried, whatever a file's name says."""
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error),
+    *(Image.DecompressionBombError, Image.DecompressionBombWarning),
+)
+
+_MOST_PIXELS = 2**26
+_LARGE_PIXELS = 2**22
+_LARGE_ONE = threading.Lock()
+"""Held while an image of more than ``_LARGE_PIXELS`` is decoded: a file of 20 KB can be one of 200 MB."""
 
 
 def parse_size(image_size: ImageSize | None) -> tuple[int, int] | None:
@@ -31,8 +45,10 @@ def parse_size(image_size: ImageSize | None) -> tuple[int, int] | None:
     if image_size is None:
         return None
     sides = image_size if isinstance(image_size, tuple) else (image_size, image_size)
-    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
-        raise ConfigError(f"image_size is {image_size!r}; give a positive number of pixels, or (height, width)")
+    if len(sides) != 2 or not all(isinstance(side, int) and 0 < side <= LARGEST_SIDE for side in sides):
+        raise ConfigError(
+            f"image_size is {image_size!r}; give a positive number of pixels up to {LARGEST_SIDE}, or (height, width)"
+        )
     return sides[0], sides[1]
 
 
@@ -42,20 +58,43 @@ def decode_image(
     """Decode one PNG, JPEG, PPM or BMP image, as ``channels`` (1 grey, 3 RGB, 4 RGBA), resized to ``size``.
 
     Raises:
-      DataError: if it is truncated, damaged, far too large, of another format, or has more than 8 bits a channel.
+      DataError: if it is truncated, damaged, far too large, of another format, no regular file, has more than 8 bits a
+        channel, or several frames.
     """
+    opened = io.BytesIO(source) if isinstance(source, bytes) else _open_file(source)
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
-            if image.mode.startswith(("I", "F")):
-                raise DataError(f"more than 8 bits a channel (mode {image.mode}); convert it to 8 bits")
-            image = image.convert(_MODES[channels])
+        with opened as file, Image.open(file, formats=FORMATS) as image:
+            pixels = image.width * image.height
+            if pixels > _MOST_PIXELS:
+                raise DataError(f"{image.width}x{image.height} pixels, expected at most {_MOST_PIXELS:,} in all")
+            _check_depth(image)
+            with _LARGE_ONE if pixels > _LARGE_PIXELS else contextlib.nullcontext():
+                image = image.convert(_MODES[channels])
+                array = np.asarray(image if size is None else _resize(image, size))
     except _UNREADABLE as error:
         reason = "not a PNG, JPEG, PPM or BMP image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
         raise DataError(reason) from error
-    if size is not None:
-        image = _resize(image, size)
-    array = np.asarray(image)
     return array.reshape(*array.shape[:2], channels)
+
+
+def _check_depth(image: ImageFile) -> None:
+    """Refuse an image of which Pillow would read a part: the upper 8 bits of 16, or the first frame of several."""
+    deep = image.mode.startswith(("I", "F"))
+    for _, _, _, layout in image.tile:  # how the file holds the pixels: "RGB;16B", or in a PPM ("RGB", 65535)
+        parts = layout if isinstance(layout, tuple) else (layout,)
+        deep |= any(isinstance(part, str) and ";16" in part for part in parts) and image.format == "PNG"
+        deep |= any(isinstance(part, int) and part > 255 for part in parts) and image.format == "PPM"
+    if deep:
+        raise DataError(f"more than 8 bits a channel (mode {image.mode}); convert it to 8 bits")
+    if isinstance(image, PngImageFile) and image.n_frames > 1:
+        raise DataError(f"{image.n_frames} frames, expected a single image; save the one that is meant")
+
+
+def _open_file(path: Path) -> BinaryIO:
+    try:
+        return open_regular(path)
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}") from error
 
 
 def resize_images(

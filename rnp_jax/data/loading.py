@@ -14,7 +14,7 @@ from rnp_jax.data.npz import load_npz
 from rnp_jax.data.splits import Split, check_split
 from rnp_jax.data.tfds import default_data_dir, explain_preparing, find_prepared, list_known, load_tfds
 from rnp_jax.data.tiny_imagenet import find_tiny_imagenet, load_tiny_imagenet
-from rnp_jax.errors import DataError
+from rnp_jax.errors import DataError, UnusableDataError
 
 BUILT_IN = ("digits",)
 
@@ -49,8 +49,8 @@ def load(
     """
     check_split(split)
     size = parse_size(image_size)
-    name, path = os.fspath(name_or_path), Path(name_or_path).expanduser()
-    prepared_in = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
+    name, path = os.fspath(name_or_path), Path(os.path.expanduser(name_or_path))
+    prepared_in = default_data_dir() if data_dir is None else Path(os.path.expanduser(data_dir))
     if name == "digits":
         return load_digits(split, size)
     if (folder := find_prepared(prepared_in).get(name)) is not None:
@@ -61,7 +61,25 @@ def load(
         if path.suffix != ".npz":
             raise DataError(f"{path}: a file of unknown kind; data is {', '.join(BUILT_IN)}, {_KINDS}")
         return load_npz(path, split, size, undivided=undivided)
-    raise DataError(_explain_missing(name, prepared_in))
+    raise UnusableDataError(_explain_missing(name, prepared_in))
+
+
+def find_files(name_or_path: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None = None) -> Path:
+    """The folder or file of a data set that is not built in.
+
+    Args:
+      name_or_path: as ``load`` takes it.
+      data_dir: as ``load`` takes it.
+
+    Raises:
+      UnusableDataError: there is no such data.
+    """
+    name, path = os.fspath(name_or_path), Path(os.path.expanduser(name_or_path))
+    prepared_in = default_data_dir() if data_dir is None else Path(os.path.expanduser(data_dir))
+    found = find_prepared(prepared_in).get(name, path)
+    if not found.exists():
+        raise UnusableDataError(_explain_missing(name, prepared_in))
+    return found
 
 
 def _load_directory(path: Path, split: Split, size: tuple[int, int] | None, undivided: bool) -> Dataset:

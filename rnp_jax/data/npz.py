@@ -1,21 +1,24 @@
 """Images and labels from a .npz file, never unpickling."""
 
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
+from rnp_jax.checks import MOST_CLASSES
 from rnp_jax.data.dataset import Dataset, validate
+from rnp_jax.data.image_files import MEMORY_SHARE, list_some, physical_memory
 from rnp_jax.data.images import resize_images
 from rnp_jax.data.splits import Split, split_whole
 from rnp_jax.errors import DataError
+from rnp_jax.npy import read_any_npy
+from rnp_jax.npz import READ_ERRORS, list_arrays, open_array, open_npz
 from rnp_jax.torch_io.text import quote
 from rnp_jax.types import Batch
 
 _SPLIT_NAMES = (("x_{}", "y_{}"), ("{}_images", "{}_labels"))
 _WHOLE_NAMES = ("images", "labels")
-_MOST_CLASSES = 100_000  # that labels alone may announce; ImageNet-21k has 21,841
+_NAME_BYTES = 4096
 
 
 def load_npz(path: Path, split: Split, size: tuple[int, int] | None = None, *, undivided: bool = False) -> Dataset:
@@ -30,22 +33,22 @@ def load_npz(path: Path, split: Split, size: tuple[int, int] | None = None, *, u
     """
     pairs = [(x.format(split), y.format(split)) for x, y in _SPLIT_NAMES]
     try:
-        if not zipfile.is_zipfile(path):
-            raise ValueError("not a zip archive")
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            found = next((pair for pair in [*pairs, _WHOLE_NAMES] if set(pair) <= set(archive.files)), None)
+        with open_npz(path) as archive:
+            held = list_arrays(archive)
+            found = next((pair for pair in [*pairs, _WHOLE_NAMES] if set(pair) <= set(held)), None)
             if found is None:
                 wanted = ", or ".join("/".join(pair) for pair in [*pairs, _WHOLE_NAMES])
-                raise DataError(f"{path}: holds {', '.join(map(quote, archive.files)) or 'nothing'}; expected {wanted}")
-            images, labels = archive[found[0]], archive[found[1]]
-            names = archive["class_names"] if "class_names" in archive.files else None
-    except (OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+                raise DataError(f"{path}: holds {list_some([*map(quote, held)]) or 'nothing'}; expected {wanted}")
+            images, labels = (_read(archive, name) for name in found)
+            names = _read(archive, "class_names") if "class_names" in held else None
+    except READ_ERRORS as error:
+        reason = str(error) or type(error).__name__
         raise DataError(
-            f"{path}: not a readable .npz of plain arrays ({error}); save it again with np.savez"
+            f"{path}: not a readable .npz of plain arrays ({reason}); save it again with np.savez"
         ) from error
     images = images[..., None] if images.ndim == 3 else images
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    class_names = _number_classes(labels, path) if names is None else tuple(map(str, names.ravel()))
+    class_names = _number_classes(labels, path) if names is None else _name_classes(names, path)
     validate(Batch(images, labels), num_classes=len(class_names), name=str(path))
     dataset = Dataset(resize_images(images, size), labels.astype(np.int32), class_names, path.name)
     if found == _WHOLE_NAMES:
@@ -53,10 +56,27 @@ def load_npz(path: Path, split: Split, size: tuple[int, int] | None = None, *, u
     return Dataset(dataset.images, dataset.labels, class_names, f"{path.name} ({split})")
 
 
+def _read(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    with open_array(archive, name) as member:
+        return read_any_npy(member, f"{name}.npy", int(MEMORY_SHARE * physical_memory()))
+
+
+def _name_classes(names: np.ndarray, path: Path) -> tuple[str, ...]:
+    if names.size > MOST_CLASSES or names.dtype.itemsize > _NAME_BYTES:
+        size = f"{names.size:,} class names of {names.dtype.itemsize:,} bytes"
+        raise DataError(f"{path}: {size}, expected at most {MOST_CLASSES:,} of {_NAME_BYTES:,}")
+    try:
+        found = tuple(map(str, names.ravel()))
+        "".join(found).encode()
+    except ValueError as error:
+        raise DataError(f"{path}: class names that are no text: {error}") from error
+    return found
+
+
 def _number_classes(labels: np.ndarray, path: Path) -> tuple[str, ...]:
     """The classes 0 to the largest label by their numbers; one class where the labels are no integers."""
     largest = int(labels.max(initial=0)) if np.issubdtype(labels.dtype, np.integer) else 0
-    if largest >= _MOST_CLASSES:
+    if largest >= MOST_CLASSES:
         fix = "number the classes from 0, or add an array class_names"
-        raise DataError(f"{path}: label {largest}, expected labels below {_MOST_CLASSES:,}; {fix}")
+        raise DataError(f"{path}: label {largest}, expected labels below {MOST_CLASSES:,}; {fix}")
     return tuple(map(str, range(largest + 1)))

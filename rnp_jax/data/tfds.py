@@ -1,6 +1,5 @@
 """Prepared TensorFlow Datasets by name, read without TensorFlow and without a network."""
 
-import json
 import os
 import re
 from pathlib import Path
@@ -17,12 +16,22 @@ from rnp_jax.errors import DataError
 _READABLE = ("array_record", "parquet")  # the formats with random access, which need no TensorFlow
 _TEST_SPLITS = ("test", "validation", "val")
 _CHUNK = 1024
-_UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError)
+_MOST_CLASSES = 100_000  # ImageNet-21k has 21,841
+_FEATURES = (
+    *("FeaturesDict", "Sequence", "Image", "LabeledImage", "ClassLabel", "BBoxFeature"),
+    *("Tensor", "Scalar", "Text"),
+)
+"""What an image classification set may hold; reading these runs no other code."""
+
+_UNREADABLE = (
+    *(OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError),
+    *(ArithmeticError, AssertionError, ImportError),
+)
 
 
 def default_data_dir() -> Path:
     """Where TensorFlow Datasets keeps prepared sets: ``$TFDS_DATA_DIR``, else ``~/tensorflow_datasets``."""
-    return Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+    return Path(os.path.expanduser(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")))
 
 
 def find_prepared(data_dir: Path) -> dict[str, Path]:
@@ -71,9 +80,8 @@ def load_tfds(
     import tensorflow_datasets as tfds  # imported late: most commands never need it
     from google.protobuf import json_format, message
 
-    _check_features(folder / "features.json")
     try:
-        builder: Any = tfds.builder_from_directory(folder)
+        builder = _open_builder(tfds, folder)
         file_format = builder.info.file_format
         if file_format is None or file_format.value not in _READABLE:
             raise DataError(
@@ -86,32 +94,50 @@ def load_tfds(
         source = builder.as_data_source(split=part, decoders=skip)
         channels = builder.info.features[image_key].shape[-1] or 3
         images, labels = _read_records(source, image_key, label_key, channels, size)
+        class_names = tuple(builder.info.features[label_key].names)
     except (*_UNREADABLE, message.Error, json_format.Error) as error:
         raise DataError(f"{name}: cannot be read from {folder} ({error}); prepare it again") from error
-    class_names = tuple(builder.info.features[label_key].names)
     if builder.info.name == "cifar10" and class_names == tuple(map(str, range(10))):
         class_names = CIFAR10_CLASSES  # prepared without its label file
     stacked = stack_images(images, [f"index {index}" for index in range(len(images))], name)
-    dataset = Dataset(stacked, np.asarray(labels, np.int32), class_names, f"{name} ({part})")
+    dataset = Dataset(stacked, labels, class_names, f"{name} ({part})")
     return split_whole(dataset, split, undivided) if len(builder.info.splits) == 1 else dataset
 
 
-def _check_features(path: Path) -> None:
-    """Refuse a feature description that would import anything but the library's own features."""
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: no readable description of the features ({error}); prepare the set again") from error
-    pending = [description]
+def _open_builder(tfds: Any, folder: Path) -> Any:
+    """The set's reader, made from a checked description of its features and from no other.
+
+    Left to itself, TensorFlow Datasets imports whatever module a description names, and looks for descriptions in
+    several forms and files; some of those modules may lie in the data's own folder.
+    """
+    from google.protobuf import json_format
+    from tensorflow_datasets.core import dataset_info, read_only_builder
+    from tensorflow_datasets.core.proto import feature_pb2
+
+    messages: Any = feature_pb2
+    features = json_format.Parse((folder / "features.json").read_text(encoding="utf-8"), messages.Feature())
+    kinds = [getattr(tfds.features, name) for name in _FEATURES]
+    _check_features(folder / "features.json", features, {f"{kind.__module__}.{kind.__name__}" for kind in kinds})
+    described: Any = dataset_info.read_proto_from_builder_dir(folder)
+    described.ClearField("module_name")
+    described.features.CopyFrom(features)
+    return read_only_builder.ReadOnlyBuilder(builder_dir=folder, info_proto=described)
+
+
+def _check_features(path: Path, top: Any, allowed: set[str]) -> None:
+    """Refuse a description that names another feature, or hides one in JSON."""
+    pending = [top]
     while pending:
-        node = pending.pop()
-        if isinstance(node, dict):
-            name = node.get("pythonClassName", "tensorflow_datasets.")
-            if not str(name).startswith("tensorflow_datasets."):
-                raise DataError(f"{path}: names the feature class {name!r}, which is not TensorFlow Datasets' own")
-            pending.extend(node.values())
-        elif isinstance(node, list):
-            pending.extend(node)
+        feature = pending.pop()
+        content = feature.WhichOneof("content")
+        if feature.python_class_name not in allowed or content == "json_feature":
+            raise DataError(
+                f"{path}: names the feature class {feature.python_class_name!r} with the content {content}, expected "
+                f"{', '.join(_FEATURES)} of TensorFlow Datasets itself; prepare the set again without other features"
+            )
+        pending.extend(feature.features_dict.features.values())
+        if content == "sequence":
+            pending.append(feature.sequence.feature)
 
 
 def _find_keys(tfds: Any, info: Any, name: str) -> tuple[str, str]:
@@ -124,6 +150,9 @@ def _find_keys(tfds: Any, info: Any, name: str) -> tuple[str, str]:
         raise DataError(f"{name}: not an image classification set, expected one Image and one ClassLabel in {found}")
     if info.features[chosen[0]].np_dtype != np.uint8:
         raise DataError(f"{name}: images are {info.features[chosen[0]].np_dtype}, expected uint8")
+    declared = info.features[chosen[1]].num_classes
+    if not 0 < (declared or 0) <= _MOST_CLASSES:
+        raise DataError(f"{name}: declares {declared} classes, expected 1 to {_MOST_CLASSES:,}; prepare it again")
     return chosen[0], chosen[1]
 
 
@@ -138,7 +167,7 @@ def _choose_split(available: list[str], split: Split, name: str) -> str:
 
 def _read_records(
     source: Any, image_key: str, label_key: str, channels: int, size: tuple[int, int] | None
-) -> tuple[list[np.ndarray], list[int]]:
+) -> tuple[list[np.ndarray], np.ndarray]:
     images, labels = [], []
     for start in range(0, len(source), _CHUNK):
         for record in source.__getitems__(list(range(start, min(start + _CHUNK, len(source))))):
@@ -149,4 +178,4 @@ def _read_records(
             labels.append(int(record[label_key]))
     if not images:
         raise ValueError("it holds no images")
-    return images, labels
+    return images, np.asarray(labels, np.int32)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from rnp_jax.data.dataset import Dataset
-from rnp_jax.data.image_files import list_some, read_image_files
+from rnp_jax.data.image_files import keep_files, list_some, read_image_files
 from rnp_jax.data.splits import Split
 from rnp_jax.errors import DataError
 
@@ -99,7 +99,7 @@ def _read_lines(path: Path) -> list[str]:
 def _images_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    return keep_files(folder, folder.iterdir())
 
 
 def _is_plain(name: str) -> bool:

@@ -171,6 +171,7 @@ def _distil_away(
     Returns:
       The outcome that nothing speaks against, or None; and the triggers of all rounds.
     """
+    against = ""
     for number in range(config.rounds):
         round_key, search_key = (jax.random.fold_in(key, number) for key in (distil_key, check_key))
         done = repair(task, whole, RepairConfig(distil=config.nc.distil), round_key, stamps=stamps)
@@ -179,8 +180,8 @@ def _distil_away(
             return done, stamps
         with task.stage("check"):
             more = gather_stamps(task.network, done.variables, task.data, search_key, config.nc, again)
-        stamps = stamps.join(more)
-    task.warn(f"Distillation from the recovered triggers alone was dropped: {again.rule}")
+        stamps, against = stamps.join(more), again.rule
+    task.warn(f"Distillation from the recovered triggers alone was dropped: {against}")
     return None, stamps
 
 

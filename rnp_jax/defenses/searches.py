@@ -228,8 +228,8 @@ def gather_stamps(
         return stamps
     again = [find_warps(network, variables, data, own, config.warp, labels=found.moved).fields for own in keys]
     fields = np.concatenate([found.warps.select(found.moved), *again])
-    nothing = (np.zeros((len(fields), *part.shape[1:]), np.float32) for part in stamps[:2])
-    return stamps.join(Stamps(*nothing, fields))
+    masks, patterns = (np.zeros((len(fields), *part.shape[1:]), np.float32) for part in stamps[:2])
+    return stamps.join(Stamps(masks, patterns, fields))
 
 
 def _explain_none(found: Inverted, patches: Patches, warps: Warps, median: float, config: SearchConfig) -> str:

@@ -7,7 +7,7 @@ from functools import cache
 
 import jax
 
-from rnp_jax.errors import ArchitectureError
+from rnp_jax.errors import ArchitectureError, ConfigError
 from rnp_jax.models.bounds import bound_entries, bounds_in
 from rnp_jax.models.design import Shapes
 from rnp_jax.models.registry import ARCHITECTURES, DESIGNS, Architecture, Network, suggest
@@ -33,7 +33,12 @@ def infer_architecture(
     weights = consumed(shapes)
     if name is not None and name not in ARCHITECTURES:
         raise ArchitectureError(f"unknown architecture {name!r}; {suggest(name)}")
-    proposal = _propose(weights, name, image_shape)
+    if empty := [f" {key}: {tuple(shape)}" for key, shape in weights.items() if 0 in shape]:
+        raise ArchitectureError("no network has weights without values:\n" + _shorten(empty))
+    try:
+        proposal = _propose(weights, name, image_shape)
+    except ConfigError as error:
+        raise ArchitectureError(f"no network has such sizes: {error}") from error
     check_fit(proposal, weights)
     for key in filter_masks(shapes):
         expected = weights.get(key.removesuffix(FILTER_MASK) + "running_var")
@@ -44,10 +49,10 @@ def infer_architecture(
 
 def resized(architecture: Architecture, shapes: Shapes, size: tuple[int, int]) -> Architecture:
     """The architecture for images of another height and width if the weights allow it; otherwise unchanged."""
-    other = replace(architecture, image_shape=(*size, architecture.image_shape[2]))
     try:
+        other = replace(architecture, image_shape=(*size, architecture.image_shape[2]))
         check_fit(other, consumed(shapes))
-    except ArchitectureError:
+    except (ArchitectureError, ConfigError):
         return architecture
     return other
 
@@ -101,7 +106,12 @@ def check_fit(architecture: Architecture, shapes: Shapes) -> None:
       ArchitectureError: they differ; the error lists the missing (-) and unexpected (+) keys, or the keys whose shapes
         differ.
     """
-    expected = {entry.key: entry.shape for entry in entries(architecture)}  # parts of one tensor state the same shape
+    try:
+        found = entries(architecture)
+    except (TypeError, ValueError, ArithmeticError) as error:  # JAX's, of shapes that do not go together
+        size = architecture.image_shape
+        raise ArchitectureError(f"{architecture.name} cannot take images of {size}; give the image shape") from error
+    expected = {entry.key: entry.shape for entry in found}  # parts of one tensor state the same shape
     lines = [f" - {key}" for key in expected if key not in shapes]
     lines += [f" + {key}" for key in shapes if key not in expected]
     if lines:

@@ -14,8 +14,10 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
+from rnp_jax.checks import MOST_CLASSES, check_image_shape, check_number
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import (
+    cifar_resnet,
     convnext,
     densenet,
     efficientnet,
@@ -37,6 +39,7 @@ from rnp_jax.types import Tree, Variables
 DESIGNS: Mapping[str, Design] = MappingProxyType(
     {
         **resnet.DESIGNS,
+        **cifar_resnet.DESIGNS,
         **convnext.DESIGNS,
         **vision_transformer.DESIGNS,
         **mobilenet_v2.DESIGNS,
@@ -52,6 +55,11 @@ DESIGNS: Mapping[str, Design] = MappingProxyType(
 """All architectures with fixed layers, by name."""
 
 ARCHITECTURES = (*DESIGNS, "mlp")
+
+MOST_LAYERS = 100
+"""Of an mlp: to trace one takes time that grows with the square."""
+
+_LARGEST_WIDTH = 2**14
 
 
 def suggest(name: str) -> str:
@@ -81,8 +89,14 @@ class Architecture:
     def __post_init__(self):
         if self.name not in ARCHITECTURES:
             raise ConfigError(f"unknown architecture {self.name!r}; {suggest(self.name)}")
-        if self.num_classes < 2 or (self.name != "mlp" and self.width < 1) or (self.name == "mlp" and not self.layers):
-            raise ConfigError(f"{self}: expected 2 classes or more, and a width of 1 or more (for an mlp: its layers)")
+        check_image_shape(self.image_shape)
+        check_number("num_classes", self.num_classes, 2, MOST_CLASSES, integer=True)
+        if self.name != "mlp":
+            check_number("width", self.width, 1, _LARGEST_WIDTH, integer=True)
+        elif not 1 <= len(self.layers) <= MOST_LAYERS or min(units for _, units in self.layers) < 1:
+            raise ConfigError(
+                f"an mlp of {len(self.layers)} layers: expected its layers, 1 to {MOST_LAYERS}, each of 1 unit or more"
+            )
 
     def module(self, placement: Placement, precision: Precision) -> Chain:
         """Builds the Flax module."""

@@ -1,5 +1,4 @@
-"""Residual networks: CIFAR's ResNets (the RNP release's layout, and the three narrow stages of the ResNet paper) and
-pre-activation ResNet (BackdoorBench's and VinAI's).
+"""Residual networks: CIFAR's ResNet (the RNP release's layout) and pre-activation ResNet (BackdoorBench's and VinAI's).
 
 Layers have the source's names (``layer1.0.conv1``), so a checkpoint's keys are the paths of its parameters. A
 ``Layout`` describes the names and stems of other sources.
@@ -44,9 +43,6 @@ class Layout(NamedTuple):
 
 CIFAR = Layout()
 """The RNP release's, which most code for 32-pixel images shares."""
-
-PADDED = CIFAR._replace(shortcut=None)
-"""That of the ResNet paper's networks for CIFAR (akamaster's pytorch_resnet_cifar10)."""
 
 
 class Block(nn.Module):
@@ -241,12 +237,6 @@ def design(
     return Design(build, matches, stem, f"{layout.head}.weight", width, image_side=side)
 
 
-def three_stages(depth: int, layout: Layout) -> Design:
-    """One of the ResNet paper's networks for CIFAR: 6n + 2 layers, in three stages of n blocks of widths 16, 32, 64."""
-    blocks = (depth - 2) // 6
-    return design("basic", (blocks, blocks, blocks, 0), layout, width=16)
-
-
 def count_blocks(names: Iterable[str]) -> Depths:
     """Number of blocks of the four stages, from the layers' names; 0 if a stage is absent."""
     blocks = {match.groups() for name in names if (match := re.match(r"layer([1-4])\.(\d+)\.", name))}
@@ -262,6 +252,5 @@ DESIGNS: Mapping[str, Design] = MappingProxyType(
         "resnet101": design("bottleneck", (3, 4, 23, 3)),
         "resnet152": design("bottleneck", (3, 8, 36, 3)),
         "preactresnet18": design("preact", (2, 2, 2, 2)),
-        **{f"resnet{depth}": three_stages(depth, PADDED) for depth in (20, 32, 44, 56, 110)},
     }
 )

@@ -1,10 +1,8 @@
-"""ResNets with other layer names than CIFAR's: those of torchvision, TrojanZoo and NAD.
+"""ResNets with other layer names than CIFAR's: those of torchvision and TrojanZoo.
 
 - torchvision (``downsample``, ``fc``): a 7x7 stem with stride 2 and max-pooling, for images of 224 pixels.
 - TrojanZoo puts the same layers under ``features`` and ``classifier.fc``; its ``_comp`` networks, for CIFAR and GTSRB,
   have a 3x3 stem without pooling.
-- The ResNet paper's networks for CIFAR have three stages, starting with 16 channels; many write them with torchvision's
-  names (``cifar_resnet20``). NAD and ABL give the name ResNet34 to the one of 32 layers, here ``nad_resnet32``.
 
 Inside its bottlenecks, a wide ResNet has twice as many channels; a ResNeXt has two or four times as many, in groups.
 """
@@ -13,10 +11,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from rnp_jax.models.design import Design
-from rnp_jax.models.resnet import BlockKind, Depths, Layout, design, three_stages
+from rnp_jax.models.resnet import BlockKind, Depths, Layout, design
 
 TORCHVISION = Layout(shortcut="downsample", head="fc", stem=7)
-_SMALL = TORCHVISION._replace(stem=3)
 TROJANZOO = Layout("features.", "downsample", "classifier.fc", 7)
 
 _RESNETS: Mapping[str, tuple[BlockKind, Depths, int, int]] = MappingProxyType(
@@ -53,7 +50,5 @@ DESIGNS: Mapping[str, Design] = MappingProxyType(
         **_designs("torchvision_{}", TORCHVISION, {**_RESNETS, **_RESNEXTS}),
         **_designs("trojanzoo_{}", TROJANZOO, {**_RESNETS, **_RESNEXTS}),
         **_designs("trojanzoo_{}_comp", TROJANZOO._replace(stem=3), _RESNETS),
-        "nad_resnet32": three_stages(32, _SMALL),
-        **{f"cifar_resnet{depth}": three_stages(depth, _SMALL) for depth in (20, 44, 56, 110)},
     }
 )

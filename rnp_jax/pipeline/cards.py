@@ -25,13 +25,14 @@ def describe_model(
     seed: int,
     metrics: Metrics,
     seconds: float | None = None,
+    draft: Path | None = None,
 ) -> Card:
-    """The card of the checkpoint just written to ``path``."""
+    """The card of the checkpoint just written to ``path``, or to ``draft``, which will have that name."""
     architecture = network.architecture
     measured = {name: share for name in ("acc", "asr", "ra") if (share := getattr(metrics, name)) is not None}
     return Card(
         file=path.name,
-        sha256=read_checkpoint(path).sha256,
+        sha256=read_checkpoint(draft or path).sha256,
         architecture=ArchitectureCard(
             name=architecture.name,
             num_classes=architecture.num_classes,

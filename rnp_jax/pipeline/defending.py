@@ -7,6 +7,7 @@ from rnp_jax.evaluation.measure import Measured
 from rnp_jax.pipeline.case import Case, open_case
 from rnp_jax.pipeline.describing import describe_run
 from rnp_jax.pipeline.evidence import search_before_and_after
+from rnp_jax.pipeline.holding import hold_new
 from rnp_jax.pipeline.measuring import Outcome, measure, run_method
 from rnp_jax.pipeline.opening import choose_out, open_model
 from rnp_jax.pipeline.pruning_curves import measure_curves
@@ -26,6 +27,7 @@ def defend_checkpoint(request: Request, out: str | None = None, log: RunLog | No
 
     Raises:
       RnpError: an unusable checkpoint, data set or option; nothing is written to the source.
+      DataError: another run writes into the folder, or has finished there.
     """
     check_request(request)
     folder = choose_out(out, request.checkpoint, "defend", LAST)
@@ -38,9 +40,10 @@ def defend_checkpoint(request: Request, out: str | None = None, log: RunLog | No
     for anomaly in model.checkpoint.anomalies:
         log.say(f"  note: {anomaly}")
     case = open_case(model, request, log)
-    write_yaml(folder / "config.yaml", request.plain())  # the first file: what came before left no folder behind
-    log.write_to(folder / "run.log")
-    return write_outcome(case, defend_case(case, request, log), request, cleaned, log)
+    with hold_new(folder, "defend", LAST):  # what came before left no folder behind
+        write_yaml(folder / "config.yaml", request.plain())
+        log.write_to(folder / "run.log")
+        return write_outcome(case, defend_case(case, request, log), request, cleaned, log)
 
 
 def defend_case(case: Case, request: Request, log: RunLog, before: Measured | None = None) -> Outcome:

@@ -6,7 +6,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
-from matplotlib.figure import Figure
 
 from rnp_jax.data import Dataset
 from rnp_jax.data.splits import name_source
@@ -32,6 +31,7 @@ from rnp_jax.report.detection import (
     TriggerPart,
 )
 from rnp_jax.report.detection_plots import KnownScore, plot_calibration
+from rnp_jax.report.drawing import Figure
 from rnp_jax.report.sample_plots import ScoredSamples, plot_roc, plot_sample_scores, plot_suspicious
 from rnp_jax.report.share_plots import plot_shares
 from rnp_jax.report.trigger_plots import KnownTrigger, TriggerMaps, plot_norms, plot_triggers

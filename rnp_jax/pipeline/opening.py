@@ -14,6 +14,7 @@ from jaxtyping import Int
 from rnp_jax.attacks import Attack, Goal, Params, TriggeredSet, get_attack, load_artefact, trigger_test_set
 from rnp_jax.card import TRIGGER_SUFFIX, ExtractorCard, beside
 from rnp_jax.checkpoints import Model, load_model
+from rnp_jax.checks import check_path
 from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, TriggerOptions
 from rnp_jax.data import (
     NORMALIZATIONS,
@@ -25,8 +26,9 @@ from rnp_jax.data import (
     sample_defense_set,
     validate,
 )
-from rnp_jax.errors import ArchitectureError, ConfigError, DataError
+from rnp_jax.errors import ArchitectureError, ConfigError, DataError, RnpError, UnusableDataError
 from rnp_jax.extractors import Extractor, feature_set, open_extractor
+from rnp_jax.pipeline.holding import check_unfinished
 from rnp_jax.types import Batch
 
 TRIGGER_SEED = 0  # of the few triggers that draw something per image
@@ -57,7 +59,10 @@ def open_model(path: str, source: SourceOptions, compute: ComputeOptions) -> Sus
 
     Raises:
       CheckpointError, ArchitectureError, DataError: it, or its extractor, cannot be used.
+      UnusableDataError: its extractor is not there, or another than it was trained on.
     """
+    if source.extractor is not None and not Path(source.extractor).exists():
+        raise UnusableDataError(f"--extractor {source.extractor}: nothing is there; give a checkpoint or a folder")
     extractor = None if source.extractor is None else open_extractor(source.extractor)
     arguments = source_arguments(source)
     normalization = None if source.normalization is None else parse_normalization(source.normalization)
@@ -86,17 +91,20 @@ def open_model(path: str, source: SourceOptions, compute: ComputeOptions) -> Sus
 def _open_carded(model: Model, card: ExtractorCard) -> Extractor:
     path = model.checkpoint.path.parent / card.path
     if not path.exists():
-        raise DataError(
+        raise UnusableDataError(
             f"{path} does not exist; {model.checkpoint.path} was trained on this extractor, {card.name}: "
             "put it there, or give its path with --extractor"
         )
-    return open_extractor(path)
+    try:
+        return open_extractor(path)
+    except RnpError as error:
+        raise UnusableDataError(f"the extractor of {model.checkpoint.path} cannot be used: {error}") from error
 
 
 def _check_same(extractor: Extractor, card: ExtractorCard) -> None:
     found = extractor.provenance.get("sha256")
     if found != card.sha256:
-        raise DataError(
+        raise UnusableDataError(
             f"{extractor.provenance.get('path')} has sha256 {found}, but the head was trained on features of "
             f"{card.name}, sha256 {card.sha256}; give that extractor's path with --extractor"
         )
@@ -133,6 +141,11 @@ def open_data(
     named = replace(options, data=model.card.data) if carded and model.card else options
     data = load_images(named, split, size, undivided=undivided)
     validate(data, num_classes=architecture.num_classes, image_shape=shape)
+    if data.num_classes < architecture.num_classes:
+        raise DataError(
+            f"{data.name}: has {data.num_classes} classes, but the model has {architecture.num_classes}; use the data "
+            "set that the model was trained for, or name all its classes (class_names in an .npz file)"
+        )
     return data
 
 
@@ -149,12 +162,15 @@ def load_images(
 
     Raises:
       ConfigError: they name none.
-      DataError: it cannot be read.
+      UnusableDataError: it is not there, or cannot be read.
     """
     if options.data is None:
         raise ConfigError("no data: give --data, such as cifar10, digits, or a folder of images")
     side = options.image_size or size
-    data = load(options.data, split=split, data_dir=options.data_dir, image_size=side, undivided=undivided)
+    try:
+        data = load(options.data, split=split, data_dir=options.data_dir, image_size=side, undivided=undivided)
+    except DataError as error:
+        raise UnusableDataError(str(error)) from error
     if split == "test" and options.test_images is not None and options.test_images < len(data):
         data = data.subset(draw_evenly(data.labels, options.test_images))
     return data
@@ -262,11 +278,12 @@ def choose_out(out: str | None, model: str, command: str, finished: str) -> Path
     """The output folder: as given, or ``runs/COMMAND-STEM``. It is not made yet.
 
     Raises:
+      ConfigError: its name is not UTF-8.
       DataError: it holds ``finished``, the last file of an earlier run, or is no folder.
     """
     folder = Path(out) if out else Path("runs") / f"{command}-{Path(model).stem}"
+    check_path("--out", folder)
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is not a folder; choose another with --out")
-    if (folder / finished).exists():
-        raise DataError(f"{folder} already contains a finished result; choose another folder with --out")
+    check_unfinished(folder, finished)
     return folder

@@ -174,7 +174,7 @@ def _unread(each: Field) -> tuple[str, Any, Any]:
 
 def names_in(value: Any) -> tuple[str, ...]:
     """The methods that a preset or a command line names: one or several."""
-    return (value,) if isinstance(value, str) else tuple(map(str, value))
+    return tuple(map(str, value)) if isinstance(value, list | tuple) else (str(value),)
 
 
 def read_options(schema: type[Schema], path: str | PathLike[str]) -> Schema:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, fields
 from os import PathLike
-from pathlib import Path
 from typing import Any, get_args
 
 from rnp_jax.checkpoints import Model
@@ -14,6 +13,7 @@ from rnp_jax.pipeline.case import make_case
 from rnp_jax.pipeline.defending import defend_case, judge_outcome, write_outcome
 from rnp_jax.pipeline.detecting import DetectionOptions, examine
 from rnp_jax.pipeline.detection_document import Examination
+from rnp_jax.pipeline.holding import hold_new
 from rnp_jax.pipeline.judging import check_required
 from rnp_jax.pipeline.opening import Suspect, choose_out, open_trigger
 from rnp_jax.pipeline.options import Require, RunOptions
@@ -96,9 +96,10 @@ def defend(
         result = judge_outcome(case, outcome, request, log)
     else:
         cleaned = name_cleaned(choose_out(str(out), request.checkpoint, "defend", LAST), request)
-        outcome = defend_case(case, request, log)
-        write_yaml(cleaned.parent / "config.yaml", request.plain())
-        result = write_outcome(case, outcome, request, cleaned, log)
+        with hold_new(cleaned.parent, "rnp_jax.defend", LAST):
+            outcome = defend_case(case, request, log)
+            write_yaml(cleaned.parent / "config.yaml", request.plain())
+            result = write_outcome(case, outcome, request, cleaned, log)
     check_required(require, result.verdict)
     return Cleaned(outcome.model, result)
 
@@ -169,7 +170,11 @@ def detect(
     known = open_trigger(suspect, trigger or TriggerOptions(), images)
     case = Examination(suspect, images.batch, images, known, RunLog(quiet=out is None), {})
     folder = None if out is None else choose_out(str(out), str(model.checkpoint.path), "detect", LAST)
-    return examine(case, DetectionOptions(**options), out=folder if folder is None else Path(folder))
+    settings = DetectionOptions(**options)
+    if folder is None:
+        return examine(case, settings)
+    with hold_new(folder, "rnp_jax.detect", LAST):
+        return examine(case, settings, out=folder)
 
 
 def as_suspect(model: Model) -> Suspect:

@@ -6,21 +6,29 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from rnp_jax.atomic import expect_room, open_to_append
+from rnp_jax.console import open_console
+from rnp_jax.untrusted_text import spell_hidden
 
 
 class RunLog:
     """Lines to the screen (standard error), unless it is ``quiet``, and to a file; the seconds of each stage."""
 
     def __init__(self, quiet: bool = False):
-        self.console = Console(stderr=True, highlight=False, quiet=quiet)
+        self.console = open_console(stderr=True, quiet=quiet)
         self.timing: dict[str, float] = {}
         self._path: Path | None = None
         self._waiting: list[str] = []
 
     def write_to(self, path: Path) -> None:
-        """From now on every line goes to the file too, after those said so far."""
+        """From now on every line goes to the file too, after those said so far.
+
+        Raises:
+          ResultError: the path is a link, or no regular file.
+          DiskFullError, OSError: it cannot be written; so does every later line.
+        """
         self._path = path
         self._append("".join(self._waiting))
         self._waiting.clear()
@@ -28,7 +36,7 @@ class RunLog:
     def say(self, text: str) -> None:
         """One line, with the time in the file."""
         if not self.console.quiet:  # where rich would still lay the line out
-            self.console.print(text, markup=False, soft_wrap=True)
+            self.console.print(text, soft_wrap=True)
         self._note(text)
 
     def _note(self, text: str) -> None:
@@ -38,8 +46,8 @@ class RunLog:
         if self._path is None:
             self._waiting.append(lines)
             return
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(lines)
+        with expect_room(self._path), open_to_append(self._path) as file:
+            file.write(spell_hidden(lines).encode())
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -51,7 +59,12 @@ class RunLog:
     @contextlib.contextmanager
     def bar(self, name: str, total: int) -> Iterator[Callable[[], None]]:
         """A bar of ``total`` steps, on a terminal; call what it gives for each."""
-        columns = (TextColumn("{task.description:9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description:9}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as bars:
             task = bars.add_task(name, total=total)
             yield lambda: bars.advance(task)
@@ -60,10 +73,10 @@ class RunLog:
     def epochs(self) -> Iterator["EpochBars"]:
         """Bars for the epochs of one or more phases."""
         columns = (
-            TextColumn("{task.description:9}"),
+            TextColumn("{task.description:9}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             TimeElapsedColumn(),
         )
         with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as bars:

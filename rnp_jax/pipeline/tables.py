@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from rnp_jax.evaluation.metrics import Metrics, Proportion
 
@@ -17,7 +17,7 @@ _FIGURES = (
 
 def metrics_table(columns: Mapping[str, Metrics]) -> Table:
     """One row a figure, one column a model, each share with its 95 % interval; unknown figures are left out."""
-    table = Table("", *map(escape, columns), "images")
+    table = Table("", *(Column(Text(name)) for name in columns), "images")
     for label, name in _FIGURES:
         values: list[Proportion | None] = [getattr(metrics, name) for metrics in columns.values()]
         known = [value for value in values if value is not None]

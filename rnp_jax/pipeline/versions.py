@@ -5,6 +5,8 @@ import platform
 
 import jax
 
+from rnp_jax.threads import count_threads
+
 
 def package_versions() -> dict[str, str]:
     """Versions of this package, Python and the libraries that decide the figures."""
@@ -14,6 +16,9 @@ def package_versions() -> dict[str, str]:
 
 
 def device_name() -> str:
-    """The accelerator, or the processor, that computed."""
+    """The accelerator, or the processor and the number of its threads, that computed."""
     device = jax.devices()[0]
-    return f"{device.platform}: {device.device_kind}"
+    if device.platform != "cpu":
+        return f"{device.platform}: {device.device_kind}"
+    count = count_threads()
+    return f"{device.platform}: {device.device_kind}, {count} thread{'s' * (count > 1)}"

@@ -1,11 +1,11 @@
 """Write: the cleaned checkpoint or the new network, the masks, the report, and on the screen what came of it."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
 
 from rnp_jax import masks
+from rnp_jax.atomic import write_atomic
 from rnp_jax.card import CARD_SUFFIX, TRIGGER_SUFFIX, beside, write_card
 from rnp_jax.checkpoints import save_model, save_variables
 from rnp_jax.config import to_plain
@@ -103,7 +103,7 @@ def _write_card(
     )
     stored = Path(options.trigger.artefact or beside(source.checkpoint.path, TRIGGER_SUFFIX))
     if card.attack is not None and stored.is_file():
-        shutil.copyfile(stored, beside(path, TRIGGER_SUFFIX))
+        write_atomic(beside(path, TRIGGER_SUFFIX), stored.read_bytes())
     write_card(beside(path, CARD_SUFFIX), card)
 
 

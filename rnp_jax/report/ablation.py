@@ -8,11 +8,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, Normalize
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 from pydantic import Field
 
 from rnp_jax.document import (
@@ -30,6 +25,7 @@ from rnp_jax.document import (
 from rnp_jax.errors import ResultError
 from rnp_jax.report import palette
 from rnp_jax.report.comparison_text import csv_text, markdown_table
+from rnp_jax.report.drawing import Axes, Figure, LinearSegmentedColormap, Normalize, PercentFormatter, ScalarMappable
 from rnp_jax.report.figures import save_figures
 from rnp_jax.report.schema import Proportion, Versions
 from rnp_jax.report.wording import UNKNOWN, number, percent

@@ -3,16 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-from matplotlib.ticker import PercentFormatter
 
 from rnp_jax.defenses import registry
 from rnp_jax.report import palette
 from rnp_jax.report.comparison import Estimate, Summary, summarise
 from rnp_jax.report.comparison_text import by_attack, name_attack, name_method, show_seconds
+from rnp_jax.report.drawing import Axes, Figure, Line2D, Patch, PercentFormatter
 from rnp_jax.report.sweep_row import SweepRow
 
 MAX_PANELS = 12

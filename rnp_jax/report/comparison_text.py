@@ -9,6 +9,7 @@ from rnp_jax.defenses import registry
 from rnp_jax.report.comparison import Estimate, Summary, summarise
 from rnp_jax.report.sweep_row import SweepRow
 from rnp_jax.report.wording import UNKNOWN, seconds
+from rnp_jax.untrusted_text import spell_hidden
 
 GROUP = ("attack", "poison_rate", "mode", "method")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -72,16 +73,21 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def escape_markdown(text: str) -> str:
     """Text that stays text in a table's cell, whatever it holds."""
-    visible = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    visible = spell_hidden(text).replace("\n", "\\n")
     return re.sub(r"([\\`*_\[\]|#!~$])", r"\\\1", visible).replace("&", "&amp;").replace("<", "&lt;")
 
 
 def csv_text(lines: Iterable[Iterable]) -> str:
-    """Lines as CSV. Text that a spreadsheet would run as a formula is made text by a leading apostrophe."""
+    """Lines as CSV, hidden characters spelled out.
+
+    Text that a spreadsheet would run as a formula is made text by a leading apostrophe.
+    """
     file = io.StringIO()
     csv.writer(file).writerows([[_inert(cell) for cell in line] for line in lines])
     return file.getvalue()
 
 
 def _inert(cell: object) -> object:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+    if not isinstance(cell, str):
+        return cell
+    return ("'" if cell.startswith(_FORMULA) else "") + spell_hidden(cell)

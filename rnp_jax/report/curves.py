@@ -6,13 +6,10 @@ from itertools import cycle
 from typing import Literal
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from rnp_jax.defenses.result import Kind
 from rnp_jax.report import palette
+from rnp_jax.report.drawing import Axes, Figure, Line2D, MaxNLocator
 from rnp_jax.report.schema import Choice, Oracle, Phase, Stage, Sweep, SweepPoint
 
 LOSSES = ("loss",)

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from matplotlib.figure import Figure
 from pydantic import Field
 
 from rnp_jax.document import Count, Known, Part, Share, Text, to_json, write_text
 from rnp_jax.report.appendix import show_file, show_pairs, show_settings, show_timing
+from rnp_jax.report.drawing import Figure
 from rnp_jax.report.figures import save_figures
 from rnp_jax.report.html import Markup, element, table
 from rnp_jax.report.page import render_document

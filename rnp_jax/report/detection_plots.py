@@ -4,13 +4,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
 
 from rnp_jax.errors import ResultError
 from rnp_jax.report import palette
+from rnp_jax.report.drawing import Axes, Figure, Line2D, PercentFormatter
 
 
 class KnownScore(NamedTuple):

@@ -8,12 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from matplotlib.figure import Figure
-
 from rnp_jax.atomic import write_atomic
 from rnp_jax.errors import ResultError
 from rnp_jax.report import palette
 from rnp_jax.report.curves import plot_phases, plot_sweeps, plot_timing
+from rnp_jax.report.drawing import Figure
 from rnp_jax.report.mask_plots import plot_mask_histogram, plot_masks_by_layer
 from rnp_jax.report.samples import Samples, check_samples, plot_samples
 from rnp_jax.report.schema import Result

@@ -5,12 +5,12 @@ a hostile file name cannot disguise itself either.
 """
 
 import html
-import unicodedata
 from collections.abc import Sequence
 from typing import TypeAlias
 
+from rnp_jax.untrusted_text import spell_hidden
+
 _VOID = {"br", "col", "img", "link", "meta"}
-_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 class Markup(str):
@@ -29,15 +29,6 @@ def escape(text: Child) -> Markup:
     if text is None:
         return Markup()
     return Markup(html.escape(spell_hidden(str(text)), quote=True))
-
-
-def spell_hidden(text: str) -> str:
-    """``text`` with its hidden characters, line feeds aside, as their escapes: ``\\u202e``."""
-    return "".join(_spell(c) if unicodedata.category(c) in _HIDDEN else c for c in text)
-
-
-def _spell(character: str) -> str:
-    return character if character == "\n" else character.encode("unicode_escape").decode()
 
 
 def element(tag: str, /, *children: Child, **attributes: Child) -> Markup:

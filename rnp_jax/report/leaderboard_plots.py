@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from rnp_jax.defenses import registry
 from rnp_jax.report import palette
 from rnp_jax.report.comparison_plots import label_method, plot_outcomes, plot_seconds
+from rnp_jax.report.drawing import Figure, Line2D
 from rnp_jax.report.leaderboard_matrix import list_results
 from rnp_jax.report.rates import plot_all_rates
 from rnp_jax.report.sweep_row import SweepRow

@@ -12,11 +12,12 @@ from urllib.parse import quote
 
 from rnp_jax.defenses import METHODS
 from rnp_jax.report.comparison_text import name_method, show_seconds
-from rnp_jax.report.html import Markup, element, escape, join, spell_hidden, table
+from rnp_jax.report.html import Markup, element, escape, join, table
 from rnp_jax.report.schema import Proportion
 from rnp_jax.report.sweep_evidence import find_searched, say_level, say_size
 from rnp_jax.report.sweep_row import SweepRow
 from rnp_jax.report.wording import UNKNOWN, percent
+from rnp_jax.untrusted_text import spell_hidden
 
 PAGE = 200
 """Rows shown at a time."""

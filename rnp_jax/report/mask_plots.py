@@ -5,11 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from rnp_jax.report import palette
+from rnp_jax.report.drawing import Figure, Patch, to_rgb
 from rnp_jax.report.values import Marks, Values
 
 MIN_COLUMNS, MAX_COLUMNS = 64, 256

@@ -8,15 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from rnp_jax.defenses import METHODS
 from rnp_jax.defenses.method import Marker
+from rnp_jax.report.drawing import Axes, Axis, Figure, FuncFormatter, MaxNLocator, PercentFormatter, style_context
+from rnp_jax.untrusted_text import spell_hidden
 
 INK = "#1f2933"
 QUIET = "#69737d"
@@ -84,7 +81,7 @@ _STYLE: dict[Any, Any] = {
 @contextmanager
 def style() -> Iterator[None]:
     """Figures made and saved inside, or by a function it decorates, have this project's look; others keep theirs."""
-    with matplotlib.rc_context(_STYLE):
+    with style_context(["default", _STYLE]):
         yield
 
 
@@ -95,8 +92,7 @@ def new_figure(height: float) -> Figure:
 
 def label(text: str, length: int = 40) -> str:
     """Untrusted text for a figure: spelled out where the font cannot draw it, cut in the middle where long."""
-    plain = text.encode("ascii", "backslashreplace").decode()
-    plain = "".join(c if c.isprintable() else repr(c)[1:-1] for c in plain)
+    plain = spell_hidden(text).encode("ascii", "backslashreplace").decode().replace("\n", "\\n")
     half = (length - 3) // 2
     return plain if len(plain) <= length else f"{plain[:half]}...{plain[-half:]}"
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from matplotlib.colors import hsv_to_rgb
+
+from rnp_jax.report.drawing import hsv_to_rgb
 
 MAX_PICTURES = 4
 MIN_SIDE = 3

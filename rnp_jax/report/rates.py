@@ -4,15 +4,13 @@ import re
 from collections.abc import Iterable
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from rnp_jax.defenses import registry
 from rnp_jax.errors import ResultError
 from rnp_jax.report import palette
 from rnp_jax.report.comparison import Summary, summarise
 from rnp_jax.report.comparison_plots import label_method
+from rnp_jax.report.drawing import Axes, Figure, Line2D
 from rnp_jax.report.sweep_row import SweepRow
 
 COLUMNS = 4

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from matplotlib.figure import Figure
 
 from rnp_jax.errors import ResultError
 from rnp_jax.report import palette
+from rnp_jax.report.drawing import Figure
 
 COLUMNS, ROWS = 10, 3
 BINS = 50

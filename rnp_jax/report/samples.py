@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from matplotlib.figure import Figure
 from PIL import Image
 
 from rnp_jax.errors import ResultError
 from rnp_jax.report import palette
+from rnp_jax.report.drawing import Figure
 
 MAX_SAMPLES = 8
 

@@ -4,11 +4,9 @@ from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from rnp_jax.report import palette
+from rnp_jax.report.drawing import Axes, Figure, Line2D
 from rnp_jax.report.values import Marks, Values
 
 BINS = 40

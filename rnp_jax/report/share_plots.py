@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.figure import Figure
 
 from rnp_jax.errors import ResultError
 from rnp_jax.report import palette
+from rnp_jax.report.drawing import Figure
 
 
 @palette.style()

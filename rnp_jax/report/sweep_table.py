@@ -16,6 +16,7 @@ from rnp_jax.atomic import open_atomic
 from rnp_jax.defenses import registry
 from rnp_jax.document import SCHEMA_VERSION, write_text
 from rnp_jax.errors import ResultError
+from rnp_jax.regular_file import MIB, read_regular
 from rnp_jax.report.comparison import SHARES
 from rnp_jax.report.comparison_text import csv_text, escape_markdown, markdown_table
 from rnp_jax.report.leaderboard_matrix import (
@@ -32,11 +33,14 @@ from rnp_jax.report.leaderboard_matrix import (
 )
 from rnp_jax.report.sweep_evidence import LEVELS, TITLE, WORDS, count_levels, find_searched, list_items
 from rnp_jax.report.sweep_row import SweepRow
+from rnp_jax.untrusted_text import spell_json
 
 Kind = Literal["text", "category", "integer", "float", "truth"]
 
 MAX_LISTED = 500
 """More items without a result, or with a note, than these are in the other tables but not in the Markdown."""
+
+_MOST_BYTES = 1024 * MIB
 
 _BEFORE: dict[str, Kind] = {
     "key": "text",
@@ -96,7 +100,7 @@ def read_rows(path: str | Path) -> tuple[SweepRow, ...]:
       ResultError: not readable, a line is not JSON or no row of this version, or two rows are of the same item.
     """
     try:
-        lines = Path(path).read_bytes().removesuffix(b"\n").split(b"\n")
+        lines = read_regular(path, _MOST_BYTES).removesuffix(b"\n").split(b"\n")
     except OSError as error:
         raise ResultError(f"{path} cannot be read: {error.strerror}.") from error
     rows: dict[str, SweepRow] = {}
@@ -112,7 +116,8 @@ def read_rows(path: str | Path) -> tuple[SweepRow, ...]:
 
 
 def _to_line(row: SweepRow) -> str:
-    return json.dumps(row.model_dump(mode="json"), sort_keys=True, allow_nan=False, ensure_ascii=False)
+    plain = row.model_dump(mode="json")
+    return spell_json(json.dumps(plain, sort_keys=True, allow_nan=False, ensure_ascii=False))
 
 
 def _from_line(line: bytes, where: str) -> SweepRow:

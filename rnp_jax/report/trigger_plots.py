@@ -4,11 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped, UInt8
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from rnp_jax.errors import ResultError
 from rnp_jax.report import palette
+from rnp_jax.report.drawing import Axes, Figure
 
 MAX_PICTURES = 10
 MAX_TICKS = 40

@@ -1,8 +1,11 @@
-"""Variables of this process's environment, for a while."""
+"""Variables of the environment: those of every Python that a sweep starts, and this process's own for a while."""
 
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+
+SAFE_PATH = {"PYTHONSAFEPATH": "1"}
+"""Has Python import no module that lies in the current folder, which may be that of the checkpoints."""
 
 
 @contextmanager

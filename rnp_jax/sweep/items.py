@@ -5,15 +5,25 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import PlainValidator, TypeAdapter
 
 from rnp_jax.atomic import write_atomic
 from rnp_jax.errors import SweepError
 from rnp_jax.source_version import code_version
 
 PLAN = "plan.json"
+
+
+def _check_name(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("expected text")
+    return value
+
+
+FileName = Annotated[str, PlainValidator(_check_name)]
+"""The name of a file, whose bytes may be no UTF-8; pydantic's own text may not."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +37,16 @@ class Item:
       method: the defense, or none for the figures of the checkpoint itself.
       group: items of one group share their compiled programs.
       overrides: options that a manifest gives for this checkpoint alone.
+      data: digest of the data that it is judged on as they were planned; None where that is not known.
     """
 
     key: str
-    path: str
+    path: FileName
     sha256: str
     method: str
     group: str = ""
     overrides: dict[str, Any] = field(default_factory=dict)
+    data: str | None = None
 
 
 def make_key(**decisive: Any) -> str:
@@ -55,6 +67,6 @@ def read_plan(out: Path) -> tuple[Item, ...]:
       SweepError: there is no plan, or it cannot be read.
     """
     try:
-        return TypeAdapter(tuple[Item, ...]).validate_json((out / PLAN).read_bytes())
-    except (OSError, ValidationError) as error:
+        return TypeAdapter(tuple[Item, ...]).validate_python(json.loads((out / PLAN).read_bytes()))
+    except (OSError, ValueError, RecursionError) as error:  # pydantic's errors are ValueErrors
         raise SweepError(f"{out / PLAN}: cannot read the plan of the sweep: {error}") from error

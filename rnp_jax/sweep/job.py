@@ -4,6 +4,7 @@ What several items share, images and triggers, is read once.
 """
 
 import hashlib
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ import jax
 
 from rnp_jax.card import TRIGGER_SUFFIX, beside
 from rnp_jax.defenses import Defended, find_method
-from rnp_jax.errors import CheckpointError
+from rnp_jax.errors import ChangedError, CheckpointError, UnusableDataError
 from rnp_jax.evaluation.measure import Measured
 from rnp_jax.evaluation.predict import default_batch_size
 from rnp_jax.pipeline.case import Case, Images, open_case
@@ -31,6 +32,7 @@ from rnp_jax.pipeline.versions import device_name
 from rnp_jax.pipeline.writing import LAST, name_cleaned, write_network
 from rnp_jax.report.schema import Evidence, Stage
 from rnp_jax.report.sweep_row import SweepRow
+from rnp_jax.sweep.contents import Contents
 from rnp_jax.sweep.items import Item
 from rnp_jax.sweep.options import Write, item_request
 from rnp_jax.sweep.shift import COVARIATE, measure_shift
@@ -65,6 +67,7 @@ class SweepJob:
     def __init__(self, options: RunOptions, out: Path, write: Write = "row", explain: bool = False):
         self._options, self._out, self._write_what, self._explain = options, out, write, explain
         self._images, self._cases, self._before = _Recent(), _Recent(), _Recent()
+        self._contents = Contents()
 
     def hand_size(self, item: Item) -> int:
         """One a device where checkpoints are only measured; a defense decides things between its programs."""
@@ -74,23 +77,30 @@ class SweepJob:
         """The model and what it is judged on.
 
         Raises:
-          RnpError: an unusable checkpoint, or one that does not fit the images; a file that changed since the plan.
+          RnpError: an unusable checkpoint, or one that does not fit the images.
+          AbsentError: data that is not there, or that changed since the plan, as the checkpoint may have.
         """
         request, log = item_request(self._options, item), RunLog(quiet=True)
         check_request(request)
+        if not os.path.exists(item.path):
+            raise ChangedError(item.path, "is no longer there; run the same command again")
         model = open_model(item.path, request.options.source, request.options.compute)
         if model.checkpoint.sha256 != item.sha256:
-            raise CheckpointError(item.path, "changed after the sweep was planned; run the same command again")
+            raise ChangedError(item.path, "changed after the sweep was planned; run the same command again")
         rate = _poison_rate(model)
         if rate is not None and not 0 <= rate <= 1:
             raise CheckpointError(item.path, f"its card has a poison rate of {rate}, expected a share from 0 to 1")
         check_filters(model, request)
         key = _case_depends_on(model, request)
-        case = self._cases.get(key, lambda: self._open(model, request, log))
+        case = self._cases.get(key, lambda: self._open(model, item, request, log))
         return Loaded(request, replace(case, model=model, **_own_network(case, model)), log.timing)
 
-    def _open(self, model: Suspect, request: Request, log: RunLog) -> Case:
-        options = request.options
+    def _open(self, model: Suspect, item: Item, request: Request, log: RunLog) -> Case:
+        options, carded = request.options, None if model.card is None else model.card.data
+        if item.data is not None and self._contents.digest(request, carded) != item.data:
+            raise UnusableDataError(
+                f"the data of {item.path} changed after the sweep was planned; run the same command again"
+            )
 
         def images() -> Images:
             key = _images_depend_on(model, request)

@@ -4,10 +4,14 @@ An item is claimed by creating ``claims/KEY``, and done once ``rows/KEY.json`` i
 replaced, so of several that try one succeeds. A process holds a lock on ``members/NAME`` while it lives, and touches
 that file: on its own machine it is dead when the lock is free, for others when it has been silent for the lease.
 
+An item that nobody can run for now, as its data are not there, has no row: ``rows/KEY.aside`` says why, and counts as
+done until the next command, which tries again.
+
 A row is on the disk before it is visible. A claim is a second name (a hard link) of its holder's file, which says who
 that is and is on the disk from the start: one step, and after a power cut a claim is there whole or not at all.
 
-A supervisor that sees its worker die turns the worker's claims into ``crashes/KEY.N``. Claims of a worker whose
+A supervisor that sees its worker die turns the worker's claims into ``crashes/KEY.N``, unless somebody else killed the
+worker (`rnp_jax.sweep.faults`); ``crashes/KEY.0`` has an item run alone, and nothing more. Claims of a worker whose
 supervisor is gone too (the machine went down, somebody killed everything) are void, and no crash.
 """
 
@@ -17,19 +21,21 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import BinaryIO, NamedTuple
 
 from pydantic import ValidationError
 
-from rnp_jax.atomic import create_atomic
+from rnp_jax.atomic import create_atomic, expect_room
 from rnp_jax.errors import SweepError
 from rnp_jax.report.sweep_row import SweepRow
 
 MOST_CRASHES = 2
 """After so many an item is quarantined."""
+
+_ASIDE = ".aside"
 
 
 class Participant(NamedTuple):
@@ -46,21 +52,20 @@ class Ledger:
         self.out, self.lease = out, lease
         self.rows_folder, self._claims = out / "rows", out / "claims"
         self._crashes, self._members = out / "crashes", out / "members"
-        for folder in (self.rows_folder, self._claims, self._crashes, self._members):
-            folder.mkdir(parents=True, exist_ok=True)
+        with expect_room(out):
+            for folder in (self.rows_folder, self._claims, self._crashes, self._members):
+                folder.mkdir(parents=True, exist_ok=True)
 
     @contextmanager
     def join(self, supervisor: str = "") -> Iterator[Participant]:
         """Takes part, alive to the others until the block ends or the process does.
 
         Raises:
-          SweepError: the folder cannot be written.
+          DiskFullError, OSError: the folder cannot be written.
         """
         member = Participant(f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}", supervisor)
         path, ended = self._members / member.name, threading.Event()
-        with path.open("x") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            self._introduce(member, file)
+        with self._introduce(member, path) as file:
 
             def beat() -> None:
                 while not ended.wait(self.lease / 4):
@@ -75,20 +80,21 @@ class Ledger:
                 thread.join()
                 path.unlink(missing_ok=True)
 
-    def _introduce(self, member: Participant, file: TextIO) -> None:
-        """Writes who it is into a member's file, through to the disk, before a claim can show it to others."""
-        try:
-            json.dump(member, file)
-            file.flush()
-            os.fsync(file.fileno())
-        except OSError as error:
-            with suppress(OSError):
-                file.close()  # tries once more to write
-            (self._members / member.name).unlink()
-            message = (
-                f"{self.out}: {error.strerror}; free some space (or repair the disk) and run the same command again"
-            )
-            raise SweepError(message) from error
+    def _introduce(self, member: Participant, path: Path) -> BinaryIO:
+        """A member's file, locked, which says who it is: on the disk before a claim can show it to others."""
+        with expect_room(path):
+            file = path.open("xb")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                file.write(json.dumps(member).encode())
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                path.unlink()
+                with suppress(OSError):
+                    file.close()  # tries once more to write
+                raise
+        return file
 
     def is_alive(self, name: str) -> bool:
         """Whether a member still works, as far as can be seen from here."""
@@ -108,7 +114,8 @@ class Ledger:
     def _now(self) -> float:
         """The file server's clock."""
         probe = self._members / f".{secrets.token_hex(8)}"
-        probe.touch()
+        with expect_room(probe):
+            probe.touch()
         try:
             return probe.stat().st_mtime
         finally:
@@ -134,7 +141,8 @@ class Ledger:
     def _link(self, file: Path, claim: Path) -> bool:
         """Gives a member's file the claim's name too, unless another file has it."""
         try:
-            os.link(file, claim)
+            with expect_room(claim):
+                os.link(file, claim)
         except FileExistsError:
             return False
         except FileNotFoundError as error:
@@ -152,11 +160,9 @@ class Ledger:
 
     def _claimant(self, key: str) -> Participant | None:
         try:
-            return Participant(*json.loads((self._claims / key).read_bytes()))
+            return _read_claim(self._claims / key)
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError) as error:
-            raise SweepError(f"{self._claims / key}: not a valid claim file: {error}; remove it") from error
 
     def _void(self, key: str) -> None:
         """Takes a dead member's claim away; one that was made in between goes back."""
@@ -165,7 +171,7 @@ class Ledger:
             (self._claims / key).rename(aside)
         except FileNotFoundError:
             return
-        if any(self.is_alive(name) for name in Participant(*json.loads(aside.read_bytes())) if name):
+        if any(self.is_alive(name) for name in _read_claim(aside) if name):
             create_atomic(self._claims / key, aside.read_bytes())
         aside.unlink()
 
@@ -173,22 +179,52 @@ class Ledger:
         """Gives a claim back."""
         (self._claims / key).unlink(missing_ok=True)
 
+    def _row(self, key: str) -> Path:
+        return self.rows_folder / f"{key}.json"
+
+    def _aside(self, key: str) -> Path:
+        return self.rows_folder / f"{key}{_ASIDE}"
+
     def is_done(self, key: str) -> bool:
-        """Whether the item has its row."""
-        return (self.rows_folder / f"{key}.json").exists()
+        """Whether the item has its row, or is set aside."""
+        return self._row(key).exists() or self._aside(key).exists()
 
     def done(self) -> set[str]:
-        """The keys that have a row."""
-        return {name.removesuffix(".json") for name in os.listdir(self.rows_folder) if name.endswith(".json")}
+        """The keys that have a row, and those that are set aside."""
+        names = map(os.path.splitext, os.listdir(self.rows_folder))
+        return {key for key, suffix in names if suffix in (".json", _ASIDE)}
+
+    def set_aside(self, key: str, reason: str) -> None:
+        """Leaves an item to the next command, and gives the claim back."""
+        create_atomic(self._aside(key), reason.encode("utf-8", "backslashreplace"))
+        self.release(key)
+
+    def why_aside(self, key: str) -> str | None:
+        """Why an item is set aside; None where it is not."""
+        try:
+            return self._aside(key).read_text("utf-8", "replace")
+        except FileNotFoundError:
+            return None
+
+    def forget(self, keys: Collection[str], statuses: Collection[str] = ()) -> None:
+        """Lets items be run again: all that are set aside, and those of the keys whose row has one of the statuses."""
+        for path in self.rows_folder.glob(f"*{_ASIDE}"):
+            path.unlink(missing_ok=True)
+        for key in keys if statuses else ():
+            row = self.row(key)
+            if row is not None and row.status in statuses:
+                for number in range(MOST_CRASHES + 1):
+                    (self._crashes / f"{key}.{number}").unlink(missing_ok=True)
+                self._row(key).unlink(missing_ok=True)
 
     def commit(self, row: SweepRow) -> bool:
         """Makes the row visible and gives the claim back; False where another row was there first, which stays.
 
         Raises:
-          OSError: it cannot be written; then nothing is visible.
+          DiskFullError, OSError: it cannot be written; then nothing is visible.
         """
         content = (row.model_dump_json() + "\n").encode()
-        made = create_atomic(self.rows_folder / f"{row.key}.json", content)
+        made = create_atomic(self._row(row.key), content)
         self.release(row.key)
         return made
 
@@ -198,7 +234,7 @@ class Ledger:
         Raises:
           SweepError: it cannot be read.
         """
-        path = self.rows_folder / f"{key}.json"
+        path = self._row(key)
         try:
             return SweepRow.model_validate_json(path.read_bytes())
         except FileNotFoundError:
@@ -210,8 +246,28 @@ class Ledger:
         """How often an item was in the hands of a worker that died under its supervisor's eyes."""
         return sum((self._crashes / f"{key}.{number}").exists() for number in range(1, MOST_CRASHES + 1))
 
+    def suspect(self, key: str) -> None:
+        """Has an item be run alone from now on, as one of several in the hands of a worker that was ended."""
+        (self._crashes / f"{key}.0").touch()
+
+    def attempts(self, key: str) -> int:
+        """How often an item is known to have been tried without an outcome; after the first it is run alone."""
+        return self.crashes(key) + (self._crashes / f"{key}.0").exists()
+
     def record_crashes(self, supervisor: Participant, process: int | None = None) -> list[str]:
         """Turns the claims of a worker that died into crashes; returns the items.
+
+        Args:
+          supervisor: the worker's.
+          process: as in ``claims_of``.
+        """
+        found = self.claims_of(supervisor, process)
+        for key in found:
+            (self._claims / key).replace(self._crashes / f"{key}.{min(self.crashes(key) + 1, MOST_CRASHES)}")
+        return found
+
+    def claims_of(self, supervisor: Participant, process: int | None = None) -> list[str]:
+        """The items that a worker has claimed.
 
         Args:
           supervisor: the worker's.
@@ -219,9 +275,31 @@ class Ledger:
         """
         prefix = "" if process is None else f"{socket.gethostname()}:{process}:"
         found = []
-        for claim in self._claims.iterdir():
-            holder = None if claim.name.startswith(".") else self._claimant(claim.name)
+        for key in os.listdir(self._claims):
+            holder = None if key.startswith(".") else self._claimant(key)
             if holder is not None and holder.supervisor == supervisor.name and holder.name.startswith(prefix):
-                claim.replace(self._crashes / f"{claim.name}.{min(self.crashes(claim.name) + 1, MOST_CRASHES)}")
-                found.append(claim.name)
+                found.append(key)
         return found
+
+
+def _read_claim(path: Path) -> Participant:
+    """Who made a claim.
+
+    Raises:
+      FileNotFoundError: there is none.
+      SweepError: it is not as members make it.
+    """
+    try:
+        names = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise SweepError(f"{path}: not a valid claim file: {error}; remove it") from error
+    if not isinstance(names, list) or len(names) != 2 or not all(map(_is_name, names)) or not names[0]:
+        raise SweepError(f"{path}: not a valid claim file: expected a member's name and its supervisor's; remove it")
+    return Participant(*names)
+
+
+def _is_name(value: object) -> bool:
+    """Whether this is empty, or can be the name of a file among the members'."""
+    return isinstance(value, str) and value not in (".", "..") and not {"/", "\0"} & set(value)

@@ -1,35 +1,32 @@
 """Which checkpoints a sweep is about: files, folders, patterns, and manifests that say more about each."""
 
-import csv
 import dataclasses
 import difflib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import pydantic
 
 from rnp_jax.attacks import get_attack
 from rnp_jax.card import CARD_SUFFIX, TRIGGER_SUFFIX
+from rnp_jax.checks import MOST_CLASSES, check_image_shape, check_number
 from rnp_jax.config import Constants
 from rnp_jax.data import parse_normalization
 from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.models.registry import ARCHITECTURES, suggest
-
-Cells: TypeAlias = dict[str, Any]
-"""One row of a manifest: its values by column."""
-
-Rows: TypeAlias = Iterator[tuple[str, Cells]]
-"""Rows, and where each stands in its file."""
+from rnp_jax.sweep.manifest_rows import READERS, Cells
 
 SUFFIXES = (".pt", ".pth", ".tar", ".ckpt", ".bin", ".safetensors")
 """The files of a folder that are taken for checkpoints."""
 
 _BESIDE = (CARD_SUFFIX, TRIGGER_SUFFIX)
 _CONSTANT = "constants."
+_MOST_ROWS = 1_000_000
+_LONGEST_TEXT = 4096
 
 
 @dataclass(frozen=True)
@@ -61,12 +58,15 @@ class Entry:
 
     def __post_init__(self):
         _check_path(self.path)
+        for field in dataclasses.fields(self):
+            if isinstance(value := getattr(self, field.name), str):
+                _check_text(field.name, value)
         if self.architecture is not None and self.architecture not in ARCHITECTURES:
             raise ConfigError(f"unknown architecture {self.architecture!r}; {suggest(self.architecture)}")
-        if self.image_shape is not None and min(self.image_shape) < 1:
-            raise ConfigError(f"image_shape {self.image_shape}; expected height, width and channels of 1 or more")
-        if self.target is not None and self.target < 0:
-            raise ConfigError(f"target {self.target}; expected the number of a class, 0 or more")
+        if self.image_shape is not None:
+            check_image_shape(self.image_shape)
+        if self.target is not None:
+            check_number("target", self.target, 0, MOST_CLASSES - 1, integer=True)
         if self.attack not in (None, "card", "none"):
             get_attack(self.attack)
         if self.normalization is not None:
@@ -120,7 +120,7 @@ def _read_input(given: str) -> Iterable[Entry]:
     path = Path(given)
     if path.is_dir():
         return [Entry(found) for found in _walk(path)]
-    if path.suffix in _READERS:
+    if path.suffix in READERS:
         return _read_manifest(path)
     if any(sign in given for sign in "*?[") and not os.path.lexists(path):
         return [Entry(found) for found in _match(path)]
@@ -128,12 +128,19 @@ def _read_input(given: str) -> Iterable[Entry]:
 
 
 def _check_path(path: str) -> None:
-    if not path or "\0" in path:
-        raise ConfigError(f"path {path!r}; expected the path of a checkpoint")
+    if not path:
+        raise ConfigError("path ''; expected the path of a checkpoint")
+    _check_text("path", path)
+
+
+def _check_text(name: str, text: str) -> None:
+    """Requires what can be the name of a file, and be written into one."""
+    if "\0" in text or len(text) > _LONGEST_TEXT:
+        raise ConfigError(f"{name} {text!r:.200}; expected up to {_LONGEST_TEXT} letters, none of them NUL")
     try:
-        os.fsencode(path)
+        os.fsencode(text)
     except UnicodeEncodeError as error:
-        raise ConfigError(f"path {path!r} cannot be the name of a file") from error
+        raise ConfigError(f"{name} {text!r} cannot be the name of a file") from error
 
 
 def _walk(folder: Path) -> list[str]:
@@ -165,9 +172,10 @@ def _match(pattern: Path) -> list[str]:
 
 
 def _read_manifest(path: Path) -> Iterator[Entry]:
-    empty = True
-    for place, cells in _READERS[path.suffix](path):
-        empty = False
+    row = 0
+    for row, (place, cells) in enumerate(READERS[path.suffix](path), 1):
+        if row > _MOST_ROWS:
+            raise ConfigError(f"{path} has more than {_MOST_ROWS:,} rows; give several sweeps a manifest each")
         try:
             yield _ENTRY.validate_python(_read_row(cells, path.parent))
         except ConfigError as error:
@@ -176,7 +184,7 @@ def _read_manifest(path: Path) -> Iterator[Entry]:
             lines = [f"{'.'.join(map(str, e['loc'])) or 'row'}: {e['msg']} (given {e['input']!r:.200})"
                      for e in error.errors()]  # fmt: skip
             raise ConfigError(f"{place}: {'; '.join(lines)}") from error
-    if empty:
+    if not row:
         raise ConfigError(f"{path} has no rows; expected one row per checkpoint, with its path")
 
 
@@ -184,6 +192,9 @@ def _read_row(cells: Cells, folder: Path) -> dict[str, Any]:
     """A row's values as ``Entry`` takes them."""
     _check_columns(cells)
     values = {name: value for name, value in cells.items() if not _is_empty(value)}
+    for name, value in values.items():
+        if not isinstance(value, str | int | float | list | dict):
+            raise ConfigError(f"{name} is a {type(value).__name__}, expected a text or a number")
     if "path" not in values:
         raise ConfigError("no path; expected the path of a checkpoint in the column path")
     singles = {name: values.pop(name) for name in list(values) if name.startswith(_CONSTANT)}
@@ -214,94 +225,22 @@ def _read_constants(together: Any, singles: Cells) -> dict[str, str]:
     if isinstance(together, str):
         try:
             together = json.loads(together)
-        except ValueError as error:
-            raise ConfigError(f'constants {together!r}: not JSON ({error}); write {{"NAME": VALUE}}') from error
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f'constants {together!r:.200}: not JSON ({error}); write {{"NAME": VALUE}}') from error
     if not isinstance(together, dict):
-        raise ConfigError(f'constants {together!r}: expected a mapping such as {{"NAME": VALUE}}')
+        raise ConfigError(f'constants {together!r:.200}: expected a mapping such as {{"NAME": VALUE}}')
     given = {name: value for name, value in together.items() if value is not None}
     for column, value in singles.items():
         name = column.removeprefix(_CONSTANT)
         if name in given:
             raise ConfigError(f"the constant {name} is given twice, in constants and in {column}")
         given[name] = value
+    for name, value in given.items():
+        if not isinstance(value, str | int | float):
+            raise ConfigError(f"the constant {name} is a {type(value).__name__}, expected a number or a text")
+        _check_text(f"the constant {name}", str(value))
     return _CONSTANTS.validate_python(given)
 
 
 def _is_empty(value: Any) -> bool:
     return value is None or value == "" or (isinstance(value, float) and value != value)
-
-
-def _read_csv(path: Path) -> Rows:
-    """Rows of text under a first line of column names, UTF-8; a blank line is none.
-
-    Raises:
-      ConfigError: it cannot be read, names a column twice, or a row has too many or too few cells.
-    """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            names = [name.strip() for name in next(reader, [])]
-            if len(set(names)) != len(names):
-                raise ConfigError(f"{path}: a column name appears twice in {', '.join(names)}")
-            for cells in reader:
-                place = f"{path}, line {reader.line_num}"
-                if cells and len(cells) != len(names):
-                    raise ConfigError(f"{place}: {len(cells)} cells, expected {len(names)} ({', '.join(names)})")
-                if cells:
-                    yield place, dict(zip(names, cells, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise _unreadable(path, error) from error
-
-
-def _read_jsonl(path: Path) -> Rows:
-    """One JSON object a line, UTF-8; a blank line is none.
-
-    Raises:
-      ConfigError: it cannot be read, or a line is no JSON object.
-    """
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield f"{path}, line {number}", _read_object(line, f"{path}, line {number}")
-    except (OSError, UnicodeDecodeError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _read_object(line: str, place: str) -> Cells:
-    try:
-        cells = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{place}: not JSON: {error}") from error
-    if not isinstance(cells, dict):
-        raise ConfigError(f"{place}: a {type(cells).__name__}, expected an object of columns and values")
-    return cells
-
-
-def _read_parquet(path: Path) -> Rows:
-    """Rows of a Parquet file.
-
-    Raises:
-      ConfigError: it cannot be read, or pyarrow is not installed.
-    """
-    try:
-        import pyarrow as pa  # imported late: few sweeps need it
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise ConfigError(f"{path}: reading Parquet needs pyarrow; install it, or give .csv or .jsonl") from error
-    try:
-        with parquet.ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches():
-                for cells in batch.to_pylist():
-                    number += 1
-                    yield f"{path}, row {number}", cells
-    except (OSError, pa.ArrowException) as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> ConfigError:
-    return ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}")
-
-
-_READERS: dict[str, Callable[[Path], Rows]] = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}

@@ -40,7 +40,8 @@ class SweepOptions(RunOptions):
 
     Writes leaderboard.html and .md, rows.csv, .jsonl and .parquet to --out, and the files that --write asks for to
     items/. If the sweep is killed, the same command continues it. Each checkpoint ends as ok, rejected (the file is at
-    fault), failed or skipped. The exit status is 1 if any failed.
+    fault), failed or skipped. The exit status is 1 if any failed, or could not be run for now, as its data are not
+    there; the same command runs those again.
 
     Attributes:
       inputs: files, folders, quoted patterns or manifests.
@@ -52,6 +53,8 @@ class SweepOptions(RunOptions):
       address: address of a running Ray cluster; by default Ray is started on this machine.
       partition: partition of the SLURM jobs; without SLURM the jobs run on this machine.
       tracker: experiment tracker to log to, through its own library.
+      retry: rows to make anew, by how they ended (failed, rejected), such as those of a machine that was at fault.
+      item_seconds: how long one item may take before it counts as failed; by default as long as it takes.
     """
 
     inputs: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
@@ -64,9 +67,13 @@ class SweepOptions(RunOptions):
     address: str | None = None
     partition: str | None = None
     tracker: TrackerName = "none"
+    retry: tuple[Literal["failed", "rejected"], ...] = ()
+    item_seconds: float | None = None
 
     def __post_init__(self):
         super().__post_init__()
+        if self.item_seconds is not None:
+            check_number("item_seconds", self.item_seconds, 1)
         if self.workers is not None:
             check_number("workers", self.workers, 1, integer=True)
 
@@ -76,15 +83,22 @@ def item_request(options: RunOptions, item: Item) -> Request:
     return Request.of(item.path, find_method(item.method), options).with_overrides(item.overrides)
 
 
-def item_key(request: Request, sha256: str, write: Write) -> str:
-    """The key of an item: of the file, what lies beside it, what is done to it, and this package's code."""
+def item_key(request: Request, sha256: str, write: Write, data: str | None = None) -> str:
+    """The key of an item: of the file, what lies beside it, what is done to it and on what, and this package's code.
+
+    Args:
+      request: what is asked of it.
+      sha256: of the file.
+      write: what is kept of it.
+      data: digest of the data it is judged on.
+    """
     plain = request.plain()
     plain["compute"].pop("batch_size")
     plain["images"].pop("data_dir")
     path = request.checkpoint
     read = [beside(path, CARD_SUFFIX), beside(path, TRIGGER_SUFFIX), *_files_named(request)]
     found = [hashlib.sha256(each.read_bytes()).hexdigest() if each.is_file() else None for each in read]
-    return make_key(path=path, file=sha256, beside=found, write=write, options=plain)
+    return make_key(path=path, file=sha256, beside=found, write=write, options=plain, data=data)
 
 
 def _files_named(request: Request) -> list[Path]:

@@ -23,10 +23,15 @@ from pydantic import Field, StringConstraints
 from rnp_jax.checks import check_number
 from rnp_jax.errors import ArchitectureError, CheckpointError, DataError, RnpError, SweepError
 from rnp_jax.models import Architecture
+from rnp_jax.sweep.faults import is_stopped
 from rnp_jax.sweep.manifest import Entry
 from rnp_jax.torch_io.source_file import Container
+from rnp_jax.untrusted_text import spell_hidden
 
 GIB = 2**30
+MOST_KILLS = 3
+"""Children that may be killed over one file before it is to blame, or while they start."""
+
 START_SECONDS = 120.0
 """How long the child may take until it is ready, which it usually is after two seconds."""
 
@@ -94,6 +99,10 @@ class _ChildLostError(Exception):
     """The child cannot be asked again; the message says why, as the end of a sentence about the file."""
 
 
+class _KilledError(_ChildLostError):
+    """Somebody killed the child: the file may be to blame, as where the machine runs out of memory, or not."""
+
+
 class _TimeSpentError(_ChildLostError):
     """The file took too long, which no file before it can have caused."""
 
@@ -125,7 +134,8 @@ class Parser:
     """Reads untrusted files in a child process; a context manager, for one thread at a time.
 
     The child starts with the first file and reads many. One that dies is replaced, and a file that was not its first
-    is tried once more in the new one: what becomes of a file never depends on those before it.
+    is tried once more in the new one: what becomes of a file never depends on those before it. One that is killed from
+    outside is no verdict on the file, unless that happens to each that reads it.
     """
 
     def __init__(self, limits: ParserLimits | None = None, *, check_crc: bool = True):
@@ -155,15 +165,18 @@ class Parser:
           SweepError: the child does not start.
         """
         request = _request(entry, check_crc=self._check_crc, cpu_seconds=self._limits.cpu_seconds)
+        kills = 0
         while True:
             if self._child is None:
-                self._child = _Child(self._limits)
+                self._child = _start_child(self._limits)
             is_first = self._child.asked == 0
             try:
                 return _believe(self._child.ask(request), entry.path)
             except _ChildLostError as lost:
                 self.close()
-                if is_first or isinstance(lost, _TimeSpentError):
+                kills += is_first and isinstance(lost, _KilledError)
+                is_sure = is_first and (not isinstance(lost, _KilledError) or kills >= MOST_KILLS)
+                if is_sure or isinstance(lost, _TimeSpentError):
                     raise CheckpointError(entry.path, f"the process that read it {lost}") from lost
             except RnpError:
                 raise
@@ -190,7 +203,7 @@ def _believe(answer: Answer, path: str) -> Parsed:
     Raises:
       _ChildLostError: it makes no sense, or is the child's last.
     """
-    reason = _printable(answer.reason.replace(os.path.abspath(path), path))
+    reason = spell_hidden(answer.reason.replace(os.path.abspath(path), path))
     match answer.kind:
         case "CheckpointError":
             raise CheckpointError(path, reason)
@@ -211,18 +224,28 @@ def _believe(answer: Answer, path: str) -> Parsed:
         raise _ChildLostError("gave an answer with an impossible architecture") from error
     return dataclasses.replace(
         parsed,
-        key=_printable(parsed.key),
+        key=spell_hidden(parsed.key),
         architecture=json.loads(json.dumps(asdict(architecture))),
-        anomalies=tuple(map(_printable, parsed.anomalies)),
-        normalization=parsed.normalization and _printable(parsed.normalization),
-        extractor=parsed.extractor and _printable(parsed.extractor),
-        data=parsed.data and _printable(parsed.data),
+        anomalies=tuple(map(spell_hidden, parsed.anomalies)),
+        normalization=parsed.normalization and spell_hidden(parsed.normalization),
+        extractor=parsed.extractor and spell_hidden(parsed.extractor),
+        data=parsed.data and spell_hidden(parsed.data),
     )
 
 
-def _printable(text: str) -> str:
-    """The text with everything but printable characters and line ends spelled out."""
-    return "".join(c if c == "\n" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def _start_child(limits: ParserLimits) -> "_Child":
+    """A child that is ready; one that somebody kills while it starts is replaced.
+
+    Raises:
+      SweepError: it does not start.
+    """
+    for _ in range(MOST_KILLS - 1):
+        try:
+            return _Child(limits)
+        except SweepError as error:
+            if not isinstance(error.__cause__, _KilledError):
+                raise
+    return _Child(limits)
 
 
 class _Child:
@@ -255,7 +278,7 @@ class _Child:
             self.end()
             raise SweepError(
                 f"the process that reads checkpoints does not start: it {lost}; to see its messages, run "
-                f"{sys.executable} -m rnp_jax.sweep.parsing_child {limits.memory_bytes}"
+                f"{sys.executable} -P -m rnp_jax.sweep.parsing_child {limits.memory_bytes}"
             ) from lost
         except BaseException:
             self.end()
@@ -278,6 +301,8 @@ class _Child:
         end, line = time.monotonic() + seconds, b""
         while not line.endswith(b"\n"):
             if not self._poll.poll(max(0.0, end - time.monotonic()) * 1000):
+                if is_stopped(self._process.pid):
+                    raise _KilledError("was stopped (SIGSTOP)")
                 raise _TimeSpentError(f"took more than {seconds:g} seconds (ParserLimits.wall_seconds)")
             part = os.read(self._answers, 65536)
             if not part:
@@ -300,7 +325,9 @@ class _Child:
             seconds = f"{self._limits.cpu_seconds} seconds of processor time"
             return _TimeSpentError(f"took more than {seconds} (ParserLimits.cpu_seconds)")
         if status == -signal.SIGKILL:
-            return _ChildLostError("was killed (SIGKILL), as happens when the machine runs out of memory")
+            return _KilledError("was killed (SIGKILL), as happens when the machine runs out of memory")
+        if status == -signal.SIGTERM:
+            return _KilledError("was told to end (SIGTERM)")
         if status < 0:
             return _ChildLostError(f"crashed ({signal.Signals(-status).name})")
         return _ChildLostError(f"ended without an answer (exit status {status})")

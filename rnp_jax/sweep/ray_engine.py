@@ -4,6 +4,7 @@ Ray (Moritz et al., OSDI 2018) places the processes and says which died; claims 
 and nothing through its object store. Needs the extra ``ray``.
 """
 
+import contextlib
 import logging
 import os
 import socket
@@ -15,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import rnp_jax
-from rnp_jax.errors import SweepError
-from rnp_jax.sweep.environment import set_variables
+from rnp_jax.atomic import open_to_append
+from rnp_jax.errors import RnpError, SweepError
+from rnp_jax.sweep.environment import SAFE_PATH, set_variables
+from rnp_jax.sweep.faults import Consequences, Patience
 from rnp_jax.sweep.items import PLAN, Item, code_version
 from rnp_jax.sweep.ledger import Ledger, Participant
+from rnp_jax.threads import VARIABLES
 
 Serve = Callable[[Path, str], int]
 
@@ -27,7 +31,7 @@ _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # matches every line that Ray would show of its other processes
 }
-_HANDED_ON = ("JAX_", "XLA_", "RNP_JAX_")
+_HANDED_ON = ("JAX_", "XLA_", "RNP_JAX_", *VARIABLES)
 _STORE_BYTES = 80 * 2**20  # the least that Ray takes; nothing is put there
 _POLL = 0.1
 _STAFFING = 0.5
@@ -44,6 +48,7 @@ def run_ray(
     address: str | None,
     watch: Callable[[], None],
     environment: Mapping[str, str],
+    item_seconds: float | None = None,
 ) -> None:
     """Runs actors until every item has its row.
 
@@ -59,6 +64,7 @@ def run_ray(
       address: of a running cluster; by default one is started on this machine, and stopped at the end.
       watch: is called many times a second, to show what is done.
       environment: variables of the actors.
+      item_seconds: how long an actor may take for an item; by default as long as it takes.
 
     Raises:
       SweepError: Ray is not installed or does not answer, a machine lacks this package's version or the folder,
@@ -69,7 +75,7 @@ def run_ray(
     if not left:
         return
     with _connect(address, environment) as ray:
-        crew = _Crew(ray, ledger, serve)
+        crew = _Crew(ray, ledger, serve, Consequences(ledger, items, item_seconds))
         try:
             while left:
                 crew.attend()
@@ -85,8 +91,9 @@ def run_ray(
 def _connect(address: str | None, environment: Mapping[str, str]) -> Iterator[Any]:
     """Ray's module, connected; it keeps off the screen and reports to nobody."""
     own = {name: value for name, value in os.environ.items() if name.startswith(_HANDED_ON)}
-    path = [str(Path(rnp_jax.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    variables = {**own, **environment, "PYTHONPATH": os.pathsep.join(filter(None, path))}
+    package = str(Path(rnp_jax.__file__).parents[1])
+    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
+    variables = {**own, **environment, "PYTHONPATH": path, **SAFE_PATH}
     local = {"object_store_memory": _STORE_BYTES, "include_dashboard": False} if address is None else {}
     with set_variables(_QUIET):
         try:
@@ -94,13 +101,14 @@ def _connect(address: str | None, environment: Mapping[str, str]) -> Iterator[An
         except ImportError as error:
             raise SweepError("--engine ray needs Ray, which is not installed: pip install 'rnp-jax[ray]'") from error
         try:
-            ray.init(
-                address or "local",
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                runtime_env={"env_vars": variables},
-                **local,
-            )
+            with contextlib.chdir(package):  # Ray has its workers import from the current folder before all others
+                ray.init(
+                    address or "local",
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    runtime_env={"env_vars": variables},
+                    **local,
+                )
         except (OSError, RuntimeError, ValueError) as error:
             raise SweepError(f"Ray at {address or 'this machine'} does not respond or start: {error}") from error
     try:
@@ -131,10 +139,9 @@ class _Actor:
             raise SweepError(f"{host} cannot see {out} and {folder}; use a file system that all machines share")
         os.chdir(folder)
         (out / "logs").mkdir(exist_ok=True)
-        log = os.open(out / "logs" / f"ray-{host}-{os.getpid()}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        for stream in (1, 2):
-            os.dup2(log, stream)
-        os.close(log)
+        with open_to_append(out / "logs" / f"ray-{host}-{os.getpid()}.log") as log:
+            for stream in (1, 2):
+                os.dup2(log.fileno(), stream)
         return ray.get_runtime_context().get_node_id()
 
     def serve(self, serve: Serve, out: Path, supervisor: str) -> int:
@@ -153,14 +160,15 @@ class _Worker:
     member: Participant
     membership: ExitStack
     call: Any
+    patience: Patience
     node: str = ""
 
 
 class _Crew:
     """The actors of a sweep."""
 
-    def __init__(self, ray: Any, ledger: Ledger, serve: Serve):
-        self._ray, self._ledger, self._serve = ray, ledger, serve
+    def __init__(self, ray: Any, ledger: Ledger, serve: Serve, consequences: Consequences):
+        self._ray, self._ledger, self._serve, self._consequences = ray, ledger, serve, consequences
         self._out = ledger.out.resolve()
         self._workers: list[_Worker] = []
         self._idle_deaths, self._next_staffing = 0, 0.0
@@ -174,6 +182,16 @@ class _Crew:
         answered, _ = self._ray.wait(list(calls), num_returns=len(calls), timeout=_POLL)
         for call in answered:
             self._hear(calls[call])
+        if self._consequences.item_seconds is not None:
+            self._end_late()
+
+    def _end_late(self) -> None:
+        """Ends the actors that take too long for an item."""
+        for worker in list(self._workers):
+            if worker.patience.is_due() and worker.patience.look(self._ledger.claims_of(worker.member), stopped=False):
+                self._ray.kill(worker.actor)
+                self._consequences.late(worker.member)
+                self._dismiss(worker)
 
     def _hear(self, worker: _Worker) -> None:
         errors = self._ray.exceptions
@@ -185,7 +203,7 @@ class _Crew:
         except errors.RayActorError as error:
             self._bury(worker, error)
         except errors.RayTaskError as error:
-            if isinstance(error.cause, SweepError):
+            if isinstance(error.cause, RnpError):
                 raise SweepError(str(error.cause)) from error
             self._dismiss(worker)
             self._count_death(str(error.cause))
@@ -254,7 +272,8 @@ class _Crew:
         needs = {"GPU": {"num_gpus": 1}, "TPU": {"resources": {"TPU": 1}}, "CPU": {"num_cpus": 1}}[kind]
         actor = self._ray.remote(_Actor).options(max_restarts=0, max_task_retries=0, **needs).remote()
         membership = ExitStack()
-        worker = _Worker(actor, membership.enter_context(self._ledger.join()), membership, None)
+        patience = Patience(self._consequences.item_seconds)
+        worker = _Worker(actor, membership.enter_context(self._ledger.join()), membership, None, patience)
         self._workers.append(worker)
         self._ask(worker)
 

@@ -1,35 +1,34 @@
 """A sweep from its inputs to its tables: plan, run what has no row yet, compact."""
 
-import os
-import stat
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
 
+from rnp_jax.atomic import is_draft
+from rnp_jax.checks import check_path
 from rnp_jax.config import to_plain, write_yaml
-from rnp_jax.errors import ConfigError, DataError, RnpError, SweepError
-from rnp_jax.pipeline.opening import load_images
+from rnp_jax.errors import ConfigError, DataError, OutsideError, SweepError
+from rnp_jax.pipeline.holding import LOCK, hold_folder
 from rnp_jax.pipeline.options import RunOptions, read_options
-from rnp_jax.pipeline.request import Request, check_request
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.versions import package_versions
 from rnp_jax.report.leaderboard import write_leaderboard
 from rnp_jax.report.schema import Versions
-from rnp_jax.report.sweep_row import STATUSES, SweepRow
+from rnp_jax.report.sweep_row import STATUSES, Status, SweepRow
 from rnp_jax.report.sweep_table import write_tables
 from rnp_jax.sweep.items import Item, make_key, write_plan
 from rnp_jax.sweep.job import SweepJob
 from rnp_jax.sweep.ledger import Ledger
 from rnp_jax.sweep.local import run_local
 from rnp_jax.sweep.manifest import Entry, read_entries
-from rnp_jax.sweep.options import OPTIONS, SweepOptions, Write, item_key
-from rnp_jax.sweep.parsing import Parser
-from rnp_jax.sweep.plan import group_of, order_items
+from rnp_jax.sweep.options import OPTIONS, SweepOptions, Write
+from rnp_jax.sweep.plan import Plan, check_options, plan_items
 from rnp_jax.sweep.progress import SweepProgress
 from rnp_jax.sweep.ray_engine import run_ray
 from rnp_jax.sweep.serving import serve
@@ -57,10 +56,17 @@ def run_sweep(options: SweepOptions) -> tuple[SweepRow, ...]:
     check_options(options, images=options.engine == "local")
     entries = read_entries(options.inputs)
     out = open_folder(Path(options.out), SweepOptions)
-    write_yaml(out / OPTIONS, options)
-    log = RunLog()
-    log.write_to(out / "run.log")
-    return run_items(entries, options, out, options.write, log, _engine(options), options.tracker)
+    return run_items(
+        entries,
+        options,
+        out,
+        options.write,
+        RunLog(),
+        _engine(options),
+        options.tracker,
+        elsewhere=options.engine != "local",
+        retry=options.retry,
+    )
 
 
 def run_here(
@@ -96,33 +102,18 @@ def run_here(
     return rows
 
 
-def check_options(options: RunOptions, images: bool = True) -> None:
-    """Says what is wrong with the options for every checkpoint, before anything is written.
-
-    Args:
-      options: of the sweep.
-      images: whether the data that they name are read from here.
-
-    Raises:
-      ConfigError: options that no item could be run with.
-      DataError: images that cannot be read.
-    """
-    for method in options.methods:
-        check_request(Request.of("", method, options))
-    if images and options.images.data is not None:
-        load_images(options.images, "test")
-
-
 def open_folder(out: Path, schema: type[RunOptions]) -> Path:
     """The folder of a new sweep, or of one of the same command that goes on.
 
     Raises:
       DataError: it is no folder, or holds files of something else.
-      ConfigError: it is another command's.
+      ConfigError: it is another command's, or its name is not UTF-8.
     """
+    check_path("--out", out)
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is not a folder; choose another with --out")
-    if out.is_dir() and not (out / OPTIONS).exists() and any(out.iterdir()):
+    foreign = out.is_dir() and any(path.name != LOCK and not is_draft(path) for path in out.iterdir())
+    if foreign and not (out / OPTIONS).exists():
         raise DataError(f"{out} contains files that do not belong to a sweep; choose another folder with --out")
     if (out / OPTIONS).exists():
         read_options(schema, out / OPTIONS)  # of another command it does not resolve
@@ -139,31 +130,83 @@ def run_items(
     engine: Engine,
     tracker: TrackerName = "none",
     finish: Callable[[SweepRow], SweepRow] = lambda row: row,
+    *,
+    elsewhere: bool = False,
+    retry: Collection[Status] = (),
 ) -> tuple[SweepRow, ...]:
-    """Plans an item for each checkpoint and method, runs those without a row, and writes the tables and the page.
+    """Plans, runs on an engine what has no row yet, and writes the options, the tables and the page.
+
+    Args:
+      entries: the checkpoints.
+      options: of all of them.
+      out: the folder, which runs with the same plan share.
+      write: what is kept of each item.
+      log: told what is done; written to the folder, too.
+      engine: runs items.
+      tracker: of experiments.
+      finish: adds to rows what only the caller knows.
+      elsewhere: whether other machines run the items.
+      retry: the statuses of rows that are made anew.
 
     Raises:
-      SweepError: some items failed, or the sweep had to stop; the tables are written then, too.
+      ConfigError: options that no item could be run with.
+      DataError: another run with other options or checkpoints writes into the folder.
+      SweepError: some items failed or could not be run, or the sweep had to stop; the tables are written then, too.
     """
-    ledger = Ledger(out)
-    items = plan_items(entries, options, write, ledger, log)
-    write_plan(out, items)
-    stopped: BaseException | None = None
-    try:
-        _execute(ledger, items, log, engine, tracker)
-    except (SweepError, KeyboardInterrupt) as error:
-        stopped = error
-    rows = compact(ledger, items, options, finish)
-    counts = Counter(row.status for row in rows)
-    log.say(", ".join(f"{counts[status]} {status}" for status in STATUSES) + f" of {len(rows)}")
-    log.say(f"table  {out / 'rows.csv'}\npage   {out / 'leaderboard.html'}")
-    if stopped is not None:
-        raise stopped
-    if counts["failed"]:
-        raise SweepError(
-            f"{counts['failed']} of {len(rows)} items failed; see {out / 'leaderboard.html'} for the reasons"
-        )
+    plan = plan_items(entries, options, write, log, elsewhere=elsewhere)
+    with hold_folder(out, "sweep", _tell_apart(plan, options, write)) as alone:
+        write_yaml(out / OPTIONS, options)
+        log.write_to(out / "run.log")
+        ledger = Ledger(out)
+        if alone:
+            ledger.forget([item.key for item in plan.items], retry)
+        for row in plan.rejected:
+            ledger.commit(row)
+        for key, reason in plan.aside.items():
+            ledger.set_aside(key, reason)
+        write_plan(out, plan.items)
+        stopped: BaseException | None = None
+        try:
+            _execute(ledger, plan.items, log, engine, tracker)
+        except (SweepError, OutsideError, KeyboardInterrupt) as error:
+            stopped = error
+        rows = compact(ledger, plan.items, options, finish)
+        counts = Counter(row.status for row in rows)
+        log.say(", ".join(f"{counts[status]} {status}" for status in STATUSES) + f" of {len(rows)}")
+        log.say(f"table  {out / 'rows.csv'}\npage   {out / 'leaderboard.html'}")
+        if stopped is not None:
+            raise stopped
+        hint = " (--retry failed runs them again)" if isinstance(options, SweepOptions) else ""
+        _check_finished(ledger, plan.items, counts, hint)
     return rows
+
+
+def _tell_apart(plan: Plan, options: RunOptions, write: Write) -> str:
+    """A digest of whatever decides what the workers of a sweep do; how many they are, and where, does not."""
+    decisive = {each.name: getattr(options, each.name) for each in fields(RunOptions) if each.name != "out"}
+    keys = sorted(item.key for item in plan.items)
+    return make_key(keys=keys, options=to_plain(decisive), write=write)
+
+
+def _check_finished(ledger: Ledger, items: Sequence[Item], counts: Mapping[str, int], hint: str) -> None:
+    """Requires that every item was run, and none failed.
+
+    Raises:
+      SweepError: it is not so.
+    """
+    aside = [(item.path, why) for item in items if (why := ledger.why_aside(item.key)) is not None]
+    told = []
+    if failed := counts["failed"]:
+        page = ledger.out / "leaderboard.html"
+        told.append(f"{failed} of {len(items)} items failed; see {page} for the reasons{hint}")
+    if aside:
+        path, why = aside[0]
+        told.append(
+            f"{len(aside)} of {len(items)} items could not be run, for example {path}: {why} "
+            "(the same command runs them once this is mended)"
+        )
+    if told:
+        raise SweepError("; ".join(told))
 
 
 def compact(
@@ -173,7 +216,10 @@ def compact(
     finish: Callable[[SweepRow], SweepRow] = lambda row: row,
 ) -> tuple[SweepRow, ...]:
     """The rows of all items, those without one as skipped, in the tables and on the page."""
-    found = (ledger.row(item.key) or failed_row(item, "skipped", "not reached yet") for item in items)
+    found = (
+        ledger.row(item.key) or failed_row(item, "skipped", ledger.why_aside(item.key) or "not reached yet")
+        for item in items
+    )
     rows = tuple(map(finish, found))
     write_tables(ledger.out, rows)
     write_leaderboard(
@@ -185,54 +231,6 @@ def compact(
         title=f"Sweep {ledger.out.name}",
     )
     return rows
-
-
-def plan_items(
-    entries: Sequence[Entry], options: RunOptions, write: Write, ledger: Ledger, log: RunLog
-) -> tuple[Item, ...]:
-    """An item for each checkpoint and method; files that cannot be used have their rows at once.
-
-    Raises:
-      ConfigError: options that no item could be run with.
-    """
-    check_options(options, images=False)
-    log.say(f"reading {len(entries)} checkpoints in a separate process")
-    items: list[Item] = []
-    with Parser() as parser, log.bar("read", len(entries)) as advance:
-        for entry in entries:
-            advance()
-            path, overrides = entry.path, entry.overrides
-            try:
-                parsed = parser.parse(_with_defaults(entry, options))
-            except RnpError as error:
-                for method in options.methods:
-                    key = make_key(path=path, state=_state(path), method=method.name, overrides=overrides)
-                    item = Item(key, path, "", method.name, "unreadable", overrides)
-                    ledger.commit(failed_row(item, "rejected", getattr(error, "reason", str(error))))
-                    items.append(item)
-                continue
-            for method in options.methods:
-                request = Request.of(path, method, options).with_overrides(overrides)
-                key = item_key(request, parsed.sha256, write)
-                items.append(Item(key, path, parsed.sha256, method.name, group_of(parsed, entry), overrides))
-    return order_items(items)
-
-
-def _with_defaults(entry: Entry, options: RunOptions) -> Entry:
-    """The entry, with what the options say of every file."""
-    source = options.source
-    shared = {"key": source.key, "architecture": source.architecture, "image_shape": source.image_shape}
-    given = {name: value for name, value in shared.items() if getattr(entry, name) is None and value is not None}
-    return Entry(**{"path": entry.path, **entry.overrides, **given})
-
-
-def _state(path: str) -> list[int]:
-    """What tells that an unreadable file was replaced."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return []
-    return [found.st_size, found.st_mtime_ns, stat.S_IFMT(found.st_mode)]
 
 
 def _execute(ledger: Ledger, items: Sequence[Item], log: RunLog, engine: Engine, tracker: TrackerName) -> None:
@@ -249,15 +247,15 @@ def _engine(options: SweepOptions) -> Engine:
     """The workers that the options name."""
     cached = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
     environment = {} if cached else {"RNP_JAX_CACHE": "off"}
-    workers = options.workers
+    workers, limit = options.workers, options.item_seconds
 
     def run(ledger: Ledger, items: Sequence[Item], watch: Callable[[], None]) -> None:
         if options.engine == "ray":
-            run_ray(ledger, items, serve, workers, options.address, watch, environment)
+            run_ray(ledger, items, serve, workers, options.address, watch, environment, limit)
         elif options.engine == "slurm":
-            run_slurm(ledger, items, WORKER, workers, options.partition, watch, environment)
+            run_slurm(ledger, items, WORKER, workers, options.partition, watch, environment, limit)
         else:
             only_measured = all(method.changes == "nothing" for method in options.methods)
-            run_local(ledger, items, WORKER, workers, watch, environment, whole_machine=only_measured)
+            run_local(ledger, items, WORKER, workers, watch, environment, only_measured, limit)
 
     return run

@@ -7,6 +7,7 @@ Submission is submitit's (the extra ``slurm``). Where there is no SLURM the jobs
 """
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from typing import Any
 
 import rnp_jax
 from rnp_jax.errors import SweepError
-from rnp_jax.sweep.environment import set_variables
+from rnp_jax.sweep.environment import SAFE_PATH, set_variables
 from rnp_jax.sweep.items import Item, read_plan
 from rnp_jax.sweep.ledger import Ledger
 from rnp_jax.sweep.local import run_local
@@ -31,7 +32,7 @@ _MINUTES = 240  # of a job; then it is queued again
 _MOST_REQUEUES = 1000  # a job holds nothing that the next one lacks
 _MOST_LOSSES = 3  # how often jobs may have to be replaced while no row comes
 _CPUS = 4
-_SHARED = "rnp_jax.errors.SweepError: "
+_SHARED = re.compile(r"^rnp_jax\.errors\.\w+: ")
 _POLL = 0.2
 _LOOK = 1.0  # seconds between two looks of a job at what others hold
 _PATIENCE = 20.0
@@ -50,6 +51,7 @@ class _Job:
     environment: dict[str, str]
     is_local: bool
     devices: str | None
+    item_seconds: float | None
 
     def __call__(self, _: int) -> None:
         if self.is_local:
@@ -57,7 +59,8 @@ class _Job:
             os.environ.update({} if self.devices is None else {"CUDA_VISIBLE_DEVICES": self.devices})
         ledger, items = Ledger(self.out), read_plan(self.out)
         with suppress(_Idle):
-            run_local(ledger, items, self.command, None, _look_out(ledger, items), self.environment)
+            watch, limit = _look_out(ledger, items), self.item_seconds
+            run_local(ledger, items, self.command, None, watch, self.environment, item_seconds=limit)
 
     def checkpoint(self, number: int) -> Any:
         """The same again, after a pre-emption or the end of a job's time: what is done is on disk."""
@@ -95,6 +98,7 @@ def run_slurm(
     partition: str | None,
     watch: Callable[[], None],
     environment: Mapping[str, str],
+    item_seconds: float | None = None,
 ) -> None:
     """Submits jobs and waits until every item has its row.
 
@@ -110,6 +114,7 @@ def run_slurm(
       partition: of SLURM; by default its own default.
       watch: is called several times a second, to show what is done.
       environment: variables of the workers.
+      item_seconds: as in ``run_local``.
 
     Raises:
       SweepError: submitit is not installed, SLURM refuses the jobs, one failed, or all keep vanishing.
@@ -118,7 +123,7 @@ def run_slurm(
     left = {item.key for item in items} - ledger.done()
     if not left:
         return
-    submit = _open_queue(ledger, command, partition, environment)
+    submit = _open_queue(ledger, command, partition, environment, item_seconds)
     most, losses = workers or 1, 0
     jobs, gone = submit(min(most, len(left))), []
     try:
@@ -154,7 +159,11 @@ def _count_free(ledger: Ledger, keys: Iterable[str]) -> int:
 
 
 def _open_queue(
-    ledger: Ledger, command: Sequence[str], partition: str | None, environment: Mapping[str, str]
+    ledger: Ledger,
+    command: Sequence[str],
+    partition: str | None,
+    environment: Mapping[str, str],
+    item_seconds: float | None,
 ) -> Callable[[int], list[Any]]:
     """Submits so many jobs when called."""
     try:
@@ -164,7 +173,7 @@ def _open_queue(
         raise SweepError(message) from error
     cluster, out = "local" if shutil.which("sbatch") is None else "slurm", ledger.out.resolve()
     devices = os.environ.get("CUDA_VISIBLE_DEVICES") if cluster == "local" else None
-    job = _Job(out, tuple(command), dict(environment), cluster == "local", devices)
+    job = _Job(out, tuple(command), dict(environment), cluster == "local", devices, item_seconds)
     path = os.pathsep.join(filter(None, [str(Path(rnp_jax.__file__).parents[1]), os.environ.get("PYTHONPATH")]))
     wishes: dict[str, Any] = {"name": "rnp-jax", "timeout_min": _MINUTES, "slurm_partition": partition}
     if cluster == "slurm":
@@ -175,7 +184,7 @@ def _open_queue(
             requeues = {f"{cluster}_max_num_timeout": _MOST_REQUEUES}
             executor = submitit.AutoExecutor(out / JOBS, cluster, **requeues)
             executor.update_parameters(**wishes)
-            with set_variables({"PYTHONPATH": path}, replace=True):  # jobs inherit it, and import this package
+            with set_variables({"PYTHONPATH": path, **SAFE_PATH}, replace=True):  # for the jobs, too
                 return executor.map_array(job, range(count))
         except (OSError, RuntimeError) as error:
             raise SweepError(f"the jobs cannot be submitted: {error}") from error
@@ -203,7 +212,7 @@ def _was_lost(job: Any) -> bool:
     error = job.exception()
     if isinstance(error, FailedJobError):
         reason = str(error).split("-" * 22)[1].strip().splitlines()[-1]
-        raise SweepError(f"job {job.job_id} failed: {reason.removeprefix(_SHARED)}; its log: {job.paths.stderr}")
+        raise SweepError(f"job {job.job_id} failed: {_SHARED.sub('', reason)}; its log: {job.paths.stderr}")
     return error is not None
 
 

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
-from rnp_jax.errors import RnpError, SweepError
+from rnp_jax.atomic import no_room
+from rnp_jax.errors import AbsentError, OutsideError, RnpError
 from rnp_jax.report.sweep_row import SweepRow
 from rnp_jax.sweep.items import Item
 from rnp_jax.sweep.ledger import MOST_CRASHES, Ledger, Participant
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What a write fails with when there is no room."""
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.EROFS)
+"""What no checkpoint is to blame for: too many open files, a file server or disk that went away."""
 
 
 class Job(Protocol):
@@ -39,19 +40,27 @@ class _Hand(NamedTuple):
     loading: list[Future]
 
 
+class _Aside(NamedTuple):
+    """An item that cannot be run for now, through no fault of its own."""
+
+    key: str
+    reason: str
+
+
 def work(
     ledger: Ledger, items: Sequence[Item], job: Job, member: Participant, may_go_on: Callable[[], bool] = lambda: True
 ) -> int:
     """Runs what nobody else has claimed, in the plan's order; the next hand is read while one is computed.
 
-    What goes wrong with an item becomes its row. One that was in a worker's hands when it died runs alone, nothing
+    What goes wrong with an item becomes its row; where something is missing, it is set aside. One that was in a
+    worker's hands when it died runs alone, nothing
     claimed or read beside it, so that a second crash is its own.
 
     Returns:
       How many rows this worker committed.
 
     Raises:
-      SweepError: the disk is full; no claim and no part of a row is left behind.
+      OutsideError: no item is to blame, such as for a full disk; no claim and no part of a row is left behind.
     """
     claims, committed = _Claims(ledger, items, member), 0
     with ThreadPoolExecutor(1) as reader:
@@ -64,16 +73,13 @@ def work(
             current = take()
             while current is not None:
                 following = take() if current.attempt == 1 else None
-                for row in _run(job, current):
-                    committed += ledger.commit(row)
-                    claims.held.remove(row.key)
+                for outcome in _run(job, current):
+                    if isinstance(outcome, _Aside):
+                        ledger.set_aside(outcome.key, outcome.reason)
+                    else:
+                        committed += ledger.commit(outcome)
+                    claims.held.remove(outcome.key)
                 current = following or take()
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-            raise SweepError(
-                f"{ledger.out}: {error.strerror}; free some space and run the same command again"
-            ) from error
         finally:
             for key in claims.held:
                 ledger.release(key)
@@ -104,10 +110,10 @@ class _Claims:
             self._waiting.popleft()
             if not self._ledger.claim(item.key, self._member):
                 continue
-            crashes = self._ledger.crashes(item.key)
-            if crashes >= MOST_CRASHES:
+            tried = self._ledger.attempts(item.key)
+            if tried and self._ledger.crashes(item.key) >= MOST_CRASHES:
                 self._ledger.commit(failed_row(item, "failed", _QUARANTINE, MOST_CRASHES))
-            elif not crashes:
+            elif not tried:
                 self._hold(hand, item)
             elif self.held:
                 self._ledger.release(item.key)
@@ -115,7 +121,7 @@ class _Claims:
                 break
             else:
                 self._hold(hand, item)
-                return hand, crashes + 1
+                return hand, tried + 1
         return hand, 1
 
     def _hold(self, hand: list[Item], item: Item) -> None:
@@ -138,12 +144,14 @@ def _kind(item: Item) -> tuple[str, str]:
 _QUARANTINE = f"quarantined: its worker died {MOST_CRASHES} times while running it (logs/ of the sweep may say why)"
 
 
-def _run(job: Job, hand: _Hand) -> Iterator[SweepRow]:
+def _run(job: Job, hand: _Hand) -> Iterator[SweepRow | _Aside]:
     items, loaded = [], []
     for item, loading in zip(hand.items, hand.loading, strict=True):
         try:
             loaded.append(loading.result())
             items.append(item)
+        except AbsentError as error:
+            yield _Aside(item.key, _describe(error))
         except Exception as error:  # whatever becomes of one item, the others go on
             status = "rejected" if isinstance(error, RnpError) else "failed"
             yield failed_row(item, status, _describe(error), hand.attempt)
@@ -151,11 +159,14 @@ def _run(job: Job, hand: _Hand) -> Iterator[SweepRow]:
         yield from _run_loaded(job, items, loaded, hand.attempt)
 
 
-def _run_loaded(job: Job, items: list[Item], loaded: list[Any], attempt: int) -> Iterator[SweepRow]:
+def _run_loaded(job: Job, items: list[Item], loaded: list[Any], attempt: int) -> Iterator[SweepRow | _Aside]:
     try:
         rows = job.run_hand(items, loaded, attempt)
     except Exception as error:
         reason = _describe(error)
+        if len(items) == 1 and isinstance(error, AbsentError):
+            yield _Aside(items[0].key, reason)
+            return
         if len(items) == 1:
             yield failed_row(items[0], "failed", reason, attempt)
             return
@@ -167,8 +178,20 @@ def _run_loaded(job: Job, items: list[Item], loaded: list[Any], attempt: int) ->
 
 
 def _describe(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno in FULL:
-        raise error
+    """The reason that a row gives.
+
+    Raises:
+      OutsideError: no row is to be made of it.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OutsideError):
+            raise cause
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise no_room(cause.filename or "a temporary file", cause) from error
+        if isinstance(cause, OSError) and cause.errno in _SHORTAGES:
+            raise OutsideError(f"{cause}; mend this and run the same command again") from error
+        cause = cause.__cause__ or cause.__context__
     return str(error) if isinstance(error, RnpError) else f"{type(error).__name__}: {error}"
 
 

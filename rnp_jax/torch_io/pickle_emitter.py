@@ -20,7 +20,7 @@ from rnp_jax.torch_io.nodes import (
     TensorRef,
     children,
 )
-from rnp_jax.torch_io.text import format_path
+from rnp_jax.torch_io.text import Places, format_path
 
 _PROTOCOL_2: Final = b"\x80\x02"
 _BATCH: Final = 1000  # items between two marks, as CPython writes them
@@ -47,7 +47,7 @@ class PickleEmitter:
         added: Mapping[int, Mapping[str, TensorRef]] | None = None,
     ):
         self.storages: dict[str, StorageRef] = {}
-        self.dropped: list[str] = []
+        self.dropped = Places()
         self._keys: dict[str, str] = {}  # the file's own could be paths
         self._is_legacy = is_legacy
         self._substitute = substitute or {}
@@ -125,7 +125,7 @@ class PickleEmitter:
 
     def _emit_or_drop(self, item: Node, location: Location) -> None:
         if isinstance(item, Opaque):
-            self.dropped.append(format_path(location))
+            self.dropped.add(location)
             item = None
         self._emit(item, location)
 
@@ -161,7 +161,7 @@ class PickleEmitter:
     def _items(self, items: dict[Node, Node], location: Location) -> None:
         for key, value in (*items.items(), *self._added.get(id(items), {}).items()):
             if isinstance(key, Opaque) or isinstance(value, Opaque):
-                self.dropped.append(format_path((*location, key)))
+                self.dropped.add((*location, key))
                 continue
             self._emit(key, location)
             self._emit(self._substitute.get((id(items), key), value), (*location, key))

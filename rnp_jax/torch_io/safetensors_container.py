@@ -44,7 +44,10 @@ def read_safetensors(
             raise CheckpointError(path, "the safetensors header gives a name twice")
         return result
 
-    header = json.loads(file[8 : 8 + length], object_pairs_hook=build)
+    try:
+        header = json.loads(file[8 : 8 + length], object_pairs_hook=build)
+    except (ValueError, RecursionError) as error:  # what the library skips unread
+        raise CheckpointError(path, f"a safetensors header that is not plain JSON: {quote(str(error))}") from error
     metadata = header.pop(METADATA, None) or {}
     if len(header) > limits.members:
         raise CheckpointError(path, f"{len(header)} tensors, more than {limits.members} (Limits.members)")

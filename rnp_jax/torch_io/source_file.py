@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import stat
 import tarfile
 import weakref
 import zlib
@@ -11,6 +10,7 @@ from os import PathLike
 from typing import Final, Literal, Protocol
 
 from rnp_jax.errors import CheckpointError
+from rnp_jax.regular_file import open_descriptor
 from rnp_jax.torch_io.limits import Limits
 
 Container = Literal["zip", "legacy", "safetensors"]
@@ -60,8 +60,8 @@ class SourceFile:
         self._path = path
         self._window = (0, b"")  # small readings are near each other
         try:
-            self.descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a FIFO must not block
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            self.descriptor = open_descriptor(path)
+        except OSError as error:
             raise self._unreadable(error) from error
         close = weakref.finalize(self, os.close, self.descriptor)
         try:
@@ -122,10 +122,6 @@ class SourceFile:
         """Size and time of modification of an acceptable file."""
         try:
             state = os.fstat(self.descriptor)
-            if not stat.S_ISREG(state.st_mode):
-                raise CheckpointError(
-                    self._path, f"{_describe(state.st_mode)}, not a regular file; give the file itself"
-                )
             if state.st_size > limits.file_bytes:
                 raise CheckpointError(
                     self._path, f"{state.st_size} bytes, more than {limits.file_bytes} (Limits.file_bytes)"
@@ -136,8 +132,8 @@ class SourceFile:
             raise self._unreadable(error) from error
         return state.st_size, state.st_mtime_ns
 
-    def _unreadable(self, error: Exception) -> CheckpointError:
-        return CheckpointError(self._path, f"cannot be read: {getattr(error, 'strerror', None) or error}")
+    def _unreadable(self, error: OSError) -> CheckpointError:
+        return CheckpointError(self._path, f"cannot be read: {error.strerror or error}")
 
 
 def read_file(path: str | PathLike[str], limits: Limits) -> bytes:
@@ -182,9 +178,3 @@ def _is_tar(head: bytes) -> bool:
     except tarfile.TarError:
         return False
     return True
-
-
-def _describe(mode: int) -> str:
-    if stat.S_ISDIR(mode):
-        return "a directory"
-    return "a FIFO" if stat.S_ISFIFO(mode) else "a device or socket"

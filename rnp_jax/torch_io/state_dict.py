@@ -18,6 +18,8 @@ KEYS: Final = ("state_dict", "model", "netC", "clsmodel", "model_state_dict", "n
 
 _PARALLEL_PREFIX: Final = "module."  # torch.nn.DataParallel
 _SECOND_PREFIX: Final = "1."  # the network in a Sequential, behind a step without tensors such as a resize
+_MOST_WRAPPERS: Final = 4
+_LONGEST_NAME: Final = 1024
 
 
 class Tensors(Mapping[str, np.ndarray]):
@@ -87,8 +89,12 @@ def find_state_dict(checkpoint: Checkpoint, key: str | None = None) -> StateDict
     for place, node in walk(chosen):
         if isinstance(node, Opaque):
             raise CheckpointError(path, f"{format_path(location + place)} is {quote(node.name)}{_advise(node)}")
-    if odd := next((name for name in chosen if type(name) is not str), None):
-        raise CheckpointError(path, f"{where} has the key {quote(odd)}, which is not the name of a tensor")
+    for name in chosen:
+        if type(name) is not str:
+            raise CheckpointError(path, f"{where} has the key {quote(name)}, which is not the name of a tensor")
+        if len(name) > _LONGEST_NAME:
+            reason = f"{where} has the key {quote(name)} of {len(name)} letters, more than {_LONGEST_NAME}"
+            raise CheckpointError(path, reason)
     refs = {name: value for name, value in chosen.items() if isinstance(value, TensorRef)}
     if not refs:
         raise CheckpointError(path, f"{where} holds no tensors")
@@ -201,12 +207,12 @@ def _advise(node: Opaque) -> str:
 def _find_prefix(names: Mapping[str, Any], where: str, path: str | PathLike[str]) -> str:
     """The wrappers' names that every name begins with."""
     end = 0
-    while wrapper := _find_wrapper(names, end):
-        end += len(wrapper)
+    for _ in range(_MOST_WRAPPERS):
+        end += len(_find_wrapper(names, end))
     prefix = next(iter(names))[:end]
     having = [name for name in names if name.startswith(_PARALLEL_PREFIX, end)]
-    if having:
-        bare = next(name for name in names if not name.startswith(_PARALLEL_PREFIX, end))
+    bare = next((name for name in names if not name.startswith(_PARALLEL_PREFIX, end)), None)
+    if having and bare is not None:
         raise CheckpointError(
             path,
             f"in {where}, {len(having)} of {len(names)} names begin with {quote(prefix + _PARALLEL_PREFIX)}, "

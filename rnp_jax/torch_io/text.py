@@ -1,9 +1,10 @@
 """How names and places from an untrusted file appear in a message: quoted, ASCII, short."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 _LONGEST = 80
+_MOST_PLACES = 50
 
 
 def quote(text: object) -> str:
@@ -20,6 +21,31 @@ def quote(text: object) -> str:
 
 def _is_ints(value: object) -> bool:
     return isinstance(value, tuple) and len(value) <= _LONGEST and all(type(item) is int for item in value)
+
+
+class Places:
+    """Places in a tree, of which the first few are spelled out: a small file can name one object in a million places.
+
+    Args:
+      paths: the keys that lead to each.
+    """
+
+    def __init__(self, paths: Iterable[Sequence[object]] = ()):
+        self._spelled: list[str] = []
+        self._count = 0
+        for path in paths:
+            self.add(path)
+
+    def add(self, path: Sequence[object]) -> None:
+        """Notes one more."""
+        self._count += 1
+        if len(self._spelled) < _MOST_PLACES:
+            self._spelled.append(format_path(path))
+
+    def spell(self) -> tuple[str, ...]:
+        """The first 50, and how many more there are."""
+        more = self._count - len(self._spelled)
+        return (*self._spelled, *([f"{more} more places"] if more else []))
 
 
 def format_path(path: Sequence[object]) -> str:

@@ -20,7 +20,7 @@ from rnp_jax.torch_io.replacement import Replacement, describe_array, plan_repla
 from rnp_jax.torch_io.safetensors_container import METADATA
 from rnp_jax.torch_io.source_file import CONTAINERS, Container
 from rnp_jax.torch_io.state_dict import StateDict
-from rnp_jax.torch_io.text import format_path, quote
+from rnp_jax.torch_io.text import Places, quote
 
 
 def write_checkpoint(
@@ -49,7 +49,7 @@ def write_checkpoint(
       overwrite: replace a file that exists, be it the source.
 
     Returns:
-      Where in the tree objects were not written.
+      Where in the tree objects were not written: at most 50 places, and how many more there are.
 
     Raises:
       CheckpointError: an unknown name, another shape, values its dtype cannot hold, a new name that is not new, or a
@@ -75,7 +75,7 @@ def write_checkpoint(
             if checkpoint.byteorder == "big":
                 storages = {key: _swap(content, emitter.storages[key]) for key, content in storages.items()}
             write_legacy(file, pickle, emitter.storages, storages)
-    return tuple(emitter.dropped)
+    return emitter.dropped.spell()
 
 
 def write_state_dict(
@@ -147,14 +147,16 @@ def _write_safetensors(
             ref = plan.moved.get((id(chosen), name), value)
             array = decode(ref, _get_record(ref.storage.key, checkpoint, plan), checkpoint.byteorder)
             tensors[name] = (dtypes[ref.dtype], ref.shape, _spell_little_endian(array))
-    dropped = [(*state_dict.location, name) for name in state_dict.skipped]
+    dropped = Places((*state_dict.location, name) for name in state_dict.skipped)
     node = checkpoint.tree
     for depth, key in enumerate(state_dict.location):
-        dropped += [(*state_dict.location[:depth], other) for other in node if other != key]
+        for other in node:
+            if other != key:
+                dropped.add((*state_dict.location[:depth], other))
         node = node[key]
     with _open_new(path, overwrite=overwrite) as file:
         write_safetensors(file, tensors, checkpoint.metadata)
-    return tuple(map(format_path, dropped))
+    return dropped.spell()
 
 
 def _get_record(key: str, checkpoint: Checkpoint, plan: Replacement) -> Buffer:

@@ -21,6 +21,7 @@ _END: Final = struct.Struct("<4s4H2IH")
 _END64: Final = struct.Struct("<4sQ2H2I4Q")
 _LOCATOR: Final = struct.Struct("<4sIQI")
 _LONGEST_NAME: Final = 1024
+_MOST_FIELDS: Final = 64  # of a member's extra data; torch writes two
 _MAX16, _MAX32 = 0xFFFF, 0xFFFFFFFF
 _ENCRYPTED, _DESCRIPTOR, _UTF8 = 1 << 0, 1 << 3, 1 << 11
 
@@ -40,10 +41,11 @@ class Member:
 
 @dataclass(frozen=True)
 class Directory:
-    """The entries of an archive, in its order, and where their list begins."""
+    """The entries of an archive, in its order, and where their list begins and ends."""
 
     members: tuple[Member, ...]
     start: int
+    end: int
 
 
 def read_directory(data: Sliceable, path: str | PathLike[str], limits: Limits) -> Directory:
@@ -55,7 +57,7 @@ def read_directory(data: Sliceable, path: str | PathLike[str], limits: Limits) -
     start, end, count = _find_directory(data, path)
     if count > limits.members:
         raise CheckpointError(path, f"{count} zip members, more than {limits.members} (Limits.members)")
-    return Directory(tuple(_read_entries(data, start, end, count, path)), start)
+    return Directory(tuple(_read_entries(data, start, end, count, path)), start, end)
 
 
 def locate_contents(
@@ -169,15 +171,16 @@ def _decode_name(raw: bytes, path: str | PathLike[str]) -> str:
 
 def _widen(extra: bytes, values: list[int], name: str, path: str | PathLike[str]) -> list[int]:
     """The values, those at the 32-bit ceiling replaced, in this order, from the zip64 extra field (4.5.3)."""
-    wide = b""
-    while len(extra) >= 4:
-        kind, length = struct.unpack_from("<2H", extra)
-        if 4 + length > len(extra):
+    if not (needed := values.count(_MAX32)):
+        return values
+    wide, position = b"", 0
+    for _ in range(_MOST_FIELDS):
+        if position + 4 > len(extra):
             break
-        if kind == 1:
-            wide = extra[4 : 4 + length]
-        extra = extra[4 + length :]
-    needed = values.count(_MAX32)
+        kind, length = struct.unpack_from("<2H", extra, position)
+        position += 4 + length
+        if kind == 1 and position <= len(extra):
+            wide = extra[position - length : position]
     if len(wide) < 8 * needed:
         raise CheckpointError(path, f"zip member {quote(name)} lacks its 64-bit sizes")
     numbers = iter(struct.unpack_from(f"<{needed}Q", wide))

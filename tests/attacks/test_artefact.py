@@ -1,5 +1,6 @@
 import contextlib
 import io
+import os
 import zipfile
 
 import numpy as np
@@ -125,5 +126,18 @@ def test_repeated_members_are_refused(tmp_path):
         archive.writestr("grid.npy", header("(16, 20, 2)"))
         with pytest.warns(UserWarning, match="Duplicate name"):
             archive.writestr("grid.npy", header("(16, 20, 2)"))
-    with pytest.raises(DataError, match="2 arrays, expected 1"):
+    with pytest.raises(DataError, match="appears twice"):
         load_artefact(tmp_path / "a.npz", WaNet(), SHAPE)
+
+
+def test_only_a_regular_file_of_about_the_right_size_is_read(tmp_path):
+    os.mkfifo(tmp_path / "fifo.npz")
+    (tmp_path / "zero.npz").symlink_to("/dev/zero")
+    write_member(tmp_path / "large.npz", bytes(2**21))
+    for name, message in (
+        ("fifo.npz", "a FIFO, not a regular file"),
+        ("zero.npz", "a device or socket"),
+        ("large.npz", r"bytes, more than 1052672 \(Limits.file_bytes\)"),
+    ):
+        with pytest.raises(DataError, match=message):
+            load_artefact(tmp_path / name, SMALL, (16, 16, 1))

@@ -11,7 +11,7 @@ import pytest
 import tyro
 
 from rnp_jax.attacks import Bpp, Ctrl, LowFrequency, Ssba, Trojan
-from rnp_jax.attacks.base import check_image_shape, quantise
+from rnp_jax.attacks.base import quantise
 from rnp_jax.attacks.registry import ATTACKS
 from rnp_jax.errors import ConfigError, DataError
 
@@ -118,7 +118,3 @@ def test_quantise_keeps_integers_that_float32_computes_too_low():
     mixed = x.astype(np.float32) * (1 - a) + p.astype(np.float32) * a
     assert (mixed.astype(np.uint8) != exact).any()
     np.testing.assert_array_equal(quantise(jnp.asarray(mixed)), exact)
-
-
-def test_an_image_shape_is_three_positive_integers():
-    assert check_image_shape([np.int64(3), 4, 1]) == (3, 4, 1)

@@ -34,7 +34,7 @@ def test_wanted_is_jittable_and_int32(mapping):
     [
         ({"num_classes": 10, "target": 10}, "target is 10, expected an integer between 0 and 9"),
         ({"num_classes": 10, "target": -1}, "target is -1"),
-        ({"num_classes": 1}, "num_classes is 1, expected an integer of at least 2"),
+        ({"num_classes": 1}, "num_classes is 1, expected an integer between 2 and 100000"),
         ({"num_classes": 10, "mapping": "one_to_one"}, "mapping is 'one_to_one', expected one of all_to_one"),
     ],
 )

@@ -98,3 +98,27 @@ def test_unregistered_attacks_are_refused():
 
     with pytest.raises(ConfigError, match="Other is no registered attack"):
         describe(Other())
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_every_whole_number_has_a_ceiling(name):
+    """A card's constants are not trusted: each could ask for any amount of memory or time."""
+    written = describe(ATTACKS[name]())["constants"]
+    whole = [key for key, value in written.items() if type(value) is int or key == "margin"]
+    for key in whole:
+        with pytest.raises(ConfigError, match=f"{key} is 10000000000, expected an integer between"):
+            from_description({"name": name, "constants": {**written, key: 10**10}})
+
+
+@pytest.mark.parametrize(
+    "constant",
+    ["wanet.grid_size", "ctrl.window", "input_aware.width", "lira.width", "ssba.width", "ssba.bits", "lf.sigma"],
+)
+def test_the_largest_artefact_can_be_held(constant):
+    name, key = constant.split(".")
+    written = describe(ATTACKS[name]())["constants"]
+    with pytest.raises(ConfigError, match=r"expected an? (integer|number) between") as caught:
+        from_description({"name": name, "constants": {**written, key: 10**10}})
+    most = int(str(caught.value).rpartition(" ")[2])
+    params = from_description({"name": name, "constants": {**written, key: most}}).init((32, 32, 3))
+    assert sum(array.nbytes for array in params.values()) < 2**30

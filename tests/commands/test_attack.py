@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -13,6 +14,7 @@ from rnp_jax.attacks import BadNets, Goal, draw_plan, load_artefact
 from rnp_jax.card import read_card
 from rnp_jax.cli import main
 from rnp_jax.data import load
+from rnp_jax.pipeline.holding import hold_file
 from rnp_jax.pipeline.run_log import EpochBars
 from tests.networks import build
 from tests.oracle.models import mlp
@@ -222,3 +224,10 @@ def test_a_rate_that_nothing_reads_is_refused(tmp_path, fails):
 def test_a_wrong_name_is_told_before_data_are_looked_for(tmp_path, fails):
     error = fails("attack", "trojn", "--out", tmp_path / "a.pt", "--data", "nowhere")
     assert "'trojn' is unknown; did you mean trojan?" in error
+
+
+def test_a_checkpoint_that_another_run_is_writing_is_left_to_it(tmp_path, fails):
+    with hold_file(tmp_path / "victim.pt", "attack"):
+        error = fails("attack", "badnets", "--out", tmp_path / "victim.pt", *ATTACK)
+    assert re.match(rf"DataError: .*victim\.pt is being written by process {os.getpid()} on .* \(attack, since", error)
+    assert os.listdir(tmp_path) == []

@@ -23,6 +23,7 @@ from rnp_jax.data import NORMALIZATIONS, load
 from rnp_jax.data.splits import Split
 from rnp_jax.errors import RequirementError
 from rnp_jax.evaluation.predict import predict
+from rnp_jax.pipeline import holding
 from rnp_jax.pipeline.opening import draw_evenly, open_data, open_model
 from rnp_jax.report.schema import AttackInfo, Verdict, read_result
 from rnp_jax.store import load_tree
@@ -404,3 +405,16 @@ def test_a_removed_trigger_meets_the_requirement(monkeypatch):
     monkeypatch.setattr("rnp_jax.commands.defend.defend_checkpoint", lambda *_: removed)
     run, given = parse("defend", ["a.pt", "--require", "removed"])
     assert run(given) is removed
+
+
+def test_a_folder_that_another_run_writes_to_is_left_to_it(small_victim, tmp_path, fails, monkeypatch):
+    """Before its work; and where the other run ends in the meantime, after it."""
+    monkeypatch.setattr(holding, "_PATIENCE", 0.2)
+    clp = ("defend", small_victim, "--method", "clp", "--test-images", "60", "--defense.size", "100", "--out", tmp_path)
+    with holding.hold_folder(tmp_path, "detect"):
+        error = fails(*clp)
+        assert re.match(r"DataError: .* is being written by process \d+ on .* \(detect, since", error)
+        assert os.listdir(tmp_path) == [holding.LOCK]
+    monkeypatch.setattr("rnp_jax.pipeline.defending.open_case", lambda *_: (tmp_path / "report.html").touch())
+    assert "already contains a finished result" in fails(*clp)
+    assert os.listdir(tmp_path) == ["report.html"]

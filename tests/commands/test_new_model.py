@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from rnp_jax.attacks import BadNets, Goal, load_artefact, trigger_test_set
-from rnp_jax.card import CARD_SUFFIX, beside, read_card
+from rnp_jax.card import CARD_SUFFIX, beside, read_card, write_card
+from rnp_jax.commands import new_model
 from rnp_jax.commands.new_model import NewModel, check_free, make_network, measure_model, write_model
 from rnp_jax.config import ComputeOptions
 from rnp_jax.data import NORMALIZATIONS, Dataset, load
@@ -46,6 +47,29 @@ def test_a_checkpoint_or_card_is_in_the_way(present, tmp_path):
         check_free(tmp_path / "victim.pt")
 
 
+@pytest.mark.parametrize(
+    ("card", "names"),
+    [
+        ('{"file": "victim.pt"}', []),
+        ('{"file": "victim.pt"}', ["victim.pt"]),
+        ('{"file": "victim.safetensors"}', []),
+        ("[1]", []),
+        ("{}", []),
+        ("x", []),
+    ],
+)
+def test_a_card_whose_checkpoint_was_never_written_is_in_nobodys_way(card, names, tmp_path):
+    """A run that is killed leaves it: the checkpoint is written last."""
+    for name in names:
+        (tmp_path / name).touch()
+    (tmp_path / "victim.card.json").write_text(card)
+    if "victim.pt" in card and not names:
+        check_free(tmp_path / "victim.pt")
+    else:
+        with pytest.raises(DataError, match="exists already"):
+            check_free(tmp_path / "victim.pt")
+
+
 def test_a_network_is_made_for_its_images(images):
     compute = ComputeOptions(precision="bfloat16", placement="channel")
     network = make_network("resnet18", 4, "digits", images, compute)
@@ -80,9 +104,11 @@ def test_a_clean_model_has_no_figures_of_an_attack(images):
 
 
 @pytest.mark.parametrize("attack", [ATTACK, None])
-def test_trigger_checkpoint_and_card_are_written(attack, tmp_path):
+def test_trigger_checkpoint_and_card_are_written(attack, tmp_path, monkeypatch):
     model = new_head(attack)
     out = tmp_path / "heads" / "head.pt"
+    before = []  # what there is of the checkpoint when its card comes: nothing, so that a run can be killed there
+    monkeypatch.setattr(new_model, "write_card", lambda *card: (before.append(out.exists()), write_card(*card)))
     asr = None if attack is None else Proportion.of(2, 4)
     write_model(
         NewModel(model.network, model.variables, attack, GOAL, model.params),
@@ -97,6 +123,7 @@ def test_trigger_checkpoint_and_card_are_written(attack, tmp_path):
         seed=4,
         seconds=1.5,
     )
+    assert before == [False]
     trigger = ["head.trigger.npz"] if attack is not None else []
     assert sorted(os.listdir(out.parent)) == ["head.card.json", "head.pt", *trigger]
     value = torch.load(out, weights_only=True)

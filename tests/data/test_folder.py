@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -84,3 +86,32 @@ def test_an_undivided_folder_is_given_whole_and_one_with_parts_as_it_is(tmp_path
     assert (len(whole), whole.name, whole.source_images) == (20, "one", 20)
     parts = [load(tmp_path / "two", split=split, undivided=True) for split in ("train", "test")]
     assert [(len(part), part.source_images) for part in parts] == [(6, None), (4, None)]
+
+
+@pytest.mark.parametrize("place", ["", "cat", "cat/more"])
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda path: path.symlink_to("nowhere"), "No such file or directory"),
+        (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
+        (os.mkfifo, "a FIFO, device or socket"),
+        (lambda path: path.symlink_to("/dev/null"), "a FIFO, device or socket"),
+    ],
+)
+def test_links_to_nothing_and_special_files_are_not_passed_over(place, make, told, tmp_path):
+    for name in ("dog", "cat", "cat/more"):
+        write(tmp_path / name, 10)
+    make(tmp_path / place / "odd.png")
+    name = (f"{place}/" if place else "") + "odd.png"
+    with pytest.raises(DataError, match=f"1 entries are neither images nor folders, remove them: {name}: {told}"):
+        load(tmp_path)
+
+
+def test_links_to_class_folders_are_followed_and_others_told_of(tmp_path):
+    for name in ("data/dog", "others/cat"):
+        write(tmp_path / name, 10)
+    (tmp_path / "data" / "cat").symlink_to(tmp_path / "others" / "cat")
+    assert load(tmp_path / "data").class_names == ("cat", "dog")
+    (tmp_path / "data" / "dog" / "more").symlink_to(tmp_path / "others" / "cat")
+    with pytest.raises(DataError, match="dog/more: a link to a folder, which is not followed"):
+        load(tmp_path / "data")

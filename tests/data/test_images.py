@@ -1,5 +1,10 @@
 import contextlib
 import io
+import os
+import struct
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -8,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from rnp_jax.data import images
 from rnp_jax.data.images import decode_image, parse_size, resize_images, stack_images
 from rnp_jax.errors import ConfigError, DataError
 
@@ -56,6 +62,45 @@ def test_unreadable_images_are_refused(content, message):
         decode_image(content)
 
 
+def png(depth, colour, pixel):
+    """A PNG of one pixel, as Pillow itself cannot write it."""
+    header = struct.pack(">IIBBBBB", 1, 1, depth, colour, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" + pixel)), (b"IEND", b"")]
+    whole = b"\x89PNG\r\n\x1a\n"
+    for kind, data in chunks:
+        whole += struct.pack(">I4s", len(data), kind) + data + struct.pack(">I", zlib.crc32(kind + data))
+    return whole
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(png(16, colour, b"\x12\x34" * channels) for colour, channels in ((0, 1), (2, 3), (4, 2), (6, 4))),
+        b"P6 1 1 65535\n" + b"\x12\x34" * 3,
+        b"P6 1 1 256\n" + b"\x01\x00" * 3,
+        b"P5 1 1 65535\n" + b"\x12\x34",
+        b"P3 1 1 65535\n 1 2 60000\n",
+        b"P2 1 1 1000\n 999\n",
+    ],
+)
+def test_no_image_is_cut_to_8_bits(content):
+    with pytest.raises(DataError, match=r"more than 8 bits a channel \(mode .*\); convert it to 8 bits"):
+        decode_image(content)
+
+
+@pytest.mark.parametrize("content", [png(8, 2, b"abc"), b"P6 1 1 255\nabc", b"P3 1 1 255\n97 98 99\n"])
+def test_images_of_8_bits_are_read(content):
+    assert decode_image(content).tolist() == [[[97, 98, 99]]]
+
+
+def test_an_animated_image_is_refused():
+    frames = [Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "PNG", save_all=True, append_images=frames[1:])
+    with pytest.raises(DataError, match="2 frames, expected a single image; save the one that is meant"):
+        decode_image(buffer.getvalue())
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_resizing_is_antialiased_bilinear_as_in_torch(channels):
     images = np.random.default_rng(1).integers(0, 256, (2, 20, 14, channels), dtype=np.uint8)
@@ -78,3 +123,32 @@ def test_sizes_are_parsed_or_refused():
 def test_different_sizes_ask_for_image_size():
     with pytest.raises(DataError, match=r"set: images of 2 different sizes, such as 9x7 \(a\), 3x7 \(b\); give image_"):
         stack_images([PIXELS, PIXELS[:3], PIXELS], ["a", "b", "c"], "set")
+
+
+def test_images_that_are_far_larger_than_their_files_are_refused_or_decoded_one_at_a_time(monkeypatch):
+    """Sixty files of 20 KB took 5 GB."""
+    with pytest.raises(DataError, match="8193x8192 pixels, expected at most 67,108,864 in all"):
+        decode_image(encode(np.zeros((8192, 8193), np.bool_)), size=(8, 8))
+    at_once, most = [], []
+
+    def resize(image, size):
+        at_once.append(1)
+        most.append(len(at_once))
+        time.sleep(0.01)
+        at_once.pop()
+        return image.resize(size)
+
+    monkeypatch.setattr(images, "_LARGE_PIXELS", 100)
+    monkeypatch.setattr(images, "_resize", resize)
+    large = encode(np.zeros((11, 10, 3), np.uint8))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: decode_image(large, size=(8, 8)), range(12)))
+    assert most == [1] * 12
+
+
+def test_only_a_regular_file_is_decoded(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to("/dev/zero")
+    for name, message in (("a.png", "a FIFO, not a regular"), ("b.png", "a device"), ("c.png", "No such file")):
+        with pytest.raises(DataError, match=f"cannot be read: {message}"):
+            decode_image(tmp_path / name)

@@ -44,3 +44,8 @@ def test_importing_the_package_loads_no_data_library():
     code = "import sys, rnp_jax.data; print([m for m in ('sklearn', 'tensorflow_datasets') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_a_home_folder_that_is_not_there_is_no_traceback():
+    with pytest.raises(DataError, match="there is no data set, file or folder '~nobody-of-that-name/x'"):
+        load("~nobody-of-that-name/x", data_dir="~nobody-of-that-name")

@@ -1,6 +1,11 @@
+import io
+import struct
+import zipfile
+
 import numpy as np
 import pytest
 
+from rnp_jax.data import npz
 from rnp_jax.data.loading import load
 from rnp_jax.errors import DataError
 
@@ -74,5 +79,104 @@ def test_damaged_files_are_refused(tmp_path):
             load(path)
     with path.open("wb") as file:
         np.save(file, IMAGES)
-    with pytest.raises(DataError, match=r"not a zip archive.*np\.savez"):
+    with pytest.raises(DataError, match=r"zip directory is missing.*np\.savez"):
         load(path)
+
+
+def header(descr="'|u1'", shape="(20, 6, 5, 3)", fortran="False", more="") -> bytes:
+    text = f"{{'descr': {descr}, 'fortran_order': {fortran}, 'shape': {shape}, {more}}}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+def archive(path, images: bytes, method=zipfile.ZIP_STORED) -> None:
+    with zipfile.ZipFile(path, "w", method) as file:
+        file.writestr("images.npy", images)
+        file.writestr("labels.npy", header("'<i8'", "(20,)") + LABELS.tobytes())
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        b"no array",
+        header("'|O'") + IMAGES.tobytes(),
+        header("[('a', '|u1')]") + IMAGES.tobytes(),
+        header("'|u3'") + IMAGES.tobytes(),
+        header("'<U0'"),
+        header("{}"),
+        header(shape="(-20, 6, 5, 3)") + IMAGES.tobytes(),
+        header(shape="20") + IMAGES.tobytes(),
+        header(shape="(20, 6, 5, 4)") + IMAGES.tobytes(),
+        header(shape="(20, 6, 5, 2)") + IMAGES.tobytes(),
+        header(shape="(" + "1, " * 9 + ")") + b"\0",
+        header(shape=f"({10**30}, 6, 5, 3)"),
+        header(shape="(100000000, 1000, 1000, 3)"),
+        header(shape=f"({'1' * 5000},)"),
+        header(shape="(" * 4000),
+        header(fortran="1") + IMAGES.tobytes(),
+        header(more="'x': 1") + IMAGES.tobytes(),
+        b"\x93NUMPY\x09\x00" + header()[8:] + IMAGES.tobytes(),
+        b"\x93NUMPY\x02\x00\xff\xff\xff\xff{",
+        header()[:40],
+    ],
+)
+def test_arrays_that_are_broken_or_too_large_are_refused(images, tmp_path):
+    archive(tmp_path / "bad.npz", images)
+    with pytest.raises(DataError, match=r"not a readable \.npz of plain arrays"):
+        load(tmp_path / "bad.npz")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_other_compressions_are_refused(method, tmp_path):
+    archive(tmp_path / "bad.npz", header() + IMAGES.tobytes(), method)
+    with pytest.raises(DataError, match=r"images\.npy is neither stored nor deflated"):
+        load(tmp_path / "bad.npz")
+
+
+def test_an_encrypted_array_is_refused(tmp_path):
+    archive(tmp_path / "bad.npz", header() + IMAGES.tobytes())
+    content = bytearray((tmp_path / "bad.npz").read_bytes())
+    content[6] |= 1
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "bad.npz").write_bytes(content)
+    with pytest.raises(DataError, match="encrypted"):
+        load(tmp_path / "bad.npz")
+
+
+def test_a_set_that_would_fill_the_memory_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "bomb.npz", images=np.zeros((100, 64, 64, 3), np.uint8), labels=np.zeros(100, int))
+    monkeypatch.setattr(npz, "physical_memory", lambda: 2**20)
+    with pytest.raises(DataError, match=r"1,228,800 bytes; expected at most 524,288"):
+        load(tmp_path / "bomb.npz")
+
+
+def test_a_hostile_directory_is_refused_at_once(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bad.npz", "w") as file:
+        for number in range(20):
+            info = zipfile.ZipInfo(f"{number}.npy")
+            info.extra = struct.pack("<2H", 0x9999, 0) * 16_000
+            file.writestr(info, b"")
+    with pytest.raises(DataError, match=r"a zip directory of \d+ bytes, expected at most 1048576"):
+        load(tmp_path / "bad.npz")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (np.array(["a" * 2000, "b"]), "2 class names of 8,000 bytes, expected at most 100,000 of 4,096"),
+        (np.zeros(100_001, np.uint8), "100,001 class names"),
+        (np.array(["a", "\ud800"]), "class names that are no text"),
+        (np.array([0x110000, 0], "<u4").view("<U1"), "texts with letters that are none"),
+        (np.array([0x110000, 0], ">u4").view(">U1"), "texts with letters that are none"),
+    ],
+)
+def test_class_names_that_are_none(names, message, tmp_path):
+    np.savez(tmp_path / "bad.npz", images=IMAGES, labels=LABELS, class_names=names)
+    with pytest.raises(DataError, match=message):
+        load(tmp_path / "bad.npz")
+
+
+def test_an_array_in_the_order_of_fortran_and_of_a_later_format_version(tmp_path):
+    content = io.BytesIO()
+    np.lib.format.write_array(content, np.asfortranarray(IMAGES), (2, 0))
+    archive(tmp_path / "set.npz", content.getvalue())
+    np.testing.assert_array_equal(load(tmp_path / "set.npz", undivided=True).images, IMAGES)

@@ -1,3 +1,4 @@
+import contextlib
 import io
 import json
 import subprocess
@@ -113,15 +114,71 @@ def test_a_format_that_only_tensorflow_reads_is_explained(tmp_path):
         load("toy", data_dir=tmp_path)
 
 
-def test_features_of_others_are_not_imported(tmp_path):
-    folder = prepare(tmp_path, {"train": 1})
-    text = (folder / "features.json").read_text()
-    (folder / "features.json").write_text(
-        text.replace("tensorflow_datasets.core.features.image_feature", "antigravity")
-    )
-    with pytest.raises(DataError, match=r"feature class 'antigravity\.Image'"):
+OWN = "tensorflow_datasets.core.features."
+TOP = {"pythonClassName": OWN + "features_dict.FeaturesDict"}
+FOREIGN = {
+    "camel": {**TOP, "featuresDict": {"features": {"x": {"pythonClassName": "payload.Image", "image": {}}}}},
+    "snake": {**TOP, "featuresDict": {"features": {"x": {"python_class_name": "payload.Image", "image": {}}}}},
+    "in a sequence": {
+        **TOP,
+        "featuresDict": {
+            "features": {
+                "x": {
+                    "pythonClassName": OWN + "sequence_feature.Sequence",
+                    "sequence": {"feature": {"python_class_name": "payload.Image", "image": {}}},
+                }
+            }
+        },
+    },
+    "legacy": {"type": "payload.Image", "content": {}},
+    "legacy in a legacy dict": {
+        "type": OWN + "features_dict.FeaturesDict",
+        "content": {"x": {"type": "payload.Image", "content": {}}},
+    },
+    "JSON in JSON": {**TOP, "jsonFeature": {"json": '{"x": {"type": "payload.Image", "content": {}}}'}},
+    "json in JSON": {**TOP, "json_feature": {"json": '{"x": {"python_class_name": "payload.I", "text": {}}}'}},
+    "of the library but not a feature": {"pythonClassName": "tensorflow_datasets.testing.payload.I", "text": {}},
+}
+
+
+@pytest.mark.parametrize("place", ["features.json", "dataset_info.json"])
+@pytest.mark.parametrize("described", FOREIGN.values(), ids=FOREIGN.keys())
+def test_features_of_others_are_not_imported(described, place, tmp_path, monkeypatch):
+    """Whichever form a description has and wherever it stands: also the library reads several."""
+    folder = prepare(tmp_path, {"train": 2, "test": 1})
+    monkeypatch.syspath_prepend(folder)
+    (folder / "payload.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    if place == "features.json":
+        (folder / place).write_text(json.dumps(described))
+        with pytest.raises(DataError, match=r"names the feature class|cannot be read"):
+            load("toy", data_dir=tmp_path)
+    else:
+        info = json.loads((folder / place).read_text())
+        (folder / place).write_text(json.dumps({**info, "features": described, "moduleName": "payload"}))
+        with contextlib.suppress(DataError):  # the right description stands in the other file
+            load("toy", data_dir=tmp_path)
+    assert not (tmp_path / "ran").exists()
+    assert "payload" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("dataset_info.json", '"version": "1.0.0"', '"version": "x"'),
+        ("dataset_info.json", '"shardLengths": ["3"]', '"shardLengths": ["-3"]'),
+        ("features.json", '"numClasses": "2"', '"numClasses": "-2"'),
+        ("features.json", '"dtype": "uint8"', '"dtype": "resource"'),
+        ("features.json", '"dtype": "uint8"', '"dtype": "uint8", "dtype": "int8"'),
+        ("features.json", '"3"', '"2"'),
+    ],
+)
+def test_a_description_that_contradicts_itself_is_refused(file, old, new, tmp_path):
+    folder = prepare(tmp_path, {"train": 3, "test": 1})
+    text = (folder / file).read_text()
+    assert old in text
+    (folder / file).write_text(text.replace(old, new))
+    with pytest.raises(DataError):
         load("toy", data_dir=tmp_path)
-    assert "antigravity" not in sys.modules
 
 
 @pytest.mark.parametrize("damaged", ["features.json", "dataset_info.json", "toy-train.array_record-00000-of-00001"])

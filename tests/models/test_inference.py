@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from rnp_jax.errors import ArchitectureError
-from rnp_jax.models.inference import check_fit, consumed, infer_architecture
+from rnp_jax.models.inference import check_fit, consumed, entries, infer_architecture
+from rnp_jax.models.registry import Architecture
 from rnp_jax.models.resnet import DESIGNS as RESNETS
 from tests.networks import DEEP, build
 from tests.oracle import models
@@ -121,3 +122,30 @@ def test_an_unknown_depth_and_an_unknown_name():
 def test_check_fit_accepts_what_was_inferred(name):
     shapes = consumed(shapes_of(name))
     check_fit(infer_architecture(shapes), shapes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"conv1.weight": (0, 3, 3, 3)}, r"weights without values:\n conv1.weight: \(0, 3, 3, 3\)"),
+        ({"linear.weight": (2**31, 512)}, "no network has such sizes: num_classes is 2147483648"),
+        ({"conv1.weight": (2**31, 3, 3, 3)}, "no network has such sizes: width is 2147483648"),
+        ({"conv1.weight": (64, 2**40, 3, 3)}, "no network has such sizes: image_shape is"),
+    ],
+)
+def test_sizes_that_no_network_has(changes, message):
+    with pytest.raises(ArchitectureError, match=message):
+        infer_architecture(shapes_of() | changes, name="resnet18")
+
+
+def test_an_mlp_of_very_many_layers_is_refused_at_once():
+    """A small file can name one tensor twenty thousand times."""
+    with pytest.raises(ArchitectureError, match="an mlp of 20000 layers"):
+        infer_architecture({f"{i}.weight": (4, 4) for i in range(20_000)}, image_shape=(1, 1, 4))
+
+
+@pytest.mark.parametrize("shape", [(-1, -1, 3), (0, 32, 3), (2**30, 32, 3), (1, 1, 3)])
+def test_images_that_a_network_cannot_take(shape):
+    shapes = {entry.key: entry.shape for entry in entries(Architecture("cifar_vgg11", 10, 4))}
+    with pytest.raises(ArchitectureError, match=r"image_shape is|cifar_vgg11 cannot take images of \(1, 1, 3\)"):
+        infer_architecture(shapes, image_shape=shape)

@@ -221,9 +221,14 @@ def test_images_may_be_bytes_or_floats():
     ("options", "message"),
     [
         ({"name": "vgg", "num_classes": 10}, "unknown architecture 'vgg'; did you mean vgg19 or"),
-        ({"name": "resnet18", "num_classes": 1}, "2 classes"),
-        ({"name": "resnet18", "num_classes": 10, "width": 0}, "width of 1"),
+        ({"name": "resnet18", "num_classes": 1}, "num_classes is 1, expected an integer between 2 and 100000"),
+        ({"name": "resnet18", "num_classes": 10, "width": 0}, "width is 0, expected"),
+        ({"name": "resnet18", "num_classes": 10, "width": 2**40}, "width is 1099511627776, expected"),
+        ({"name": "resnet18", "num_classes": 10, "image_shape": (-1, -1, 3)}, "each a positive integer"),
+        ({"name": "resnet18", "num_classes": 10, "image_shape": (10**6, 32, 3)}, "sides up to 4096"),
         ({"name": "mlp", "num_classes": 10}, "its layers"),
+        ({"name": "mlp", "num_classes": 10, "layers": (("0", 0), ("1", 10))}, "each of 1 unit or more"),
+        ({"name": "mlp", "num_classes": 10, "layers": (("0", 10),) * 101}, "an mlp of 101 layers: .* 1 to 100"),
     ],
 )
 def test_impossible_architectures(options, message):

@@ -77,6 +77,8 @@ def test_output_folders(tmp_path, monkeypatch):
         choose_out("here", "a.pt", "defend", "report.html")
     with pytest.raises(DataError, match=r"report\.html is not a folder"):
         choose_out("here/report.html", "a.pt", "defend", "report.html")
+    with pytest.raises(ConfigError, match="--out is runs/defend-a\udcff, which is not UTF-8"):
+        choose_out(None, "a\udcff.pt", "defend", "report.html")
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
 
@@ -253,3 +255,14 @@ def test_parts_of_their_own_stay_what_they_are(model, tmp_path):
         open_images(model, given, DefenseSetOptions())
     assert len(open_data(model, given, "test", undivided=True)) == 500
     assert tell_parts(*open_images(model, given, DefenseSetOptions(size=20))) is None
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_data_with_fewer_classes_than_the_model_are_refused_before_any_work(model, tmp_path, split):
+    images = np.random.default_rng(0).integers(0, 256, (30, 32, 32, 3), np.uint8)
+    np.savez(tmp_path / "few.npz", images=images, labels=np.arange(30) % 3)
+    with pytest.raises(DataError, match=r"few\.npz.*: has 3 classes, but the model has 10; use the data set"):
+        open_data(model, DataOptions(data=str(tmp_path / "few.npz")), split)
+    names = [f"class {i}" for i in range(10)]
+    np.savez(tmp_path / "named.npz", images=images, labels=np.arange(30) % 3, class_names=names)
+    assert open_data(model, DataOptions(data=str(tmp_path / "named.npz")), split).num_classes == 10

@@ -99,7 +99,17 @@ def test_who_reads_an_option():
     assert readers_of("images") == readers_of("zzz") == ()
 
 
-@pytest.mark.parametrize(("value", "names"), [("clp", ("clp",)), (["clp", "rnp"], ("clp", "rnp")), ((), ())])
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        ("clp", ("clp",)),
+        (["clp", "rnp"], ("clp", "rnp")),
+        ((), ()),
+        (3, ("3",)),
+        (None, ("None",)),
+        ({"a": 1}, ("{'a': 1}",)),
+    ],
+)
 def test_one_method_or_several(value, names):
     assert names_in(value) == names
 

@@ -2,8 +2,10 @@ import io
 import re
 import time
 
+import pytest
 from rich.console import Console
 
+from rnp_jax.errors import ResultError
 from rnp_jax.pipeline.run_log import RunLog
 
 
@@ -24,6 +26,14 @@ def test_a_second_run_adds_to_the_file(tmp_path):
         log.say(text)
         log.write_to(tmp_path / "run.log")
     assert [line.split("Z ")[1] for line in (tmp_path / "run.log").read_text().splitlines()] == ["one", "two"]
+
+
+def test_a_link_that_somebody_put_in_its_place_is_not_followed(tmp_path):
+    (tmp_path / "mine").write_text("precious")
+    (tmp_path / "run.log").symlink_to("mine")
+    with pytest.raises(ResultError, match=r"run\.log is a link or no regular file, and would be written to; remove it"):
+        RunLog(quiet=True).write_to(tmp_path / "run.log")
+    assert (tmp_path / "mine").read_text() == "precious"
 
 
 def test_stages_add_up():
@@ -80,3 +90,14 @@ def test_a_bar_is_nothing_where_there_is_no_terminal(capsys):
     with RunLog().bar("items", 2) as advance:
         advance()
     assert capsys.readouterr() == ("", "")
+
+
+def test_what_is_said_steers_no_terminal_and_obeys_no_markup(tmp_path, capsys):
+    log = RunLog()
+    log.write_to(tmp_path / "run.log")
+    log.say("\x1b[2J[/bold]\udcff\u202e")
+    with log.epochs() as bars:
+        bars("[/x]\x1b", 1, 1, {"loss\x1b": 1.0})
+    shown = capsys.readouterr().err
+    assert shown.splitlines() == ["\\x1b[2J[/bold]\\udcff\\u202e", "[/x]\\x1b epoch 1/1  loss\\x1b 1"]
+    assert [line.split("Z ")[1] for line in (tmp_path / "run.log").read_text().splitlines()] == shown.splitlines()

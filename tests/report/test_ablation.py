@@ -17,6 +17,7 @@ from rnp_jax.report.ablation import (
     to_markdown,
     write_ablation,
 )
+from rnp_jax.untrusted_text import spell_hidden
 from tests.report.examples import share
 
 ALPHAS, NORMS, RADII, SCOPES, RULES = (
@@ -102,7 +103,7 @@ def test_hostile_names_are_written_and_drawn(cells, ablation: Ablation, tmp_path
     ]
     assert "<script" not in path.read_text("utf-8")
     assert b"<script" not in (tmp_path / "figures" / "ablation.svg").read_bytes()
-    assert f"'{hostile}" in (tmp_path / "ablation.csv").read_bytes().decode()
+    assert f"'{spell_hidden(hostile)}" in (tmp_path / "ablation.csv").read_bytes().decode()
 
 
 def test_round_trip_and_range(ablation: Ablation, tmp_path):

@@ -16,13 +16,18 @@ from rnp_jax.report.comparison_text import (
     show_rating,
     show_share,
 )
+from rnp_jax.untrusted_text import spell_hidden
 from tests.report.examples import make_rows
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx", "\rx"])
 def test_no_cell_is_a_formula(text: str):
     (cells,) = csv.reader(io.StringIO(csv_text([[text, -1.5, 'a "b", c']])))
-    assert cells == [f"'{text}", "-1.5", 'a "b", c']
+    assert cells == [f"'{spell_hidden(text)}", "-1.5", 'a "b", c']
+
+
+def test_no_cell_steers_a_terminal():
+    assert csv_text([["a\x1b[2J\u202e", "two\nlines", "\udcff"]]) == 'a\\x1b[2J\\u202e,"two\nlines",\\udcff\r\n'
 
 
 def test_every_poison_rate_is_a_group_and_heads_come_after_their_networks():

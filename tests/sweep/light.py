@@ -5,6 +5,7 @@ As a module it is a worker: ``python tests/sweep/light.py FOLDER SUPERVISOR``.
 
 import hashlib
 import os
+import resource
 import signal
 import sys
 import time
@@ -15,11 +16,13 @@ from rnp_jax.errors import CheckpointError, DefenseError, SweepError
 from rnp_jax.report.sweep_row import SweepRow
 from rnp_jax.sweep.items import Item, make_key, read_plan
 from rnp_jax.sweep.ledger import Ledger
-from rnp_jax.sweep.local import STOPPED
+from rnp_jax.sweep.local import STOPPED, end_with_supervisor
 from rnp_jax.sweep.worker import work
 
 COMMAND = (sys.executable, str(Path(__file__).resolve()))
-POISON, WILD, BAD, HARD = "poison", "wild", "bad", "hard"
+WILD, BAD, HARD, LONG = "wild", "bad", "hard", "long"
+POISON, KILLED, HALTED = "poison", "killed", "halted"
+_SENT = {POISON: signal.SIGSEGV, KILLED: signal.SIGKILL, HALTED: signal.SIGSTOP}
 
 
 def items_of(*names: str) -> tuple[Item, ...]:
@@ -55,8 +58,11 @@ class LightJob:
     def run(self, item: Item, loaded: Item, attempt: int) -> SweepRow:
         assert loaded is item
         time.sleep(self.seconds)
-        if item.path.startswith(POISON):
-            os.kill(os.getpid(), signal.SIGKILL)
+        for word, sent in _SENT.items():
+            if item.path.startswith(word):
+                os.kill(os.getpid(), sent)
+        if item.path.startswith(LONG):
+            time.sleep(600)
         if item.path.startswith(WILD):
             raise ValueError("something else")
         if item.path.startswith(HARD):
@@ -72,6 +78,8 @@ def serve(out: Path, supervisor: str = "") -> int:
 
 
 if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    end_with_supervisor()
     try:
         serve(Path(sys.argv[1]), sys.argv[2])
     except SweepError as error:

@@ -6,17 +6,23 @@ from rnp_jax.errors import SweepError
 from rnp_jax.sweep import items
 from rnp_jax.sweep.items import Item, make_key, read_plan, write_plan
 
+PATHLESS = {"key": "k", "path": 3, "sha256": "", "method": ""}
+
 
 def test_a_plan_is_read_as_it_was_written(tmp_path):
     plan = (
         Item("k" * 64, "a.pt", "0" * 64, "rnp", "g", {"image_shape": [8, 8, 1], "target": 3}),
         Item("l", "é", "", "none"),
+        Item("m", "caf\udce9.pt", "", "none", "g", {"extractor": "\udcff"}),
     )
     write_plan(tmp_path, plan)
     assert read_plan(tmp_path) == plan
 
 
-@pytest.mark.parametrize("content", [None, "", "{", json.dumps([{"key": "a"}])])
+@pytest.mark.parametrize(
+    "content",
+    [None, "", "{", json.dumps([{"key": "a"}]), "[" * 100_000, json.dumps([PATHLESS])],
+)
 def test_no_readable_plan(content, tmp_path):
     if content is not None:
         (tmp_path / items.PLAN).write_text(content)

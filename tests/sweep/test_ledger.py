@@ -9,8 +9,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from rnp_jax.errors import SweepError
+from rnp_jax.errors import DiskFullError, SweepError
 from rnp_jax.sweep.ledger import MOST_CRASHES, Ledger, Participant
+from rnp_jax.sweep.worker import failed_row
 from tests.sweep.light import expected, items_of
 
 ITEM = items_of("a")[0]
@@ -103,7 +104,7 @@ def test_without_room_nobody_takes_part(tmp_path, monkeypatch):
     ledger = Ledger(tmp_path)
     with monkeypatch.context() as full:
         full.setattr(os, "fsync", refuse)
-        with pytest.raises(SweepError, match="No space left on device; free some space"), ledger.join():
+        with pytest.raises(DiskFullError, match="No space left on device; free some space"), ledger.join():
             raise AssertionError
     assert not [*(tmp_path / "members").iterdir()]
     with ledger.join() as member:
@@ -174,6 +175,19 @@ def test_damaged_files_are_named(tmp_path):
         ledger.claim("other", member)
 
 
+@pytest.mark.parametrize(
+    "content",
+    ["x", "[]", "3", "null", '["a", 3]', '{"a": 1, "b": 2}', '["../../x", ""]', '["a:1:b", "x\\u0000"]', "[" * 100_000],
+)
+def test_a_tampered_claim_is_told_of(content, tmp_path):
+    ledger = Ledger(tmp_path)
+    (tmp_path / "claims" / KEY).write_text(content)
+    with pytest.raises(SweepError, match=r"not a valid claim file: .*; remove it"):
+        ledger.is_held(KEY)
+    with ledger.join() as member, pytest.raises(SweepError, match="not a valid claim file"):
+        ledger.claim(KEY, member)
+
+
 def _claim_all(out, queue):
     ledger = Ledger(out)
     with ledger.join() as member:
@@ -189,3 +203,22 @@ def test_processes_share_the_items_without_overlap(tmp_path):
     got = [queue.get(timeout=60) for _ in processes]
     [process.join() for process in processes]
     assert sorted(path for paths in got for path in paths) == sorted(map(str, range(60)))
+
+
+def test_rows_of_a_status_are_forgotten_with_their_crashes(tmp_path):
+    """And whatever is set aside, which has no row."""
+    ledger, items = Ledger(tmp_path), items_of("a", "b", "c")
+    for item, status in zip(items, ("ok", "failed", "rejected"), strict=True):
+        ledger.commit(failed_row(item, status, "why"))
+        (tmp_path / "crashes" / f"{item.key}.1").touch()
+    ledger.set_aside(KEY, "no data \ud800")
+    assert ledger.is_done(KEY)
+    assert ledger.why_aside(KEY) == "no data \\ud800"
+    keys = [item.key for item in items]
+    assert ledger.done() == {*keys, KEY}
+    ledger.forget([KEY, *keys])
+    assert ledger.done() == {*keys}
+    assert ledger.why_aside(KEY) is None
+    ledger.forget(keys, ("failed", "rejected"))
+    assert ledger.done() == {keys[0]}
+    assert [ledger.crashes(key) for key in keys] == [1, 0, 0]

@@ -1,19 +1,22 @@
 """Real processes, real kills."""
 
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from rnp_jax.errors import SweepError
+from rnp_jax.sweep import faults
 from rnp_jax.sweep.items import write_plan
 from rnp_jax.sweep.ledger import Ledger
 from rnp_jax.sweep.local import device_environment, find_devices, run_local
-from tests.sweep.light import COMMAND, expected, items_of
+from tests.sweep.light import COMMAND, HALTED, KILLED, expected, items_of
 
 SUPERVISE = """
 import sys, pathlib
@@ -88,6 +91,93 @@ def test_one_device_of_several():
     assert device_environment("cpu", 3) == {}
     assert device_environment("gpu", 1)["CUDA_VISIBLE_DEVICES"] == "1"
     assert device_environment("tpu", 2)["TPU_VISIBLE_CHIPS"] == "2"
+
+
+def test_no_process_runs_what_lies_in_the_current_folder(tmp_path, monkeypatch):
+    """Modules beside the checkpoints, named as those that the device probe and the workers import."""
+    out, here = tmp_path / "out", tmp_path / "here"
+    items = planned(out, "a")
+    here.mkdir()
+    for module in ("jax", "json", "hashlib"):
+        (here / f"{module}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.chdir(here)
+    code = f"import hashlib, runpy; runpy.run_path({COMMAND[-1]!r}, run_name='__main__')"
+    run_local(Ledger(out), items, (sys.executable, "-c", code), 1, lambda: None, {})
+    assert Ledger(out).row(items[0].key) == expected(items[0])
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_platform_that_is_not_there_is_one_line(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "nosuch")
+    with pytest.raises(SweepError, match=r"^JAX finds no device: RuntimeError: .*nosuch[^\n]*$"):
+        find_devices()
+
+
+def test_workers_that_somebody_kills_are_no_fault_of_the_items(tmp_path):
+    """The watch kills whoever holds the first item, as often as would be one crash too many."""
+    items, ledger, killed = planned(tmp_path, "a", "b"), Ledger(tmp_path), []
+
+    def kill():
+        holder = ledger.holder(items[0].key)
+        if len(killed) < 2 and holder is not None and holder.name not in killed:
+            killed.append(holder.name)
+            sent = signal.SIGTERM if len(killed) == 1 else signal.SIGKILL
+            os.kill(int(holder.name.split(":")[1]), sent)
+
+    rows = run(tmp_path, items, workers=1, seconds="0.5", watch=kill)
+    assert len(killed) == 2
+    assert [row.status for row in rows] == ["ok", "ok"]
+    assert not [*(tmp_path / "crashes").glob("*.[1-9]")]
+
+
+@pytest.mark.parametrize("name", [pytest.param(KILLED, marks=pytest.mark.slow), HALTED])
+def test_an_item_over_which_workers_are_killed_or_stopped_again_and_again_is_left_to_the_next_command(
+    tmp_path, monkeypatch, name
+):
+    monkeypatch.setattr(faults, "MOST_KILLS", 2)
+    monkeypatch.setattr(faults, "STOPPED_SECONDS", 0.5)
+    items = planned(tmp_path, name, "a")
+    rows = run(tmp_path, items, workers=1)
+    assert (rows[0], rows[1].status) == (None, "ok")
+    ledger = Ledger(tmp_path)
+    assert ledger.why_aside(items[0].key) == "its worker was killed or stopped from outside 2 times"
+    assert not [*(tmp_path / "crashes").glob("*.[1-9]")]
+
+
+def test_an_item_that_takes_too_long_has_failed_and_no_other(tmp_path):
+    items = planned(tmp_path, "a", "long", "b", "c")
+    ledger = Ledger(tmp_path)
+    run_local(ledger, items, COMMAND, 1, lambda: None, {}, item_seconds=4)
+    rows = [ledger.row(item.key) for item in items]
+    assert [row.status for row in rows] == ["ok", "failed", "ok", "ok"]
+    assert rows[1].reason == "took more than 4 seconds (--item-seconds)"
+
+
+def test_workers_end_with_their_supervisor(tmp_path):
+    """It is killed while one of them is at work for minutes."""
+    planned(tmp_path, "long", "long too")
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    supervisor = subprocess.Popen([sys.executable, "-c", SUPERVISE, str(tmp_path)], env=environment)
+    deadline = time.monotonic() + 120
+    while len(pids := claimants(tmp_path)) < 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    supervisor.kill()
+    supervisor.wait()
+    while any(is_running(pid) for pid in pids | claimants(tmp_path)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def claimants(out) -> set[int]:
+    return {int(json.loads(path.read_bytes())[0].split(":")[1]) for path in (out / "claims").glob("[!.]*")}
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+import datetime
 import json
 import os
 
@@ -6,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rnp_jax.errors import ConfigError
+from rnp_jax.sweep import manifest
 from rnp_jax.sweep.manifest import Entry, read_entries
 
 
@@ -169,7 +171,7 @@ def test_a_file_counts_twice_where_different_things_are_said_about_it(tree):
         ("target\n1\n", "line 2: no path"),
         ("path,target\na.pth,1\nb.pt,dog\n", r"line 3: target: .*integer.*\(given 'dog'\)"),
         ("path,target\nb.pt,1.5\n", "line 2: target"),
-        ("path,target\nb.pt,-1\n", "line 2: target -1; expected"),
+        ("path,target\nb.pt,-1\n", "line 2: target is -1, expected"),
         ("path,image_shape\nb.pt,large\n", "line 2: image_shape"),
         ('path,image_shape\nb.pt,"0,32,3"\n', "line 2: image_shape"),
         ("path,architecture\nb.pt,vgg\n", "line 2: unknown architecture 'vgg'; did you mean vgg"),
@@ -203,6 +205,15 @@ def test_a_bad_csv_manifest_is_refused_with_the_row(tree, text, message):
         ('{"path": "b.pt", "image_shape": [32, 32]}\n', "line 1: image_shape"),
         ('{"path": "b.pt", "constants": ["size"]}\n', "line 1: constants"),
         ('{"path": "a\\u0000b"}\n', "line 1: path"),
+        ('{"path": "b.pt", "key": "\\ud800"}\n', "line 1: key '.ud800' cannot be the name"),
+        ('{"path": "b.pt", "data": "a\\u0000b"}\n', "line 1: data .* none of them NUL"),
+        ('{"path": "b.pt", "constants": {"size": {"a": [1]}}}\n', "the constant size is a dict, expected a number"),
+        ('{"path": "b.pt", "constants.size": [[1]]}\n', "the constant size is a list, expected a number"),
+        (json.dumps({"path": "b.pt", "constants": "[" * 100_000}), "line 1: constants .*: not JSON"),
+        ('{"path": "b.pt", "target": ' + "1" * 5000 + "}", "line 1: not JSON"),
+        ('{"path": "b.pt", "target": ' + "1" * 4000 + "}", "line 1: target is a number of 13285 bits"),
+        ('{"path": "b.pt", "image_shape": [100000, 100000, 3]}', "line 1: image_shape is .* sides up to 4096"),
+        (json.dumps({"path": "b" * 5000}), "line 1: path .*b; expected up to 4096 letters"),
     ],
 )
 def test_a_bad_jsonl_manifest_is_refused_with_the_row(tree, text, message):
@@ -222,11 +233,39 @@ def test_a_manifest_that_cannot_be_read_is_refused(tree, suffix):
         read_entries([str(path)])
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_only_a_regular_file_of_a_bounded_size_is_a_manifest(tree, suffix):
+    os.mkfifo(tree / f"list.{suffix}")
+    with pytest.raises(ConfigError, match="cannot be read: a FIFO, not a regular file"):
+        read_entries([str(tree / f"list.{suffix}")])
+    (tree / f"large.{suffix}").touch()
+    os.truncate(tree / f"large.{suffix}", 2**40)
+    with pytest.raises(ConfigError, match="cannot be read: 1099511627776 bytes"):
+        read_entries([str(tree / f"large.{suffix}")])
+
+
+def test_dates_and_vast_tables_in_parquet_are_refused(tree, monkeypatch):
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    days = [datetime.date(2024, 1, 31)] * 3000
+    monkeypatch.setattr(manifest, "_MOST_ROWS", 2000)
+    for column, values, message in (
+        ("target", pa.array(days), "row 1: target is a date"),
+        ("constants.alpha", pa.array(days), "row 1: constants.alpha is a date"),
+        ("target", pa.array([2**60] * 3000, pa.timestamp("ns")), "row 1: target is a|cannot be read"),
+        ("key", pa.array([b"x"] * 3000), "row 1: key is a bytes"),
+        ("key", pa.array(["x"] * 3000), "more than 2,000 rows"),
+    ):
+        parquet.write_table(pa.table({"path": ["b.pt"] * 3000, column: values}), tree / "list.parquet")
+        with pytest.raises(ConfigError, match=message):
+            read_entries([str(tree / "list.parquet")])
+
+
 VALUES = st.fixed_dictionaries(
     {"path": st.sampled_from(["/a.pt", "/b c.pt", '/"q",.pt', "/é\u202e.pt"])},
     optional={
         "key": st.sampled_from(["state_dict", "a/b", "/"]),
-        "image_shape": st.tuples(*[st.integers(1, 512)] * 3),
+        "image_shape": st.tuples(*[st.integers(1, 400)] * 3),
         "target": st.integers(0, 999),
         "mapping": st.sampled_from(["all_to_one", "all_to_all"]),
         "constants": st.dictionaries(st.sampled_from(["size", "alpha"]), st.sampled_from(["1", "0.5"]), min_size=1),

@@ -38,6 +38,11 @@ def key_of(options=OPTIONS, method="clp", path="a.pt", sha256=FILE, write="row",
     return item_key(Request.of(path, find_method(method), options).with_overrides(overrides), sha256, write)
 
 
+def test_a_key_depends_on_the_content_of_the_data():
+    request = Request.of("a.pt", find_method("clp"), OPTIONS)
+    assert len({item_key(request, FILE, "row", data) for data in (None, "0" * 64, "1" * 64)}) == 3
+
+
 def test_a_key_depends_on_what_decides_the_row(tmp_path):
     path = tmp_path / "a.pt"
     before = key_of(path=str(path))
@@ -92,6 +97,7 @@ def test_a_key_does_not_depend_on_how_it_is_computed():
     for options in (
         replace(OPTIONS, compute=ComputeOptions(batch_size=7)),
         replace(OPTIONS, workers=3, engine="ray", out="elsewhere", inputs=("b.pt",)),
+        replace(OPTIONS, retry=("failed",), item_seconds=5.0),
         replace(OPTIONS, images=DataOptions(data="digits", data_dir="elsewhere")),
         replace(OPTIONS, method=("clp", "rnp"), rnp=replace(OPTIONS.rnp, unlearn=replace(OPTIONS.rnp.unlearn))),
         schema_for(SweepOptions, ("clp",))(images=OPTIONS.images, clp=OPTIONS.clp),
@@ -117,6 +123,8 @@ def test_evidence_may_be_gathered_whatever_is_kept(write, evidence):
     "values",
     [
         {"workers": 0},
+        {"item_seconds": 0},
+        {"retry": ["ok"]},
         {"seed": -1},
         {"sweep_images": -1},
         {"method": ["dih"]},

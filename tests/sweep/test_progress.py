@@ -45,3 +45,12 @@ def test_without_a_terminal_a_line_now_and_then(tmp_path, monkeypatch, capsys):
         progress.watch()
     assert "0 of 1 done" in (error := capsys.readouterr().err)
     assert "1 of 1 done" in error
+
+
+def test_markup_and_controls_in_a_card_s_text_are_text(tmp_path, capsys):
+    log = RunLog()
+    log.console.width = 120
+    group = json.dumps({"name": "resnet18", "width": 8, "num_classes": 10, "data": "[/bold]\x1b[2J"})
+    with SweepProgress(Ledger(tmp_path), [Item("0" * 64, "a.pt", "0" * 64, "rnp", group)], log) as progress:
+        log.console.print(progress.table())
+    assert r"10 classes, [/bold]\x1b[2J" in capsys.readouterr().err

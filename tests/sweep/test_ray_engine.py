@@ -108,6 +108,15 @@ class TestCluster:
         assert "died 2 times" in poison.reason
         assert [row.model_copy(update={"attempt": 1}) for row in (a, b, c)] == [expected(items[i]) for i in (0, 2, 3)]
 
+    def test_no_actor_runs_what_lies_in_the_current_folder(self, sweep, cluster, tmp_path, monkeypatch):
+        ledger, items = sweep("a.pt")
+        (tmp_path / "here").mkdir()
+        (tmp_path / "here" / "pydantic.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+        monkeypatch.chdir(tmp_path / "here")
+        run_ray(ledger, items, serve, None, cluster.address, nothing, {})
+        assert rows_of(ledger, items) == [expected(items[0])]
+        assert not (tmp_path / "ran").exists()
+
     def test_a_sweep_that_is_done_starts_nothing(self, sweep):
         ledger, items = sweep("a.pt")
         ledger.commit(expected(items[0]))

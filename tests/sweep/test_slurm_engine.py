@@ -79,6 +79,17 @@ def test_jobs_share_a_sweep_and_end(sweep, submitit):
 
 
 @pytest.mark.slow
+def test_no_job_runs_what_lies_in_the_current_folder(sweep, submitit, tmp_path, monkeypatch):
+    ledger, items = sweep("a.pt")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "cloudpickle.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.chdir(tmp_path / "here")
+    run_slurm(ledger, items, COMMAND, 1, None, nothing, {})
+    assert rows_of(ledger, items) == [expected(items[0])]
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.slow
 def test_a_job_told_to_leave_is_queued_again(sweep, submitit):
     ledger, items = sweep(*(f"m{i}.pt" for i in range(12)))
 

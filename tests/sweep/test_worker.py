@@ -1,9 +1,10 @@
 import errno
+import os
 from dataclasses import replace
 
 import pytest
 
-from rnp_jax.errors import SweepError
+from rnp_jax.errors import ChangedError, CheckpointError, DiskFullError, OutsideError, UnusableDataError
 from rnp_jax.sweep.ledger import MOST_CRASHES, Ledger
 from rnp_jax.sweep.worker import work
 from tests.sweep.light import LightJob, expected, items_of
@@ -87,20 +88,66 @@ def test_told_to_stop_it_ends_what_it_has(tmp_path):
     assert not [*(tmp_path / "claims").iterdir()]
 
 
-def test_a_full_disk_ends_it_without_a_part_of_a_row(tmp_path):
-    class Full(LightJob):
+def wrapped(code):
+    """An error of the item's that another caused, as a library makes it."""
+    error = CheckpointError("cleaned.pt", "cannot be written")
+    error.__cause__ = OSError(code, os.strerror(code))
+    return error
+
+
+@pytest.mark.parametrize("step", ["load", "run"])
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/tmp"), "/tmp: No space left on device; free some space"),
+        (DiskFullError("cleaned.pt: no room; free some space"), "^cleaned.pt: no room; free some space$"),
+        (wrapped(errno.EDQUOT), "Disk quota exceeded; free some space"),
+        (wrapped(errno.EMFILE), "Too many open files; mend this and run the same command again"),
+    ],
+)
+def test_what_no_item_is_to_blame_for_ends_it_without_a_part_of_a_row(tmp_path, step, fault, told):
+    class Unlucky(LightJob):
+        def load(self, item):
+            if (item.path, step) == ("c", "load"):
+                raise fault
+            return super().load(item)
+
         def run(self, item, loaded, attempt):
-            if item.path == "c":
-                raise OSError(errno.ENOSPC, "No space left on device")
+            if (item.path, step) == ("c", "run"):
+                raise fault
             return super().run(item, loaded, attempt)
 
     items = items_of("a", "b", "c", "d")
-    with pytest.raises(SweepError, match="free some space"):
-        run(tmp_path, items, Full())
+    with pytest.raises(OutsideError, match=told):
+        run(tmp_path, items, Unlucky())
     ledger = Ledger(tmp_path)
     assert ledger.done() == {items[0].key, items[1].key}
     assert not [*(tmp_path / "claims").iterdir()]
     assert run(tmp_path, items)[1] == 2
+
+
+@pytest.mark.parametrize("step", ["load", "run"])
+def test_what_is_missing_sets_an_item_aside_until_the_next_command(tmp_path, step):
+    class Unlucky(LightJob):
+        def load(self, item):
+            if (item.path, step) == ("b", "load"):
+                raise UnusableDataError("no data set 'cifar10'")
+            return super().load(item)
+
+        def run(self, item, loaded, attempt):
+            if (item.path, step) == ("b", "run"):
+                raise ChangedError(item.path, "changed")
+            return super().run(item, loaded, attempt)
+
+    items = items_of("a", "b", "c")
+    ledger, count = run(tmp_path, items, Unlucky())
+    assert count == 2
+    assert ledger.row(items[1].key) is None
+    assert ledger.why_aside(items[1].key) == {"load": "no data set 'cifar10'", "run": "b: changed"}[step]
+    assert not [*(tmp_path / "claims").iterdir()]
+    assert run(tmp_path, items)[1] == 0
+    ledger.forget([item.key for item in items])
+    assert run(tmp_path, items)[1] == 1
 
 
 class Together(LightJob):

@@ -293,7 +293,7 @@ def container_cases():
         "1 of 2",
     )
     counted = {"module." * 200_001 + "w": h.tensor(), "module." * 200_000 + "x": h.tensor()}
-    yield 62, "module. very often", h.torch_zip(h.dict_(state_dict=h.ordered(**counted))), "1 of 2"
+    yield 62, "module. very often", h.torch_zip(h.dict_(state_dict=h.ordered(**counted))), "more than 1024"
     module = h.name("models", "Net") + b")\x81" + h.dict_(_modules=b"}", _parameters=b"}") + b"b"
     yield 70, "whole module", h.torch_zip(module), "state_dict()"
     yield 70, "whole module under a key", h.torch_zip(h.dict_(model=module, epoch=b"K\x01")), "state_dict()"
@@ -393,10 +393,10 @@ def test_61_only_regular_files_are_read(kind, tmp_path, watch):
         path.symlink_to(tmp_path / "absent")
     elif kind == "NUL":
         path = tmp_path / "model\0.pt"
-    word = {"directory": "a directory", "FIFO": "a FIFO", "device": "a device"}.get(kind, "cannot be read")
+    word = {"directory": "a directory", "FIFO": "a FIFO", "device": "a device"}.get(kind, "")
     with pytest.raises(CheckpointError) as caught:
         read_checkpoint(path)
-    assert caught.value.reason.startswith(word)
+    assert caught.value.reason.startswith(f"cannot be read: {word}")
 
 
 def test_61_a_link_to_a_regular_file_is_read(tmp_path, watch):

@@ -47,11 +47,20 @@ def test_what_the_library_writes_is_read(tmp_path):
 
 
 one = json.dumps(entry())
+
+
+def odd(value: str) -> str:
+    """A header with an entry that the library skips unread."""
+    return f'{{"w":{one[:-1]},"x":{value}}}}}'
+
+
 REFUSED = {
     "gap": (by_hand({"w": entry()}, bytes(8)), "not a valid safetensors file"),
     "overlap": (by_hand({"v": entry(), "w": entry()}, bytes(4)), "not a valid safetensors file"),
     "cut": (by_hand({"w": entry()}, bytes(3)), "not a valid safetensors file"),
     "deep header": (by_hand('{"a":' + "[" * 100_000), "not a valid safetensors file"),
+    "number of 5,000 digits": (by_hand(odd("1" * 5000), bytes(4)), "safetensors"),
+    "number of 5,000 digits in a list": (by_hand(odd(f"[{'1' * 5000}]"), bytes(4)), "safetensors"),
     "repeated name": (by_hand(f'{{"w":{one},"w":{one}}}', bytes(4)), "gives a name twice"),
     "repeated metadata": (by_hand('{"__metadata__":{"a":"1","a":"2"}}'), "gives a name twice"),
     "rank": (by_hand({"w": entry(shape=(1,) * 9)}, bytes(4)), "9 dimensions"),

@@ -143,3 +143,22 @@ def test_checked_tensors_are_refused_when_they_are_asked_for():
     assert checked["good"] is given["good"]
     with pytest.raises(CheckpointError, match=r"bad.* holds nan at \(1,\)"):
         checked["bad"]
+
+
+@pytest.mark.parametrize("key", [b"K\0", b"N", b"\x89", b"C\0", b"G" + bytes(8), b"K\x07"])
+def test_a_key_that_is_no_text_is_refused_even_where_it_is_falsy(key, tmp_path):
+    path = tmp_path / "model.pt"
+    path.write_bytes(h.torch_zip(h.dict_(state_dict=b"}(" + h.text("w") + h.tensor() + key + h.tensor() + b"u")))
+    with pytest.raises(CheckpointError, match="which is not the name of a tensor"):
+        find_state_dict(read_checkpoint(path))
+
+
+def test_a_name_is_short_and_few_wrappers_are_taken_off(tmp_path):
+    """A name of 60 MB, "1.1.1…", took minutes."""
+    path = tmp_path / "model.pt"
+    path.write_bytes(h.torch_zip(h.dict_(state_dict=h.dict_(**{"1." * 10**6: h.tensor()}))))
+    with pytest.raises(CheckpointError, match=r'"\.\.\. of 2000000 letters, more than 1024'):
+        find_state_dict(read_checkpoint(path))
+    for wrapper in ("1.", "module."):
+        path.write_bytes(h.torch_zip(h.dict_(state_dict=h.dict_(**{wrapper * 100 + "w": h.tensor()}))))
+        assert find_state_dict(read_checkpoint(path)).prefix == wrapper * 4

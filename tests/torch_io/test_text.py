@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rnp_jax.torch_io.text import format_path, quote
+from rnp_jax.torch_io.text import Places, format_path, quote
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary()
 VALUES = st.recursive(
@@ -58,3 +58,10 @@ def test_nested_values_are_not_spelled_out():
 def test_a_path_reads_as_one_would_index_it():
     assert format_path(()) == "data"
     assert format_path(("state_dict", 3, "a\n")) == r'data["state_dict"][3]["a\n"]'
+
+
+def test_few_of_many_places_are_spelled_out():
+    assert Places([("a", 1), ()]).spell() == ('data["a"][1]', "data")
+    spelled = Places((i,) * 60 for i in range(10**5)).spell()
+    assert len(spelled) == 51
+    assert spelled[-1] == "99950 more places"

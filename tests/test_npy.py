@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 
-from rnp_jax.attacks.npy import read_npy
+from rnp_jax.npy import read_npy
 
 LIKES = [np.empty((2, 3), np.float32), np.empty((3, 2), np.uint8)]
 
