@@ -22,6 +22,7 @@ from rnp_jax.errors import CheckpointError
 
 _TREE, _METADATA = "tree", "metadata"
 _MOST_BYTES = 32 * 2**30
+_DESCRIPTION = 2**18  # bytes, at most, that orbax writes about the arrays
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError, RuntimeError)
 """What orbax raises where a file is not as it wrote it."""
 
@@ -43,24 +44,43 @@ def save_tree(path: str | PathLike[str], tree: Any, metadata: dict[str, Any], *,
         **{_TREE: ocp.args.StandardSave(arrays), _METADATA: ocp.args.JsonSave(metadata)}  # pyright: ignore
     )
     with put_in_place(path) as draft, _telling_full(path), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as saver:
+        _check_room(draft.parent, sum(each.nbytes for each in jax.tree.leaves(arrays)))
         saver.save(draft, items)
+
+
+def _check_room(folder: Path, size: int) -> None:
+    """Takes the room for a moment: where orbax finds none, all its threads fail, and some of them loudly."""
+    place = folder / "room"
+    with place.open("wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size + _DESCRIPTION)
+        except OSError as error:
+            if error.errno in FULL:
+                raise
+        finally:
+            place.unlink()
 
 
 @contextlib.contextmanager
 def _telling_full(path: Path) -> Iterator[None]:
-    """Orbax tells of a full disk in errors of its own, and logs tracebacks of all its threads."""
-    logger = logging.getLogger("absl")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+    """Orbax tells of a full disk in errors of its own, and logs tracebacks of its threads, some after it has failed."""
+    logging.getLogger("absl").addFilter(_is_no_full_disk)
     try:
         yield
     except ValueError as error:
-        for code in FULL:
-            if os.strerror(code) in str(error):
-                raise no_room(path, OSError(code, os.strerror(code))) from error
-        raise
-    finally:
-        logger.setLevel(before)
+        code = _find_full(error)
+        if code is None:
+            raise
+        raise no_room(path, OSError(code, os.strerror(code))) from error
+
+
+def _is_no_full_disk(record: logging.LogRecord) -> bool:
+    return _find_full(record.exc_info and record.exc_info[1]) is None
+
+
+def _find_full(error: object) -> int | None:
+    """The code of the full disk that an error of orbax tells of."""
+    return next((code for code in FULL if os.strerror(code) in str(error)), None)
 
 
 def load_tree(path: str | PathLike[str]) -> tuple[Any, dict[str, Any]]:

@@ -76,10 +76,9 @@ def test_an_interrupted_study_goes_on_and_may_grow(studied, tmp_path, monkeypatc
     out = tmp_path / "out"
     shutil.copytree(studied, out)
     kept = {path: path.stat().st_mtime_ns for path in (out / "heads").iterdir() if not path.match("badnets_0.1_0*")}
-    (out / "heads" / "badnets_0.1_0.card.json").unlink()  # half-written: the card comes last
+    (out / "heads" / "badnets_0.1_0.pt").unlink()  # the checkpoint comes last
     trained = []
     monkeypatch.setattr(EpochBars, "__call__", lambda _, phase, epoch, *__: trained.append((phase, epoch)))
-    (out / "heads" / "badnets_0.1_0.pt").write_bytes(b"half")
     arguments = [*STUDY[: STUDY.index("--rates")], "--rates", "0.05", "0.1", "0.2", *STUDY[STUDY.index("0.1") + 1 :]]
     assert main(["study", "badnets", *arguments, "--out", str(out)]) == 0
     assert trained == [("train", 1), ("train", 2)] * 2

@@ -66,10 +66,11 @@ def linear(path: Path, **shapes: tuple[int, ...]) -> Path:
 
 @pytest.fixture(scope="module")
 def deep(tmp_path_factory) -> Path:
-    """A small file of a network of 201 layers, which takes seconds to recognise."""
+    """A small file, with a long list to interpret and a network of 201 layers to recognise: seconds of work."""
     shapes = {entry.key: entry.shape for entry in entries(Architecture("densenet201", 10, 2))}
-    path = tmp_path_factory.mktemp("deep") / "deep.safetensors"
-    save_file({key: np.zeros(shape, np.float32) for key, shape in shapes.items()}, path)
+    path = tmp_path_factory.mktemp("deep") / "deep.pt"
+    state = {key: torch.zeros(shape) for key, shape in shapes.items()}
+    torch.save({"state_dict": state, "history": [300] * 400_000}, path)
     return path
 
 
@@ -236,7 +237,7 @@ def at_work(known: set[int]) -> set[int]:
 def test_three_children_killed_over_a_file_are_that_files_end(known, deep):
     with Parser() as own:
         killer = kill_when(lambda: at_work(known), MOST_KILLS)
-        with pytest.raises(CheckpointError, match=r"deep\.safetensors: .* was killed \(SIGKILL\)"):
+        with pytest.raises(CheckpointError, match=r"deep\.pt: .* was killed \(SIGKILL\)"):
             own.parse(Entry(str(deep)))
         killer.join()
         assert children() == known
