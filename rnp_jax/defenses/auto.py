@@ -230,7 +230,7 @@ auto = Method(
     title="Auto",
     summary="search for triggers, distil the network away from them or from corruptions, prune where that fails",
     basis="Labels that a small trigger, a plain patch or a warp reaches are unlearned by distillation; where none "
-    "stands out, the network is distilled under random corruptions if clean images can spare filters that RNP exposes.",
+    "stands out, the network is distilled under random corruptions if something else speaks for a backdoor.",
     run=run_auto,
     defaults=AutoConfig(),
     changes="both",
