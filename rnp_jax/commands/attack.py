@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 
 from rnp_jax.attacks import Attack, Goal
-from rnp_jax.commands.new_model import NewModel, check_free, make_network, measure_model, write_model
+from rnp_jax.commands.new_model import NewModel, check_free, hold_place, make_network, measure_model, write_model
 from rnp_jax.commands.saved_states import SavedStates, open_states
 from rnp_jax.config import FLAT, ComputeOptions, Constants, DataOptions, check_seed, to_plain
 from rnp_jax.data import Augmentation, Dataset
@@ -21,7 +21,6 @@ from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.extractors import Extractor, open_extractor
 from rnp_jax.models import Network, mlp_head
 from rnp_jax.models.registry import DESIGNS, suggest
-from rnp_jax.pipeline.holding import hold_file
 from rnp_jax.pipeline.opening import load_images
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.tables import metrics_table
@@ -125,45 +124,35 @@ def make_victim(
     Raises:
       DataError: the checkpoint exists, or another run is writing it.
     """
-    with hold_file(Path(options.out), "attack"):
-        check_free(Path(options.out))
-        return _make_victim(options, train_set, test, extractor, read, log)
-
-
-def _make_victim(
-    options: AttackOptions,
-    train_set: Dataset,
-    test: Dataset,
-    extractor: Extractor | None,
-    read: Read | None,
-    log: RunLog,
-) -> Metrics:
-    attack = open_attack(options.attack, options.constants)
-    if attack is not None and not attack.takes_rate and options.poison != PoisonConfig():
-        raise ConfigError(f"--poison: not read by {options.attack}, which poisons no share of the images; remove it")
-    victim = _victim(options, extractor, train_set)
-    goal = Goal(num_classes=train_set.num_classes, target=options.target, mapping=options.mapping)
-    states = open_states(options.out, options)
-    trained = _train(options, victim, read, attack, goal, train_set, states, log)
-    model = NewModel(victim, trained.variables, attack, goal, trained.params, extractor)
-    metrics = measure_model(model, test, options.compute.batch_size)
-    write_model(
-        model,
-        Path(options.out),
-        metrics,
-        attack=None if attack is None else describe_attack(attack, goal, options.poison, trained.plan, metrics),
-        epochs=options.train.epochs,
-        data=str(options.images.data),
-        train_images=len(train_set),
-        training=to_plain(options.train),
-        augmentation=to_plain(options.augmentation) if extractor is None else {},
-        seed=options.seed,
-        seconds=log.timing["train"],
-    )
-    states.remove()
-    if attack is not None and (weakness := find_weakness(attack, goal, metrics)) is not None:
-        log.say(f"  warning: {weakness}")
-    return metrics
+    with hold_place(Path(options.out), "attack"):
+        attack = open_attack(options.attack, options.constants)
+        if attack is not None and not attack.takes_rate and options.poison != PoisonConfig():
+            raise ConfigError(
+                f"--poison: not read by {options.attack}, which poisons no share of the images; remove it"
+            )
+        victim = _victim(options, extractor, train_set)
+        goal = Goal(num_classes=train_set.num_classes, target=options.target, mapping=options.mapping)
+        states = open_states(options.out, options)
+        trained = _train(options, victim, read, attack, goal, train_set, states, log)
+        model = NewModel(victim, trained.variables, attack, goal, trained.params, extractor)
+        metrics = measure_model(model, test, options.compute.batch_size)
+        write_model(
+            model,
+            Path(options.out),
+            metrics,
+            attack=None if attack is None else describe_attack(attack, goal, options.poison, trained.plan, metrics),
+            epochs=options.train.epochs,
+            data=str(options.images.data),
+            train_images=len(train_set),
+            training=to_plain(options.train),
+            augmentation=to_plain(options.augmentation) if extractor is None else {},
+            seed=options.seed,
+            seconds=log.timing["train"],
+        )
+        states.remove()
+        if attack is not None and (weakness := find_weakness(attack, goal, metrics)) is not None:
+            log.say(f"  warning: {weakness}")
+        return metrics
 
 
 def _victim(options: AttackOptions, extractor: Extractor | None, data: Dataset) -> Network:

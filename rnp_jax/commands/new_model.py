@@ -1,6 +1,8 @@
 """What the commands that train a model share: a free place for it, its network, its figures and its files."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.extractors import Extractor
 from rnp_jax.models import Architecture, Network
 from rnp_jax.pipeline.cards import describe_model
+from rnp_jax.pipeline.holding import hold_file
 from rnp_jax.pipeline.opening import TRIGGER_SEED, read_features
 from rnp_jax.regular_file import MIB, read_regular
 from rnp_jax.types import Variables
@@ -44,6 +47,19 @@ class NewModel:
     goal: Goal
     params: Params
     extractor: Extractor | None = None
+
+
+@contextlib.contextmanager
+def hold_place(out: Path, command: str) -> Iterator[None]:
+    """Makes this the one run that writes a checkpoint which is not there yet, and what lies beside it.
+
+    Raises:
+      DataError: the checkpoint exists, or another run is writing it.
+      DiskFullError, OSError: as ``hold_file``.
+    """
+    with hold_file(out, command):
+        check_free(out)
+        yield
 
 
 def check_free(out: Path) -> None:

@@ -10,14 +10,13 @@ import jax
 import tyro
 
 from rnp_jax.attacks import Goal
-from rnp_jax.commands.new_model import NewModel, check_free, make_network, measure_model, write_model
+from rnp_jax.commands.new_model import NewModel, check_free, hold_place, make_network, measure_model, write_model
 from rnp_jax.commands.saved_states import SavedStates, open_states
 from rnp_jax.config import FLAT, ComputeOptions, Constants, DataOptions, check_seed, to_plain
 from rnp_jax.errors import ConfigError
 from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.models import Network
 from rnp_jax.models.resnet import DESIGNS as RESNETS
-from rnp_jax.pipeline.holding import hold_file
 from rnp_jax.pipeline.opening import load_images
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.tables import metrics_table
@@ -100,8 +99,7 @@ def run(options: SimclrOptions) -> Metrics:
         )
     untrusted = poison_once(attack, goal, train_set.batch, options.seed, options.poison)
     log = RunLog()
-    with hold_file(out, "simclr"):
-        check_free(out)
+    with hold_place(out, "simclr"):
         states = open_states(options.out, options)
         variables = _train(options, network, untrusted, states, log)
         model = NewModel(network, variables, attack, goal, untrusted.params)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rnp_jax.checks import MOST_CLASSES
 from rnp_jax.data.cifar import CIFAR10_CLASSES
 from rnp_jax.data.dataset import Dataset
 from rnp_jax.data.images import decode_image, stack_images
@@ -16,7 +17,6 @@ from rnp_jax.errors import DataError
 _READABLE = ("array_record", "parquet")  # the formats with random access, which need no TensorFlow
 _TEST_SPLITS = ("test", "validation", "val")
 _CHUNK = 1024
-_MOST_CLASSES = 100_000  # ImageNet-21k has 21,841
 _FEATURES = (
     *("FeaturesDict", "Sequence", "Image", "LabeledImage", "ClassLabel", "BBoxFeature"),
     *("Tensor", "Scalar", "Text"),
@@ -151,8 +151,8 @@ def _find_keys(tfds: Any, info: Any, name: str) -> tuple[str, str]:
     if info.features[chosen[0]].np_dtype != np.uint8:
         raise DataError(f"{name}: images are {info.features[chosen[0]].np_dtype}, expected uint8")
     declared = info.features[chosen[1]].num_classes
-    if not 0 < (declared or 0) <= _MOST_CLASSES:
-        raise DataError(f"{name}: declares {declared} classes, expected 1 to {_MOST_CLASSES:,}; prepare it again")
+    if not 0 < (declared or 0) <= MOST_CLASSES:
+        raise DataError(f"{name}: declares {declared} classes, expected 1 to {MOST_CLASSES:,}; prepare it again")
     return chosen[0], chosen[1]
 
 

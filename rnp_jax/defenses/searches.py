@@ -31,7 +31,7 @@ from rnp_jax.inversion import (
     invert,
     scan_patches,
 )
-from rnp_jax.inversion.checks import count_classes
+from rnp_jax.inversion.checks import count_classes, find_places
 from rnp_jax.types import Apply, Batch, Progress, Variables
 
 
@@ -220,7 +220,7 @@ def gather_stamps(
             network, variables, data, own, config, found.stamped, times=2.0, holdout=holdout, progress=progress
         )
         every.append(again.select(found.stamped))
-    places = [list(found.patches.labels).index(label) for label in found.stamped]
+    places = find_places(found.patches.labels, found.stamped)
     works = [place for place in places if found.patches.success[place] >= config.patches.works]
     every.append(Stamps(found.patches.stamps.masks[works], found.patches.stamps.patterns[works]))
     stamps = every[0].join(*every[1:])

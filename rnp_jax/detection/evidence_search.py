@@ -22,6 +22,7 @@ from rnp_jax.inversion import (
     measure_stamps,
     scan_patches,
 )
+from rnp_jax.inversion.checks import find_places
 from rnp_jax.models import Network
 from rnp_jax.types import Batch, Progress, Variables
 
@@ -109,7 +110,7 @@ def search_before(
     suspects, controls, visible = choose_examined(seen, config, looks.find_outliers(config))
     labels = (*suspects, *controls)
     own = seen if found is None else invert(network, variables, data, cold, config.cold, labels=labels, **measured)
-    place, stamps = [list(own.labels).index(label) for label in labels], own.select(labels)
+    place, stamps = find_places(own.labels, labels), own.select(labels)
     figures = looks.measure(network, variables, stamps, labels, data, other, config, holdout)
     return Earlier(suspects, controls, visible, stamps, _sizes(own)[place], figures)
 
@@ -222,7 +223,7 @@ def _look(
 
 
 def _pick(found: Patches | Warps, labels: tuple[int, ...]) -> Float[np.ndarray, "L"]:
-    return found.success[[list(found.labels).index(label) for label in labels]]
+    return found.success[find_places(found.labels, labels)]
 
 
 def _sizes(found: Inverted) -> Float[np.ndarray, "K"]:

@@ -47,6 +47,12 @@ def count_classes(network: Apply, variables: Variables, data: Batch) -> int:
     return jax.eval_shape(network, variables, like)[0].shape[-1]
 
 
+def find_places(labels: Int[np.ndarray, "K"], asked: tuple[int, ...]) -> list[int]:
+    """Where some of the labels stand among all, in the order asked for."""
+    places = {int(label): place for place, label in enumerate(labels)}
+    return [places[label] for label in asked]
+
+
 def find_wanted(labels: Int[np.ndarray, "K"], truth: Int[np.ndarray, "N"], classes: int) -> Int32[np.ndarray, "K N"]:
     """The class to which each label sends images of the true classes: itself, or the next one (``NEXT``)."""
     return np.where(labels[:, None] == NEXT, (truth[None] + 1) % classes, labels[:, None]).astype(np.int32)

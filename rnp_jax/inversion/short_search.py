@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError, DataError
-from rnp_jax.inversion.checks import NEXT, check_images, choose_labels, count_classes, find_wanted
+from rnp_jax.inversion.checks import NEXT, check_images, choose_labels, count_classes, find_places, find_wanted
 from rnp_jax.inversion.mask_search import bound, draw_order, unbound
 from rnp_jax.inversion.stamps import Stamps, measure_stamps, stamp
 from rnp_jax.training.epoch import cross_entropy
@@ -94,7 +94,7 @@ class Inverted:
 
     def select(self, labels: tuple[int, ...]) -> Stamps:
         """The stamps of some of the labels, in the order given."""
-        places = [list(self.labels).index(label) for label in labels]
+        places = find_places(self.labels, labels)
         return Stamps(self.stamps.masks[places], self.stamps.patterns[places])
 
     def join(self, other: "Inverted") -> "Inverted":

@@ -19,7 +19,7 @@ from rnp_jax.checks import check_number
 from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError
 from rnp_jax.inversion.anomaly import find_reached
-from rnp_jax.inversion.checks import check_images, choose_labels
+from rnp_jax.inversion.checks import check_images, choose_labels, find_places
 from rnp_jax.inversion.mask_search import draw_order
 from rnp_jax.inversion.stamps import measure_laid, scale
 from rnp_jax.training.epoch import cross_entropy
@@ -73,7 +73,7 @@ class Warps:
 
     def select(self, labels: tuple[int, ...]) -> Float[np.ndarray, "K H W 2"]:
         """The displacements of some of the labels, in the order given."""
-        return self.fields[[list(self.labels).index(label) for label in labels]]
+        return self.fields[find_places(self.labels, labels)]
 
     def find_outliers(self, config: WarpConfig) -> list[int]:
         """Places of the labels that a warp reaches and others do not, the most successful first."""

@@ -11,7 +11,7 @@ import torch
 from rnp_jax.attacks import BadNets, Goal, load_artefact, trigger_test_set
 from rnp_jax.card import CARD_SUFFIX, beside, read_card, write_card
 from rnp_jax.commands import new_model
-from rnp_jax.commands.new_model import NewModel, check_free, make_network, measure_model, write_model
+from rnp_jax.commands.new_model import NewModel, check_free, hold_place, make_network, measure_model, write_model
 from rnp_jax.config import ComputeOptions
 from rnp_jax.data import NORMALIZATIONS, Dataset, load
 from rnp_jax.errors import DataError
@@ -45,6 +45,17 @@ def test_a_checkpoint_or_card_is_in_the_way(present, tmp_path):
     (tmp_path / present).touch()
     with pytest.raises(DataError, match=rf"{present} exists already; choose another --out"):
         check_free(tmp_path / "victim.pt")
+
+
+def test_a_place_is_held_by_one_run_and_must_be_free(tmp_path):
+    out = tmp_path / "new" / "victim.pt"
+    with hold_place(out, "attack"):
+        with pytest.raises(DataError, match="attack"), hold_place(out, "simclr"):
+            pass
+        out.touch()
+    with pytest.raises(DataError, match=r"victim\.pt exists already"), hold_place(out, "attack"):
+        pass
+    assert [path.name for path in out.parent.iterdir()] == ["victim.pt"]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from rnp_jax.errors import ConfigError, DataError
-from rnp_jax.inversion.checks import check_images, choose_labels
+from rnp_jax.inversion.checks import NEXT, check_images, choose_labels, find_places
 from rnp_jax.types import Batch
 from tests.inversion.planted import CLASSES, Rows, rows_data, rows_variables
 
@@ -11,6 +11,13 @@ def test_all_labels_are_the_networks_and_some_are_those_given():
     data = rows_data()
     np.testing.assert_array_equal(choose_labels(Rows(), rows_variables(), data, None), np.arange(CLASSES))
     np.testing.assert_array_equal(choose_labels(Rows(), rows_variables(), data, (4, 1)), [4, 1])
+
+
+def test_labels_are_found_where_they_stand():
+    assert find_places(np.array([3, NEXT, 0]), (0, 3, NEXT)) == [2, 0, 1]
+    assert find_places(np.array([3]), ()) == []
+    with pytest.raises(KeyError):
+        find_places(np.array([3]), (1,))
 
 
 @pytest.mark.parametrize("labels", [(), (6,), (-1, 2), (1, 1), (0.5,)])
