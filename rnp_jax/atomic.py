@@ -2,7 +2,8 @@
 
 What is being written is a draft, ``.HEX.part``, beside its place. Its writer holds a lock on it, so that the drafts of
 processes that were killed can be told from those that are still being written, and removed. Since some file systems
-keep locks from other machines, the name says which machine a draft is of, and those of others have an hour.
+keep locks from other machines, the name says which machine a draft is of, and those of others have an hour. It says
+which process, too, since an empty draft may be one that its writer has just made and does not hold yet.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a write fails with where there is no room."""
 
 _DRAFT = re.compile(r"\.[0-9a-f]{16}\.part")
-_YOUNG = 60.0  # seconds for which an empty draft may still be without its lock
+_YOUNG = 60.0  # seconds for which an empty draft of a living process may still be without its lock
 _FOREIGN = 3600.0  # seconds for which another machine may write a draft
 
 
@@ -50,6 +51,11 @@ def expect_room(path: str | PathLike[str]) -> Iterator[None]:
 def no_room(path: str | PathLike[str], error: OSError) -> DiskFullError:
     """The error that tells which write had no room."""
     return DiskFullError(f"{path}: {error.strerror}; free some space and run the same command again")
+
+
+def find_full(error: object) -> int | None:
+    """The code of a full disk where an error of another library tells of one in words."""
+    return next((code for code in FULL if os.strerror(code) in str(error)), None)
 
 
 @contextlib.contextmanager
@@ -173,7 +179,8 @@ def _remove_dead(draft: Path) -> None:
             found = os.fstat(descriptor)
             is_file = stat.S_ISREG(found.st_mode)
             is_empty = not (found.st_size if is_file else os.listdir(descriptor))
-            least = _FOREIGN if draft.name[1:5] != _machine() else _YOUNG * is_empty
+            is_new = is_empty and _is_alive(int(draft.name[5:11], 16))
+            least = _FOREIGN if draft.name[1:5] != _machine() else _YOUNG * is_new
             if time.time() - found.st_mtime < least:
                 return
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -183,7 +190,18 @@ def _remove_dead(draft: Path) -> None:
 
 
 def _name_draft(target: Path) -> Path:
-    return target.with_name(f".{_machine()}{secrets.token_hex(6)}.part")
+    return target.with_name(f".{_machine()}{os.getpid():06x}{secrets.token_hex(3)}.part")
+
+
+def _is_alive(process: int) -> bool:
+    """Whether a process with this number is on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """Opening files that nobody trusts: regular ones of a bounded size, never a FIFO or a device that could block."""
 
 import errno
+import hashlib
 import os
 import stat
 from os import PathLike
@@ -56,6 +57,20 @@ def read_regular(path: str | PathLike[str], most: int) -> bytes:
     if len(content) > most:
         raise _too_large(path, len(content), most)
     return content
+
+
+def digest_regular(path: str | PathLike[str], most: int | None = None) -> str:
+    """SHA-256 of as many bytes as a regular file says it has: the kernel's say none, and may have no end.
+
+    Raises:
+      OSError: as ``open_descriptor``, or it cannot be read.
+    """
+    with open_regular(path, most) as file:
+        digest, left = hashlib.sha256(), os.fstat(file.fileno()).st_size
+        while left > 0 and (part := file.read(min(left, MIB))):
+            digest.update(part)
+            left -= len(part)
+    return digest.hexdigest()
 
 
 def _too_large(path: str | PathLike[str], size: int, most: int) -> OSError:

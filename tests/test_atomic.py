@@ -171,7 +171,7 @@ with open_atomic(out / "file") as file, put_in_place(out / "deep" / "folder") as
 
 
 def test_drafts_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path):
-    """A draft is empty and nobody's for a moment when it is made: such a one stays while it is young."""
+    """A draft is empty and nobody's for a moment when it is made: such a one of a living process stays while young."""
     young, old = (_name_draft(tmp_path / "file") for _ in range(2))
     machine = "1234" if young.name[1:5] == "0000" else "0000"  # another than this one
     other, older = (young.with_name(f".{machine}{digit * 12}.part") for digit in "12")
@@ -190,6 +190,7 @@ def test_drafts_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path):
         writer.send_signal(signal.SIGKILL)
     remove_drafts(tmp_path)
     assert len([*(tmp_path / "deep").iterdir()]) == 1, "only where it is told to"
+    young.with_name(f"{young.name[:5]}{writer.pid:06x}abcdef.part").touch()
     remove_drafts(tmp_path, deep=True)
     left = {young.name, other.name, ".part", f"{young.name}.txt", "deep"}
     assert {path.name for path in tmp_path.rglob("*")} == left

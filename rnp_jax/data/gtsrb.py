@@ -10,6 +10,7 @@ from rnp_jax.data.dataset import Dataset
 from rnp_jax.data.image_files import Box, list_some, read_image_files
 from rnp_jax.data.splits import Split
 from rnp_jax.errors import DataError
+from rnp_jax.regular_file import MIB, read_regular
 
 GTSRB_CLASSES = (
     *(f"speed limit {limit}" for limit in (20, 30, 50, 60, 70, 80)),
@@ -116,7 +117,7 @@ def _first(root: Path, parts: tuple[str, ...]) -> Path:
 def _read_table(table: Path, folder: Path, key: str) -> list[_Sign]:
     """The rows of one file of annotations, whose column ``key`` is a file's path under ``folder``."""
     try:
-        lines = table.read_text("utf-8-sig").splitlines()
+        lines = read_regular(table, 64 * MIB).decode("utf-8-sig").splitlines()
         rows = list(csv.DictReader(lines, delimiter=";" if lines and ";" in lines[0] else ",", strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{table}: annotations cannot be read ({error}); get the file again") from error

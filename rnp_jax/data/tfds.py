@@ -13,10 +13,12 @@ from rnp_jax.data.dataset import Dataset
 from rnp_jax.data.images import decode_image, stack_images
 from rnp_jax.data.splits import Split, split_whole
 from rnp_jax.errors import DataError
+from rnp_jax.regular_file import MIB, open_descriptor, read_regular
 
 _READABLE = ("array_record", "parquet")  # the formats with random access, which need no TensorFlow
 _TEST_SPLITS = ("test", "validation", "val")
 _CHUNK = 1024
+_TEXT_BYTES = 64 * MIB
 _FEATURES = (
     *("FeaturesDict", "Sequence", "Image", "LabeledImage", "ClassLabel", "BBoxFeature"),
     *("Tensor", "Scalar", "Text"),
@@ -114,14 +116,23 @@ def _open_builder(tfds: Any, folder: Path) -> Any:
     from tensorflow_datasets.core import dataset_info, read_only_builder
     from tensorflow_datasets.core.proto import feature_pb2
 
+    _check_files(folder)
     messages: Any = feature_pb2
-    features = json_format.Parse((folder / "features.json").read_text(encoding="utf-8"), messages.Feature())
+    told = read_regular(folder / "features.json", _TEXT_BYTES).decode("utf-8")
+    features = json_format.Parse(told, messages.Feature())
     kinds = [getattr(tfds.features, name) for name in _FEATURES]
     _check_features(folder / "features.json", features, {f"{kind.__module__}.{kind.__name__}" for kind in kinds})
     described: Any = dataset_info.read_proto_from_builder_dir(folder)
     described.ClearField("module_name")
     described.features.CopyFrom(features)
     return read_only_builder.ReadOnlyBuilder(builder_dir=folder, info_proto=described)
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse a FIFO or a device, for which TensorFlow Datasets would wait, and a description without an end."""
+    for path in folder.iterdir():
+        if not path.is_dir():
+            os.close(open_descriptor(path, _TEXT_BYTES if path.suffix in (".json", ".txt") else None))
 
 
 def _check_features(path: Path, top: Any, allowed: set[str]) -> None:

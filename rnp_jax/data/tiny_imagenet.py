@@ -8,6 +8,7 @@ from rnp_jax.data.dataset import Dataset
 from rnp_jax.data.image_files import keep_files, list_some, read_image_files
 from rnp_jax.data.splits import Split
 from rnp_jax.errors import DataError
+from rnp_jax.regular_file import MIB, read_regular
 
 _FOLDER = "tiny-imagenet-200"
 _ANNOTATIONS = "val/val_annotations.txt"
@@ -91,7 +92,7 @@ def _read_names(root: Path, ids: list[str]) -> tuple[str, ...]:
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        return [line.strip() for line in path.read_text("utf-8").splitlines()]
+        return [line.strip() for line in read_regular(path, 64 * MIB).decode("utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error}); it is a part of Tiny-ImageNet, get it again") from error
 

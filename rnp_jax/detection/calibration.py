@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import resources
 from os import PathLike
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -22,6 +21,7 @@ from rnp_jax.atomic import write_atomic
 from rnp_jax.errors import DataError
 from rnp_jax.evaluation.metrics import Proportion, known_share, share
 from rnp_jax.models import Architecture
+from rnp_jax.regular_file import MIB, read_regular
 
 Role: TypeAlias = Literal["calibration", "held-out", "weak"]
 Statistic: TypeAlias = Literal["labels", "triggers"]
@@ -301,7 +301,7 @@ def read_calibration(path: str | PathLike[str]) -> Calibration:
       DataError: the file cannot be read, or is not a calibration.
     """
     try:
-        return _ADAPTER.validate_json(Path(path).read_bytes())
+        return _ADAPTER.validate_json(read_regular(path, 64 * MIB))
     except (OSError, pydantic.ValidationError) as error:
         raise DataError(
             f"{path}: not a calibration of this version; make one with rnp-jax calibrate: {error}"

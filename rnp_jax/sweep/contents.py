@@ -9,6 +9,9 @@ from rnp_jax.card import CARD_SUFFIX, beside
 from rnp_jax.data import digest_data, digest_files
 from rnp_jax.errors import UnusableDataError
 from rnp_jax.pipeline.request import Request
+from rnp_jax.regular_file import MIB, digest_regular
+
+_MOST_BYTES = 8192 * MIB
 
 
 class Contents:
@@ -49,6 +52,19 @@ class Contents:
         if isinstance(found, UnusableDataError):
             raise found
         return found
+
+
+def digest_small(path: Path) -> str | None:
+    """SHA-256 of a file that lies beside a checkpoint, such as its trigger; None where there is none.
+
+    Of a file that cannot be read, why: whoever opens it for the item says so, and the others go on.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return digest_regular(path, _MOST_BYTES)
+    except OSError as error:
+        return str(error)
 
 
 def _digest_extractor(path: Path) -> str:

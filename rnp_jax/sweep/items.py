@@ -11,9 +11,12 @@ from pydantic import PlainValidator, TypeAdapter
 
 from rnp_jax.atomic import write_atomic
 from rnp_jax.errors import SweepError
+from rnp_jax.regular_file import MIB, read_regular
 from rnp_jax.source_version import code_version
 
 PLAN = "plan.json"
+
+_MOST_BYTES = 1024 * MIB  # some 500 an item
 
 
 def _check_name(value: object) -> str:
@@ -67,6 +70,6 @@ def read_plan(out: Path) -> tuple[Item, ...]:
       SweepError: there is no plan, or it cannot be read.
     """
     try:
-        return TypeAdapter(tuple[Item, ...]).validate_python(json.loads((out / PLAN).read_bytes()))
+        return TypeAdapter(tuple[Item, ...]).validate_python(json.loads(read_regular(out / PLAN, _MOST_BYTES)))
     except (OSError, ValueError, RecursionError) as error:  # pydantic's errors are ValueErrors
         raise SweepError(f"{out / PLAN}: cannot read the plan of the sweep: {error}") from error

@@ -3,7 +3,6 @@
 What several items share, images and triggers, is read once.
 """
 
-import hashlib
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -19,10 +18,13 @@ from rnp_jax.errors import ChangedError, CheckpointError, UnusableDataError
 from rnp_jax.evaluation.measure import Measured
 from rnp_jax.evaluation.predict import default_batch_size
 from rnp_jax.pipeline.case import Case, Images, open_case
+from rnp_jax.pipeline.copies import warn_of_copies
 from rnp_jax.pipeline.defending import defend_case, write_outcome
+from rnp_jax.pipeline.doubts import find_doubt
 from rnp_jax.pipeline.evidence import describe_evidence, search_before_and_after
+from rnp_jax.pipeline.few_images import warn_of_classes
 from rnp_jax.pipeline.measuring import Outcome
-from rnp_jax.pipeline.opening import Suspect, open_images, open_model
+from rnp_jax.pipeline.opening import Suspect, fit_images, open_images, open_model
 from rnp_jax.pipeline.options import RunOptions
 from rnp_jax.pipeline.request import Request, check_filters, check_request
 from rnp_jax.pipeline.run_log import RunLog
@@ -32,7 +34,7 @@ from rnp_jax.pipeline.versions import device_name
 from rnp_jax.pipeline.writing import LAST, name_cleaned, write_network
 from rnp_jax.report.schema import Evidence, Stage
 from rnp_jax.report.sweep_row import SweepRow
-from rnp_jax.sweep.contents import Contents
+from rnp_jax.sweep.contents import Contents, digest_small
 from rnp_jax.sweep.items import Item
 from rnp_jax.sweep.options import Write, item_request
 from rnp_jax.sweep.shift import COVARIATE, measure_shift
@@ -84,7 +86,8 @@ class SweepJob:
         check_request(request)
         if not os.path.exists(item.path):
             raise ChangedError(item.path, "is no longer there; run the same command again")
-        model = open_model(item.path, request.options.source, request.options.compute)
+        options = request.options
+        model = open_model(item.path, options.source, options.compute, options.images)
         if model.checkpoint.sha256 != item.sha256:
             raise ChangedError(item.path, "changed after the sweep was planned; run the same command again")
         rate = _poison_rate(model)
@@ -93,6 +96,7 @@ class SweepJob:
         check_filters(model, request)
         key = _case_depends_on(model, request)
         case = self._cases.get(key, lambda: self._open(model, item, request, log))
+        model, _ = fit_images(model, case.test)
         return Loaded(request, replace(case, model=model, **_own_network(case, model)), log.timing)
 
     def _open(self, model: Suspect, item: Item, request: Request, log: RunLog) -> Case:
@@ -158,7 +162,7 @@ class SweepJob:
                 **(_count(defended) if defended.prunes else {}),
                 **({} if evidence is None else _tell_evidence(evidence)),
                 "batch_size": outcome.batch_size,
-                "note": " ".join(defended.warnings),
+                **_tell_opened(case, outcome.before, *_tell_copies(case), *defended.warnings),
                 "timing": as_stages(log.timing),
                 "report": written,
             }
@@ -173,7 +177,7 @@ class SweepJob:
         told = {"covariates": {COVARIATE: measure_shift(case.model, case.sets)}} if self._explain else {}
         timing = as_stages({**_caching(loaded), **seconds})
         figures = {**measured.metrics.shares, "batch_size": size, "timing": timing}
-        return row.model_copy(update={**figures, **told})
+        return row.model_copy(update={**figures, **_tell_opened(case, measured), **told})
 
     def _write(
         self, item: Item, case: Case, outcome: Outcome, request: Request, log: RunLog
@@ -217,6 +221,21 @@ def _caching(loaded: Loaded) -> dict[str, float]:
 def as_stages(seconds: Mapping[str, float]) -> tuple[Stage, ...]:
     """Seconds by stage as a document has them."""
     return tuple(Stage(stage=name, seconds=spent) for name, spent in seconds.items())
+
+
+def _tell_opened(case: Case, measured: Measured, *more: str) -> dict[str, Any]:
+    """Why the network may not be computed as it was trained, how it was opened, and whatever else there is to say."""
+    doubt = find_doubt(case.model, measured)
+    notes = (*warn_of_classes(case.test), *case.model.assumptions, *more)
+    if doubt is None:
+        return {"note": " ".join(notes)}
+    kind = "at chance" if doubt.at_chance else "under the stated accuracy"
+    return {"doubt": kind, "note": " ".join((doubt.sentence, *notes))}
+
+
+def _tell_copies(case: Case) -> tuple[str, ...]:
+    """What a user may not expect of copies of the network in the file."""
+    return () if case.anew else warn_of_copies(case.model.copies, case.model.state_dict, replaced=True)
 
 
 def _poison_rate(model: Suspect) -> float | None:
@@ -266,7 +285,7 @@ def _case_depends_on(model: Suspect, request: Request) -> Hashable:
         _images_depend_on(model, request),
         repr(request.options.trigger),
         None if attack is None else attack.model_dump_json(include={"name", "constants", "target", "mapping"}),
-        hashlib.sha256(artefact.read_bytes()).digest() if attack is not None and artefact.is_file() else None,
+        None if attack is None else digest_small(artefact),
         None if model.extractor is None else model.extractor.provenance.get("sha256", id(model.extractor)),
         (model.checkpoint.sha256, repr(request.options.untrusted)) if anew else None,
     )

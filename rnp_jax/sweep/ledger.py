@@ -30,12 +30,14 @@ from pydantic import ValidationError
 
 from rnp_jax.atomic import create_atomic, expect_room
 from rnp_jax.errors import SweepError
+from rnp_jax.regular_file import MIB, open_regular, read_regular
 from rnp_jax.report.sweep_row import SweepRow
 
 MOST_CRASHES = 2
 """After so many an item is quarantined."""
 
 _ASIDE = ".aside"
+_ROW_BYTES = 16 * MIB
 
 
 class Participant(NamedTuple):
@@ -100,7 +102,7 @@ class Ledger:
         """Whether a member still works, as far as can be seen from here."""
         path = self._members / name
         try:
-            with path.open() as file:
+            with open_regular(path) as file:
                 if name.split(":")[0] != socket.gethostname():
                     return self._now() - os.fstat(file.fileno()).st_mtime < self.lease
                 try:
@@ -110,6 +112,21 @@ class Ledger:
                 return False
         except FileNotFoundError:
             return False
+
+    def bury(self, process: int) -> None:
+        """Removes the member's file of a process of this machine that is dead."""
+        for path in self._members.glob(f"{socket.gethostname()}:{process}:*"):
+            if not self.is_alive(path.name):
+                path.unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        """Removes the members' files and the useless claims that killed processes left; for whoever is alone here."""
+        for path in self._members.iterdir():
+            if path.name.startswith(".") or not self.is_alive(path.name):
+                path.unlink(missing_ok=True)
+        for path in self._claims.iterdir():
+            if path.name.startswith(".") or self.is_done(path.name):
+                path.unlink(missing_ok=True)
 
     def _now(self) -> float:
         """The file server's clock."""
@@ -172,7 +189,7 @@ class Ledger:
         except FileNotFoundError:
             return
         if any(self.is_alive(name) for name in _read_claim(aside) if name):
-            create_atomic(self._claims / key, aside.read_bytes())
+            create_atomic(self._claims / key, read_regular(aside, MIB))
         aside.unlink()
 
     def release(self, key: str) -> None:
@@ -202,7 +219,7 @@ class Ledger:
     def why_aside(self, key: str) -> str | None:
         """Why an item is set aside; None where it is not."""
         try:
-            return self._aside(key).read_text("utf-8", "replace")
+            return read_regular(self._aside(key), MIB).decode("utf-8", "replace")
         except FileNotFoundError:
             return None
 
@@ -225,6 +242,7 @@ class Ledger:
         """
         content = (row.model_dump_json() + "\n").encode()
         made = create_atomic(self._row(row.key), content)
+        self._suspicion(row.key).unlink(missing_ok=True)
         self.release(row.key)
         return made
 
@@ -236,7 +254,7 @@ class Ledger:
         """
         path = self._row(key)
         try:
-            return SweepRow.model_validate_json(path.read_bytes())
+            return SweepRow.model_validate_json(read_regular(path, _ROW_BYTES))
         except FileNotFoundError:
             return None
         except (OSError, ValidationError) as error:
@@ -248,11 +266,15 @@ class Ledger:
 
     def suspect(self, key: str) -> None:
         """Has an item be run alone from now on, as one of several in the hands of a worker that was ended."""
-        (self._crashes / f"{key}.0").touch()
+        if not self.is_done(key):
+            self._suspicion(key).touch()
+
+    def _suspicion(self, key: str) -> Path:
+        return self._crashes / f"{key}.0"
 
     def attempts(self, key: str) -> int:
         """How often an item is known to have been tried without an outcome; after the first it is run alone."""
-        return self.crashes(key) + (self._crashes / f"{key}.0").exists()
+        return self.crashes(key) + self._suspicion(key).exists()
 
     def record_crashes(self, supervisor: Participant, process: int | None = None) -> list[str]:
         """Turns the claims of a worker that died into crashes; returns the items.
@@ -290,7 +312,7 @@ def _read_claim(path: Path) -> Participant:
       SweepError: it is not as members make it.
     """
     try:
-        names = json.loads(path.read_bytes())
+        names = json.loads(read_regular(path, MIB))
     except FileNotFoundError:
         raise
     except (OSError, ValueError, RecursionError) as error:

@@ -13,7 +13,15 @@ from pathlib import Path
 from rnp_jax.atomic import open_to_append
 from rnp_jax.errors import SweepError
 from rnp_jax.sweep.environment import SAFE_PATH
-from rnp_jax.sweep.faults import TERMINATED, Consequences, Patience, count_memory_kills, is_from_outside, is_stopped
+from rnp_jax.sweep.faults import (
+    MOST_KILLS,
+    TERMINATED,
+    Consequences,
+    Patience,
+    count_memory_kills,
+    is_from_outside,
+    is_stopped,
+)
 from rnp_jax.sweep.items import Item
 from rnp_jax.sweep.ledger import Ledger, Participant
 
@@ -40,15 +48,20 @@ def find_devices() -> tuple[str, int]:
     """JAX's platform and how many devices it has here, asked in a process that ends: this one holds no device.
 
     Raises:
-      SweepError: JAX does not start.
+      SweepError: JAX does not start, or that process is killed again and again.
     """
-    command = [sys.executable, "-c", _PROBE]
-    done = subprocess.run(command, capture_output=True, check=False, env={**os.environ, **SAFE_PATH})  # noqa: S603
-    if done.returncode != 0:
-        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        raise SweepError(f"JAX finds no device: {''.join(last)[-500:]}")
-    platform, count = json.loads(done.stdout.splitlines()[-1])
-    return platform, count
+    command, status, reason = [sys.executable, "-c", _PROBE], 0, ""
+    for _ in range(MOST_KILLS):
+        memory_kills = count_memory_kills()
+        done = subprocess.run(command, capture_output=True, check=False, env={**os.environ, **SAFE_PATH})  # noqa: S603
+        status = done.returncode
+        if status == 0:
+            platform, count = json.loads(done.stdout.splitlines()[-1])
+            return platform, count
+        reason = "".join(done.stderr.decode(errors="replace").strip().splitlines()[-1:])[-500:]
+        if not is_from_outside(status, memory_kills):
+            break
+    raise SweepError(f"JAX finds no device: {reason or f'its process ended with status {status}'}")
 
 
 def device_environment(platform: str, slot: int) -> dict[str, str]:
@@ -182,6 +195,7 @@ class _Crew:
     def _leave(self, worker: "_Worker") -> None:
         self._running.remove(worker)
         self._vacant.append(worker.slot)
+        self._ledger.bury(worker.process.pid)
         if worker.process.stdin is not None:
             worker.process.stdin.close()
 

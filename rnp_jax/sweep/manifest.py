@@ -35,7 +35,7 @@ class Entry:
 
     Attributes:
       path: the file, as it was named.
-      key, architecture, image_shape, normalization, extractor: as in ``SourceOptions``.
+      key, prefix, architecture, image_shape, normalization, extractor: as in ``SourceOptions``.
       data: as in ``DataOptions``.
       attack, target, mapping, constants, artefact: as in ``TriggerOptions``.
 
@@ -45,6 +45,7 @@ class Entry:
 
     path: str
     key: str | None = None
+    prefix: str | None = None
     architecture: str | None = None
     image_shape: tuple[int, int, int] | None = None
     normalization: str | None = None

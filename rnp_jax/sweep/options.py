@@ -1,6 +1,5 @@
 """The options of a sweep, and what they ask of one item of it."""
 
-import hashlib
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +13,7 @@ from rnp_jax.checks import check_number
 from rnp_jax.defenses import find_method
 from rnp_jax.pipeline.options import RunOptions
 from rnp_jax.pipeline.request import Request
+from rnp_jax.sweep.contents import digest_small
 from rnp_jax.sweep.items import Item, make_key
 from rnp_jax.sweep.trackers import TrackerName
 
@@ -97,7 +97,7 @@ def item_key(request: Request, sha256: str, write: Write, data: str | None = Non
     plain["images"].pop("data_dir")
     path = request.checkpoint
     read = [beside(path, CARD_SUFFIX), beside(path, TRIGGER_SUFFIX), *_files_named(request)]
-    found = [hashlib.sha256(each.read_bytes()).hexdigest() if each.is_file() else None for each in read]
+    found = [digest_small(each) for each in read]
     return make_key(path=path, file=sha256, beside=found, write=write, options=plain, data=data)
 
 

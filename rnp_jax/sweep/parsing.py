@@ -65,8 +65,8 @@ class Parsed:
       parameters: trainable scalars.
       bytes: size of the file.
       anomalies: one sentence for each thing that is unusual or was left unread.
-      normalization: the card's, as 'm,m,m/s,s,s'; None without a card, and so below.
-      extractor: SHA-256 of the card's.
+      normalization: the file's own or the card's, as 'm,m,m/s,s,s'; None without either.
+      extractor: SHA-256 of the card's; None without a card, and so below.
       data: the card's.
     """
 
@@ -189,6 +189,7 @@ def _request(entry: Entry, *, check_crc: bool, cpu_seconds: int) -> dict[str, An
     return {
         "path": os.path.abspath(entry.path),
         "key": entry.key,
+        "prefix": entry.prefix,
         "architecture": entry.architecture,
         "image_shape": entry.image_shape,
         "is_head": entry.extractor is not None,

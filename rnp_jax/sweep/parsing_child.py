@@ -14,11 +14,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rnp_jax.card import Card, read_card
-from rnp_jax.checkpoints import recognise
-from rnp_jax.errors import CheckpointError, DataError, RnpError
+from rnp_jax.card import Card, NormalizationCard, read_card
+from rnp_jax.data import Normalization
+from rnp_jax.errors import AmbiguousError, CheckpointError, DataError, RnpError
 from rnp_jax.models import Architecture
 from rnp_jax.models.inference import entries
+from rnp_jax.recognition import Recognised, recognise
 from rnp_jax.sweep.parsing import MOST_ANOMALIES, MOST_ANSWER, MOST_TEXT, Answer, Parsed
 from rnp_jax.torch_io import StateDict, find_state_dict, read_checkpoint
 
@@ -95,17 +96,22 @@ def _read(request: dict[str, Any]) -> Parsed:
     state_dict = find_state_dict(checkpoint, request["key"])
     card = read_card(path, checkpoint.sha256)
     shape = _image_shape(request, state_dict, card)
-    architecture = recognise(checkpoint, state_dict, request["architecture"], shape)
-    weights = (entry.shape for entry in entries(architecture) if entry.path[0] == "params")
+    name = request["architecture"] or (card and card.architecture.name)
+    prefix = request["prefix"]
+    try:
+        found = recognise(checkpoint, state_dict, name, shape, prefix=prefix)
+    except AmbiguousError as error:  # the images will settle it; until then any of them groups the item
+        found = recognise(checkpoint, state_dict, error.candidates[0], shape, prefix=prefix)
+    weights = (entry.shape for entry in entries(found.architecture) if entry.path[0] == "params")
     return Parsed(
         sha256=checkpoint.sha256,
         container=checkpoint.container,
         key=_cut("/".join(map(str, state_dict.location))) or "/",
-        architecture=asdict(architecture),
+        architecture=asdict(found.architecture),
         parameters=sum(map(math.prod, weights)),
         bytes=os.stat(path).st_size,
         anomalies=tuple(map(_cut, checkpoint.anomalies[:MOST_ANOMALIES])),
-        **_from_card(card),
+        **{**_from_card(card), **_from_file(found)},
     )
 
 
@@ -124,12 +130,19 @@ def _image_shape(request: dict[str, Any], state_dict: StateDict, card: Card | No
     return None if card is None else card.architecture.image_shape
 
 
+def _from_file(found: Recognised) -> dict[str, str]:
+    return {} if found.normaliser is None else {"normalization": _cut(_spell(found.normaliser.values))}
+
+
+def _spell(normalization: Normalization | NormalizationCard) -> str:
+    return "/".join(",".join(map(str, values)) for values in (normalization.mean, normalization.std))
+
+
 def _from_card(card: Card | None) -> dict[str, str | None]:
     if card is None:
         return {}
-    mean, std = (",".join(map(str, values)) for values in (card.normalization.mean, card.normalization.std))
     return {
-        "normalization": _cut(f"{mean}/{std}"),
+        "normalization": _cut(_spell(card.normalization)),
         "extractor": None if card.extractor is None else _cut(card.extractor.sha256),
         "data": _cut(card.data),
     }

@@ -106,7 +106,7 @@ def check_options(options: RunOptions, images: bool = True) -> None:
 def _with_defaults(entry: Entry, options: RunOptions) -> Entry:
     """The entry, with what the options say of every file."""
     source = options.source
-    shared = {"key": source.key, "architecture": source.architecture, "image_shape": source.image_shape}
+    shared = {name: getattr(source, name) for name in ("key", "prefix", "architecture", "image_shape")}
     given = {name: value for name, value in shared.items() if getattr(entry, name) is None and value is not None}
     return Entry(**{"path": entry.path, **entry.overrides, **given})
 

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import jax
 
-from rnp_jax.atomic import is_draft
+from rnp_jax.atomic import is_draft, remove_drafts
 from rnp_jax.checks import check_path
 from rnp_jax.config import to_plain, write_yaml
 from rnp_jax.errors import ConfigError, DataError, OutsideError, SweepError
@@ -19,6 +19,7 @@ from rnp_jax.pipeline.options import RunOptions, read_options
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.versions import package_versions
 from rnp_jax.report.leaderboard import write_leaderboard
+from rnp_jax.report.leaderboard_matrix import say_doubts
 from rnp_jax.report.schema import Versions
 from rnp_jax.report.sweep_row import STATUSES, Status, SweepRow
 from rnp_jax.report.sweep_table import write_tables
@@ -159,6 +160,7 @@ def run_items(
         log.write_to(out / "run.log")
         ledger = Ledger(out)
         if alone:
+            ledger.tidy()
             ledger.forget([item.key for item in plan.items], retry)
         for row in plan.rejected:
             ledger.commit(row)
@@ -170,9 +172,12 @@ def run_items(
             _execute(ledger, plan.items, log, engine, tracker)
         except (SweepError, OutsideError, KeyboardInterrupt) as error:
             stopped = error
+        remove_drafts(out, deep=True)  # of workers that were killed
         rows = compact(ledger, plan.items, options, finish)
         counts = Counter(row.status for row in rows)
         log.say(", ".join(f"{counts[status]} {status}" for status in STATUSES) + f" of {len(rows)}")
+        for doubt in say_doubts(rows):
+            log.warn(doubt)
         log.say(f"table  {out / 'rows.csv'}\npage   {out / 'leaderboard.html'}")
         if stopped is not None:
             raise stopped

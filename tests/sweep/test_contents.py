@@ -1,5 +1,6 @@
 """What items are judged on, by content: each data set and extractor is read once, or missed once."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from rnp_jax.errors import UnusableDataError
 from rnp_jax.pipeline.options import UntrustedOptions, schema_for
 from rnp_jax.pipeline.request import Request
 from rnp_jax.sweep import contents
-from rnp_jax.sweep.contents import Contents
+from rnp_jax.sweep.contents import Contents, digest_small
 from rnp_jax.sweep.options import SweepOptions
 
 OPTIONS = schema_for(SweepOptions, ("clp", "hid"))()
@@ -49,3 +50,11 @@ def test_each_is_read_once_or_missed_once(tmp_path, monkeypatch):
 def test_an_extractor_that_is_not_there():
     with pytest.raises(UnusableDataError, match="--extractor nowhere: nothing is there"):
         digest(replace(OPTIONS, source=SourceOptions(extractor="nowhere")))
+
+
+def test_a_file_that_cannot_be_read_is_in_no_other_item_s_way(tmp_path):
+    assert [digest_small(tmp_path / "none"), digest_small(tmp_path)] == [None, None]
+    (tmp_path / "a.trigger.npz").write_bytes(b"trigger")
+    first = digest_small(tmp_path / "a.trigger.npz")
+    os.truncate(tmp_path / "a.trigger.npz", 2**40)
+    assert "expected at most" in (digest_small(tmp_path / "a.trigger.npz") or "") != first

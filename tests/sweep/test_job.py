@@ -125,6 +125,7 @@ def evidence_of(row: SweepRow) -> dict:
 @pytest.mark.parametrize("write", ["row", "cleaned", "report"])
 def test_evidence_is_in_the_row_whatever_is_kept(items, tmp_path, monkeypatch, write):
     monkeypatch.setattr("rnp_jax.pipeline.evidence.gather_evidence", lambda *_, **__: FOUND)
+    monkeypatch.setattr("rnp_jax.pipeline.evidence.find_doubt", lambda *_: None)  # the networks are untrained
     item = replace(items[0], method="clp")
     job = SweepJob(replace(OPTIONS, evidence="unknown", sweep_images=0), tmp_path, write)
     row = job.run(item, job.load(item), 1)
@@ -215,6 +216,15 @@ def test_a_checkpoint_whose_trigger_is_not_known(items, tmp_path):
     assert (found["none"].attack, found["none"].asr, found["none"].covariates) == ("none", None, {COVARIATE: None})
     assert (found["random"].status, found["random"].der) == ("ok", None)
     assert found["random"].pruned > 0
+
+
+def test_a_network_at_chance_is_told_of_in_every_row(items, tmp_path):
+    options = replace(OPTIONS, evidence="always", sweep_images=0)
+    for method in ("none", "clp"):
+        job, item = SweepJob(options, tmp_path), replace(items[0], method=method)
+        row = job.run(item, job.load(item), 1)
+        assert "better than guessing (10.0%)" in row.note
+        assert (row.status, row.doubt, row.evidence) == ("ok", "at chance", None)
 
 
 def test_a_card_whose_rate_is_no_share_is_the_file_s_fault(small_victim, tmp_path):

@@ -131,6 +131,29 @@ def test_what_a_killed_process_held_is_free_and_no_crash(tmp_path):
     assert ledger.crashes(KEY) == 0
 
 
+def test_what_killed_processes_left_is_tidied_and_what_the_living_hold_stays(tmp_path):
+    ledger, other = Ledger(tmp_path), items_of("b")[0]
+    with ledger.join() as member:
+        dead_member(ledger)
+        (tmp_path / "rows" / f"{KEY}.json").write_text(expected(ITEM).model_dump_json())
+        for folder in ("members", "claims"):
+            (tmp_path / folder / ".0123456789abcdef").touch()
+        assert ledger.claim(other.key, member)
+        ledger.tidy()
+        assert [path.name for path in (tmp_path / "members").iterdir()] == [member.name]
+        assert [path.name for path in (tmp_path / "claims").iterdir()] == [other.key]
+        assert ledger.holder(other.key) == member
+
+
+def test_an_item_that_is_done_is_suspect_no_more(tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.suspect(KEY)
+    assert (ledger.attempts(KEY), ledger.crashes(KEY)) == (1, 0)
+    ledger.commit(expected(ITEM))
+    ledger.suspect(KEY)
+    assert not [*(tmp_path / "crashes").iterdir()]
+
+
 def test_what_a_supervised_worker_held_stays_until_its_supervisor_says_so(tmp_path):
     ledger = Ledger(tmp_path)
     with ledger.join() as supervisor, ledger.join() as other:
@@ -188,17 +211,17 @@ def test_a_tampered_claim_is_told_of(content, tmp_path):
         ledger.claim(KEY, member)
 
 
-def _claim_all(out, queue):
+def _claim_all(out, queue, all_ready):
     ledger = Ledger(out)
     with ledger.join() as member:
         queue.put([item.path for item in items_of(*map(str, range(60))) if ledger.claim(item.key, member)])
-        time.sleep(1)
+        all_ready.wait(60)  # the claims of a member that leaves are free
 
 
 def test_processes_share_the_items_without_overlap(tmp_path):
     context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    processes = [context.Process(target=_claim_all, args=(tmp_path, queue)) for _ in range(3)]
+    queue, all_ready = context.Queue(), context.Barrier(3)
+    processes = [context.Process(target=_claim_all, args=(tmp_path, queue, all_ready)) for _ in range(3)]
     [process.start() for process in processes]
     got = [queue.get(timeout=60) for _ in processes]
     [process.join() for process in processes]

@@ -113,6 +113,21 @@ def test_a_platform_that_is_not_there_is_one_line(monkeypatch):
         find_devices()
 
 
+@pytest.mark.parametrize(("statuses", "asked"), [([-9, -15, 0], 3), ([-11], 1), ([-9] * 9, faults.MOST_KILLS)])
+def test_a_probe_for_devices_that_somebody_kills_is_made_again(statuses, asked, monkeypatch):
+    left = list(statuses)
+    monkeypatch.setattr(
+        "rnp_jax.sweep.local.subprocess.run",
+        lambda command, **_: subprocess.CompletedProcess(command, left.pop(0), b'["cpu", 2]', b""),
+    )
+    if 0 in statuses:
+        assert find_devices() == ("cpu", 2)
+    else:
+        with pytest.raises(SweepError, match=f"its process ended with status {statuses[0]}"):
+            find_devices()
+    assert len(statuses) - len(left) == asked
+
+
 def test_workers_that_somebody_kills_are_no_fault_of_the_items(tmp_path):
     """The watch kills whoever holds the first item, as often as would be one crash too many."""
     items, ledger, killed = planned(tmp_path, "a", "b"), Ledger(tmp_path), []
@@ -127,7 +142,7 @@ def test_workers_that_somebody_kills_are_no_fault_of_the_items(tmp_path):
     rows = run(tmp_path, items, workers=1, seconds="0.5", watch=kill)
     assert len(killed) == 2
     assert [row.status for row in rows] == ["ok", "ok"]
-    assert not [*(tmp_path / "crashes").glob("*.[1-9]")]
+    assert [path.name for name in ("members", "claims", "crashes") for path in (tmp_path / name).iterdir()] == []
 
 
 @pytest.mark.parametrize("name", [pytest.param(KILLED, marks=pytest.mark.slow), HALTED])

@@ -129,12 +129,12 @@ def test_a_csv_manifest_says_more_about_each(tree):
 def test_a_jsonl_manifest_has_values_of_their_own_types(tree):
     rows = [
         {"path": "b.pt", "target": 1, "image_shape": [32, 32, 3], "constants": {"size": 3, "alpha": None}},
-        {"path": "none.pt", "key": "net", "architecture": "resnet18", "normalization": "half", "target": None},
+        {"path": "none.pt", "key": "net", "prefix": "m.", "architecture": "resnet18", "target": None},
     ]
     manifest = write(tree / "list.jsonl", "\n\n".join(map(json.dumps, rows)))
     first, second = read_entries([manifest])
     assert first.overrides == {"image_shape": [32, 32, 3], "target": 1, "constants": {"size": "3"}}
-    assert second == Entry(f"{tree}/none.pt", "net", "resnet18", None, "half")
+    assert second == Entry(f"{tree}/none.pt", key="net", prefix="m.", architecture="resnet18")
 
 
 def test_a_parquet_manifest_may_have_nulls_where_numbers_were(tree):

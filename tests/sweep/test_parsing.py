@@ -351,7 +351,7 @@ def test_texts_of_a_child_are_made_printable(tmp_path, monkeypatch):
         parsed = own.parse(Entry("m.pt"))
     assert parsed.anomalies == ("\\x1b[2J\n",)
     assert parsed.data == "\\u202e"
-    defaults = {"width": 64, "layers": [], "image_shape": [32, 32, 3]}
+    defaults = {"width": 64, "layers": [], "image_shape": [32, 32, 3], "form": [], "biases": [], "names": []}
     assert parsed.architecture == {**FALSE["architecture"], **defaults}
 
 

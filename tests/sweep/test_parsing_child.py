@@ -10,13 +10,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
 
 import rnp_jax
-from rnp_jax.checkpoints import open_checkpoint
+from rnp_jax.checkpoints import open_checkpoint, save_variables
+from rnp_jax.models import Architecture, Network
 from rnp_jax.sweep import parsing_child
 from rnp_jax.sweep.parsing import MOST_ANOMALIES, MOST_ANSWER, MOST_TEXT, Answer, Parsed
 from tests.torch_io.test_bad_inputs import container_cases, pickle_cases, tensor_cases
@@ -60,8 +62,9 @@ class Child:
         return self.answer()
 
     def ask(self, path: Path, **request: Any) -> dict[str, Any]:
-        known = {"key": None, "architecture": None, "image_shape": None, "is_head": False, "check_crc": True}
-        return self.send(json.dumps({"path": str(path), **known, "cpu_seconds": 60, **request}).encode())
+        open_ends = dict.fromkeys(("key", "prefix", "architecture", "image_shape"))
+        known = {"path": str(path), **open_ends, "is_head": False, "check_crc": True, "cpu_seconds": 60}
+        return self.send(json.dumps({**known, **request}).encode())
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +100,16 @@ def test_what_is_told_is_what_reading_it_here_finds(child, name):
 
 
 BAD = [c for c in (*pickle_cases(), *tensor_cases(), *container_cases()) if c[0] != 40]  # 40: bad values, no network
+
+
+def test_a_prefix_is_read_and_a_normalisation_in_the_file_is_told(child, tmp_path):
+    layers = torch.load(DIGITS, weights_only=True)["state_dict"]
+    pair = {"norm.mean": torch.tensor([0.25]), "norm.std": torch.tensor([0.5])}
+    wrapped = {f"net.{key}": value for key, value in layers.items()}
+    torch.save({**wrapped, **pair, "other.weight": torch.ones(2)}, tmp_path / "m.pt")
+    assert "--prefix net." in child.ask(tmp_path / "m.pt")["reason"]
+    parsed = child.ask(tmp_path / "m.pt", prefix="net.")["parsed"]
+    assert (parsed["architecture"]["name"], parsed["normalization"]) == ("resnet18", "0.25/0.5")
 
 
 @pytest.mark.parametrize(("content", "word"), [pytest.param(c[2], c[3], id=f"{c[0]:02}-{c[1]}") for c in BAD])
@@ -178,3 +191,15 @@ def test_a_fault_of_the_package_is_the_last_answer():
         answer = own.send(json.dumps({"path": str(DIGITS), "cpu_seconds": 60}).encode())
         assert answer == {"kind": "crash", "reason": "KeyError: 'check_crc'", "parsed": None}
         assert own.process.wait(60) == 0
+
+
+def test_a_file_that_several_designs_fit_is_left_to_the_images(child, tmp_path):
+    """Its items have one group, whichever design it is."""
+    network = Network(Architecture("mobilenet_v2", 10, 8))
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    save_variables(tmp_path / "m.pt", network, jax.tree.map(lambda leaf: np.zeros(leaf.shape), shapes))
+    answer = child.ask(tmp_path / "m.pt")
+    assert answer["kind"] == "parsed"
+    assert answer["parsed"]["architecture"]["name"] == "chenyaofo_mobilenet_v2"
+    named = child.ask(tmp_path / "m.pt", architecture="mobilenet_v2")
+    assert named["parsed"]["architecture"]["name"] == "mobilenet_v2"

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 from dataclasses import replace
 
 import numpy as np
@@ -197,13 +198,15 @@ def test_a_folder_that_another_run_writes_to_is_shared_with_the_same_run_alone(v
                     run_here([str(victim)], other, out, RunLog(quiet=True))
             for draft in ("rows", "members"):
                 _name_draft(out / draft / "file").write_text("dead")
+            (out / "members" / f"{socket.gethostname()}:1:dead").touch()
 
     monkeypatch.setattr(running, "write_plan", meanwhile)
     rows = run_here([str(victim)], options, tmp_path / "out", RunLog(quiet=True))
     assert rows == seen[1]
     assert not (tmp_path / "out" / ".lock").exists()
+    assert not [*(tmp_path / "out").rglob("*.part")], "killed workers left them"
     run_here([str(victim)], options, tmp_path / "out", RunLog(quiet=True))
-    assert not [*(tmp_path / "out").rglob("*.part")], "killed runs left them"
+    assert not [*(tmp_path / "out" / "members").iterdir()], "killed runs left it"
 
 
 def test_a_folder_is_new_or_of_the_same_command(tmp_path):

@@ -1,5 +1,6 @@
 import hashlib
 import os
+import shutil
 import struct
 import sys
 import warnings
@@ -7,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from rnp_jax.errors import ConfigError
+from rnp_jax.errors import ConfigError, DiskFullError, OutsideError
 from rnp_jax.report.schema import Proportion, Stage
 from rnp_jax.report.sweep_row import SweepRow
 from rnp_jax.sweep.trackers import figures_of, open_tracker
 from rnp_jax.sweep.worker import failed_row
 from tests.sweep.light import items_of
+from tests.test_disk_full import room
 
 
 def share(value):
@@ -131,8 +133,29 @@ def test_mlflow_goes_on_in_the_experiment_of_before_and_where_it_is_told(tmp_pat
 
 def test_an_mlflow_store_that_cannot_be_opened_is_refused(tmp_path, mlflow, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nothing://there")
-    with pytest.raises(ConfigError, match="nothing://there cannot be opened"):
+    with pytest.raises(ConfigError, match="nothing://there cannot be opened; remove it, or name another"):
         log("mlflow", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "mlflow"])
+def test_without_room_it_says_so_and_goes_on_when_there_is_some(name, tmp_path, mlflow):
+    pytest.importorskip("tensorboardX")
+    full = pytest.raises(DiskFullError, match=r"File too large; free some space and run the same command again$")
+    for size in (0, 100, 300):
+        with full, room(size):
+            log(name, tmp_path / str(size))
+        log(name, tmp_path / str(size))
+    with room(1000_000):
+        log(name, tmp_path / "roomy")
+
+
+def test_an_mlflow_store_that_cannot_be_written_to_is_no_item_s_fault(tmp_path, mlflow):
+    def vanishing():
+        shutil.rmtree(tmp_path / "mlruns")
+        yield ROWS[0]
+
+    with pytest.raises(OutsideError, match="cannot be written to; the same command goes on"):
+        log("mlflow", tmp_path, vanishing())
 
 
 @pytest.mark.parametrize(
