@@ -27,7 +27,17 @@ from rnp_jax.data import NORMALIZATIONS
 from rnp_jax.models import count_parameters
 from rnp_jax.report.comparison_text import markdown_table
 from rnp_jax.torch_io.sources import name_source
-from tests.oracle import mobilenet_v2, models, torchvision_resnet, vgg, wide_resnet
+from tests.oracle import (
+    huggingface,
+    mobilenet_v2,
+    models,
+    other_zoos,
+    timm,
+    torchvision_resnet,
+    vgg,
+    wide_resnet,
+    zoos,
+)
 from tests.oracle.vision import torchvision_models
 from tests.parity import fill_constants, randomize
 
@@ -45,6 +55,7 @@ class Row(NamedTuple):
     side: int = 32
     channels: int = 3
     legacy: bool = False
+    named: bool = False  # whether its tensors fit another architecture too, so that its name is given
 
 
 def vision(name: str, num_classes: int = 10) -> Callable[[], nn.Module]:
@@ -68,6 +79,31 @@ def sequential(name: str) -> Callable[[State], State]:
     """As BackdoorBench keeps a transformer behind a resize."""
     return lambda state: bench(name)({f"1.{key}": value for key, value in state.items()})
 
+
+def kuangliu(state: State) -> State:
+    return {"net": state, "acc": 95.0, "epoch": 199}
+
+
+def bearpaw(state: State) -> State:
+    return {"epoch": 164, "state_dict": state, "acc": 93.0, "best_acc": 93.5, "optimizer": {}}
+
+
+def zoo(name: str) -> Row:
+    """A network of one of the zoos for 32-pixel images."""
+    for source in ("weiaicunzai", "meliketoy"):
+        if name.startswith(source):
+            return Row(source, zoos.PUBLISHED[name], dict, "root")
+    if name.startswith("bearpaw"):
+        return Row("bearpaw", zoos.PUBLISHED[name], bearpaw, "state_dict")
+    return Row("kuangliu", zoos.PUBLISHED[name], kuangliu, "net")
+
+
+VISION = {
+    **dict.fromkeys(("alexnet", "squeezenet1_0", "squeezenet1_1", "googlenet", "shufflenet_v2_x1_0", "swin_t"), 224),
+    **dict.fromkeys(("regnet_x_400mf", "regnet_y_400mf", "mnasnet0_5", "mnasnet1_0", "efficientnet_v2_s"), 224),
+    "inception_v3": 299,
+}
+"""Further networks of torchvision, and the side of their images."""
 
 ROWS: dict[str, Row] = {
     **{f"resnet{depth}": Row("RNP", lambda depth=depth: models.resnet(depth), rnp, "state_dict") for depth in (18, 50)},
@@ -102,6 +138,29 @@ ROWS: dict[str, Row] = {
     ),
     "torchvision_resnet18": Row("torchvision", vision("resnet18", 12), dict, "root", 224),
     "torchvision_resnet50": Row("torchvision", vision("resnet50", 12), dict, "root", 224),
+    "chenyaofo_vgg16_bn": Row("chenyaofo", lambda: vgg.Vgg(16, True, "chenyaofo", 64, 10), dict, "root"),
+    "weiaicunzai_vgg16_bn": Row(
+        "weiaicunzai, huyvnphan", lambda: vgg.Vgg(16, True, "weiaicunzai", 64, 10), dict, "root"
+    ),
+    "chenyaofo_mobilenet_v2": Row("chenyaofo, huyvnphan", zoos.chenyaofo_mobilenet_v2, dict, "root", named=True),
+    "chenyaofo_shufflenet_v2_x1_0": Row("chenyaofo", zoos.chenyaofo_shufflenet_v2, dict, "root", named=True),
+    "chenyaofo_repvgg_a0": Row(
+        "chenyaofo", lambda: other_zoos.repvgg((1, 2, 4, 14, 1), (48, 48, 96, 192, 1280)), dict, "root"
+    ),
+    "huyvnphan_densenet121": Row("huyvnphan", lambda: zoos.huyvnphan_densenet(121), dict, "root"),
+    "huyvnphan_resnet18": Row("huyvnphan", zoos.huyvnphan_resnet18, dict, "root", named=True),
+    "huyvnphan_googlenet": Row("huyvnphan", zoos.huyvnphan_googlenet, dict, "root"),
+    "huyvnphan_inception_v3": Row("huyvnphan", zoos.huyvnphan_inception_v3, dict, "root"),
+    "badnets_mnist": Row("badnets-pytorch", lambda: vgg.mnist("badnets_mnist", 16), dict, "root", 28, 1),
+    "lenet": Row("kuangliu", lambda: vgg.mnist("lenet", 6, channels=3), kuangliu, "net"),
+    **{name: zoo(name) for name in zoos.PUBLISHED},
+    **{name: Row("torchvision", vision(name), dict, "root", side) for name, side in VISION.items()},
+    **{
+        f"torchvision_{name}": Row("torchvision", vision(name), dict, "root", 224)
+        for name in ("resnext50_32x4d", "wide_resnet50_2")
+    },
+    **{name: Row("timm", build, dict, "root", 224) for name, build in timm.PUBLISHED.items()},
+    **{name: Row("Hugging Face", build, dict, "root", 224) for name, build in huggingface.PUBLISHED.items()},
 }
 """By the name that the file is to be recognised by."""
 
@@ -119,7 +178,8 @@ def measure(name: str, row: Row, folder: Path) -> list[str]:
     torch.save(row.wrap(dict(module.state_dict())), path, _use_new_zipfile_serialization=not row.legacy)
     shape = (row.side, row.side, row.channels)
     started = time.perf_counter()
-    model = load_model(path, normalization=NORMALIZATIONS["identity"], image_shape=shape)
+    given = name if row.named else None
+    model = load_model(path, architecture=given, normalization=NORMALIZATIONS["identity"], image_shape=shape)
     jax.block_until_ready(model.variables)
     seconds = time.perf_counter() - started
     found = model.network.architecture

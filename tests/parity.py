@@ -153,6 +153,16 @@ def check_parity(
     return float(np.abs(np.asarray(logits) - expected).max())
 
 
+def check_logits(module: nn.Module, network: Network, variables: Variables, batch: int = 2, seed: int = 0) -> None:
+    """Logits alone, where layers have other names in torch: those of transformers' outputs too."""
+    images = np.random.default_rng(seed).random((batch, *network.architecture.image_shape), np.float32)
+    with torch.no_grad():
+        expected = module.eval()(torch.from_numpy(images.transpose(0, 3, 1, 2)))
+    expected = getattr(expected, "logits", expected).numpy()
+    logits = np.asarray(jax.jit(network)(variables, images)[0])
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * max(1.0, float(np.abs(expected).max())))
+
+
 def check_round_trip(module: nn.Module, network: Network, variables: Variables) -> None:
     """Import and export give every tensor back bit for bit, and the module takes them strictly."""
     before, after = state_of(module), to_state_dict(network, variables)

@@ -73,26 +73,31 @@ class BoundEntry(NamedTuple):
       layer: the layer before the activation.
       shape: its shape here, the activation's without the batch.
       channels_first: whether torch has the channels of this image first; behind a linear layer they are last.
+      one_pixel: whether these are the channels of an image of one pixel in torch, behind a 1x1 convolution.
     """
 
     key: str
     layer: str
     shape: tuple[int, ...]
     channels_first: bool
+    one_pixel: bool = False
 
     @property
     def torch_shape(self) -> tuple[int, ...]:
         """Its shape in torch."""
+        if self.one_pixel:
+            return (*self.shape, 1, 1)
         return (self.shape[2], *self.shape[:2]) if self.channels_first else self.shape
 
     def from_torch(self, value: np.ndarray) -> np.ndarray:
         """Converts a torch tensor to our layout, float32."""
         value = value.astype(np.float32, copy=False)
-        return value.transpose(1, 2, 0) if self.channels_first else value
+        return value.transpose(1, 2, 0) if self.channels_first else value.reshape(self.shape)
 
     def to_torch(self, value: Array | np.ndarray) -> np.ndarray:
         """The inverse of ``from_torch``."""
-        return np.asarray(value).transpose(2, 0, 1) if self.channels_first else np.asarray(value)
+        value = np.asarray(value)
+        return value.transpose(2, 0, 1) if self.channels_first else value.reshape(self.torch_shape)
 
 
 @cache
@@ -101,12 +106,17 @@ def bound_entries(architecture: Architecture) -> tuple[BoundEntry, ...]:
     channels = architecture.image_shape[-1]
     network = Network(architecture, (0.0,) * channels, (1.0,) * channels, architecture.place())
     image = jax.ShapeDtypeStruct((1, *architecture.image_shape), jnp.float32)
-    outputs = jax.eval_shape(network.activated, jax.eval_shape(network.init, jax.random.key(0)), image)
+    variables = jax.eval_shape(network.init, jax.random.key(0))
+    outputs = jax.eval_shape(network.activated, variables, image)
+    kept_as_convolutions = () if architecture.name == "mlp" else dict(architecture.design.axes)
     entries = []
     for layer in (name for name in network.layers if name in outputs):
         shape = outputs[layer].shape[1:]
-        channels_first = len(shape) == 3 and not isinstance(network.layers[layer], Dense)
-        entries.append(BoundEntry(f"{_FIRST}{len(entries):03d}.{layer}", layer, shape, channels_first))
+        linear = isinstance(network.layers[layer], Dense) and layer not in kept_as_convolutions
+        if linear and len(shape) == 3:  # the layer may be that of a gate: vectors, which weight an image's channels
+            linear = len(jax.eval_shape(network.activations, variables, image)[layer].shape) == 4
+        channels_first, one_pixel = len(shape) == 3 and not linear, len(shape) == 1 and layer in kept_as_convolutions
+        entries.append(BoundEntry(f"{_FIRST}{len(entries):03d}.{layer}", layer, shape, channels_first, one_pixel))
     return tuple(entries)
 
 

@@ -84,11 +84,13 @@ class Downsampling(nn.Module):
 class Norm(nn.Module):
     """Global average pooling and the last layer norm."""
 
+    eps: float = _EPS
+
     @nn.compact
     def __call__(self, x: Float[Array, "B H W F"], train: bool) -> Float[Array, "B 1 1 F"]:
         """Applies the layer."""
         del train  # nothing in it depends on the mode
-        return LayerNorm(_EPS, name="classifier.0")(x.mean((1, 2), keepdims=True))
+        return LayerNorm(self.eps, name="classifier.0")(x.mean((1, 2), keepdims=True))
 
 
 class Head(nn.Module):
@@ -112,6 +114,7 @@ class ConvNeXt(Chain):
     num_classes: int
     placement: Placement = "unit"
     precision: Precision = "float32"
+    last_eps: float = _EPS
 
     @nn.nowrap
     def segments(self) -> tuple[Segment, ...]:
@@ -129,7 +132,7 @@ class ConvNeXt(Chain):
             ]
         return (
             *row,
-            Segment(("classifier.0",), Norm(parent=None), nested=False),
+            Segment(("classifier.0",), Norm(self.last_eps, parent=None), nested=False),
             Segment(("classifier.2",), Head(self.num_classes, self.precision, parent=None), nested=False),
         )
 
@@ -148,7 +151,7 @@ def _blocks(stage: int, depth: int) -> list[str]:
     return [f"features.{2 * stage + 1}.{i}" for i in range(depth)]
 
 
-_PUBLISHED: Mapping[str, tuple[Depths, int]] = MappingProxyType(
+PUBLISHED: Mapping[str, tuple[Depths, int]] = MappingProxyType(
     {
         "convnext_tiny": ((3, 3, 9, 3), 96),
         "convnext_small": ((3, 3, 27, 3), 96),
@@ -159,12 +162,15 @@ _PUBLISHED: Mapping[str, tuple[Depths, int]] = MappingProxyType(
 """Depths and width."""
 
 
-def design(depths: Depths, width: int) -> Design:
-    """A ConvNeXt of these depths, published at this width. Other widths belong to the first design of these depths."""
-    widths = [each for published, each in _PUBLISHED.values() if published == depths] or [width]
+def design(depths: Depths, width: int, last_eps: float = _EPS) -> Design:
+    """A ConvNeXt of these depths, published at this width. Other widths belong to the first design of these depths.
+
+    ``last_eps`` is the last layer norm's.
+    """
+    widths = [each for published, each in PUBLISHED.values() if published == depths] or [width]
 
     def build(sizes: Sizes, placement: Placement, precision: Precision) -> ConvNeXt:
-        return ConvNeXt(depths, sizes.width, sizes.num_classes, placement, precision)
+        return ConvNeXt(depths, sizes.width, sizes.num_classes, placement, precision, last_eps)
 
     def matches(shapes: Shapes) -> bool:
         found = shapes["features.0.0.weight"][0]
@@ -178,4 +184,4 @@ def _count_blocks(shapes: Shapes) -> tuple[int, ...]:
     return tuple(sum(parts[1] == stage for parts in scales) for stage in "1357")
 
 
-DESIGNS: Mapping[str, Design] = MappingProxyType({name: design(*sizes) for name, sizes in _PUBLISHED.items()})
+DESIGNS: Mapping[str, Design] = MappingProxyType({name: design(*sizes) for name, sizes in PUBLISHED.items()})

@@ -4,7 +4,8 @@ Glossary: w channels of the stem, g = w / 2 channels that each dense layer adds 
 
 A dense layer reads everything that its block has produced so far, in one tensor, and appends its own channels.
 TrojanZoo calls the last layer ``classifier.fc``; its ``_comp`` networks, for 32-pixel images, begin with a bare 3x3
-convolution. Dropout in dense layers has rate 0 in all published networks and is left out.
+convolution. huyvnphan's, for 32-pixel images too, begin as torchvision's, but with a 3x3 convolution of stride 1.
+Dropout in dense layers has rate 0 in all published networks and is left out.
 
 The filters of all batch norms have masks. Only those that normalise one convolution's output are scored: most others
 read a concatenation of many layers' channels.
@@ -13,6 +14,7 @@ read a concatenation of many layers' channels.
 from collections.abc import Iterator, Mapping
 from functools import partial
 from types import MappingProxyType
+from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -27,21 +29,25 @@ Depths = tuple[int, int, int, int]
 _BOTTLENECK = 4  # channels inside a dense layer, in units of g
 
 
+Beginning = Literal["published", "bare", "small"]
+"""A 7x7 convolution of stride 2, batch norm, ReLU, max-pooling; a bare 3x3 convolution; or a 3x3 one and the rest."""
+
+
 class Stem(nn.Module):
-    """A 7x7 convolution of stride 2, batch norm, ReLU and max-pooling; for small images, a bare 3x3 convolution."""
+    """What comes before the first dense block."""
 
     width: int
-    small: bool
+    beginning: Beginning
     placement: Placement
     precision: Precision
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B Ho Wo F"]:
         """Applies the stem."""
-        size, stride = (3, 1) if self.small else (7, 2)
+        size, stride = (7, 2) if self.beginning == "published" else (3, 1)
         conv = partial(Conv, placement=self.placement, precision=self.precision)
         x = conv(self.width, size, stride, size // 2, name="features.conv0")(x)
-        if self.small:
+        if self.beginning == "bare":
             return x
         x = BatchNorm(self.placement, name="features.norm0")(x, train)
         return max_pool(activate(self, "features.norm0", x), 3, 2, 1)
@@ -98,7 +104,7 @@ class DenseNet(Chain):
     num_classes: int
     placement: Placement = "bn_scale"
     precision: Precision = "float32"
-    small: bool = False
+    beginning: Beginning = "published"
     head: str = "classifier"
 
     @nn.nowrap
@@ -107,9 +113,9 @@ class DenseNet(Chain):
         settings = (self.placement, self.precision)
         layer = DenseLayer(max(1, self.width // 2), *settings, parent=None)
         transition = Transition(*settings, parent=None)
-        first = ("features.conv0",) if self.small else ("features.conv0", "features.norm0")
+        first = ("features.conv0",) if self.beginning == "bare" else ("features.conv0", "features.norm0")
         return (
-            Segment(first, Stem(self.width, self.small, *settings, parent=None), nested=False),
+            Segment(first, Stem(self.width, self.beginning, *settings, parent=None), nested=False),
             *(Segment((name,), layer if "denselayer" in name else transition, nested=True) for name in self._parts()),
             Segment(("features.norm5",), LastNorm(self.placement, parent=None), nested=False),
             Segment((self.head,), Head(self.num_classes, self.precision, self.head, parent=None), nested=False),
@@ -118,7 +124,7 @@ class DenseNet(Chain):
     @nn.nowrap
     def sites(self) -> tuple[Site, ...]:
         """The batch norms; most of them normalise a concatenation."""
-        sites = [] if self.small else [Site("features.norm0", ("features.conv0",), "relu")]
+        sites = [] if self.beginning == "bare" else [Site("features.norm0", ("features.conv0",), "relu")]
         for name in self._parts():
             if "denselayer" in name:
                 sites += [Site(f"{name}.norm1", (), "relu"), Site(f"{name}.norm2", (f"{name}.conv1",), "relu")]
@@ -134,21 +140,23 @@ class DenseNet(Chain):
                 yield f"features.transition{block}"
 
 
-def design(depths: Depths, width: int, head: str = "classifier", *, small: bool = False) -> Design:
+def design(depths: Depths, width: int, head: str = "classifier", beginning: Beginning = "published") -> Design:
     """A DenseNet; ``width`` is the published width."""
     stem = "features.conv0.weight"
 
     def build(sizes: Sizes, placement: Placement, precision: Precision) -> DenseNet:
-        return DenseNet(depths, sizes.width, sizes.num_classes, placement, precision, small, head)
+        return DenseNet(depths, sizes.width, sizes.num_classes, placement, precision, beginning, head)
 
     def matches(shapes: Shapes) -> bool:
         layers = [
             sum(f"features.denseblock{block}.denselayer{i}.conv1.weight" in shapes for i in range(1, max(depths) + 2))
             for block in range(1, 5)
         ]
-        return tuple(layers) == depths and ("features.norm0.weight" in shapes) != small
+        normed, side = "features.norm0.weight" in shapes, shapes[stem][2]
+        found = "bare" if not normed else "published" if side == 7 else "small"
+        return tuple(layers) == depths and found == beginning
 
-    return Design(build, matches, stem, f"{head}.weight", width, image_side=32 if small else 224)
+    return Design(build, matches, stem, f"{head}.weight", width, image_side=224 if beginning == "published" else 32)
 
 
 _PUBLISHED: Mapping[str, tuple[Depths, int]] = MappingProxyType(
@@ -165,8 +173,9 @@ DESIGNS: Mapping[str, Design] = MappingProxyType(
         **{name: design(*published) for name, published in _PUBLISHED.items()},
         **{f"trojanzoo_{name}": design(*published, "classifier.fc") for name, published in _PUBLISHED.items()},
         **{
-            f"trojanzoo_{name}_comp": design(*published, "classifier.fc", small=True)
+            f"trojanzoo_{name}_comp": design(*published, "classifier.fc", "bare")
             for name, published in _PUBLISHED.items()
         },
+        **{f"huyvnphan_{name}": design(*published, beginning="small") for name, published in _PUBLISHED.items()},
     }
 )

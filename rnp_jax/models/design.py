@@ -5,6 +5,7 @@ from typing import NamedTuple, TypeAlias
 
 from rnp_jax.models.chain import Chain
 from rnp_jax.models.layers import Placement, Precision
+from rnp_jax.models.naming import Names
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 """Shape of each tensor of a state dict, by key, in torch's layout."""
@@ -17,11 +18,13 @@ class Sizes(NamedTuple):
       num_classes: number of classes, K.
       width: number of channels of the layer ``Design.base``.
       image_shape: (H, W, C) of the input.
+      form: what ``Design.form`` read off the shapes.
     """
 
     num_classes: int
     width: int
     image_shape: tuple[int, int, int]
+    form: tuple[int, ...] = ()
 
 
 class Design(NamedTuple):
@@ -37,6 +40,14 @@ class Design(NamedTuple):
       image_side: side, in pixels, of the square images it was published for, or a function that gives it from the
         tensors' shapes.
       placement: where filter masks act by default.
+      largest_side: side of the largest images that it is considered for, unless it is named. Designs that another one's
+        tensors fit too have one, such as those for CIFAR with torchvision's names and other strides. 0 means that it
+        is only considered where it is named.
+      form: gives the numbers beside the sizes that tell networks of this design apart, such as the depths of stages.
+      family: whether it is considered only where no other design fits.
+      names: another source's layer names, where its arithmetic is this one's. The keys above are ours.
+      axes: numbers of axes of size 1 that the file has before and after those of a parameter, by the last part of a
+        bare value's name, or by the name of a linear layer that the file keeps as a 1x1 convolution.
     """
 
     build: Callable[[Sizes, Placement, Precision], Chain]
@@ -47,6 +58,11 @@ class Design(NamedTuple):
     base: str | None = None
     image_side: int | Callable[[Shapes], int] = 32
     placement: Placement = "bn_scale"
+    largest_side: int | None = None
+    form: Callable[[Shapes], tuple[int, ...]] | None = None
+    family: bool = False
+    names: Names = ()
+    axes: tuple[tuple[str, tuple[int, int]], ...] = ()
 
 
 def marked_by(*present: str, absent: tuple[str, ...] = ()) -> Callable[[Shapes], bool]:

@@ -1,4 +1,8 @@
-"""EfficientNet (Tan & Le 2019) as in torchvision: b0 to b7 are one table, scaled in width and depth."""
+"""EfficientNet (Tan & Le 2019) and EfficientNetV2 (Tan & Le 2021) as in torchvision.
+
+b0 to b7 are one table, scaled in width and depth. V2 has a table for each size; its first stages have ``fused`` blocks,
+whose expansion is the 3x3 convolution itself, and no squeeze-and-excitation.
+"""
 
 import math
 import re
@@ -6,10 +10,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from rnp_jax.models.design import Design, Shapes, Sizes, scaled
-from rnp_jax.models.inverted_residual import InvertedResidualNet, Style, Unit, bottleneck, divisible
+from rnp_jax.models.inverted_residual import Block, InvertedResidualNet, Style, Unit, bottleneck, divisible
 from rnp_jax.models.layers import Placement, Precision
 
 STEM = 32
+_LAST_V2 = 1280
 Stage = tuple[int, int, int, int, int]
 STAGES: tuple[Stage, ...] = (  # expansion, kernel, stride, channels, blocks: Table 1
     (1, 3, 1, 16, 1),
@@ -22,29 +27,83 @@ STAGES: tuple[Stage, ...] = (  # expansion, kernel, stride, channels, blocks: Ta
 )
 
 
+SCALES: Mapping[str, tuple[float, float]] = MappingProxyType(  # multiples of b0's width and depth
+    {
+        "b0": (1.0, 1.0),
+        "b1": (1.0, 1.1),
+        "b2": (1.1, 1.2),
+        "b3": (1.2, 1.4),
+        "b4": (1.4, 1.8),
+        "b5": (1.6, 2.2),
+        "b6": (1.8, 2.6),
+        "b7": (2.0, 3.1),
+    }
+)
+V2: Mapping[str, tuple[Stage, ...]] = MappingProxyType(  # the same, three fused stages first: Table 4 and its code
+    {
+        "s": (
+            (1, 3, 1, 24, 2),
+            (4, 3, 2, 48, 4),
+            (4, 3, 2, 64, 4),
+            (4, 3, 2, 128, 6),
+            (6, 3, 1, 160, 9),
+            (6, 3, 2, 256, 15),
+        ),
+        "m": (
+            (1, 3, 1, 24, 3),
+            (4, 3, 2, 48, 5),
+            (4, 3, 2, 80, 5),
+            (4, 3, 2, 160, 7),
+            (6, 3, 1, 176, 14),
+            (6, 3, 2, 304, 18),
+            (6, 3, 1, 512, 5),
+        ),
+        "l": (
+            (1, 3, 1, 32, 4),
+            (4, 3, 2, 64, 7),
+            (4, 3, 2, 96, 7),
+            (4, 3, 2, 192, 10),
+            (6, 3, 1, 224, 19),
+            (6, 3, 2, 384, 25),
+            (6, 3, 1, 640, 7),
+        ),
+    }
+)
+_FUSED = 3  # stages
+
+
 def design(
     widens: float, deepens: float, eps: float = 1e-5, momentum: float = 0.1, stages: tuple[Stage, ...] = STAGES
 ) -> Design:
     """A network whose published width and depth are multiples of b0's; eps and momentum of batch norm as in torch."""
-    last = f"features.{len(stages) + 1}"
-    published = divisible(STEM * widens)
-    channels = tuple(divisible(stage[3] * widens) for stage in stages)
-    depths = tuple(math.ceil(stage[4] * deepens) for stage in stages)
+    rows = tuple((*row[:3], divisible(row[3] * widens), math.ceil(row[4] * deepens)) for row in stages)
+    return _design(rows, divisible(STEM * widens), None, eps, momentum)
+
+
+def v2_design(rows: tuple[Stage, ...]) -> Design:
+    """An EfficientNetV2 of these stages."""
+    return _design(rows, rows[0][3], _LAST_V2, 1e-3, 0.1)
+
+
+def _design(rows: tuple[Stage, ...], published: int, wide: int | None, eps: float, momentum: float) -> Design:
+    """``wide`` are the channels of the last convolution of V2; a first version has 4 times those of the last stage."""
+    last = f"features.{len(rows) + 1}"
 
     def build(sizes: Sizes, placement: Placement, precision: Precision) -> InvertedResidualNet:
         width, blocks, inputs = sizes.width, [], sizes.width
-        for stage, (expansion, kernel, stride, *_) in enumerate(stages):
-            outputs = scaled(channels[stage], width, published)
-            for i in range(depths[stage]):
+        for stage, (expansion, kernel, stride, channels, count) in enumerate(rows, 1):
+            outputs, fused = scaled(channels, width, published), wide is not None and stage <= _FUSED
+            for i in range(count):
+                shape, step = (inputs, inputs * expansion, outputs), stride if i == 0 else 1
                 squeeze = (max(1, inputs // 4), "silu", "sigmoid")
-                step = stride if i == 0 else 1
-                block = bottleneck((inputs, inputs * expansion, outputs), "silu", kernel, step, squeeze)
-                blocks.append((f"features.{stage + 1}.{i}", block))
+                block = _fused(shape, kernel, step) if fused else bottleneck(shape, "silu", kernel, step, squeeze)
+                blocks.append((f"features.{stage}.{i}", block))
                 inputs = outputs
+        end = 4 * inputs if wide is None else scaled(wide, width, published)
         return InvertedResidualNet(
             Unit("features.0.0", "features.0.1", width, 3, 2, activation="silu"),
             tuple(blocks),
-            Unit(f"{last}.0", f"{last}.1", 4 * inputs, activation="silu"),
+            Unit(f"{last}.0", f"{last}.1", end, activation="silu"),
             "classifier.1",
             sizes.num_classes,
             Style(placement, precision, eps, momentum),
@@ -53,10 +112,19 @@ def design(
     def matches(shapes: Shapes) -> bool:
         # b1 and b2 have the same depth and stem; only the input of the last convolution tells them apart.
         stem, end = shapes["features.0.0.weight"], shapes.get(f"{last}.0.weight", ())
-        fits = len(end) == 4 and end[1] == scaled(channels[-1], stem[0], published)
-        return fits and _count_blocks(shapes, len(stages)) == depths
+        fits = len(end) == 4 and end[1] == scaled(rows[-1][3], stem[0], published)
+        return fits and _count_blocks(shapes, len(rows)) == tuple(row[4] for row in rows)
 
     return Design(build, matches, "features.0.0.weight", "classifier.1.weight", published)
+
+
+def _fused(sizes: tuple[int, int, int], size: int, stride: int) -> Block:
+    inputs, expanded, outputs = sizes
+    shortcut = "identity" if stride == 1 and inputs == outputs else None
+    if expanded == inputs:
+        return Block((Unit("block.0.0", "block.0.1", outputs, size, stride, activation="silu"),), shortcut=shortcut)
+    expansion = Unit("block.0.0", "block.0.1", expanded, size, stride, activation="silu")
+    return Block((expansion, Unit("block.1.0", "block.1.1", outputs)), shortcut=shortcut)
 
 
 def _count_blocks(shapes: Shapes, stages: int) -> tuple[int, ...]:
@@ -67,13 +135,8 @@ def _count_blocks(shapes: Shapes, stages: int) -> tuple[int, ...]:
 
 DESIGNS: Mapping[str, Design] = MappingProxyType(
     {
-        "efficientnet_b0": design(1.0, 1.0),
-        "efficientnet_b1": design(1.0, 1.1),
-        "efficientnet_b2": design(1.1, 1.2),
-        "efficientnet_b3": design(1.2, 1.4),
-        "efficientnet_b4": design(1.4, 1.8),
-        "efficientnet_b5": design(1.6, 2.2, 1e-3, 0.01),
-        "efficientnet_b6": design(1.8, 2.6, 1e-3, 0.01),
-        "efficientnet_b7": design(2.0, 3.1, 1e-3, 0.01),
+        **{f"efficientnet_{name}": design(*SCALES[name]) for name in ("b0", "b1", "b2", "b3", "b4")},
+        **{f"efficientnet_{name}": design(*SCALES[name], 1e-3, 0.01) for name in ("b5", "b6", "b7")},
+        **{f"efficientnet_v2_{name}": v2_design(rows) for name, rows in V2.items()},
     }
 )

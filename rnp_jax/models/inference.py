@@ -4,16 +4,20 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
+from typing import NamedTuple
 
 import jax
 
-from rnp_jax.errors import ArchitectureError, ConfigError
+from rnp_jax.errors import AmbiguousError, ArchitectureError, ConfigError, UnknownNetworkError
 from rnp_jax.models.bounds import bound_entries, bounds_in
-from rnp_jax.models.design import Shapes
+from rnp_jax.models.design import Design, Shapes
+from rnp_jax.models.edited import Layers, find_bodies, find_heads, is_last
+from rnp_jax.models.naming import Names, to_ours, to_theirs
 from rnp_jax.models.registry import ARCHITECTURES, DESIGNS, Architecture, Network, suggest
-from rnp_jax.models.torch_names import FILTER_MASK, IGNORED, TorchEntry, table
+from rnp_jax.models.torch_names import FILTER_MASK, IGNORED, UNREAD, TorchEntry, table
 
 _SHOWN = 12  # lines of a ± list
+_IMAGENET_CLASSES = 1000
 
 
 def infer_architecture(
@@ -27,8 +31,9 @@ def infer_architecture(
       image_shape: (H, W, C) of the input, which cannot be inferred from the weights of an ``mlp``.
 
     Raises:
-      ArchitectureError: no architecture fits (the error lists the missing and unexpected keys of the nearest one), a
-        shape does not fit (the error gives its key), or the input shape cannot be inferred.
+      UnknownNetworkError: the tensors have the structure of no architecture (see ``models.nearest``).
+      ArchitectureError: they have that of one, but keys are missing or unexpected, a shape does not fit (the error
+        gives its key), or the input shape cannot be inferred.
     """
     weights = consumed(shapes)
     if name is not None and name not in ARCHITECTURES:
@@ -36,7 +41,7 @@ def infer_architecture(
     if empty := [f" {key}: {tuple(shape)}" for key, shape in weights.items() if 0 in shape]:
         raise ArchitectureError("no network has weights without values:\n" + _shorten(empty))
     try:
-        proposal = _propose(weights, name, image_shape)
+        proposal = _with_biases(_propose(weights, name, image_shape), weights)
     except ConfigError as error:
         raise ArchitectureError(f"no network has such sizes: {error}") from error
     check_fit(proposal, weights)
@@ -45,6 +50,18 @@ def infer_architecture(
         if tuple(shapes[key]) != expected:
             raise ArchitectureError(f"{key}: {tuple(shapes[key])}, expected the shape of its batch norm, {expected}")
     return proposal
+
+
+def candidates(shapes: Shapes, *, image_shape: tuple[int, int, int] | None = None) -> tuple[str, ...]:
+    """The names of all architectures with fixed layers whose structure these tensors have, sorted.
+
+    ``infer_architecture`` asks for a name where there are several. Their tensors are the same, their arithmetic is not.
+
+    Args:
+      shapes: as in ``infer_architecture``.
+      image_shape: as in ``infer_architecture``; large images rule out what was made for small ones.
+    """
+    return tuple(sorted({reading.name for reading in _read(consumed(shapes), image_shape)}))
 
 
 def resized(architecture: Architecture, shapes: Shapes, size: tuple[int, int]) -> Architecture:
@@ -61,7 +78,11 @@ def consumed(shapes: Shapes) -> dict[str, tuple[int, ...]]:
     """The tensors that a forward pass uses as weights or statistics."""
     unread = (*IGNORED, FILTER_MASK)
     bounds = set(bounds_in(shapes))
-    return {key: shape for key, shape in shapes.items() if key.rpartition(".")[2] not in unread and key not in bounds}
+    return {
+        key: shape
+        for key, shape in shapes.items()
+        if key.rpartition(".")[2] not in unread and key not in bounds and not key.startswith(UNREAD)
+    }
 
 
 def filter_masks(shapes: Iterable[str]) -> list[str]:
@@ -96,7 +117,7 @@ def check_bounds(architecture: Architecture, shapes: Shapes) -> None:
 def entries(architecture: Architecture) -> tuple[TorchEntry, ...]:
     """The architecture's name table."""
     variables = jax.eval_shape(Network(architecture, *_identity(architecture)).init, jax.random.key(0))
-    return tuple(table(variables))
+    return tuple(table(variables, architecture))
 
 
 def check_fit(architecture: Architecture, shapes: Shapes) -> None:
@@ -106,11 +127,7 @@ def check_fit(architecture: Architecture, shapes: Shapes) -> None:
       ArchitectureError: they differ; the error lists the missing (-) and unexpected (+) keys, or the keys whose shapes
         differ.
     """
-    try:
-        found = entries(architecture)
-    except (TypeError, ValueError, ArithmeticError) as error:  # JAX's, of shapes that do not go together
-        size = architecture.image_shape
-        raise ArchitectureError(f"{architecture.name} cannot take images of {size}; give the image shape") from error
+    found = _expected(architecture)
     expected = {entry.key: entry.shape for entry in found}  # parts of one tensor state the same shape
     lines = [f" - {key}" for key in expected if key not in shapes]
     lines += [f" + {key}" for key in shapes if key not in expected]
@@ -129,31 +146,122 @@ def check_fit(architecture: Architecture, shapes: Shapes) -> None:
         )
 
 
+def _expected(architecture: Architecture) -> tuple[TorchEntry, ...]:
+    """``entries`` of an architecture whose sizes come from a file."""
+    try:
+        return entries(architecture)
+    except (TypeError, ValueError, ArithmeticError) as error:  # JAX's, of shapes that do not go together
+        size = architecture.image_shape
+        raise ArchitectureError(f"{architecture.name} cannot take images of {size}; give the image shape") from error
+
+
 def _propose(shapes: Shapes, name: str | None, image_shape: tuple[int, int, int] | None) -> Architecture:
     looks_linear = bool(shapes) and all(len(shape) in (1, 2) for shape in shapes.values())
     if name == "mlp" or (name is None and looks_linear):
         return _propose_mlp(shapes, image_shape)
-    candidates = [name] if name else [known for known in DESIGNS if _matches(known, shapes)]
-    if len(candidates) != 1:
-        raise ArchitectureError(
-            f"the tensors fit {' or '.join(candidates)}: choose one with --architecture"
-            if candidates
-            else _unknown(shapes)
-        )
-    design = DESIGNS[candidates[0]]
+    readings = _read_as(name, shapes) if name else _read(shapes, image_shape)
+    if len(readings) != 1:
+        names = sorted({reading.name for reading in readings})
+        raise AmbiguousError(names) if readings else UnknownNetworkError(_unknown(shapes))
+    (found,) = readings
+    design, shapes = DESIGNS[found.name], found.shapes
     for key, rank in ((design.stem, 4), (design.base or design.stem, 4), (design.head, 2)):
         if len(shapes.get(key, ())) != rank:
-            found = f"{candidates[0]} needs {key} of {rank} dimensions, but it is {shapes.get(key, 'missing')}"
-            raise ArchitectureError(f"{found}; {_unknown(shapes)}")
+            held = shapes.get(key, "missing")
+            raise ArchitectureError(f"{found.name} needs {key} of {rank} dimensions, but it is {held}")
+    if shapes[design.head][0] == 1:
+        raise ArchitectureError(
+            f"{found.name} with one output is a binary classifier that ends in a sigmoid; expected one output a class. "
+            "Put a row of zeros, for class 0, before the row of its last layer: the softmax of both is that sigmoid"
+        )
     width, channels = shapes[design.base or design.stem][0], shapes[design.stem][1]
     side = design.image_side(shapes) if callable(design.image_side) else design.image_side
-    return Architecture(candidates[0], shapes[design.head][0], width, image_shape=image_shape or (side, side, channels))
+    form = design.form(shapes) if design.form else ()
+    size = image_shape or (side, side, channels)
+    return Architecture(found.name, shapes[design.head][0], width, found.layers, size, form, names=found.names)
+
+
+class _Reading(NamedTuple):
+    """A design that tensors may be of, their shapes under its names, and how the network differs from it."""
+
+    name: str
+    shapes: Shapes
+    layers: Layers = ()
+    names: Names = ()
+
+
+def _read(shapes: Shapes, image_shape: tuple[int, int, int] | None) -> list[_Reading]:
+    """The designs whose structure the tensors have: as published, else edited; families where no single design fits."""
+    found = [_Reading(name, _named(shapes, DESIGNS[name])) for name in DESIGNS if _matches(name, shapes)]
+    found = found or _read_edited(shapes, DESIGNS)
+    found = [reading for reading in found if not DESIGNS[reading.name].family] or found
+    return [reading for reading in found if _is_considered(reading, image_shape)]
+
+
+def _is_considered(reading: _Reading, image_shape: tuple[int, int, int] | None) -> bool:
+    """Whether the images, or else the number of classes, may be those that the design was made for."""
+    design = DESIGNS[reading.name]
+    if design.largest_side is None:
+        return True
+    assumed = 224 if reading.shapes[design.head][0] == _IMAGENET_CLASSES else 32
+    return (max(image_shape[:2]) if image_shape else assumed) <= design.largest_side
+
+
+def _read_edited(shapes: Shapes, names: Iterable[str]) -> list[_Reading]:
+    """The readings of these designs that change the least: few layers, and where the published ones stand."""
+    bodies, heads, found = list(find_bodies(shapes)), {}, {}
+    for name in names:
+        design = DESIGNS[name]
+        head = to_theirs(design.head, design.names)
+        if head not in heads:
+            heads[head] = [*find_heads(shapes, head), *bodies]
+        for edit in heads[head]:
+            published = edit.published(head)
+            if _matches(name, published) and not _has_layers(_named(edit.body, design), edit.layers):
+                reading = _Reading(name, _named(published, design), edit.layers, edit.names)
+                found.setdefault((len(edit.layers), edit.moved, bool(edit.names)), []).append(reading)
+    return found[min(found)] if found else []
+
+
+def _has_layers(body: Shapes, layers: Layers) -> bool:
+    """Whether a layer of the body has the name of one of the head's."""
+    return any(f"{layer}.weight" in body for layer, _ in layers)
+
+
+def _read_as(name: str, shapes: Shapes) -> list[_Reading]:
+    """The tensors as this design's, whatever their structure."""
+    edited = [] if _matches(name, shapes) else _read_edited(shapes, [name])
+    return edited[:1] or [_Reading(name, _named(shapes, DESIGNS[name]))]
+
+
+def _named(shapes: Shapes, design: Design) -> Shapes:
+    """The shapes under our names for the design's layers, with our axes; a key that its table lacks keeps its name."""
+    named = {to_ours(key, design.names) or key: shape for key, shape in shapes.items()} if design.names else shapes
+    kernels = {f"{layer}.weight": after for layer, (_, after) in design.axes}
+    return {key: shape[: len(shape) - kernels.get(key, 0)] for key, shape in named.items()} if kernels else named
 
 
 def _matches(name: str, shapes: Shapes) -> bool:
     design = DESIGNS[name]
-    ranks = (len(shapes.get(design.stem, ())), len(shapes.get(design.head, ())))
-    return ranks == (4, 2) and design.matches(shapes)
+    if not all(to_theirs(key, design.names) in shapes for key in (design.stem, design.head)):
+        return False
+    named = _named(shapes, design)
+    ranks = (len(named.get(design.stem, ())), len(named.get(design.head, ())))
+    return ranks == (4, 2) and is_last(design.head, named) and design.matches(named)
+
+
+def _with_biases(architecture: Architecture, shapes: Shapes) -> Architecture:
+    """The architecture with a bias wherever these tensors have one beside a kernel, and none elsewhere."""
+    if architecture.name == "mlp":
+        return architecture
+    found = _expected(architecture)
+    expected = {entry.key for entry in found}
+    toggled = []
+    for key, path, *_ in found:
+        bias = f"{key.removesuffix('weight')}bias"
+        if path[-1] == "kernel" and key.endswith(".weight") and (bias in expected) != (bias in shapes):
+            toggled.append(".".join(path[1:-1]))
+    return replace(architecture, biases=tuple(toggled))
 
 
 def _propose_mlp(shapes: Shapes, image_shape: tuple[int, int, int] | None) -> Architecture:
@@ -170,7 +278,7 @@ def _propose_mlp(shapes: Shapes, image_shape: tuple[int, int, int] | None) -> Ar
         inputs = inputs or shape[1]
         layers.append((name, shape[0]))
     if not layers or not inputs:
-        raise ArchitectureError(_unknown(shapes))
+        raise UnknownNetworkError(_unknown(shapes))
     if image_shape is not None and math.prod(image_shape) != inputs:
         raise ArchitectureError(f"image shape {image_shape} has {math.prod(image_shape)} values, expected {inputs}")
     image_shape = image_shape or _only_input_shape(inputs)

@@ -38,13 +38,26 @@ def _masks(layer: nn.Module, features: int, *, filtered: bool) -> jax.Array | No
     return layer.variable("masks", "filter", jnp.ones, (features,), jnp.float32).value if filtered else None
 
 
+def both_axes(size: int | tuple[int, int]) -> tuple[int, int]:
+    """A size along both axes; one number is the same along both."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def _has_bias(layer: "Conv | Dense") -> bool:
+    """Whether the layer's parameters have a bias; new ones have it where the layer is declared with one."""
+    return layer.use_bias if layer.is_initializing() else layer.has_variable("params", "bias")
+
+
 class Conv(nn.Module):
-    """Convolution with explicit padding and groups and, in the ``conv_output`` placement, a filter mask."""
+    """Convolution with explicit padding and groups and, in the ``conv_output`` placement, a filter mask.
+
+    The kernel's ``size`` and the zeros around the image, ``pad``, are those of both axes, or (height, width).
+    """
 
     features: int
-    size: int
+    size: int | tuple[int, int]
     stride: int = 1
-    pad: int = 0
+    pad: int | tuple[int, int] = 0
     groups: int = 1
     use_bias: bool = False
     placement: Placement = "bn_scale"
@@ -53,17 +66,18 @@ class Conv(nn.Module):
     @property
     def window(self) -> Window:
         """How the kernel moves over the input."""
-        return Window(self.stride, ((self.pad, self.pad), (self.pad, self.pad)), self.groups)
+        rows, columns = both_axes(self.pad)
+        return Window(self.stride, ((rows, rows), (columns, columns)), self.groups)
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B Ho Wo F"]:
         """Applies the layer."""
         dtype = _DTYPE[self.precision]
-        shape = (self.size, self.size, x.shape[-1] // self.groups, self.features)
+        shape = (*both_axes(self.size), x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", _he_normal, shape, jnp.float32)
         mask = _masks(self, self.features, filtered=self.placement == "conv_output")
         y = conv2d(x.astype(dtype), kernel.astype(dtype), window=self.window, precision=_MATMUL[self.precision])
-        if self.use_bias:
+        if _has_bias(self):
             y = y + self.param("bias", _zeros, (self.features,), jnp.float32).astype(dtype)[None, None, None]
         return y if mask is None else y * mask.astype(dtype)[None, None, None]
 
@@ -162,14 +176,18 @@ class Dense(nn.Module):
         mask = _masks(self, self.features, filtered=self.masked)
         per_feature = (1,) * (x.ndim - 1) + (-1,)
         y = jnp.dot(x.astype(dtype), kernel.astype(dtype), precision=_MATMUL[self.precision])
-        if self.use_bias:
+        if _has_bias(self):
             y = y + self.param("bias", _zeros, (self.features,), jnp.float32).astype(dtype).reshape(per_feature)
         return y if mask is None else y * mask.astype(dtype).reshape(per_feature)
 
 
-def max_pool(x: Float[Array, "B H W F"], size: int, stride: int, pad: int = 0) -> Float[Array, "B Ho Wo F"]:
-    """Maximum over windows, padded with minus infinity."""
-    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=-jnp.inf)
+def max_pool(
+    x: Float[Array, "B H W F"], size: int, stride: int, pad: int = 0, *, ceil: bool = False
+) -> Float[Array, "B Ho Wo F"]:
+    """Maximum over windows, padded with minus infinity; with ``ceil``, the last window may reach over the edge."""
+    over = [-(side + 2 * pad - size) % stride if ceil else 0 for side in x.shape[1:3]]
+    pads = ((0, 0), *((pad, pad + more) for more in over), (0, 0))
+    padded = jnp.pad(x, pads, constant_values=-jnp.inf)
     return nn.max_pool(padded, (size, size), (stride, stride))
 
 
@@ -196,14 +214,18 @@ def flatten(x: Float[Array, "B H W F"]) -> Float[Array, "B D"]:
 
 
 def attend(
-    query: Float[Array, "B T D"],
-    key: Float[Array, "B T D"],
-    value: Float[Array, "B T D"],
+    query: Float[Array, "... T D"],
+    key: Float[Array, "... T D"],
+    value: Float[Array, "... T D"],
     heads: int,
     precision: Precision,
-) -> Float[Array, "B T D"]:
-    """Scaled dot-product attention of every token to all T tokens; each head has D / heads adjacent channels."""
-    q, k, v = (each.reshape(*each.shape[:2], heads, -1) for each in (query, key, value))
-    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, precision=_MATMUL[precision]).astype(jnp.float32)
-    weights = nn.softmax(scores / math.sqrt(q.shape[-1])).astype(v.dtype)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights, v, precision=_MATMUL[precision]).reshape(query.shape)
+    bias: Float[Array, "... N T T"] | float = 0.0,
+) -> Float[Array, "... T D"]:
+    """Scaled dot-product attention of every token to all T tokens; each head has D / heads adjacent channels.
+
+    ``bias`` is added to the scaled scores of the N heads.
+    """
+    q, k, v = (each.reshape(*each.shape[:-1], heads, -1) for each in (query, key, value))
+    scores = jnp.einsum("...qhd,...khd->...hqk", q, k, precision=_MATMUL[precision]).astype(jnp.float32)
+    weights = nn.softmax(scores / math.sqrt(q.shape[-1]) + bias).astype(v.dtype)
+    return jnp.einsum("...hqk,...khd->...qhd", weights, v, precision=_MATMUL[precision]).reshape(query.shape)

@@ -1,16 +1,20 @@
-"""Small networks for 28x28 grey images, which backdoor releases train on MNIST.
+"""Small networks, most of them for 28x28 grey images, which backdoor releases train on MNIST.
 
 | name | released by | keys |
 |---|---|---|
 | ``wanet_mnist`` | WaNet, LIRA (``NetC_MNIST``) | ``conv1, layer2.bn1, layer2.conv1, layer3…, linear6, linear9`` |
 | ``inputaware_mnist`` | Input-Aware (``NetC_MNIST``) | ``conv1, conv5, linear6, linear9`` |
 | ``backdoorbox_mnist`` | BackdoorBox (``BaselineMNISTNetwork``) | ``conv1, conv2, fc1, fc2``, 5x5 kernels |
+| ``badnets_mnist`` | badnets-pytorch (``BadNet``), also for 32x32 images | ``conv1.0, conv2.0, fc1.0, fc2.0`` |
+| ``lenet`` | kuangliu's pytorch-cifar, for 32x32 images | ``conv1, conv2, fc1, fc2, fc3`` |
 | ``pytorch_mnist`` | PyTorch's MNIST example | ``conv1, conv2, fc1, fc2``, 3x3 kernels |
 | ``trojanzoo_mnist`` | TrojanZoo (``net``) | ``features.conv1, features.conv2, classifier.fc1, classifier.fc2`` |
 
 Dropout is left out, even in training mode: a network is a deterministic function of weights and images.
+badnets-pytorch's network ends in a softmax; here it returns the logits before that.
 """
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -18,7 +22,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from rnp_jax.models.chain import Chain, Segment, Site, activate
-from rnp_jax.models.design import Design, Sizes, marked_by
+from rnp_jax.models.design import Design, Shapes, Sizes, marked_by
 from rnp_jax.models.layers import BatchNorm, Conv, Placement, Precision
 from rnp_jax.models.plain import ConvStep, Linear, Plan, plain_design
 
@@ -109,6 +113,13 @@ _WANET = Design(
     image_side=_SIDE,
 )
 
+
+def _flattened_side(shapes: Shapes) -> int:
+    """The side of the images of badnets-pytorch's network, from the inputs of its first linear layer."""
+    side = math.isqrt(shapes["fc1.0.weight"][1] // max(1, shapes["conv2.0.weight"][0]))
+    return 4 * (side + 3)  # twice: 4 pixels less, then half
+
+
 _PLANS = {
     "inputaware_mnist": Plan(
         (ConvStep("conv1", 32, size=5, pad=0, pool="max"), ConvStep("conv5", 64, size=5, pad=0, pool="max")),
@@ -119,6 +130,19 @@ _PLANS = {
         (ConvStep("conv1", 16, size=5, pad=0, pool="average"), ConvStep("conv2", 32, size=5, pad=0, pool="average")),
         (("fc1", 512),),
         "fc2",
+    ),
+    "badnets_mnist": Plan(
+        (
+            ConvStep("conv1.0", 16, size=5, pad=0, pool="average"),
+            ConvStep("conv2.0", 32, size=5, pad=0, pool="average"),
+        ),
+        (("fc1.0", 512),),
+        "fc2.0",
+    ),
+    "lenet": Plan(
+        (ConvStep("conv1", 6, size=5, pad=0, pool="max"), ConvStep("conv2", 16, size=5, pad=0, pool="max")),
+        (("fc1", 120), ("fc2", 84)),
+        "fc3",
     ),
     "pytorch_mnist": Plan(
         (ConvStep("conv1", 32, pad=0), ConvStep("conv2", 64, pad=0, pool="max")),
@@ -132,6 +156,8 @@ _PLANS = {
     ),
 }
 
+_SIDES = {"lenet": 32, "badnets_mnist": _flattened_side}
+
 DESIGNS: Mapping[str, Design] = MappingProxyType(
-    {"wanet_mnist": _WANET, **{name: plain_design(plan, _SIDE) for name, plan in _PLANS.items()}}
+    {"wanet_mnist": _WANET, **{name: plain_design(plan, _SIDES.get(name, _SIDE)) for name, plan in _PLANS.items()}}
 )

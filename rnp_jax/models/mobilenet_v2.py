@@ -1,9 +1,16 @@
-"""MobileNetV2 (Sandler et al. 2018): the RNP release's for 32x32 images, and torchvision's."""
+"""MobileNetV2 (Sandler et al. 2018): the RNP release's for 32x32 images, torchvision's, and CIFAR's with its names.
+
+torchvision rounds the channels of every layer to multiples of 8, so the stem does not tell the multiplier: 0.35 and 0.5
+both have 16 channels there. Where the other layers' channels do not follow from the stem's, they are the ``form``.
+
+chenyaofo's and huyvnphan's models for CIFAR have torchvision's names and shapes, but strides of 1 in the stem and in
+the second stage. The tensors fit both, so ``--architecture`` decides, unless the images are larger than 64 pixels.
+"""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from rnp_jax.models.design import Design, Sizes, marked_by, scaled
+from rnp_jax.models.design import Design, Shapes, Sizes, marked_by, scaled
 from rnp_jax.models.inverted_residual import Block, InvertedResidualNet, Style, Unit, widened
 from rnp_jax.models.layers import Placement, Precision
 
@@ -23,29 +30,44 @@ STAGES: tuple[Stage, ...] = (  # expansion, channels, blocks, stride: Table 2
 CIFAR_STAGES: tuple[Stage, ...] = (STAGES[0], (6, 24, 2, 1), *STAGES[2:])
 
 
-def design(stages: tuple[Stage, ...]) -> Design:
-    """torchvision's MobileNetV2; its last convolution grows with the width, but never shrinks."""
+def design(stages: tuple[Stage, ...], stride: int = 2, largest_side: int | None = None) -> Design:
+    """A network with torchvision's names; ``stride`` is the stem's."""
     last = f"features.{sum(count for *_, count, _ in stages) + 1}"
 
     def build(sizes: Sizes, placement: Placement, precision: Precision) -> InvertedResidualNet:
+        *channels, wide = sizes.form or _channels(stages, sizes.width)
         blocks, inputs = [], sizes.width
-        for expansion, channels, count, stride in stages:
-            outputs = widened(channels, sizes.width, WIDTH)
+        for (expansion, _, count, step), outputs in zip(stages, channels, strict=True):
             for i in range(count):
-                block = _block(inputs, inputs * expansion, outputs, stride if i == 0 else 1)
+                block = _block(inputs, inputs * expansion, outputs, step if i == 0 else 1)
                 blocks.append((f"features.{len(blocks) + 1}", block))
                 inputs = outputs
         return InvertedResidualNet(
-            Unit("features.0.0", "features.0.1", sizes.width, 3, 2, activation="relu6"),
+            Unit("features.0.0", "features.0.1", sizes.width, 3, stride, activation="relu6"),
             tuple(blocks),
-            Unit(f"{last}.0", f"{last}.1", widened(_LAST, max(sizes.width, WIDTH), WIDTH), activation="relu6"),
+            Unit(f"{last}.0", f"{last}.1", wide, activation="relu6"),
             "classifier.1",
             sizes.num_classes,
             Style(placement, precision),
         )
 
+    def form(shapes: Shapes) -> tuple[int, ...]:
+        """Channels of every stage and of the last convolution, unless they follow from the stem's."""
+        keys, first = [], 1
+        for expansion, _, count, _ in stages:
+            keys.append(f"features.{first}.conv.{1 if expansion == 1 else 2}.weight")
+            first += count
+        found = tuple(shapes.get(key, (1,))[0] for key in (*keys, f"{last}.0.weight"))
+        return () if found == _channels(stages, shapes["features.0.0.weight"][0]) else found
+
     matches = marked_by("features.1.conv.0.0.weight", f"{last}.0.weight")
-    return Design(build, matches, "features.0.0.weight", "classifier.1.weight", WIDTH)
+    names = "features.0.0.weight", "classifier.1.weight"
+    return Design(build, matches, *names, WIDTH, largest_side=largest_side, form=form)
+
+
+def _channels(stages: tuple[Stage, ...], width: int) -> tuple[int, ...]:
+    """Of every stage and of the last convolution, which grows with the width, but never shrinks."""
+    return *(widened(stage[1], width, WIDTH) for stage in stages), widened(_LAST, max(width, WIDTH), WIDTH)
 
 
 def _block(inputs: int, expanded: int, outputs: int, stride: int) -> Block:
@@ -95,5 +117,9 @@ def _cifar_block(inputs: int, expanded: int, outputs: int, stride: int) -> Block
 
 
 DESIGNS: Mapping[str, Design] = MappingProxyType(
-    {"mobilenet_v2": design(STAGES), "cifar_mobilenet_v2": cifar_design(CIFAR_STAGES)}
+    {
+        "mobilenet_v2": design(STAGES),
+        "chenyaofo_mobilenet_v2": design(CIFAR_STAGES, stride=1, largest_side=64),
+        "cifar_mobilenet_v2": cifar_design(CIFAR_STAGES),
+    }
 )

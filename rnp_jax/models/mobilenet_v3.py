@@ -1,10 +1,13 @@
-"""MobileNetV3 (Howard et al. 2019) as in torchvision, large and small."""
+"""MobileNetV3 (Howard et al. 2019) as in torchvision, large and small.
+
+As in ``mobilenet_v2``, the channels that do not follow from the stem's are the ``form``.
+"""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from rnp_jax.models.chain import Activation
-from rnp_jax.models.design import Design, Sizes, marked_by
+from rnp_jax.models.design import Design, Shapes, Sizes, marked_by
 from rnp_jax.models.inverted_residual import (
     Block,
     Hidden,
@@ -53,35 +56,52 @@ SMALL: tuple[Row, ...] = (  # Table 2
 )
 
 
-def design(rows: tuple[Row, ...], hidden: int) -> Design:
-    """A network of these blocks, with the given number of hidden units before the classifier."""
+def design(rows: tuple[Row, ...], hidden: int, eps: float = _EPS, momentum: float = _MOMENTUM) -> Design:
+    """A network of these blocks, with this number of hidden units before the classifier; batch norm as in torch."""
     last = f"features.{len(rows) + 1}"
 
     def build(sizes: Sizes, placement: Placement, precision: Precision) -> InvertedResidualNet:
-        width, blocks, inputs = sizes.width, [], sizes.width
-        for i, row in enumerate(rows, 1):
-            block, inputs = _block(row, inputs, width)
-            blocks.append((f"features.{i}", block))
+        channels = sizes.form or _channels(rows, hidden, sizes.width)
+        blocks, inputs = [], sizes.width
+        for i, row in enumerate(rows):
+            middle, outputs = channels[2 * i : 2 * i + 2]
+            blocks.append((f"features.{i + 1}", _block(row, inputs, middle, outputs)))
+            inputs = outputs
         return InvertedResidualNet(
-            Unit("features.0.0", "features.0.1", width, 3, 2, activation="hard_swish"),
+            Unit("features.0.0", "features.0.1", sizes.width, 3, 2, activation="hard_swish"),
             tuple(blocks),
-            Unit(f"{last}.0", f"{last}.1", 6 * inputs, activation="hard_swish"),
+            Unit(f"{last}.0", f"{last}.1", channels[-2], activation="hard_swish"),
             "classifier.3",
             sizes.num_classes,
-            Style(placement, precision, _EPS, _MOMENTUM),
-            Hidden("classifier.0", widened(hidden, width, WIDTH), "hard_swish"),
+            Style(placement, precision, eps, momentum),
+            Hidden("classifier.0", channels[-1], "hard_swish"),
         )
 
+    def form(shapes: Shapes) -> tuple[int, ...]:
+        """Channels inside and behind every block, of the last convolution and of the hidden layer, unless the stem's
+        tell them."""
+        keys = []
+        for i, (_, expanded, _, squeezed, *_) in enumerate(rows, 1):
+            depthwise = 0 if i == 1 and expanded == WIDTH else 1
+            project = depthwise + (2 if squeezed else 1)
+            keys += [f"features.{i}.block.{j}.0.weight" for j in (depthwise, project)]
+        found = tuple(shapes.get(key, (1,))[0] for key in (*keys, f"{last}.0.weight", "classifier.0.weight"))
+        return () if found == _channels(rows, hidden, shapes["features.0.0.weight"][0]) else found
+
     matches = marked_by("features.1.block.0.0.weight", f"{last}.0.weight", "classifier.0.weight")
-    return Design(build, matches, "features.0.0.weight", "classifier.3.weight", WIDTH)
+    return Design(build, matches, "features.0.0.weight", "classifier.3.weight", WIDTH, form=form)
 
 
-def _block(row: Row, inputs: int, width: int) -> tuple[Block, int]:
-    """A block and its number of channels."""
-    kernel, expanded, channels, squeezed, activation, stride = row
-    middle, outputs = widened(expanded, width, WIDTH), widened(channels, width, WIDTH)
+def _channels(rows: tuple[Row, ...], hidden: int, width: int) -> tuple[int, ...]:
+    """What ``form`` reads, for a stem of ``width`` channels."""
+    blocks = [widened(channels, width, WIDTH) for row in rows for channels in row[1:3]]
+    return *blocks, 6 * blocks[-1], widened(hidden, width, WIDTH)
+
+
+def _block(row: Row, inputs: int, middle: int, outputs: int) -> Block:
+    kernel, _, _, squeezed, activation, stride = row
     squeeze = (divisible(middle // 4), "relu", "hard_sigmoid") if squeezed else None
-    return bottleneck((inputs, middle, outputs), activation, kernel, stride, squeeze), outputs
+    return bottleneck((inputs, middle, outputs), activation, kernel, stride, squeeze)
 
 
 DESIGNS: Mapping[str, Design] = MappingProxyType(

@@ -4,6 +4,7 @@ Dropout is left out, even in training mode: a network is a deterministic functio
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import flax.linen as nn
@@ -23,7 +24,8 @@ from rnp_jax.models.layers import (
     max_pool,
 )
 
-Pool = Literal["max", "average"]
+Pool = Literal["max", "average", "overlapping"]
+"""Which windows: 2x2 ones side by side, or in AlexNet 3x3 ones with stride 2, of which the maximum is taken."""
 
 
 class ConvStep(NamedTuple):
@@ -37,6 +39,7 @@ class ConvStep(NamedTuple):
       pad: zeros around its input.
       pool: pooling after the activation, which halves the image; None if there is none.
       activation: after the convolution, or after its batch norm.
+      stride: step of the kernel.
     """
 
     conv: str
@@ -46,6 +49,7 @@ class ConvStep(NamedTuple):
     pad: int = 1
     pool: Pool | None = None
     activation: Activation = "relu"
+    stride: int = 1
 
 
 class Plan(NamedTuple):
@@ -71,13 +75,25 @@ class Plan(NamedTuple):
         return self._replace(convs=convs, hidden=hidden)
 
     def matches(self, shapes: Shapes) -> bool:
-        """Whether these tensors have exactly the kernels and batch norms of the network."""
+        """Whether these tensors have exactly the kernels, the batch norms and the first hidden layer of the network."""
         kernels = {f"{step.conv}.weight": (step.size, step.size) for step in self.convs}
         kernels |= {f"{name}.weight": () for name in (*(name for name, _ in self.hidden), self.head)}
         norms = {f"{step.norm}.running_var" for step in self.convs if step.norm}
-        return kernels == {key: tuple(shape[2:]) for key, shape in shapes.items() if len(shape) > 1} and norms == {
-            key for key in shapes if key.endswith(".running_var")
-        }
+        found = {key: tuple(shape[2:]) for key, shape in shapes.items() if len(shape) > 1}
+        return (
+            kernels == found
+            and norms == {key for key in shapes if key.endswith(".running_var")}
+            and self._has_first_hidden(shapes)
+        )
+
+    def _has_first_hidden(self, shapes: Shapes) -> bool:
+        """Whether the first hidden layer, if there is one, has its units and reads the pooled image."""
+        if not self.hidden:
+            return True
+        width, channels = (shapes[f"{step.conv}.weight"][0] for step in (self.convs[0], self.convs[-1]))
+        (name, units), *_ = self.scaled(width).hidden
+        found = shapes[f"{name}.weight"]
+        return found[0] == units and (self.pooled is None or found[1] == channels * self.pooled**2)
 
 
 class Convolution(nn.Module):
@@ -90,15 +106,14 @@ class Convolution(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B Ho Wo F"]:
         """Applies the step."""
-        conv, features, norm, size, pad, pool, activation = self.step
-        x = Conv(features, size, pad=pad, use_bias=True, placement=self.placement, precision=self.precision, name=conv)(
-            x
-        )
+        conv, features, norm, size, pad, pool, activation, stride = self.step
+        layer = partial(Conv, use_bias=True, placement=self.placement, precision=self.precision, name=conv)
+        x = layer(features, size, stride, pad)(x)
         x = x if norm is None else BatchNorm(self.placement, name=norm)(x, train)
         x = activate(self, norm or conv, x, activation)
         if pool is None:
             return x
-        return max_pool(x, 2, 2) if pool == "max" else avg_pool(x, 2)
+        return avg_pool(x, 2) if pool == "average" else max_pool(x, 2 if pool == "max" else 3, 2)
 
 
 class Linear(nn.Module):

@@ -33,12 +33,14 @@ class Layout(NamedTuple):
         A of He et al., 2016).
       head: name of the last layer.
       stem: side of the first kernel in pixels: 3, or 7 with stride 2, followed by 3x3 max-pooling with stride 2.
+      pooled: whether a 3x3 stem is followed by that pooling too.
     """
 
     prefix: str = ""
     shortcut: str | None = "shortcut"
     head: str = "linear"
     stem: Literal[3, 7] = 3
+    pooled: bool = False
 
 
 CIFAR = Layout()
@@ -125,7 +127,7 @@ class Stem(nn.Module):
         if self.kind == "preact":
             return x
         x = activate(self, f"{prefix}bn1", BatchNorm(self.placement, name=f"{prefix}bn1")(x, train))
-        return max_pool(x, 3, 2, 1) if size == 7 else x
+        return max_pool(x, 3, 2, 1) if size == 7 or self.layout.pooled else x
 
 
 class Head(nn.Module):
@@ -227,11 +229,13 @@ def design(
     def matches(shapes: Shapes) -> bool:
         names = {key.removeprefix(layout.prefix): tuple(shape) for key, shape in shapes.items()}
         bottleneck, stem_norm = "layer1.0.conv3.weight" in names, "bn1.weight" in names
-        found = "bottleneck" if bottleneck else "basic" if stem_norm else "preact"
+        found = "bottleneck" if bottleneck and stem_norm else "basic" if stem_norm else "preact"
+        if found != kind or (bottleneck and kind == "preact") or "layer1.0.fc1.weight" in names:
+            return False  # the last are SENet's
         inner, channels = (names.get(f"layer1.0.conv{i}.weight", ()) for i in (1, 2))
         planes, _, side, _ = names["conv1.weight"]
         widened = inner[:1] == (planes * widening,) and channels[1:2] == (planes * widening // groups,)
-        return found == kind and count_blocks(names) == depths and side == layout.stem and widened
+        return count_blocks(names) == depths and side == layout.stem and widened
 
     side = 224 if layout.stem == 7 else 32
     return Design(build, matches, stem, f"{layout.head}.weight", width, image_side=side)

@@ -4,6 +4,8 @@
 |---|---|---|
 | ``vgg…`` | 7x7 average pooling, ``classifier.0``, ``.3``, ``.6`` | torchvision, BackdoorBench, TrojanZoo |
 | ``cifar_vgg…`` | one linear layer, ``classifier`` | RNP, BackdoorBox, LIRA and WaNet (kuangliu's) |
+| ``chenyaofo_vgg…`` | global average pooling, ``classifier.0``, ``.3``, ``.6`` of 512 units | chenyaofo's models |
+| ``weiaicunzai_vgg…`` | the same, of 4096 units | weiaicunzai's and huyvnphan's models |
 | ``toolbox_vgg…`` | ``classifier.1``, ``.4``, ``.6`` of 512 units | backdoor-toolbox |
 | ``trojanzoo_vgg…_comp`` | global average pooling, ``classifier.fc1``, ``.fc2``, ``.fc3`` of 512 units | TrojanZoo |
 | ``trojanzoo_vgg…_comp_s`` | global average pooling, ``classifier.fc`` | TrojanZoo |
@@ -89,6 +91,8 @@ def _flattened_side(convs: _Convs) -> Callable[[Shapes], int]:
 _FORMS = (
     _Form("vgg", "", (("classifier.0", 4096), ("classifier.3", 4096)), "classifier.6", 7, _torchvision_side),
     _Form("cifar_vgg", "", (), "classifier", None, _flattened_side),
+    _Form("chenyaofo_vgg", "", (("classifier.0", 512), ("classifier.3", 512)), "classifier.6", 1, lambda _: 32),
+    _Form("weiaicunzai_vgg", "", (("classifier.0", 4096), ("classifier.3", 4096)), "classifier.6", 1, lambda _: 32),
     _Form("toolbox_vgg", "", (("classifier.1", 512), ("classifier.4", 512)), "classifier.6", None, lambda _: 32),
     _Form(
         "trojanzoo_vgg", "_comp", (("classifier.fc1", 512), ("classifier.fc2", 512)), "classifier.fc3", 1, lambda _: 32

@@ -64,6 +64,7 @@ class Block(nn.Module):
     hidden: HiddenNames
     placement: Placement
     precision: Precision
+    eps: float = _EPS
 
     def _dense(self, name: str, features: int, *, masked: bool = False) -> Dense:
         return Dense(features, masked and self.placement == "unit", precision=self.precision, name=name)
@@ -73,25 +74,27 @@ class Block(nn.Module):
         """Applies the block."""
         del train  # nothing in it depends on the mode
         first, second = self.hidden
-        y = LayerNorm(_EPS, name="ln_1")(x)
+        y = LayerNorm(self.eps, name="ln_1")(x)
         query, key, value = (
             self._dense(f"self_attention.in_proj.{part}", self.width, masked=part == "value")(y)
             for part in ("query", "key", "value")
         )
         y = attend(query, key, value, self.heads, self.precision)
         x = x + self._dense("self_attention.out_proj", self.width)(y).astype(x.dtype)
-        y = self._dense(first, _EXPANSION * self.width, masked=True)(LayerNorm(_EPS, name="ln_2")(x))
+        y = self._dense(first, _EXPANSION * self.width, masked=True)(LayerNorm(self.eps, name="ln_2")(x))
         return x + self._dense(second, self.width)(activate(self, first, y, "gelu")).astype(x.dtype)
 
 
 class Norm(nn.Module):
     """The last layer norm; returns only the class token."""
 
+    eps: float = _EPS
+
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"], train: bool) -> Float[Array, "B D"]:
         """Applies the layer."""
         del train  # nothing in it depends on the mode
-        return LayerNorm(_EPS, name="encoder.ln")(x)[:, 0]
+        return LayerNorm(self.eps, name="encoder.ln")(x)[:, 0]
 
 
 class Head(nn.Module):
@@ -119,6 +122,7 @@ class VisionTransformer(Chain):
     image_shape: tuple[int, int, int]
     placement: Placement = "unit"
     precision: Precision = "float32"
+    eps: float = _EPS
 
     @nn.nowrap
     def segments(self) -> tuple[Segment, ...]:
@@ -127,7 +131,7 @@ class VisionTransformer(Chain):
         blocks = tuple(
             Segment(
                 (name,),
-                Block(self.width, self.heads, self.hidden, self.placement, self.precision, parent=None),
+                Block(self.width, self.heads, self.hidden, self.placement, self.precision, self.eps, parent=None),
                 nested=True,
             )
             for name in self._blocks()
@@ -135,7 +139,7 @@ class VisionTransformer(Chain):
         return (
             Segment(("conv_proj", "class_token", _POSITIONS), stem, nested=False),
             *blocks,
-            Segment(("encoder.ln",), Norm(parent=None), nested=False),
+            Segment(("encoder.ln",), Norm(self.eps, parent=None), nested=False),
             Segment(("heads.head",), Head(self.num_classes, self.precision, parent=None), nested=False),
         )
 
@@ -159,13 +163,18 @@ def _block(index: int) -> str:
     return f"encoder.layers.encoder_layer_{index}"
 
 
-def design(patch: int, depth: int, heads: int, width: int, hidden: HiddenNames = ("mlp.0", "mlp.3")) -> Design:
-    """A transformer published at this width; any other width that is a multiple of the heads works too."""
+def design(
+    patch: int, depth: int, heads: int, width: int, hidden: HiddenNames = ("mlp.0", "mlp.3"), eps: float = _EPS
+) -> Design:
+    """A transformer published at this width; any other width that is a multiple of the heads works too.
+
+    ``eps`` is that of all layer norms.
+    """
 
     def build(sizes: Sizes, placement: Placement, precision: Precision) -> VisionTransformer:
         _check(sizes, patch, heads)
         return VisionTransformer(
-            patch, depth, heads, hidden, sizes.width, sizes.num_classes, sizes.image_shape, placement, precision
+            patch, depth, heads, hidden, sizes.width, sizes.num_classes, sizes.image_shape, placement, precision, eps
         )
 
     def matches(shapes: Shapes) -> bool:

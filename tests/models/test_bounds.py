@@ -22,6 +22,7 @@ from rnp_jax.models.inference import infer_architecture
 from rnp_jax.types import Batch, Variables
 from tests import parity
 from tests.networks import MLP_IMAGE, build_random, state_of
+from tests.oracle import kuangliu, other_zoos
 from tests.oracle.mobilenet_v2 import MobileNetV2
 from tests.oracle.vgg import SmallVgg, Vgg
 from tests.oracle.vision import torchvision_models
@@ -88,7 +89,13 @@ FAMILIES = [
     slow("vgg11", lambda: Vgg(11, False, "torchvision", 4, 5), {}),
     slow("wrn10", lambda: WideResNet(10, 1), {}),
     slow("cifar_mobilenet_v2", lambda: MobileNetV2(8), {}),
-    slow("mobilenet_v2", lambda: models.mobilenet_v2(width_mult=0.25, num_classes=5), {"image_shape": (64, 64, 3)}),
+    slow(
+        "mobilenet_v2",
+        lambda: models.mobilenet_v2(width_mult=0.25, num_classes=5),
+        {"image_shape": (64, 64, 3), "name": "mobilenet_v2"},
+    ),
+    slow("weiaicunzai_seresnet18", lambda: other_zoos.seresnet((2, 2, 2, 2), False, 16), {}),
+    slow("cifar_pnasnet_b", lambda: kuangliu.pnasnet(4, True), {}),
     slow("mobilenet_v3_small", lambda: models.mobilenet_v3_small(num_classes=5), {"image_shape": (64, 64, 3)}),
     slow("efficientnet_b0", lambda: models.efficientnet_b0(num_classes=5), {"image_shape": (64, 64, 3)}),
     slow("densenet121", lambda: models.densenet121(num_classes=5), {"image_shape": (64, 64, 3)}),

@@ -18,7 +18,8 @@ from tests.oracle.vision import torchvision_models
 DEPTHS = (1, 1, 1, 2)
 SHALLOW = {
     "shallow": design(DEPTHS, 64),
-    "shallow_comp": design(DEPTHS, 64, "classifier.fc", small=True),
+    "shallow_comp": design(DEPTHS, 64, "classifier.fc", "bare"),
+    "shallow_small": design(DEPTHS, 64, beginning="small"),
 }
 PLACEMENTS = ("bn_scale", "channel", "conv_output")
 
@@ -73,6 +74,19 @@ def test_every_layer_computes_what_torch_computes():
     parity.check_round_trip(module, network, variables)
     parity.check_sites(network, variables, pooled=("features.norm0", "features.norm5"))
     parity.check_pruning(module, network, variables)
+
+
+def test_a_small_stem_with_all_that_follows():
+    """huyvnphan's networks for CIFAR."""
+    torch.manual_seed(0)
+    network = torchvision_models().densenet.DenseNet(4, DEPTHS, 8, num_classes=10)
+    stem = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+    network.features.conv0 = stem
+    module = parity.randomize(network)
+    network, variables = parity.load(module, image_shape=(20, 20, 3))
+    assert network.architecture == Architecture("shallow_small", 10, 8, image_shape=(20, 20, 3))
+    parity.check_parity(module, network, variables)
+    parity.check_round_trip(module, network, variables)
 
 
 def test_a_small_stem_is_a_bare_convolution():

@@ -46,6 +46,19 @@ PUBLISHED = {  # the releases' own shapes
         "fc1.weight": (512, 512),
         "fc2.weight": (10, 512),
     },
+    "badnets_mnist": {
+        "conv1.0.weight": (16, 1, 5, 5),
+        "conv2.0.weight": (32, 16, 5, 5),
+        "fc1.0.weight": (512, 512),
+        "fc2.0.weight": (10, 512),
+    },
+    "lenet": {
+        "conv1.weight": (6, 1, 5, 5),
+        "conv2.weight": (16, 6, 5, 5),
+        "fc1.weight": (120, 400),
+        "fc2.weight": (84, 120),
+        "fc3.weight": (10, 84),
+    },
     "pytorch_mnist": {
         "conv1.weight": (32, 1, 3, 3),
         "conv2.weight": (64, 32, 3, 3),
@@ -67,6 +80,11 @@ def oracle(name: str, width: int = WIDTH) -> nn.Module:
         return randomize(vgg.mnist(name, width))
 
 
+def image_shape(name: str) -> tuple[int, int, int]:
+    side = 32 if name == "lenet" else 28
+    return side, side, 1
+
+
 def loaded(name: str, placement):
     module = oracle(name)
     network, variables = load(module)
@@ -78,7 +96,7 @@ def loaded(name: str, placement):
 def test_a_narrow_network_computes_what_torch_computes(name):
     module = oracle(name)
     network, variables = load(module)
-    assert network.architecture == Architecture(name, 10, WIDTH, image_shape=(28, 28, 1))
+    assert network.architecture == Architecture(name, 10, WIDTH, image_shape=image_shape(name))
     check_parity(module, network, variables)
     check_round_trip(module, network, variables)
     check_pruning(module, network, variables)
@@ -91,7 +109,15 @@ def test_the_published_sizes_are_recognised(name):
     shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     assert shapes.items() >= PUBLISHED[name].items()
     found = infer_architecture(shapes)
-    assert found == Architecture(name, 10, mnist.DESIGNS[name].width, image_shape=(28, 28, 1))
+    assert found == Architecture(name, 10, mnist.DESIGNS[name].width, image_shape=image_shape(name))
+
+
+@pytest.mark.parametrize("name", ["badnets_mnist", "lenet"])
+def test_those_for_32_pixels_in_colour(name):
+    module = randomize(vgg.mnist(name, WIDTH, channels=3))
+    network, variables = load(module)
+    assert network.architecture == Architecture(name, 10, WIDTH, image_shape=(32, 32, 3))
+    check_parity(module, network, variables)
 
 
 @pytest.mark.parametrize(

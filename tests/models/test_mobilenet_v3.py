@@ -1,5 +1,7 @@
 """The names and sizes of MobileNetV3; its numbers on a shallow network are in test_inverted_residual.py."""
 
+from dataclasses import replace
+
 import jax
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torch import nn
 
 from rnp_jax.models import Architecture, Network
 from rnp_jax.models.inference import infer_architecture
+from rnp_jax.models.inverted_residual import divisible
 from tests.oracle.vision import torchvision_models
 from tests.parity import (
     check_parity,
@@ -23,12 +26,17 @@ def build(name: str, multiplier: float = 1.0) -> nn.Module:
     return getattr(torchvision_models(), name)(width_mult=multiplier, num_classes=10)
 
 
-@pytest.mark.parametrize("multiplier", [1.0, 0.5])
+@pytest.mark.parametrize(
+    "multiplier", [1.0, 1.25, *(pytest.param(each, marks=pytest.mark.slow) for each in (0.35, 0.5, 0.75))]
+)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_key_and_shape_is_ours(name, multiplier):
+    """Also where the layers' channels do not follow from the stem's."""
     with torch.device("meta"):
         module = build(name, multiplier)
-    assert infer_architecture(shapes_of(module)) == Architecture(name, 10, int(16 * multiplier))
+    found = infer_architecture(shapes_of(module))
+    assert replace(found, form=()) == Architecture(name, 10, divisible(16 * multiplier))
+    assert multiplier not in (1, 0.5) or not found.form
     assert multiplier != 1 or sum(leaf.numel() for leaf in module.parameters()) == PUBLISHED[name]
 
 

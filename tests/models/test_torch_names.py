@@ -6,8 +6,12 @@ import pytest
 import torch
 
 from rnp_jax.models import Architecture, Network
-from rnp_jax.models.torch_names import from_torch, table, to_torch
+from rnp_jax.models.torch_names import TorchEntry, from_torch, table, to_torch
 from tests.networks import DEEP, SHALLOW, build, network_of
+
+
+def entries_of(network: Network) -> list[TorchEntry]:
+    return table(jax.eval_shape(network.init, jax.random.key(0)), network.architecture)
 
 
 @pytest.mark.parametrize("name", [*SHALLOW, *DEEP])
@@ -15,7 +19,7 @@ def test_the_table_is_torch_s_state_dict(name):
     network = network_of(name)
     with torch.device("meta"):
         state = build(name).state_dict()
-    entries = table(jax.eval_shape(network.init, jax.random.key(0)))
+    entries = entries_of(network)
     assert {entry.key: entry.shape for entry in entries} == {
         key: tuple(value.shape) for key, value in state.items() if not key.endswith("num_batches_tracked")
     }
@@ -25,7 +29,7 @@ def test_the_table_is_torch_s_state_dict(name):
 def test_layouts_invert_each_other_bit_for_bit(name):
     network, rng = network_of(name), np.random.default_rng(0)
     shapes = jax.eval_shape(network.init, jax.random.key(0))
-    for entry in table(shapes):
+    for entry in table(shapes, network.architecture):
         leaf = shapes
         for part in entry.path:
             leaf = leaf[part]
@@ -37,7 +41,7 @@ def test_layouts_invert_each_other_bit_for_bit(name):
 
 def test_sources_of_other_precision_become_float32():
     network = network_of("resnet18")
-    entry = table(jax.eval_shape(network.init, jax.random.key(0)))[0]
+    entry = entries_of(network)[0]
     value = np.full(entry.shape, 0.1, np.float16)
     ours = from_torch(value, entry, network.architecture)
     assert ours.dtype == np.float32
@@ -47,7 +51,7 @@ def test_sources_of_other_precision_become_float32():
 def test_the_first_layer_of_an_mlp_reads_pixels_channels_last():
     """Torch flattens [C, H, W]; input c·H·W + h·W + w becomes our input h·W·C + w·C + c."""
     network = network_of("mlp")
-    entries = {entry.key: entry for entry in table(jax.eval_shape(network.init, jax.random.key(0)))}
+    entries = {entry.key: entry for entry in entries_of(network)}
     height, width, channels = network.architecture.image_shape
     weight = np.tile(np.arange(height * width * channels, dtype=np.float32), (7, 1))
     ours = from_torch(weight, entries["0.weight"], network.architecture)
@@ -65,7 +69,7 @@ CONVNEXT = Network(Architecture("convnext_tiny", 5, 4, image_shape=(32, 32, 3)),
 @pytest.fixture(scope="module")
 def transformer_entries():
     """By the layer and leaf of ours."""
-    return {".".join(entry.path[1:]): entry for entry in table(jax.eval_shape(TRANSFORMER.init, jax.random.key(0)))}
+    return {".".join(entry.path[1:]): entry for entry in entries_of(TRANSFORMER)}
 
 
 @pytest.mark.parametrize(("leaf", "suffix", "columns"), [("kernel", "weight", (12,)), ("bias", "bias", ())])
@@ -93,7 +97,7 @@ def test_bare_parameters_have_the_layer_s_own_name(key, theirs, ours, transforme
 
 
 def test_a_layer_scale_stands_before_the_positions():
-    entries = {entry.key: entry for entry in table(jax.eval_shape(CONVNEXT.init, jax.random.key(0)))}
+    entries = {entry.key: entry for entry in entries_of(CONVNEXT)}
     check_bare(entries["features.3.2.layer_scale"], "features.3.2.layer_scale", (8, 1, 1), (8,))
 
 
@@ -106,7 +110,7 @@ def check_bare(entry, key: str, theirs: tuple[int, ...], ours: tuple[int, ...]) 
 
 
 def test_linear_layers_of_images_are_transposed_and_norms_are_not(transformer_entries):
-    entries = {entry.key: entry for entry in table(jax.eval_shape(CONVNEXT.init, jax.random.key(0)))}
+    entries = {entry.key: entry for entry in entries_of(CONVNEXT)}
     unit, norm = entries["features.1.0.block.3.weight"], entries["features.1.0.block.2.weight"]
     assert (unit.shape, unit.path[-1], norm.shape, norm.path[-1]) == ((16, 4), "kernel", (4,), "scale")
     value = np.arange(64, dtype=np.float32).reshape(16, 4)

@@ -19,6 +19,7 @@ SHALLOW = {
     "shallow_next": design("bottleneck", (1, 2, 1, 1), TROJANZOO, widening=2, groups=32),
 }
 PLACEMENTS = ("bn_scale", "channel", "conv_output")
+PUBLISHED = [name for name, each in DESIGNS.items() if not each.family and each.largest_side is None]
 LARGE = ("resnet101", "resnet152", "wide_resnet101_2", "resnext101_32x8d", "resnext101_64x4d")
 
 
@@ -33,6 +34,10 @@ def build(name: str, num_classes: int = 10) -> torch.nn.Module:
     """The oracle of an architecture of ours."""
     models = torchvision_models()
     source, _, layers = name.partition("_")
+    if source == "torchvision" and layers.endswith("_cifar"):
+        network = models.get_model(layers.removesuffix("_cifar"), num_classes=num_classes)
+        network.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+        return network
     if source == "torchvision":
         return models.get_model(layers, num_classes=num_classes)
     if source == "trojanzoo":
@@ -119,16 +124,34 @@ def test_published_keys_and_shapes_are_recognised(name, width, side, parameters)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(DESIGNS))
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_every_published_network_is_recognised(name):
     check_published(name, DESIGNS[name].width, 224 if DESIGNS[name].image_side == 224 else 32, None)
+
+
+def test_a_small_stem_with_pooling_is_taken_where_it_is_named():
+    """huyvnphan's; ``torchvision_resnet18_cifar`` has the same tensors."""
+    torch.manual_seed(0)
+    resnet = torchvision_models().resnet
+    module = resnet.ResNet(resnet.BasicBlock, [1, 2, 1, 1], 10)
+    module.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+    module = parity.randomize(module)
+    pooled = design("basic", (1, 2, 1, 1), TORCHVISION._replace(stem=3, pooled=True))._replace(largest_side=0)
+    with parity.registered(shallow_pooled=pooled):
+        network, variables = parity.load(module, "shallow_pooled", image_shape=(12, 12, 3))
+        parity.check_parity(module, network, variables)
+    with torch.device("meta"):
+        shapes = parity.shapes_of(build("torchvision_resnet18_cifar"))
+    assert infer_architecture(shapes).name == "torchvision_resnet18_cifar"
+    assert infer_architecture(shapes, name="huyvnphan_resnet18").name == "huyvnphan_resnet18"
 
 
 def test_a_wide_network_is_told_from_a_plain_one_and_from_a_resnext_without_building_any():
     for name in ("torchvision_resnet50", "torchvision_wide_resnet50_2", "torchvision_resnext50_32x4d"):
         with torch.device("meta"):
             shapes = {key: tuple(value.shape) for key, value in build(name).state_dict().items()}
-        assert [known for known, each in DESIGNS.items() if each.stem in shapes and each.matches(shapes)] == [name]
+        single = {known: each for known, each in DESIGNS.items() if not each.family and each.stem in shapes}
+        assert [known for known, each in single.items() if each.matches(shapes)] == [name]
 
 
 @pytest.mark.slow

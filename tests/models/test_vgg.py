@@ -37,6 +37,8 @@ PUBLISHED = {  # parameters of the published sizes, 10 classes but for torchvisi
     "vgg19": 143_667_240,
     "vgg19_bn": 143_678_248,
     "cifar_vgg19_bn": 20_040_522,
+    "chenyaofo_vgg16_bn": 15_253_578,
+    "weiaicunzai_vgg16_bn": 33_646_666,
     "toolbox_vgg16_bn": 15_253_578,
     "ibau_small_vgg16": 308_394,
 }
@@ -49,8 +51,7 @@ def oracle(name: str, width: int = WIDTH, num_classes: int = CLASSES) -> nn.Modu
             torch.manual_seed(0)
             return randomize(SmallVgg(width, num_classes))
     prefix, _, rest = name.partition("vgg")
-    form = {"": "torchvision", "cifar_": "cifar", "toolbox_": "toolbox"}.get(prefix)
-    form = form or ("comp_s" if name.endswith("_s") else "comp")
+    form = {"": "torchvision", "trojanzoo_": "comp_s" if name.endswith("_s") else "comp"}.get(prefix, prefix[:-1])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return randomize(Vgg(int(rest[:2]), "_bn" in name, form, width, num_classes))
@@ -69,6 +70,8 @@ def network_of(name: str, placement, width: int = 2) -> Network:
     [
         "cifar_vgg11",
         "vgg11_bn",
+        "chenyaofo_vgg11_bn",
+        "weiaicunzai_vgg11_bn",
         IBAU,
         *(
             pytest.param(name, marks=pytest.mark.slow)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 CONVS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
-POOLED = {"torchvision": 7, "comp": 1, "comp_s": 1}
+POOLED = {"torchvision": 7, "chenyaofo": 1, "weiaicunzai": 1, "comp": 1, "comp_s": 1}
 
 
 class Vgg(nn.Module):
@@ -57,9 +57,10 @@ class SmallVgg(nn.Module):
 def _classifier(form: str, channels: int, width: int, num_classes: int) -> nn.Module:
     units = 8 * width
     match form:
-        case "torchvision":
-            first, second = nn.Linear(49 * channels, 64 * width), nn.Linear(64 * width, 64 * width)
-            last = nn.Linear(64 * width, num_classes)
+        case "torchvision" | "chenyaofo" | "weiaicunzai":
+            hidden = units if form == "chenyaofo" else 64 * width
+            first, second = nn.Linear(POOLED[form] ** 2 * channels, hidden), nn.Linear(hidden, hidden)
+            last = nn.Linear(hidden, num_classes)
             return nn.Sequential(first, nn.ReLU(), nn.Dropout(), second, nn.ReLU(), nn.Dropout(), last)
         case "cifar":
             return nn.Linear(channels, num_classes)
@@ -92,8 +93,8 @@ class Ordered(nn.Module):
         return x
 
 
-def mnist(name: str, width: int, num_classes: int = 10) -> nn.Module:
-    """One of the releases' MNIST classifiers, without its dropout."""
+def mnist(name: str, width: int, num_classes: int = 10, channels: int = 1) -> nn.Module:
+    """One of the releases' MNIST classifiers, without its dropout and softmax; 3 ``channels`` mean 32x32 images."""
     w, k = width, num_classes
     match name:
         case "wanet_mnist":
@@ -124,18 +125,34 @@ def mnist(name: str, width: int, num_classes: int = 10) -> nn.Module:
                 ("relu7", nn.ReLU()),
                 ("linear9", nn.Linear(16 * w, k)),
             ]
-        case "backdoorbox_mnist":
+        case "backdoorbox_mnist" | "badnets_mnist":
+            inner = "" if name == "backdoorbox_mnist" else ".0"
             layers = [
-                ("conv1", nn.Conv2d(1, w, 5)),
+                (f"conv1{inner}", nn.Conv2d(channels, w, 5)),
                 ("relu1", nn.ReLU()),
                 ("pool1", nn.AvgPool2d(2)),
-                ("conv2", nn.Conv2d(w, 2 * w, 5)),
+                (f"conv2{inner}", nn.Conv2d(w, 2 * w, 5)),
                 ("relu2", nn.ReLU()),
                 ("pool2", nn.AvgPool2d(2)),
                 ("flatten", nn.Flatten()),
-                ("fc1", nn.Linear(32 * w, 32 * w)),
+                (f"fc1{inner}", nn.Linear((32 if channels == 1 else 50) * w, 32 * w)),
                 ("relu3", nn.ReLU()),
-                ("fc2", nn.Linear(32 * w, k)),
+                (f"fc2{inner}", nn.Linear(32 * w, k)),
+            ]
+        case "lenet":
+            layers = [
+                ("conv1", nn.Conv2d(channels, w, 5)),
+                ("relu1", nn.ReLU()),
+                ("pool1", nn.MaxPool2d(2)),
+                ("conv2", nn.Conv2d(w, 16 * w // 6, 5)),
+                ("relu2", nn.ReLU()),
+                ("pool2", nn.MaxPool2d(2)),
+                ("flatten", nn.Flatten()),
+                ("fc1", nn.Linear(25 * (16 * w // 6), 20 * w)),
+                ("relu3", nn.ReLU()),
+                ("fc2", nn.Linear(20 * w, 14 * w)),
+                ("relu4", nn.ReLU()),
+                ("fc3", nn.Linear(14 * w, k)),
             ]
         case "pytorch_mnist" | "trojanzoo_mnist":
             before, behind = ("", "") if name == "pytorch_mnist" else ("features.", "classifier.")
