@@ -118,6 +118,13 @@ def _checkpoints(folder: Path) -> Iterator[Reader]:
 
     pickle = members["archive/data.pkl"]
     yield _reader("checkpoint, pickle in a sound zip", pickle, "m.pt", _read_checkpoint, wrap)
+
+    def wrap_module(pickle: bytes) -> bytes:
+        return hostile.archive(
+            hostile.Member("archive/data.pkl", pickle), hostile.Member("archive/data/0", hostile.FOUR)
+        )
+
+    yield _reader("checkpoint, pickle of a whole module", _whole_module(), "m.pt", _read_checkpoint, wrap_module)
     length = int.from_bytes(plain[:8], "little")
     header, rest = plain[8 : 8 + length].decode(), plain[8 + length :]
 
@@ -127,6 +134,16 @@ def _checkpoints(folder: Path) -> Iterator[Reader]:
     yield _reader("checkpoint, safetensors header", header, "m.pt", _read_checkpoint, with_header)
     values = b"\x80\x02" + hostile.dict_(data=hostile.text("x"), labels=hostile.list_(hostile.integer(3))) + b"."
     yield _reader("plain pickle", values, "batch", read_plain_pickle)
+
+
+def _whole_module() -> bytes:
+    """The pickle of a Sequential of one linear layer."""
+    none = hostile.ordered()
+    parameters = hostile.ordered(weight=hostile.tensor(), bias=hostile.tensor(shape=(2,), strides=(1,)))
+    layer = hostile.dict_(_parameters=parameters, _buffers=none, _modules=none)
+    linear = hostile.name("torch.nn.modules.linear", "Linear") + b")\x81" + layer + b"b"
+    outer = hostile.dict_(_parameters=none, _buffers=none, _modules=b"}" + hostile.text("0") + linear + b"s")
+    return hostile.pickled(hostile.name("torch.nn.modules.container", "Sequential") + b")\x81" + outer + b"b")
 
 
 def _arrays(folder: Path) -> Iterator[Reader]:

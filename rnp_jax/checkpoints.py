@@ -13,26 +13,31 @@ import numpy as np
 from rnp_jax import masks
 from rnp_jax.card import Card, read_card
 from rnp_jax.data import Normalization, parse_normalization
-from rnp_jax.errors import ArchitectureError, CheckpointError, DataError
+from rnp_jax.errors import CheckpointError, UnstatedError
 from rnp_jax.models import Architecture, Network, Placement, Precision
 from rnp_jax.models.bounds import apply_bounds, bound_entries, bounds_in, find_bounds
-from rnp_jax.models.inference import check_bounds, consumed, entries, filter_masks, infer_architecture, resized
+from rnp_jax.models.inference import entries, filter_masks
+from rnp_jax.models.swin import check_constants, list_constants
 from rnp_jax.models.torch_names import FILTER_MASK, from_torch, to_torch
+from rnp_jax.normaliser import choose_normalization, tell_normaliser
+from rnp_jax.recognition import list_read, recognise, stated_size
 from rnp_jax.torch_io import (
+    NO_COPIES,
+    Change,
     Checked,
     Checkpoint,
+    Copies,
+    Copy,
     Limits,
     StateDict,
-    check_consumed,
+    find_copies,
     find_state_dict,
     read_checkpoint,
     write_checkpoint,
     write_state_dict,
 )
+from rnp_jax.torch_io.location import tell_location
 from rnp_jax.types import Tree, Variables
-
-_LARGEST = 4096  # pixels of a side that a file may state
-
 
 _ALIGNMENT = 64  # bytes; XLA's
 _COLUMNS = 64  # that are transposed together: their cache lines are used whole
@@ -48,6 +53,9 @@ class Model:
       checkpoint: the file as read.
       state_dict: the tensors the weights came from.
       card: what lay beside the file; None without one.
+      copies: the same network elsewhere in the file, which is written with it.
+      size_assumed: whether nothing but its design says the size of its images.
+      assumptions: what the file left open and how that was settled, a sentence each.
     """
 
     network: Network
@@ -55,12 +63,16 @@ class Model:
     checkpoint: Checkpoint
     state_dict: StateDict
     card: Card | None
+    copies: Copies = NO_COPIES
+    size_assumed: bool = False
+    assumptions: tuple[str, ...] = ()
 
 
 def open_checkpoint(
     path: str | PathLike[str],
     *,
     key: str | None = None,
+    prefix: str | None = None,
     architecture: str | None = None,
     image_shape: tuple[int, int, int] | None = None,
     limits: Limits | None = None,
@@ -68,12 +80,15 @@ def open_checkpoint(
 ) -> tuple[Checkpoint, StateDict, Architecture]:
     """Reads a file, finds its state dict and recognises the architecture; nothing in the file is executed.
 
+    The state dict has the network's tensors alone, by their names without those of what wraps it.
+
     Raises:
       CheckpointError: the file is hostile, damaged or of an unsupported kind.
       ArchitectureError: its tensors are of no supported architecture, or of several.
     """
     checkpoint, state_dict = _read(path, key, limits, check_crc)
-    return checkpoint, state_dict, recognise(checkpoint, state_dict, architecture, image_shape)
+    found = recognise(checkpoint, state_dict, architecture, image_shape, prefix=prefix)
+    return checkpoint, found.state_dict, found.architecture
 
 
 def _read(
@@ -83,58 +98,13 @@ def _read(
     return checkpoint, find_state_dict(checkpoint, key)
 
 
-def recognise(
-    checkpoint: Checkpoint,
-    state_dict: StateDict,
-    architecture: str | None = None,
-    image_shape: tuple[int, int, int] | None = None,
-) -> Architecture:
-    """The architecture of a state dict, whose values are checked.
+def list_copies(checkpoint: Checkpoint, state_dict: StateDict) -> Copies:
+    """The same network elsewhere in the file.
 
     Raises:
-      ArchitectureError: its tensors are of no supported architecture, or of several.
-      CheckpointError: a weight is not finite, or a variance negative.
+      CheckpointError: the copies take too much memory, or the file is not what it was.
     """
-    found = _recognise(checkpoint, state_dict, architecture, image_shape)
-    names = state_dict.tensors.refs
-    read = [*consumed(_shapes(state_dict)), *filter_masks(names), *bounds_in(names)]
-    check_consumed(state_dict.tensors, read, checkpoint.path)
-    return found
-
-
-def _recognise(
-    checkpoint: Checkpoint,
-    state_dict: StateDict,
-    architecture: str | None,
-    image_shape: tuple[int, int, int] | None,
-) -> Architecture:
-    shapes = _shapes(state_dict)
-    found = infer_architecture(shapes, name=architecture, image_shape=image_shape)
-    tree = checkpoint.tree if isinstance(checkpoint.tree, dict) else {}
-    if image_shape is None and (size := _stated_size(tree)) is not None:
-        found = resized(found, shapes, size)
-    check_bounds(found, shapes)
-    stated = tree.get("num_classes")
-    if isinstance(stated, int) and stated != found.num_classes:
-        raise ArchitectureError(
-            f"{checkpoint.path}: the file says num_classes {stated}, but its last layer has {found.num_classes} "
-            "outputs; one of them is wrong, so do not trust the file as it is"
-        )
-    return found
-
-
-def _shapes(state_dict: StateDict) -> dict[str, tuple[int, ...]]:
-    return {name: ref.shape for name, ref in state_dict.tensors.refs.items()}
-
-
-def _stated_size(tree: Mapping[Any, Any]) -> tuple[int, int] | None:
-    """Height and width of the images, where the file says them as BackdoorBench's do."""
-    size = tree.get("img_size")
-    sides = size[:2] if isinstance(size, list | tuple) and len(size) == 3 else ()
-    if not all(type(side) is int and 0 < side <= _LARGEST for side in sides) or not sides:
-        return None
-    height, width = sides
-    return height, width
+    return find_copies(checkpoint, state_dict, list_read(state_dict))
 
 
 def load_model(
@@ -144,6 +114,7 @@ def load_model(
     placement: Placement | None = None,
     precision: Precision = "float32",
     key: str | None = None,
+    prefix: str | None = None,
     architecture: str | None = None,
     image_shape: tuple[int, int, int] | None = None,
     limits: Limits | None = None,
@@ -153,10 +124,12 @@ def load_model(
 
     Args:
       path: the file.
-      normalization: what the checkpoint was trained with, also by name (``cifar10_rnp``); by default its card's.
+      normalization: what the checkpoint was trained with, also by name (``cifar10_rnp``); by default its card's, or
+        what the file brings as tensors.
       placement: where filter masks act; by default where the architecture has some.
       precision: arithmetic of convolutions and products.
       key: where the state dict is in the file, if it holds several.
+      prefix: what the names of the network's tensors begin with, if that is not found.
       architecture: its name, if it cannot be inferred.
       image_shape: (H, W, C) of the input; by default its card's.
       limits: bounds on what is read.
@@ -164,26 +137,31 @@ def load_model(
 
     Raises:
       CheckpointError, ArchitectureError: as ``open_checkpoint``.
-      DataError: neither a card nor ``normalization`` says how images were normalised, or the card is another file's.
+      DataError: nothing says how images were normalised, or what says it contradicts the file; the card is another
+        file's.
     """
     checkpoint, state_dict = _read(path, key, limits, check_crc)
     card = read_card(path, checkpoint.sha256)
-    if image_shape is None and card is not None:
-        image_shape = card.architecture.image_shape
-    found = _recognise(checkpoint, state_dict, architecture, image_shape)
-    if normalization is None:
-        if card is None:
-            raise DataError(
-                f"{path} has no card that says how its images were normalised, and a wrong normalisation silently "
-                "ruins accuracy: give one, such as cifar10_rnp (the RNP release) or cifar10_bb (BackdoorBench)"
-            )
-        normalization = Normalization(card.normalization.mean, card.normalization.std)
-    elif isinstance(normalization, str):
-        normalization = parse_normalization(normalization)
-    normalization = normalization.for_channels(found.image_shape[-1])
-    network = Network(found, normalization.mean, normalization.std, found.place(placement), precision)
+    if card is not None:
+        image_shape = image_shape or card.architecture.image_shape
+        architecture = architecture or card.architecture.name
+    found, state_dict, normaliser = recognise(
+        checkpoint, state_dict, architecture, image_shape, prefix=prefix, checked=False
+    )
+    given = parse_normalization(normalization) if isinstance(normalization, str) else normalization
+    chosen = choose_normalization(path, given, card, normaliser, found.image_shape[-1])
+    if chosen is None:
+        raise UnstatedError(
+            f"{path} has no card that says how its images were normalised, and a wrong normalisation silently "
+            "ruins accuracy: give one, such as cifar10_rnp (the RNP release) or cifar10_bb (BackdoorBench)"
+        )
+    network = Network(found, chosen.mean, chosen.std, found.place(placement), precision)
     tensors = Checked(state_dict.tensors, checkpoint.path)  # as they are read, which is once
-    return Model(network, from_state_dict(network, tensors), checkpoint, state_dict, card)
+    variables = from_state_dict(network, tensors)
+    assumed = image_shape is None and stated_size(checkpoint) is None
+    copies = list_copies(checkpoint, state_dict)
+    assumptions = (*(tell_location(state_dict.location) if key is None else ()), *tell_normaliser(normaliser))
+    return Model(network, variables, checkpoint, state_dict, card, copies, assumed, assumptions)
 
 
 @lru_cache(maxsize=64)
@@ -196,8 +174,12 @@ def from_state_dict(network: Network, tensors: Mapping[str, np.ndarray]) -> Vari
 
     Masks are ones, or those a masked release kept. Its masks act on batch norm's scale; in another placement than
     ``bn_scale`` they become part of that scale. Bounds on activations are those of the tensors.
+
+    Raises:
+      ArchitectureError: a constant that torch would read is not what the sizes make it.
     """
 
+    check_constants(tensors)
     variables: Variables = {"params": {}, "batch_stats": {}, "masks": jax.tree.map(_ones, _mask_shapes(network))}
     for entry in entries(network.architecture):
         node: Tree = variables
@@ -214,8 +196,10 @@ def from_state_dict(network: Network, tensors: Mapping[str, np.ndarray]) -> Vari
     if network.placement != "bn_scale":
         return variables
     stored = masks.filters(variables["masks"])
+    scales = [entry for entry in entries(network.architecture) if entry.path[-1] == "scale"]
+    keys = {".".join(entry.path[1:-1]): entry.key.removesuffix("weight") + FILTER_MASK for entry in scales}
     for name, value in stored.items():
-        kept = tensors.get(f"{name}.{FILTER_MASK}")
+        kept = tensors.get(keys.get(name, ""))
         stored[name] = value if kept is None else jnp.asarray(kept.astype(np.float32))
     return masks.apply_filters(variables, stored)
 
@@ -245,25 +229,47 @@ def save_model(
 
     Tensors whose values did not change stay identical bit for bit. Objects that were left unread are not written.
     Bounds on activations that the file does not have yet are put behind its tensors (see ``rnp_jax.models.bounds``).
+    Every copy of the network in the file becomes the same network: no way of opening the file gives the old one.
 
     Returns:
       Where in the file such objects were.
 
     Raises:
-      CheckpointError: the file exists, or cannot be written, or has bounds that the variables lack.
+      CheckpointError: the file exists, or cannot be written, or has bounds that the variables lack; the model is a new
+        network, trained in the place of the file's.
     """
-    before, after = to_state_dict(model.network, model.variables), to_state_dict(model.network, variables)
-    if lost := bounds_in(before.keys() - after.keys()):
+    held, after = model.state_dict.tensors, to_state_dict(model.network, variables)
+    if lost := bounds_in(held.refs.keys() - after.keys()):
         raise CheckpointError(
             path, f"the source has bounds on {len(lost)} activations, but the new variables have none"
         )
-    added = {key: after[key] for key in after if key not in before}
-    changed = {key: value for key, value in after.items() if key in before and not np.array_equal(value, before[key])}
-    for key in filter_masks(model.state_dict.tensors):  # they are part of the weights now
-        changed[key] = np.ones_like(model.state_dict.tensors[key])
+    added = {key: after[key] for key in after if key not in held}
+    if len(bounds_in(added)) < len(added) or not set(list_read(model.state_dict)) <= after.keys():
+        raise CheckpointError(path, "the model is another network than its file holds; write it with save_variables")
+    changed = {
+        key: value
+        for key, value in after.items()
+        if key in held and not np.array_equal(value, held[key].astype(np.float32, copy=False))
+    }
+    for key in filter_masks(held):  # they are part of the weights now
+        changed[key] = np.ones_like(held[key])
         weight = key.removesuffix(FILTER_MASK) + "weight"
         changed[weight] = after[weight]
-    return write_checkpoint(path, model.checkpoint, model.state_dict, changed, added=added, overwrite=overwrite)
+    others = [_change_copy(copy, model.state_dict, changed, added) for copy in model.copies.fitting]
+    return write_checkpoint(
+        path, model.checkpoint, model.state_dict, changed, added=added, others=others, overwrite=overwrite
+    )
+
+
+def _change_copy(
+    copy: Copy, chosen: StateDict, changed: Mapping[str, np.ndarray], added: Mapping[str, np.ndarray]
+) -> Change:
+    """What makes a copy the same network as the chosen state dict after its own change."""
+    own = copy.state_dict.tensors
+    names = [name for name in list_read(chosen) if name in own]
+    values = {name: changed[name] if name in changed else chosen.tensors[name] for name in names}
+    values |= {key: np.ones_like(own[key]) for key in filter_masks(own)}
+    return Change(copy.state_dict, values, added if copy.whole else {})
 
 
 def save_variables(
@@ -284,6 +290,7 @@ def save_variables(
         tensors[key] = value
         if key.endswith(".running_var"):
             tensors[key.replace("running_var", "num_batches_tracked")] = np.array(0, np.int64)
+    tensors |= list_constants(network.segments, network.architecture.table)
     write_state_dict(path, tensors, extra, overwrite=overwrite)
 
 

@@ -1,6 +1,6 @@
 """Files that torch wrote, loaded without it; files written without it, loaded by torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -342,6 +342,115 @@ def test_a_released_file(shared, tmp_path):
     state, again = (torch.load(each, weights_only=True)["state_dict"] for each in (path, tmp_path / "same.tar"))
     assert list(state) == list(again)
     assert all(torch.equal(state[key], again[key]) for key in state)
+
+
+def copies_of(state: dict) -> dict:
+    """The network again, as training code of others keeps it, and what is no network."""
+    averaged = {key: value * 0.75 if value.is_floating_point() else value.clone() for key, value in state.items()}
+    learnt = [key for key in state if not key.endswith(("running_mean", "running_var", "num_batches_tracked"))]
+    return {
+        "state_dict": state,
+        "state_dict_ema": averaged,
+        "model_ema": {"n_averaged": torch.tensor(5), **{f"module.{key}": averaged[key].half() for key in state}},
+        "tied": dict(state),
+        "past": [{"epoch": 1, "net": {f"_orig_mod.{key}": averaged[key].double() for key in state}}],
+        "shadow_params": [averaged[key].clone() for key in learnt],
+        "optimizer": {"state": {0: {"momentum_buffer": state["conv1.weight"].clone()}}},
+        "epoch": 3,
+    }
+
+
+@FORMATS
+def test_no_copy_of_the_old_network_stays_in_a_cleaned_file(new, tmp_path):
+    """Each becomes the cleaned network in its own dtype; whatever is no copy stays as it was, bit for bit."""
+    state = build_random("resnet18").state_dict()
+    source = write(tmp_path / "source.pt", copies_of(state), new)
+    model = load(source)
+    save_model(tmp_path / "cleaned.pt", model, prune_two(model.variables))
+    before, after = (torch.load(path, weights_only=True) for path in (source, tmp_path / "cleaned.pt"))
+    cleaned = after["state_dict"]
+    assert sum(not torch.equal(cleaned[key], value) for key, value in state.items()) == 2
+
+    def same(found: dict, prefix: str = "") -> None:
+        for key, value in cleaned.items():
+            assert torch.equal(found[prefix + key], value.to(found[prefix + key].dtype)), key
+
+    same(after["state_dict_ema"])
+    same(after["model_ema"], "module.")
+    same(after["past"][0]["net"], "_orig_mod.")
+    same(after["tied"])
+    assert all(after["tied"][key].data_ptr() == value.data_ptr() for key, value in cleaned.items() if value.numel())
+    learnt = [name for name, _ in build("resnet18").named_parameters()]
+    assert all(map(torch.equal, after["shadow_params"], (cleaned[name] for name in learnt)))
+    assert_same_layout(before, after)
+    assert torch.equal(after["optimizer"]["state"][0]["momentum_buffer"], state["conv1.weight"])
+    assert after["model_ema"]["n_averaged"] == 5
+    assert all(copy.equal for copy in load(tmp_path / "cleaned.pt").copies.fitting)
+
+
+def assert_same_layout(before, after) -> None:
+    """The same containers, keys in the same order, dtypes, shapes and plain values."""
+    assert type(before) is type(after)
+    if isinstance(before, torch.Tensor):
+        assert (before.dtype, before.shape, before.stride()) == (after.dtype, after.shape, after.stride())
+    elif isinstance(before, dict):
+        assert list(before) == list(after)
+        for key in before:
+            assert_same_layout(before[key], after[key])
+    elif isinstance(before, list):
+        assert len(before) == len(after)
+        for one, other in zip(before, after, strict=True):
+            assert_same_layout(one, other)
+    else:
+        assert before == after
+
+
+def test_a_cleaned_model_is_written_as_it_is(tmp_path):
+    """Its own variables differ from the file's; once, the file's were written."""
+    state = build_random("resnet18").state_dict()
+    model = load(write(tmp_path / "source.pt", {"state_dict": state, "best": dict(state)}))
+    cleaned = replace(model, variables=prune_two(model.variables))
+    save_model(tmp_path / "one.pt", model, cleaned.variables)
+    save_model(tmp_path / "other.pt", cleaned, cleaned.variables)
+    one, other = (torch.load(tmp_path / name, weights_only=True) for name in ("one.pt", "other.pt"))
+    assert sum(not torch.equal(one["state_dict"][key], state[key]) for key in state) == 2
+    for place in one:
+        assert all(torch.equal(one[place][key], other[place][key]) for key in state)
+
+
+def test_a_new_network_is_not_written_into_the_file_of_the_old_one(tmp_path):
+    model = load(write(tmp_path / "source.pt", build_random("resnet18").state_dict()))
+    network = network_of("resnet34")
+    new = replace(model, network=network, variables=from_state_dict(network, state_of(build_random("resnet34"))))
+    for given in (new, replace(new, network=network_of("mlp"), variables=network_of("mlp").init(jax.random.key(0)))):
+        with pytest.raises(CheckpointError, match="another network than its file holds; write it with save_variables"):
+            save_model(tmp_path / "new.pt", given, given.variables)
+    assert not (tmp_path / "new.pt").exists()
+
+
+def test_a_file_whose_copies_are_equal_stays_as_it_is(tmp_path):
+    state = build_random("resnet18").state_dict()
+    twice = {"model": state, "best": {key: value.clone() for key, value in state.items()}}
+    model = load(write(tmp_path / "source.pt", twice))
+    save_model(tmp_path / "same.pt", model, model.variables)
+    after = torch.load(tmp_path / "same.pt", weights_only=True)
+    for place in ("model", "best"):
+        for key, value in state.items():
+            assert after[place][key].numpy().tobytes() == value.numpy().tobytes()
+
+
+def test_a_copy_gets_masks_of_ones_and_the_bounds(tmp_path):
+    state, _ = masked_state()
+    plain = {key: value for key, value in state.items() if "neuron" not in key}
+    source = write(tmp_path / "source.pt", {"state_dict": plain, "ema": state})
+    model = load(source)
+    save_model(tmp_path / "cleaned.pt", model, bounded(model.network, model.variables))
+    after = torch.load(tmp_path / "cleaned.pt", weights_only=True)["ema"]
+    assert all((after[key] == 1).all() for key in after if key.endswith("neuron_mask"))
+    names = [each.key for each in bound_entries(model.network.architecture)]
+    assert list(after) == [*state, *names]
+    again = load(tmp_path / "cleaned.pt", key="ema")
+    jax.tree.map(np.testing.assert_array_equal, again.variables, bounded(model.network, model.variables))
 
 
 def bounded(network: Network, variables):

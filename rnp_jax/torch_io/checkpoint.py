@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -11,10 +11,37 @@ from rnp_jax.errors import CheckpointError
 from rnp_jax.torch_io.dtypes import DTYPES, itemsize
 from rnp_jax.torch_io.limits import Limits
 from rnp_jax.torch_io.nodes import Node, TensorRef
-from rnp_jax.torch_io.source_file import Container, SourceFile
+from rnp_jax.torch_io.source_file import Container
 
 ByteOrder = Literal["little", "big"]
 Bytes = bytes | bytearray | np.ndarray
+
+
+class Readable(Protocol):
+    """A file, or bytes in memory."""
+
+    def read_into(self, start: int, buffer: memoryview, /) -> None:
+        """Fill the buffer with the bytes from `start` on."""
+        ...
+
+
+class HeldBytes:
+    """Bytes in memory, as a file."""
+
+    def __init__(self, content: bytes):
+        self._content = content
+
+    def read_into(self, start: int, buffer: memoryview) -> None:
+        """Fill the buffer with the bytes from `start` on."""
+        buffer[:] = self._content[start : start + len(buffer)]
+
+
+class Place(NamedTuple):
+    """Where the bytes of a storage are."""
+
+    source: Readable
+    start: int
+    stop: int
 
 
 class Records(Mapping[str, bytearray]):
@@ -24,25 +51,28 @@ class Records(Mapping[str, bytearray]):
       CheckpointError: at any reading, that the file is not what it was.
     """
 
-    def __init__(self, file: SourceFile, extents: Mapping[str, slice]):
-        self._file, self._extents = file, extents
+    def __init__(self, places: Mapping[str, Place]):
+        self.places = places
 
     def __getitem__(self, key: str) -> bytearray:
-        return self._file.read(self._extents[key].start, self._extents[key].stop)
+        place = self.places[key]
+        content = bytearray(place.stop - place.start)
+        place.source.read_into(place.start, memoryview(content))
+        return content
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._extents)
+        return iter(self.places)
 
     def __len__(self) -> int:
-        return len(self._extents)
+        return len(self.places)
 
     def __contains__(self, key: object) -> bool:  # the inherited one would read it
-        return key in self._extents
+        return key in self.places
 
     def read(self, key: str, part: slice) -> np.ndarray:
         """Some of the bytes of one storage, uint8: NumPy's memory is the fastest to fill."""
-        values = np.empty(part.stop - part.start, np.uint8)
-        self._file.read_into(self._extents[key].start + part.start, values.data)
+        place, values = self.places[key], np.empty(part.stop - part.start, np.uint8)
+        place.source.read_into(place.start + part.start, values.data)
         return values
 
 
@@ -59,8 +89,9 @@ class Checkpoint:
       anomalies: one sentence for each thing that is unusual or was left unread.
       root: the folder that a zip archive keeps its members in.
       metadata: of a safetensors file.
-      records: the bytes of each storage, by key, still in the file.
+      records: the bytes of each storage, by key, still in their file.
       limits: what it was read under.
+      files: names of the shards that hold the tensors, if the file is their index.
     """
 
     path: Path
@@ -73,6 +104,7 @@ class Checkpoint:
     metadata: Mapping[str, str] = field(repr=False)
     records: Records = field(repr=False)
     limits: Limits = field(repr=False)
+    files: tuple[str, ...] = ()
 
 
 def materialise(checkpoint: Checkpoint, ref: TensorRef) -> np.ndarray:

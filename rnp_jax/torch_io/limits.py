@@ -25,7 +25,7 @@ class Limits:
       opcodes: pickle instructions executed, plus the items that an instruction copies.
       nodes: values in the tree, a shared value counted each time it appears.
       depth: levels of nesting, at most 200.
-      members: members of the zip archive, or tensors of a safetensors file.
+      members: members of the zip archive, tensors of a safetensors file, or modules and tensors of whole modules.
       integer_bytes: size of one pickled integer, at most 255.
       materialised_bytes: all tensors of a state dict together, as arrays in memory.
       rank: dimensions of a tensor, at most 64.

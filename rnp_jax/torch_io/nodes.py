@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from rnp_jax.errors import CheckpointError
 from rnp_jax.torch_io import dtypes
@@ -16,6 +16,9 @@ Node: TypeAlias = Any
 Location: TypeAlias = tuple[Any, ...]
 """The keys and indices that lead from the root of a tree to a node."""
 
+LONGEST_NAME: Final = 1024
+"""Letters of a tensor's name."""
+
 
 @dataclass(eq=False)
 class Opaque:
@@ -23,21 +26,34 @@ class Opaque:
 
     Attributes:
       name: what unpickling would have imported (and most often called), such as ``PIL.Image.Image``.
-      is_module: its state is that of a ``torch.nn.Module``.
+      state: the attributes of a ``torch.nn.Module``; None for any other object.
     """
 
     name: str
-    is_module: bool = False
+    state: dict[Any, Any] | None = None
 
 
 class Global(Opaque):
     """A name that the pickle mentions. Never imported."""
 
 
+@dataclass(eq=False)
+class SetNode(Opaque):
+    """A set, whose items only a module's list of buffers needs."""
+
+    items: tuple[Any, ...] = ()
+
+
 class OrderedDictNode(dict[Any, Any]):
     """A ``collections.OrderedDict``; `metadata` is the ``_metadata`` attribute that torch gives a state dict."""
 
     metadata: dict[Any, Any] | None = None
+
+
+class ModuleNode(OrderedDictNode):
+    """The state dict that stands for a whole module; `class_name` is what unpickling would have imported."""
+
+    class_name: str = ""
 
 
 class CounterNode(dict[Any, Any]):
@@ -115,6 +131,18 @@ def walk(root: Node) -> Iterator[tuple[Location, Node]]:
             break
         else:
             stack.pop()
+
+
+def containers(root: Node) -> Iterator[tuple[Location, Node]]:
+    """Each dict, list and tuple once, at the first place where it is, in file order."""
+    seen: set[int] = set()
+    stack: list[tuple[Location, Node]] = [((), root)]
+    while stack:
+        location, node = stack.pop()
+        if isinstance(node, dict | list | tuple) and id(node) not in seen:
+            seen.add(id(node))
+            yield location, node
+            stack.extend(((*location, key), value) for key, value in reversed(list(children(node))))
 
 
 def check_tree(root: Node, path: str | PathLike[str], limits: Limits) -> None:

@@ -1,6 +1,7 @@
-"""The calls by which a pickle rebuilds a NumPy array of bytes, and what stands for such an array.
+"""The calls by which a pickle rebuilds a NumPy array of numbers, and what stands for such an array.
 
-The names and states are those of ``numpy.ndarray.__reduce__`` and ``numpy.dtype.__reduce__``, from Python 2 on.
+The names and states are those of ``numpy.ndarray.__reduce__`` and ``numpy.dtype.__reduce__``, from Python 2 on. Arrays
+of anything else than numbers stay unread.
 """
 
 import math
@@ -10,55 +11,74 @@ from typing import Final
 
 import numpy as np
 
+from rnp_jax.torch_io.dtypes import DTYPES
 from rnp_jax.torch_io.nodes import Global, Node, Opaque
 from rnp_jax.torch_io.pickle_calls import BYTE_CALLS, Call, encode_latin1
 from rnp_jax.torch_io.pickle_cursor import PickleCursor
 from rnp_jax.torch_io.text import quote
 
+_LONGEST_CODE: Final = 4
+_TYPES: Final = {dtype.str[1:]: dtype for dtype in DTYPES.values() if dtype.kind in "fiub"}
+
 
 @dataclass(eq=False)
 class ArrayNode(Opaque):
-    """A NumPy array of bytes. `value` is a read-only uint8 array, or None until the pickle has given its content."""
+    """A NumPy array. `value` is a read-only array of numbers, or None where the content stays unread."""
 
     value: np.ndarray | None = None
+    is_filled: bool = False
 
 
-class _ByteType(Opaque):
-    """Stands for ``numpy.dtype("uint8")``. Its byte order and alignment, which mean nothing, stay unread."""
+@dataclass(eq=False)
+class TypeNode(Opaque):
+    """A ``numpy.dtype``; None for one that is not of numbers, or whose byte order is not known yet."""
+
+    dtype: np.dtype | None = None
+    code: str = ""
+
+
+def fill_type(target: TypeNode, state: Node) -> None:
+    """Give a type its byte order, from the state that NumPy pickles: version, order and what only other types have."""
+    match state:
+        case (_, "<" | ">" | "|" as order, *_) if target.code in _TYPES:
+            target.dtype = _TYPES[target.code].newbyteorder(order)
 
 
 def fill_array(cursor: PickleCursor, target: ArrayNode, state: Node) -> None:
     """Give an array its content, once, from the state that NumPy pickles: version, shape, dtype, Fortran order, bytes.
 
     Raises:
-      CheckpointError: a second state, another type than uint8, or a shape that does not fit the bytes.
+      CheckpointError: a second state, or a shape that does not fit the bytes.
     """
-    if target.value is not None:
+    if target.is_filled:
         raise cursor.error("an array is given its content twice")
+    target.is_filled = True
     match state:
-        case (_, tuple() as shape, _ByteType(), bool() as fortran, bytes() | str() as content):
+        case (_, tuple() as shape, TypeNode(dtype=np.dtype() as dtype), bool() as fortran, bytes() | str() as content):
             pass
         case _:
-            raise cursor.error("an array is given something other than a shape, the type uint8 and bytes")
+            return
+    if len(shape) > cursor.limits.rank or not all(type(side) is int and side > 0 for side in shape):
+        return
     content = encode_latin1(cursor, content) if isinstance(content, str) else content
-    plain = len(shape) <= cursor.limits.rank and all(type(side) is int and side > 0 for side in shape)
-    if not plain or math.prod(shape) != len(content):
-        raise cursor.error(f"an array of shape {quote(shape)} is given {len(content)} bytes")
-    target.value = np.frombuffer(content, np.uint8).reshape(shape, order="F" if fortran else "C")
+    if math.prod(shape) * dtype.itemsize != len(content):
+        raise cursor.error(f"an array of shape {quote(shape)} and type {dtype} is given {len(content)} bytes")
+    target.value = np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
 
 
-def _reconstruct(cursor: PickleCursor, arguments: tuple[Node, ...]) -> Node:
+def _reconstruct(_: PickleCursor, arguments: tuple[Node, ...]) -> Node:
     match arguments:
         case (Global(name="numpy.ndarray"), *_):
             return ArrayNode("numpy.ndarray")
-    raise cursor.error("numpy's _reconstruct is called with something other than numpy.ndarray")
+    return Opaque("numpy array of another class")
 
 
-def _dtype(cursor: PickleCursor, arguments: tuple[Node, ...]) -> Node:
+def _dtype(_: PickleCursor, arguments: tuple[Node, ...]) -> Node:
     match arguments:
-        case ("u1" | "|u1", *_):
-            return _ByteType("numpy.dtype")
-    raise cursor.error(f"an array of type {quote(next(iter(arguments), None))}, expected bytes: 'u1'")
+        case (str() as code, *_) if len(code) <= _LONGEST_CODE:
+            code = code.removeprefix("|")
+            return TypeNode("numpy.dtype", dtype=_TYPES[code] if code in ("u1", "i1", "b1") else None, code=code)
+    return TypeNode("numpy.dtype")
 
 
 ARRAY_CALLS: Final[Mapping[str, Call]] = {
@@ -67,3 +87,4 @@ ARRAY_CALLS: Final[Mapping[str, Call]] = {
     "numpy.core.multiarray._reconstruct": _reconstruct,
     "numpy.dtype": _dtype,
 }
+"""What the pickle machine does where unpickling would call one of these."""

@@ -8,7 +8,16 @@ from dataclasses import replace
 from typing import Final, TypeAlias
 
 from rnp_jax.torch_io.dtypes import DTYPES
-from rnp_jax.torch_io.nodes import CounterNode, LooseStorage, Node, Opaque, OrderedDictNode, Size, TensorRef
+from rnp_jax.torch_io.nodes import (
+    CounterNode,
+    LooseStorage,
+    Node,
+    Opaque,
+    OrderedDictNode,
+    SetNode,
+    Size,
+    TensorRef,
+)
 from rnp_jax.torch_io.pickle_cursor import PickleCursor
 from rnp_jax.torch_io.pickle_items import set_items
 from rnp_jax.torch_io.storages import find_layout_fault
@@ -38,6 +47,14 @@ def _counter(cursor: PickleCursor, arguments: tuple[Node, ...]) -> Node:
             cursor.charge(len(counts))
             return CounterNode(counts)
     raise cursor.error("collections.Counter is called with something other than a dict")
+
+
+def _set(cursor: PickleCursor, arguments: tuple[Node, ...]) -> Node:
+    match arguments:  # how pickle protocol 2 spells one
+        case (list() as items,):
+            cursor.charge(len(items))
+            return SetNode("builtins.set", items=tuple(items))
+    return SetNode("builtins.set")
 
 
 def _size(cursor: PickleCursor, arguments: tuple[Node, ...]) -> Node:
@@ -112,6 +129,7 @@ BYTE_CALLS: Final[Mapping[str, Call]] = {
 
 TORCH_CALLS: Final[Mapping[str, Call]] = {
     **BYTE_CALLS,
+    "builtins.set": _set,
     "collections.Counter": _counter,
     "collections.OrderedDict": _ordered_dict,
     "torch.Size": _size,

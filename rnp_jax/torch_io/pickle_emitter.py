@@ -31,7 +31,7 @@ class PickleEmitter:
 
     Args:
       is_legacy: storages are described as before torch 1.6.
-      substitute: the tensor to write in the place of another, by identity of its dict and by its key.
+      substitute: the tensor to write in the place of another, by identity of its container and by its key or index.
       added: tensors to write behind the other items of a dict, by identity of the dict.
 
     Attributes:
@@ -113,13 +113,13 @@ class PickleEmitter:
         for start in range(0, len(items), _BATCH):
             self._out += b"("
             for index, item in enumerate(items[start : start + _BATCH], start):
-                self._emit_or_drop(item, (*location, index))
+                self._emit_or_drop(self._substitute.get((id(items), index), item), (*location, index))
             self._out += b"e"
 
     def _tuple(self, items: tuple[Node, ...], location: Location) -> None:
         self._out += b"("
         for index, item in children(items):
-            self._emit_or_drop(item, (*location, index))
+            self._emit_or_drop(self._substitute.get((id(items), index), item), (*location, index))
         self._out += b"t"
         self._put(items)
 

@@ -1,23 +1,25 @@
 """A pickle interpreter that executes nothing: it resolves no import, calls no function and never recurses.
 
-GLOBAL pushes a name, REDUCE and NEWOBJ push an inert value (see `pickle_calls`), BUILD marks it or fills an array (see
-`pickle_arrays`). Opcodes that plain values and tensors never need are refused. The opcodes are documented in CPython's
-``Lib/pickletools.py``.
+GLOBAL pushes a name, REDUCE and NEWOBJ push an inert value (see `pickle_calls`), BUILD gives it a module's attributes
+(see `whole_module`) or fills an array (see `pickle_arrays`). Opcodes that plain values and tensors never need are
+refused. The opcodes are documented in CPython's ``Lib/pickletools.py``.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
-from rnp_jax.torch_io.nodes import Global, Node, Opaque, OrderedDictNode
-from rnp_jax.torch_io.pickle_arrays import ArrayNode, fill_array
+from rnp_jax.torch_io.nodes import Global, Node, Opaque, OrderedDictNode, SetNode
+from rnp_jax.torch_io.pickle_arrays import ARRAY_CALLS, ArrayNode, TypeNode, fill_array, fill_type
 from rnp_jax.torch_io.pickle_calls import TORCH_CALLS, Call
 from rnp_jax.torch_io.pickle_cursor import PickleCursor
 from rnp_jax.torch_io.pickle_items import set_items
 from rnp_jax.torch_io.pickle_lines import take_float, take_index, take_integer, take_long, take_unicode
+from rnp_jax.torch_io.whole_module import is_module
 
 _PYTHON_2_MODULES: Final = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 _LONGEST_NAME: Final = 1024
 _STOP: Final = 0x2E
+_CALLS: Final[Mapping[str, Call]] = {**TORCH_CALLS, **ARRAY_CALLS}
 _REFUSED: Final = {
     0x50: "PERSID",
     0x53: "STRING",
@@ -45,7 +47,7 @@ class PickleMachine:
         cursor: PickleCursor,
         load_persistent: Callable[[Node], Node] | None = None,
         *,
-        calls: Mapping[str, Call] = TORCH_CALLS,
+        calls: Mapping[str, Call] = _CALLS,
         encoding: Literal["utf-8", "latin-1"] = "utf-8",
     ):
         self.cursor = cursor
@@ -178,9 +180,12 @@ class PickleMachine:
         self._append_all([value])
 
     def _add_to_set(self) -> None:
-        self._pop_mark()
-        if not isinstance(self._top(), Opaque):
+        items, target = self._pop_mark(), self._top()
+        if not isinstance(target, Opaque):
             raise self.cursor.error("items are added to something other than a set")
+        if isinstance(target, SetNode):
+            self.cursor.charge(len(target.items))
+            target.items += tuple(items)
 
     def _frozenset(self) -> None:
         self._pop_mark()
@@ -221,8 +226,13 @@ class PickleMachine:
                     raise self.cursor.error("an OrderedDict is given attributes other than _metadata")
         elif isinstance(target, ArrayNode):
             fill_array(self.cursor, target, state)
+        elif isinstance(target, TypeNode):
+            fill_type(target, state)
         elif isinstance(target, Opaque):
-            target.is_module |= isinstance(state, dict) and {"_modules", "_parameters"} <= state.keys()
+            if is_module(target.name, state):
+                if target.state is not None:
+                    raise self.cursor.error("a module is given its attributes twice")
+                target.state = state
         else:
             raise self.cursor.error(f"attributes are given to a {type(target).__name__}")
 
@@ -282,7 +292,7 @@ _OPERATIONS: Final[dict[int, Callable[[PickleMachine], None]]] = {
     0x8C: lambda m: m._text("<B"),
     0x8D: lambda m: m._text("<Q"),
     0x8E: lambda m: m._push(m.cursor.take(m.cursor.take_number("<Q"))),
-    0x8F: lambda m: m._push(Opaque("builtins.set")),
+    0x8F: lambda m: m._push(SetNode("builtins.set")),
     0x90: PickleMachine._add_to_set,
     0x91: PickleMachine._frozenset,
     0x92: lambda m: m._new_object(3),
@@ -291,4 +301,4 @@ _OPERATIONS: Final[dict[int, Callable[[PickleMachine], None]]] = {
     0x95: PickleMachine._frame,
     0x96: PickleMachine._bytearray,
 }
-"""Each accepted opcode. INT and the BINSTRINGs come from Python 2, other lines from protocol 0. Sets stay unread."""
+"""Each accepted opcode. INT and the BINSTRINGs come from Python 2, other lines from protocol 0."""

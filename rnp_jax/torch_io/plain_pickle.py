@@ -3,6 +3,8 @@
 from dataclasses import replace
 from os import PathLike
 
+import numpy as np
+
 from rnp_jax.errors import CheckpointError
 from rnp_jax.torch_io.limits import DEFAULT_LIMITS, Limits
 from rnp_jax.torch_io.nodes import Node, Opaque, check_tree, walk
@@ -34,6 +36,10 @@ def read_plain_pickle(path: str | PathLike[str], *, limits: Limits = DEFAULT_LIM
         raise CheckpointError(path, f"{len(data) - cursor.position} bytes follow the end of the pickle")
     check_tree(tree, path, limits)
     for place, node in walk(tree):
+        if isinstance(node, ArrayNode) and node.value is not None and node.value.dtype != np.uint8:
+            raise CheckpointError(
+                path, f"{format_path(place)} is an array of type {node.value.dtype}, expected bytes: uint8"
+            )
         if unread := _find_unread(node):
             raise CheckpointError(path, f"{format_path(place)} holds {quote(unread.name)}, which is not a plain value")
     return tree

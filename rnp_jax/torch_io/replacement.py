@@ -1,9 +1,9 @@
 """Putting new values into a checkpoint's tensors, and new tensors beside them, without changing any other tensor."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
-from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,45 +18,47 @@ Slot = tuple[int, object]
 """A place in the tree: the identity of its container, and the key."""
 
 
+class Edit(NamedTuple):
+    """What changes in one container: new values of its tensors by key, and new tensors behind them by name."""
+
+    container: Node
+    values: Mapping[Any, np.ndarray]
+    new: Mapping[str, np.ndarray]
+
+
 @dataclass(frozen=True)
 class Replacement:
-    """New bytes of the storages that change or are new, by key; the tensors that move there, by slot; the new ones."""
+    """New bytes of the storages that change or are new, by key; the tensors that move there, by slot; the new ones.
+
+    The new ones are by name, by the identity of their dict.
+    """
 
     records: Mapping[str, bytearray]
     moved: Mapping[Slot, TensorRef]
-    added: Mapping[str, TensorRef]
+    added: Mapping[int, Mapping[str, TensorRef]]
 
 
-def plan_replacement(
-    checkpoint: Checkpoint,
-    chosen: Mapping[str, Node],
-    values: Mapping[str, np.ndarray],
-    path: str | PathLike[str],
-    new: Mapping[str, np.ndarray] = MappingProxyType({}),
-) -> Replacement:
-    """How the tree is to be written with `values` in the place of tensors of `chosen`, and with `new` ones behind them.
+def plan_replacement(checkpoint: Checkpoint, edits: Sequence[Edit], path: str | PathLike[str]) -> Replacement:
+    """How the tree is to be written with the values of `edits` in the place of tensors, and new ones behind them.
 
     A storage that several tensors view stays shared if all of them then read what they should (tied weights that are
     replaced alike), which takes at most `Limits.materialised_bytes` to see; else the replaced tensors move to storages
     of their own.
 
     Raises:
-      CheckpointError: a name that `chosen` lacks, or has already if it is new, another shape, or values that its dtype
-        cannot hold.
+      CheckpointError: a name that its container lacks, or has already if it is new, another shape, or values that its
+        dtype cannot hold.
     """
-    if unknown := [name for name in values if not isinstance(chosen.get(name), TensorRef)]:
-        listed = "".join(f"\n + {quote(name)}" for name in unknown)
-        raise CheckpointError(path, f"values for tensors that the state dict does not have:{listed}")
-    if known := [name for name in new if name in chosen]:
-        listed = "".join(f"\n + {quote(name)}" for name in known)
-        raise CheckpointError(path, f"new tensors whose names the state dict has already:{listed}")
-    wanted: dict[Slot, np.ndarray] = {
-        (id(chosen), name): _cast(value, chosen[name], name, path) for name, value in values.items()
-    }
-    touched = {chosen[name].storage.key for name in values}
-    views: dict[str, list[tuple[Slot, TensorRef]]] = {key: [] for key in touched}
+    wanted: dict[Slot, np.ndarray] = {}
+    views: dict[str, list[tuple[Slot, TensorRef]]] = {}
+    for edit in edits:
+        known = dict(children(edit.container))
+        _check_names(edit, known, path)
+        for name, value in edit.values.items():
+            wanted[id(edit.container), name] = _cast(value, known[name], name, path)
+            views[known[name].storage.key] = []
     for slot, ref in _iterate_slots(checkpoint.tree):
-        if ref.storage.key in touched:
+        if ref.storage.key in views:
             views[ref.storage.key].append((slot, ref))
     records: dict[str, bytearray] = {}
     moved: dict[Slot, TensorRef] = {}
@@ -75,12 +77,23 @@ def plan_replacement(
                 moved[slot] = fresh = _move(ref, taken)
                 records[fresh.storage.key] = bytearray(fresh.nbytes)
                 encode(wanted[slot], fresh, records[fresh.storage.key], checkpoint.byteorder)
-    added: dict[str, TensorRef] = {}
-    for name, value in new.items():
-        added[name] = ref = describe_array(value, _number(taken), name, path)
-        records[ref.storage.key] = bytearray(ref.nbytes)
-        encode(value, ref, records[ref.storage.key], checkpoint.byteorder)
+    added: dict[int, dict[str, TensorRef]] = {}
+    for edit in edits:
+        for name, value in edit.new.items():
+            ref = describe_array(value, _number(taken), name, path)
+            added.setdefault(id(edit.container), {})[name] = ref
+            records[ref.storage.key] = bytearray(ref.nbytes)
+            encode(value, ref, records[ref.storage.key], checkpoint.byteorder)
     return Replacement(records, moved, added)
+
+
+def _check_names(edit: Edit, known: Mapping[Any, Node], path: str | PathLike[str]) -> None:
+    if unknown := [name for name in edit.values if not isinstance(known.get(name), TensorRef)]:
+        listed = "".join(f"\n + {quote(name)}" for name in unknown)
+        raise CheckpointError(path, f"values for tensors that the state dict does not have:{listed}")
+    if taken := [name for name in edit.new if name in known]:
+        listed = "".join(f"\n + {quote(name)}" for name in taken)
+        raise CheckpointError(path, f"new tensors whose names the state dict has already:{listed}")
 
 
 def describe_array(array: np.ndarray, key: str, name: str, path: str | PathLike[str]) -> TensorRef:

@@ -1,9 +1,8 @@
 """Safetensors files. The safetensors library validates them; duplicates, which it lets pass, are refused here."""
 
-import json
 import math
 from os import PathLike
-from typing import Any, Final
+from typing import Final
 
 import safetensors
 
@@ -11,6 +10,7 @@ from rnp_jax.errors import CheckpointError
 from rnp_jax.torch_io.dtypes import SAFETENSORS, itemsize
 from rnp_jax.torch_io.limits import Limits
 from rnp_jax.torch_io.nodes import Node, Opaque, StorageRef, TensorRef
+from rnp_jax.torch_io.plain_json import parse_json
 from rnp_jax.torch_io.source_file import SourceFile
 from rnp_jax.torch_io.storages import find_layout_fault
 from rnp_jax.torch_io.text import quote
@@ -37,17 +37,7 @@ def read_safetensors(
             pass
     except safetensors.SafetensorError as error:
         raise CheckpointError(path, f"not a valid safetensors file: {quote(str(error))}") from error
-
-    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            raise CheckpointError(path, "the safetensors header gives a name twice")
-        return result
-
-    try:
-        header = json.loads(file[8 : 8 + length], object_pairs_hook=build)
-    except (ValueError, RecursionError) as error:  # what the library skips unread
-        raise CheckpointError(path, f"a safetensors header that is not plain JSON: {quote(str(error))}") from error
+    header = parse_json(file[8 : 8 + length], path, "the safetensors header")  # with what the library skips unread
     metadata = header.pop(METADATA, None) or {}
     if len(header) > limits.members:
         raise CheckpointError(path, f"{len(header)} tensors, more than {limits.members} (Limits.members)")

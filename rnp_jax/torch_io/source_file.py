@@ -5,13 +5,14 @@ import os
 import tarfile
 import weakref
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from typing import Final, Literal, Protocol
 
 from rnp_jax.errors import CheckpointError
 from rnp_jax.regular_file import open_descriptor
 from rnp_jax.torch_io.limits import Limits
+from rnp_jax.torch_io.text import quote
 
 Container = Literal["zip", "legacy", "safetensors"]
 CONTAINERS: Final[tuple[Container, ...]] = ("zip", "legacy", "safetensors")
@@ -20,6 +21,11 @@ _CHANGED: Final = "the file changed while it was read; wait until it is complete
 _WINDOW: Final = 2**16
 _PIECE: Final = 2**18  # stays in a processor's cache between two checksums
 _LONGEST: Final = 2**30  # one read of Linux stops at 2 GiB
+
+_MOST_TAR_MEMBERS: Final = 100
+_MOST_SHOWN: Final = 5
+_TORCH_TAR: Final = frozenset({"sys_info", "pickle", "tensors", "storages"})
+_ENDINGS: Final = (".pt", ".pth", ".tar", ".th", ".ckpt", ".bin", ".pkl", ".safetensors")
 
 _KNOWN_KINDS: Final = {
     b"version https://git-lfs": "a Git-LFS pointer, not the file itself; run `git lfs pull` to fetch it",
@@ -145,8 +151,8 @@ def read_file(path: str | PathLike[str], limits: Limits) -> bytes:
     return SourceFile(path, limits)[:]
 
 
-def identify(data: Sliceable, path: str | PathLike[str]) -> Container:
-    """The kind of container, by its first bytes.
+def identify(data: Sliceable, path: str | PathLike[str]) -> Container | Literal["index"]:
+    """The kind of container, or the index of several, by its first bytes.
 
     Raises:
       CheckpointError: none that is supported; the reason says what the file is and what to do.
@@ -161,11 +167,13 @@ def identify(data: Sliceable, path: str | PathLike[str]) -> Container:
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= len(data) - 8:
         return "safetensors"
     if _is_tar(head):
-        raise CheckpointError(path, "a tar archive, as torch wrote before 0.1.10; load it in torch and save it again")
+        raise CheckpointError(path, _advise_on_tar(data))
     text = head[:64].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     for start, kind in _KNOWN_KINDS.items():
         if text.startswith(start):
             raise CheckpointError(path, kind)
+    if text.startswith(b"{"):
+        return "index"
     if head.startswith(b"\x80"):
         return "legacy"
     raise CheckpointError(path, f"not a PyTorch checkpoint: it begins with {head[:8]!r}, not a known container")
@@ -173,8 +181,32 @@ def identify(data: Sliceable, path: str | PathLike[str]) -> Container:
 
 def _is_tar(head: bytes) -> bool:
     """As torch decides, before it looks for anything older than zip: the checksum of the first header is right."""
+    return _read_tar_header(head) is not None
+
+
+def _read_tar_header(head: bytes) -> tarfile.TarInfo | None:
     try:
-        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+        return tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
     except tarfile.TarError:
-        return False
-    return True
+        return None
+
+
+def _advise_on_tar(data: Sliceable) -> str:
+    """What a tar archive is, by the names of its first members."""
+    names, position = [], 0
+    for _ in range(_MOST_TAR_MEMBERS):
+        member = _read_tar_header(data[position : position + tarfile.BLOCKSIZE])
+        if member is None or member.size < 0:
+            break
+        names.append(member.name)
+        position += tarfile.BLOCKSIZE * (1 + -(-member.size // tarfile.BLOCKSIZE))
+    if held := find_checkpoints(names):
+        return f"a tar archive that holds {held}; extract it and give that file"
+    if _TORCH_TAR.isdisjoint(names):
+        return "a tar archive, not a PyTorch checkpoint"
+    return "a tar archive, as torch wrote before 0.1.10; load it in torch and save it again"
+
+
+def find_checkpoints(names: Iterable[str]) -> str:
+    """The first of an archive's members that are named as checkpoints, quoted; nothing if there is none."""
+    return ", ".join([quote(name) for name in names if name.lower().endswith(_ENDINGS)][:_MOST_SHOWN])

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from rnp_jax.torch_io.nodes import Node
+from rnp_jax.torch_io.nodes import ModuleNode, Node
+from rnp_jax.torch_io.whole_module import SCRIPTED
 
 
 class Source(NamedTuple):
@@ -60,14 +61,18 @@ def name_source(tree: Node, names: Mapping[str, Any]) -> Source:
       tree: the checkpoint's.
       names: of the state dict's tensors, as the file has them.
     """
+    none: frozenset[str] = frozenset()
     root = {key for key in tree if isinstance(key, str)} if isinstance(tree, dict) else set()
     for source in SOURCES:
         if source.keys <= root:
             return source
     if any(name.endswith((".neuron_noise", ".neuron_mask")) for name in names):
-        return Source("ANP, or RNP's masked networks", frozenset(), _RNP)
+        return Source("ANP, or RNP's masked networks", none, _RNP)
     if any(".classifier.fc." in f".{name}" for name in names):
-        return Source("TrojanZoo", frozenset())
+        return Source("TrojanZoo", none)
+    if isinstance(tree, ModuleNode):
+        scripted = tree.class_name.startswith(SCRIPTED)
+        return Source("a TorchScript program" if scripted else "a whole module, as torch.save(model) writes it", none)
     if root >= set(names):
-        return Source("a plain state dict, as BackdoorBox, backdoor-toolbox and many others write", frozenset())
-    return Source("not known", frozenset())
+        return Source("a plain state dict, as BackdoorBox, backdoor-toolbox and many others write", none)
+    return Source("not known", none)

@@ -1,7 +1,7 @@
 """Finding the state dict inside a checkpoint, wherever the training code of its author put it."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any, Final
 
@@ -9,17 +9,15 @@ import numpy as np
 
 from rnp_jax.errors import CheckpointError
 from rnp_jax.torch_io.checkpoint import Checkpoint, find_extent, materialise
-from rnp_jax.torch_io.nodes import Location, Node, Opaque, TensorRef, walk
-from rnp_jax.torch_io.reader import MODULE_ADVICE
+from rnp_jax.torch_io.location import choose_location, follow_key, get_node
+from rnp_jax.torch_io.nodes import LONGEST_NAME, Location, Opaque, TensorRef, walk
+from rnp_jax.torch_io.shards import check_whole
 from rnp_jax.torch_io.text import format_path, quote
 
-KEYS: Final = ("state_dict", "model", "netC", "clsmodel", "model_state_dict", "net")
-"""Where RNP and ABL, BackdoorBench, WaNet and Input-Aware, LIRA, and others keep the classifier's state dict."""
-
+_COMPILED: Final = "_orig_mod"  # torch.compile's wrapper, around the network or around a part of it
 _PARALLEL_PREFIX: Final = "module."  # torch.nn.DataParallel
 _SECOND_PREFIX: Final = "1."  # the network in a Sequential, behind a step without tensors such as a resize
 _MOST_WRAPPERS: Final = 4
-_LONGEST_NAME: Final = 1024
 
 
 class Tensors(Mapping[str, np.ndarray]):
@@ -48,63 +46,100 @@ class Tensors(Mapping[str, np.ndarray]):
     def __contains__(self, name: object) -> bool:  # the inherited one would read it
         return name in self.refs
 
+    def rename(self, names: Mapping[str, str]) -> "Tensors":
+        """Some of the same tensors by other names: the new name of each, and its name here."""
+        return Tensors(self._checkpoint, {new: self.refs[name] for new, name in names.items()})
+
 
 @dataclass(frozen=True, eq=False)
 class StateDict:
-    """The tensors of a classifier.
+    """The tensors of a classifier, by bare names: without those of the wrappers around it.
 
     Attributes:
       location: the keys that lead to it from the root of the tree; empty if the root is the state dict.
-      prefix: what was taken off every name: ``module.`` for a network trained on several GPUs, ``1.`` for one behind a
-        step without tensors (BackdoorBench's transformers), both, or nothing.
-      tensors: by name without the prefix, in the order of the file, in the file's dtypes.
+      prefix: what the file has before every bare name, such as ``module.`` for a network trained on several GPUs, or
+        nothing.
+      names: what the tensors are called in the file (the index, in a list), by bare name.
+      tensors: by bare name, in the order of the file, in the file's dtypes.
       skipped: the names of entries that are not tensors.
     """
 
     location: Location
     prefix: str
+    names: Mapping[str, Any]
     tensors: Tensors
     skipped: tuple[str, ...]
 
+    def spell(self, name: str) -> Any:
+        """What the file calls a tensor, or would call a new one of this bare name."""
+        return self.names.get(name, self.prefix + name)
+
+    def under(self, prefix: str) -> "StateDict":
+        """The part whose bare names begin with a prefix, which is taken off them."""
+        own = {name.removeprefix(prefix): name for name in self.names if name.startswith(prefix)}
+        names = {name: self.names[held] for name, held in own.items()}
+        return replace(self, prefix=self.prefix + prefix, names=names, tensors=self.tensors.rename(own))
+
+    def select(self, prefix: str) -> "StateDict":
+        """The part whose names in the file begin with a prefix; ``torch.compile``'s part of it may be left out."""
+        (start,) = drop_compiled([prefix])
+        whole = drop_compiled(self.names.values())
+        bare = {stored: name for name, stored in self.names.items()}
+        own = {name.removeprefix(start): stored for name, stored in whole.items() if name.startswith(start)}
+        tensors = self.tensors.rename({name: bare[stored] for name, stored in own.items()})
+        return replace(self, prefix=_find_common(tensors.refs, own, start), names=own, tensors=tensors)
+
+    def without(self, left_out: Collection[str]) -> "StateDict":
+        """All but some tensors."""
+        names = {name: stored for name, stored in self.names.items() if name not in left_out}
+        return replace(self, names=names, tensors=self.tensors.rename(dict(zip(names, names, strict=True))))
+
 
 def find_state_dict(checkpoint: Checkpoint, key: str | None = None) -> StateDict:
-    """The state dict under `key`; else under the one of `KEYS` that holds tensors; else the root, if all tensors.
+    """The state dict under `key`, or the only one that the file can mean (see `choose_location`).
 
     Args:
       checkpoint: from `read_checkpoint`.
-      key: a key of the root, or keys separated by slashes; a single slash is the root itself.
+      key: a key of the root, or keys and indices of lists, separated by slashes; a single slash is the root itself.
 
     Raises:
       CheckpointError: there is none, there are several, or it holds unread objects, names that are not text, a prefix
         on some names only, or more than `Limits.materialised_bytes`.
     """
     path, tree = checkpoint.path, checkpoint.tree
-    location = _choose(tree, path) if key is None else _follow(tree, key, path)
-    chosen = _get(tree, location)
+    check_whole(path)
+    location = choose_location(tree, path) if key is None else follow_key(tree, key, path)
+    chosen = get_node(tree, location)
     where = format_path(location)
     if isinstance(chosen, Opaque):
-        raise CheckpointError(path, f"{where} is {quote(chosen.name)}{_advise(chosen)}")
+        raise CheckpointError(path, f"{where} is {quote(chosen.name)}, {_advise(location, chosen)}")
     if not isinstance(chosen, dict):
         raise CheckpointError(path, f"{where} is a {type(chosen).__name__}, not a state dict")
     for place, node in walk(chosen):
         if isinstance(node, Opaque):
-            raise CheckpointError(path, f"{format_path(location + place)} is {quote(node.name)}{_advise(node)}")
+            shown = format_path(location + place)
+            raise CheckpointError(path, f"{shown} is {quote(node.name)}, {_advise(place, node)}")
     for name in chosen:
         if type(name) is not str:
             raise CheckpointError(path, f"{where} has the key {quote(name)}, which is not the name of a tensor")
-        if len(name) > _LONGEST_NAME:
-            reason = f"{where} has the key {quote(name)} of {len(name)} letters, more than {_LONGEST_NAME}"
+        if len(name) > LONGEST_NAME:
+            reason = f"{where} has the key {quote(name)} of {len(name)} letters, more than {LONGEST_NAME}"
             raise CheckpointError(path, reason)
     refs = {name: value for name, value in chosen.items() if isinstance(value, TensorRef)}
     if not refs:
         raise CheckpointError(path, f"{where} holds no tensors")
-    prefix = _find_prefix(refs, where, path)
+    plain = drop_compiled(refs)
+    if len(plain) < len(refs):
+        raise CheckpointError(path, f"{where} has two tensors whose names differ by {_COMPILED} alone")
+    prefix = _find_prefix([name for name in plain if not is_counter(name, refs[plain[name]])] or plain, where, path)
     total = sum(max(ref.nbytes, (extent := find_extent(ref)).stop - extent.start) for ref in refs.values())
     if total > checkpoint.limits.materialised_bytes:
         allowed = f"{checkpoint.limits.materialised_bytes} (Limits.materialised_bytes)"
         raise CheckpointError(path, f"the tensors of {where} take {total} bytes, more than {allowed}")
-    tensors = Tensors(checkpoint, {name.removeprefix(prefix): ref for name, ref in refs.items()})
-    return StateDict(location, prefix, tensors, tuple(name for name in chosen if name not in refs))
+    names = {name.removeprefix(prefix): stored for name, stored in plain.items()}
+    tensors = Tensors(checkpoint, {name: refs[stored] for name, stored in names.items()})
+    skipped = tuple(name for name in chosen if name not in refs)
+    return StateDict(location, _find_common(tensors.refs, names, prefix), names, tensors, skipped)
 
 
 def check_consumed(tensors: Mapping[str, np.ndarray], names: Iterable[str], path: str | PathLike[str]) -> None:
@@ -155,56 +190,31 @@ def _check_values(name: str, values: np.ndarray, path: str | PathLike[str]) -> N
         raise CheckpointError(path, f"tensor {quote(name)} holds the negative variance {extremes[0]}")
 
 
-def _choose(tree: Node, path: str | PathLike[str]) -> Location:
-    if not isinstance(tree, dict):
-        raise CheckpointError(path, f"the file holds a {type(tree).__name__}, not a dict of tensors")
-    found = [key for key in KEYS if _is_plausible(tree.get(key))]
-    if len(found) > 1:
-        raise CheckpointError(
-            path, f"several state dicts: {', '.join(found)}; choose one with --key, such as --key {found[0]}"
-        )
-    if found:
-        return (found[0],)
-    for key in KEYS:
-        if isinstance(tree.get(key), Opaque):
-            return (key,)  # its own error says what it is
-    if any(isinstance(value, TensorRef) for value in tree.values()) and all(
-        isinstance(value, TensorRef | Opaque) for value in tree.values()
-    ):
-        return ()
-    others = [quote(key) for key, value in tree.items() if _is_plausible(value)]
-    hint = f"; {', '.join(others[:10])} hold tensors: choose one with --key" if others else ""
-    raise CheckpointError(path, f"no state dict under {', '.join(KEYS)} or at the root{hint}")
+def _advise(place: Location, node: Opaque) -> str:
+    """What is said of an object that was left unread."""
+    if "qint" in node.name or "qtensor" in node.name or any("_packed_params" in str(key) for key in place):
+        return "one of quantised weights, which are not supported; save the state dict before the network is quantised"
+    return "which is not a dense tensor or plain data: it was left unread"
 
 
-def _is_plausible(node: Node) -> bool:
-    return isinstance(node, dict) and any(isinstance(value, TensorRef) for value in node.values())
+def drop_compiled(names: Iterable[str]) -> dict[str, str]:
+    """The names without what ``torch.compile`` puts into them, each with the name as it was."""
+    return {".".join(part for part in name.split(".") if part != _COMPILED): name for name in names}
 
 
-def _follow(tree: Node, key: str, path: str | PathLike[str]) -> Location:
-    if isinstance(tree, dict) and key in tree:
-        return (key,)
-    location = tuple(part for part in key.split("/") if part)
-    node = tree
-    for part in location:
-        if not isinstance(node, dict) or part not in node:
-            known = [quote(name) for name in node if not isinstance(name, Opaque)] if isinstance(node, dict) else []
-            raise CheckpointError(path, f"no key {quote(part)}; known keys: {', '.join(known[:20]) or 'none'}")
-        node = node[part]
-    return location
+def is_counter(name: str, ref: TensorRef) -> bool:
+    """Whether a tensor is a number that a wrapper keeps beside a network, as the count of averaged models."""
+    return not ref.shape and "float" not in ref.dtype and name.rpartition(".")[2] != "num_batches_tracked"
 
 
-def _get(tree: Node, location: Location) -> Node:
-    for key in location:
-        tree = tree[key]
-    return tree
+def _find_common(refs: Mapping[str, TensorRef], names: Mapping[str, str], prefix: str) -> str:
+    """What the file has before all names; without ``torch.compile``'s part of it where only some names have that."""
+    own = [name for name, ref in refs.items() if not is_counter(name, ref)]
+    common = names[own[0]].removesuffix(own[0]) if own else prefix
+    return common if all(names[name] == common + name for name in own) else prefix
 
 
-def _advise(node: Opaque) -> str:
-    return f": {MODULE_ADVICE}" if node.is_module else ", which is not a dense tensor or plain data: it was left unread"
-
-
-def _find_prefix(names: Mapping[str, Any], where: str, path: str | PathLike[str]) -> str:
+def _find_prefix(names: Collection[str], where: str, path: str | PathLike[str]) -> str:
     """The wrappers' names that every name begins with."""
     end = 0
     for _ in range(_MOST_WRAPPERS):

@@ -2,9 +2,10 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
-from typing import BinaryIO
+from types import MappingProxyType
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -14,13 +15,22 @@ from rnp_jax.torch_io.checkpoint import Checkpoint, decode
 from rnp_jax.torch_io.container_writers import Buffer, write_legacy, write_safetensors, write_zip
 from rnp_jax.torch_io.dtypes import SAFETENSORS, itemsize
 from rnp_jax.torch_io.limits import DEFAULT_LIMITS
+from rnp_jax.torch_io.location import get_node
 from rnp_jax.torch_io.nodes import Node, OrderedDictNode, StorageRef, TensorRef, check_tree
 from rnp_jax.torch_io.pickle_emitter import PickleEmitter
-from rnp_jax.torch_io.replacement import Replacement, describe_array, plan_replacement
+from rnp_jax.torch_io.replacement import Edit, Replacement, describe_array, plan_replacement
 from rnp_jax.torch_io.safetensors_container import METADATA
 from rnp_jax.torch_io.source_file import CONTAINERS, Container
 from rnp_jax.torch_io.state_dict import StateDict
 from rnp_jax.torch_io.text import Places, quote
+
+
+class Change(NamedTuple):
+    """New values of a state dict's tensors, and new tensors behind them, by bare name."""
+
+    state_dict: StateDict
+    replacements: Mapping[str, np.ndarray]
+    added: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 def write_checkpoint(
@@ -30,6 +40,7 @@ def write_checkpoint(
     replacements: Mapping[str, np.ndarray],
     *,
     added: Mapping[str, np.ndarray] | None = None,
+    others: Sequence[Change] = (),
     container: Container | None = None,
     overwrite: bool = False,
 ) -> tuple[str, ...]:
@@ -43,8 +54,9 @@ def write_checkpoint(
       path: the new file.
       checkpoint: from `read_checkpoint`.
       state_dict: from `find_state_dict` of that checkpoint.
-      replacements: values by name without the prefix, of the tensor's shape; cast to the tensor's dtype.
-      added: tensors to put behind all others of the state dict, by new names without the prefix.
+      replacements: values by bare name, of the tensor's shape; cast to the tensor's dtype.
+      added: tensors to put behind all others of the state dict, by new bare names.
+      others: what changes in other state dicts of the same file.
       container: another kind of file than the source's. Safetensors holds the state dict alone.
       overwrite: replace a file that exists, be it the source.
 
@@ -58,14 +70,12 @@ def write_checkpoint(
     kind = container or checkpoint.container
     if kind not in CONTAINERS:
         raise CheckpointError(path, f"container {quote(kind)}; choose one of {', '.join(CONTAINERS)}")
-    chosen = checkpoint.tree
-    for key in state_dict.location:
-        chosen = chosen[key]
-    values, new = ({state_dict.prefix + name: each[name] for name in each} for each in (replacements, added or {}))
-    plan = plan_replacement(checkpoint, chosen, values, path, new)
+    changes = (Change(state_dict, replacements, added or {}), *others)
+    edits = [_edit(checkpoint, change) for change in changes]
+    chosen, plan = edits[0].container, plan_replacement(checkpoint, edits, path)
     if kind == "safetensors":
         return _write_safetensors(path, checkpoint, state_dict, chosen, plan, overwrite)
-    emitter = PickleEmitter(is_legacy=kind == "legacy", substitute=plan.moved, added={id(chosen): plan.added})
+    emitter = PickleEmitter(is_legacy=kind == "legacy", substitute=plan.moved, added=plan.added)
     pickle = emitter.emit(checkpoint.tree)
     storages = {key: _get_record(ref.key, checkpoint, plan) for key, ref in emitter.storages.items()}
     with _open_new(path, overwrite=overwrite) as file:
@@ -117,6 +127,15 @@ def write_state_dict(
         write_zip(file, "archive", pickle, storages, "little")
 
 
+def _edit(checkpoint: Checkpoint, change: Change) -> Edit:
+    container = get_node(checkpoint.tree, change.state_dict.location)
+    named = [
+        {change.state_dict.spell(name): value for name, value in each.items()}
+        for each in (change.replacements, change.added)
+    ]
+    return Edit(container, *named)
+
+
 @contextlib.contextmanager
 def _open_new(path: str | PathLike[str], *, overwrite: bool) -> Iterator[BinaryIO]:
     """`open_atomic` with this package's errors, and no file replaced by accident."""
@@ -142,7 +161,7 @@ def _write_safetensors(
     if METADATA in chosen:
         raise CheckpointError(path, f"a safetensors file keeps {METADATA} for itself; no tensor can have this name")
     tensors: dict[str, tuple[str, tuple[int, ...], Buffer]] = {}
-    for name, value in (*chosen.items(), *plan.added.items()):
+    for name, value in (*chosen.items(), *plan.added.get(id(chosen), {}).items()):
         if isinstance(value, TensorRef):
             ref = plan.moved.get((id(chosen), name), value)
             array = decode(ref, _get_record(ref.storage.key, checkpoint, plan), checkpoint.byteorder)

@@ -23,6 +23,7 @@ _LOCATOR: Final = struct.Struct("<4sIQI")
 _LONGEST_NAME: Final = 1024
 _MOST_FIELDS: Final = 64  # of a member's extra data; torch writes two
 _MAX16, _MAX32 = 0xFFFF, 0xFFFFFFFF
+_DEFLATED: Final = 8
 _ENCRYPTED, _DESCRIPTOR, _UTF8 = 1 << 0, 1 << 3, 1 << 11
 
 
@@ -37,6 +38,11 @@ class Member:
     packed: int
     size: int
     header: int  # where the local header begins
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the entry stands for a folder, as archivers write one; it holds nothing."""
+        return self.name.endswith("/")
 
 
 @dataclass(frozen=True)
@@ -61,9 +67,15 @@ def read_directory(data: Sliceable, path: str | PathLike[str], limits: Limits) -
 
 
 def locate_contents(
-    data: Sliceable, directory: Directory, path: str | PathLike[str]
+    data: Sliceable, directory: Directory, path: str | PathLike[str], unread: str | None = None
 ) -> tuple[dict[str, slice], list[str]]:
-    """Name → where the bytes of each member lie, in this order, and what is odd about the archive.
+    """Name → where the bytes of each stored member lie, in this order, and what is odd about the archive.
+
+    Args:
+      data: the archive.
+      directory: from `read_directory`.
+      path: the file, for errors.
+      unread: beginning of the names of members that may be compressed, since nobody reads them: they are not returned.
 
     Raises:
       CheckpointError: compressed, encrypted or overlapping members; headers that disagree.
@@ -76,22 +88,25 @@ def locate_contents(
             raise CheckpointError(path, f"zip member {quote(member.name)} overlaps the one before it")
         if member.header > position:
             anomalies.append(f"{member.header - position} bytes before zip member {quote(member.name)} are unused")
-        _check_stored(member, path)
+        packed = member.method == _DEFLATED and unread is not None and member.name.startswith(unread)
+        if not packed:
+            _check_stored(member, path)
         first, position = _read_local_header(data, member, directory.start, path)
-        extents[member.name] = slice(first, first + member.size)
+        if not packed and not member.is_folder:
+            extents[member.name] = slice(first, first + member.size)
     if position < directory.start:
         anomalies.append(f"{directory.start - position} bytes before the zip directory are unused")
     return extents, anomalies
 
 
 def check_contents(directory: Directory, checksums: Mapping[str, int], path: str | PathLike[str]) -> None:
-    """Hold the CRC-32 of the members, by name, against the directory's.
+    """Hold the CRC-32 of members, by name, against the directory's.
 
     Raises:
       CheckpointError: a wrong checksum.
     """
     for member in directory.members:
-        if checksums[member.name] != member.crc:
+        if checksums.get(member.name, member.crc) != member.crc:
             raise CheckpointError(
                 path, f"the checksum of zip member {quote(member.name)} is wrong: the file is damaged"
             )
@@ -102,7 +117,11 @@ def _check_stored(member: Member, path: str | PathLike[str]) -> None:
         kind = "is encrypted" if member.flags & _ENCRYPTED else f"has flags {member.flags:#x}, which torch never sets"
         raise CheckpointError(path, f"zip member {quote(member.name)} {kind}")
     if member.method or member.packed != member.size:
-        raise CheckpointError(path, f"zip member {quote(member.name)} is compressed; torch stores members as they are")
+        raise CheckpointError(
+            path,
+            f"zip member {quote(member.name)} is compressed, which torch never does; unpack the archive and pack it "
+            "without compression",
+        )
 
 
 def _find_directory(data: Sliceable, path: str | PathLike[str]) -> tuple[int, int, int]:
@@ -149,6 +168,8 @@ def _read_entries(data: Sliceable, start: int, end: int, count: int, path: str |
         extra = data[name_end : name_end + lengths[1]]
         position = name_end + lengths[1] + lengths[2]
         size, packed, header = _widen(extra, [size, packed, header], name, path)
+        if name.endswith("/") and (size or packed):
+            raise CheckpointError(path, f"zip member {quote(name)} is named as a folder, but holds {size} bytes")
         if disk or name in members:
             raise CheckpointError(path, f"zip member {quote(name)} {'is on another disk' if disk else 'appears twice'}")
         members[name] = Member(name, flags, method, crc, packed, size, header)
@@ -164,7 +185,7 @@ def _decode_name(raw: bytes, path: str | PathLike[str]) -> str:
         name = raw.decode("utf-8")
     except UnicodeDecodeError:
         raise CheckpointError(path, f"a zip member has a name that is not UTF-8: {raw[:80]!r}") from None
-    if "\\" in name or "\0" in name or ":" in name or not {"", ".", ".."}.isdisjoint(name.split("/")):
+    if "\\" in name or "\0" in name or ":" in name or not {"", ".", ".."}.isdisjoint(name.removesuffix("/").split("/")):
         raise CheckpointError(path, f"zip member {quote(name)} has an unsafe name, which torch never writes")
     return name
 
@@ -196,15 +217,16 @@ def _read_local_header(data: Sliceable, member: Member, limit: int, path: str | 
     _, _, flags, method, _, _, crc, packed, size, name_length, extra_length = fields
     name_end = member.header + _LOCAL.size + name_length
     first = name_end + extra_length
-    end = first + member.size
+    end = first + member.packed
     if end > limit:
         raise CheckpointError(path, f"zip member {quote(member.name)} reaches beyond the archive")
-    if data[member.header + _LOCAL.size : name_end] != member.name.encode() or flags != member.flags or method:
+    name = data[member.header + _LOCAL.size : name_end]
+    if (name, flags, method) != (member.name.encode(), member.flags, member.method):
         raise disagree
     if (crc, packed, size) == (0, 0, 0) and flags & _DESCRIPTOR:
         return first, end + _descriptor_length(data[end : min(end + 24, limit)], member, disagree)
     size, packed = _widen(data[name_end:first], [size, packed], member.name, path)
-    if (crc, packed, size) != (member.crc, member.size, member.size):
+    if (crc, packed, size) != (member.crc, member.packed, member.size):
         raise disagree
     return first, end
 
@@ -212,9 +234,9 @@ def _read_local_header(data: Sliceable, member: Member, limit: int, path: str | 
 def _descriptor_length(following: bytes, member: Member, disagree: CheckpointError) -> int:
     """Length of the data descriptor: checksum and twice the size, 32 or 64 bits wide, with or without a signature."""
     for layout in ("<3I", "<I2Q"):
-        if member.size > _MAX32 and layout == "<3I":
+        if max(member.size, member.packed) > _MAX32 and layout == "<3I":
             continue
-        plain = struct.pack(layout, member.crc, member.size, member.size)
+        plain = struct.pack(layout, member.crc, member.packed, member.size)
         for descriptor in (b"PK\x07\x08" + plain, plain):
             if following.startswith(descriptor):
                 return len(descriptor)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rnp_jax.errors import CheckpointError
 from rnp_jax.torch_io import Limits, TensorRef, materialise, read_checkpoint
-from rnp_jax.torch_io.checkpoint import Checkpoint, Records, decode, encode, view_bits
+from rnp_jax.torch_io.checkpoint import Checkpoint, Place, Records, decode, encode, view_bits
 from rnp_jax.torch_io.dtypes import DTYPES
 from rnp_jax.torch_io.limits import DEFAULT_LIMITS
 from rnp_jax.torch_io.nodes import StorageRef
@@ -115,7 +115,7 @@ def test_a_tensor_of_a_file_is_what_its_storage_holds(tmp_path_factory, ref, byt
     _, record = fill(ref, byteorder)
     path = tmp_path_factory.getbasetemp() / "record"
     path.write_bytes(b"head" + record + b"tail")
-    records = Records(SourceFile(path, DEFAULT_LIMITS), {"0": slice(4, 4 + len(record))})
+    records = Records({"0": Place(SourceFile(path, DEFAULT_LIMITS), 4, 4 + len(record))})
     checkpoint = Checkpoint(path, "", "zip", byteorder, None, (), "m", {}, records, DEFAULT_LIMITS)
     found, copied = materialise(checkpoint, ref), decode(ref, record, byteorder)
     assert (found.dtype, found.shape, found.tobytes()) == (copied.dtype, copied.shape, copied.tobytes())

@@ -33,14 +33,17 @@ MODEL = {
 }
 
 
-def saved(new: bool) -> bytes:
+MODULE = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+
+
+def saved(new: bool, value=MODEL) -> bytes:
     buffer = io.BytesIO()
-    torch.save(MODEL, buffer, _use_new_zipfile_serialization=new)
+    torch.save(value, buffer, _use_new_zipfile_serialization=new)
     return buffer.getvalue()
 
 
-def members() -> dict[str, bytes]:
-    with zipfile.ZipFile(io.BytesIO(saved(True))) as archive:
+def members(value=MODEL) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(saved(True, value))) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
@@ -49,7 +52,7 @@ SOURCES = {
     "legacy": saved(False),
     "safetensors": safetensors.numpy.save({"w": np.ones((2, 3), np.float32), "n": np.array(3)}, {"format": "pt"}),
 }
-MEMBERS = members()
+MEMBERS = {"a state dict": members(), "a whole module": members(MODULE)}
 FUZZ = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
@@ -76,11 +79,12 @@ def test_a_damaged_file(kind, data):
     check(data.draw(damaged(SOURCES[kind])), check_crc=data.draw(st.booleans()))
 
 
+@pytest.mark.parametrize("kind", MEMBERS)
 @given(data=st.data())
 @FUZZ
-def test_a_damaged_pickle_in_a_sound_archive(data):
-    pickle = data.draw(damaged(MEMBERS["archive/data.pkl"]))
-    content = MEMBERS | {"archive/data.pkl": pickle}
+def test_a_damaged_pickle_in_a_sound_archive(kind, data):
+    pickle = data.draw(damaged(MEMBERS[kind]["archive/data.pkl"]))
+    content = MEMBERS[kind] | {"archive/data.pkl": pickle}
     check(h.archive(*(h.Member(name, raw) for name, raw in content.items())), check_crc=True)
 
 

@@ -142,17 +142,14 @@ def test_other_tensors_stay_opaque_and_are_refused_in_a_state_dict(name, new, tm
         find_state_dict(checkpoint, "odd")
 
 
-@FORMATS
-def test_a_whole_module_is_refused_with_advice(new, tmp_path):
-    with pytest.raises(CheckpointError, match=r"save model\.state_dict\(\)"):
-        read_checkpoint(save(torch.nn.Linear(2, 2), tmp_path / "m.pt", new))
-
-
 @pytest.mark.filterwarnings("ignore")  # torch.jit is deprecated, and files still hold it
-def test_torchscript_and_exported_programs_are_refused_with_advice(tmp_path):
-    torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "script.pt"))
-    with pytest.raises(CheckpointError, match="TorchScript"):
+def test_programs_without_named_tensors_are_refused_with_advice(tmp_path):
+    torch.jit.freeze(torch.jit.script(torch.nn.Linear(2, 2).eval())).save(str(tmp_path / "script.pt"))
+    with pytest.raises(CheckpointError, match=r"TorchScript .* before torch\.jit\.freeze"):
         read_checkpoint(tmp_path / "script.pt")
+    (tmp_path / "old.pt").write_bytes(h.archive(h.Member("net/model.json"), h.Member("net/code/net.py")))
+    with pytest.raises(CheckpointError, match=r"TorchScript program of torch before 1\.3"):
+        read_checkpoint(tmp_path / "old.pt")
     torch.export.save(torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),)), tmp_path / "program.pt2")
     with pytest.raises(CheckpointError, match="pt2"):
         read_checkpoint(tmp_path / "program.pt2")
@@ -230,3 +227,17 @@ def test_members_that_nothing_uses_are_reported_wherever_they_hide(tmp_path):
     assert anomaly.startswith("2 zip members that no tensor uses")
     assert names[0] in anomaly
     assert names[1] in anomaly
+
+
+def test_an_archive_that_was_packed_again_is_read(tmp_path):
+    members = [h.Member("archive/"), *h.torch_members(h.GOOD), h.Member("archive/data/")]
+    (tmp_path / "m.pt").write_bytes(h.archive(*members))
+    checkpoint = read_checkpoint(tmp_path / "m.pt")
+    assert checkpoint.anomalies == ()
+    assert find_state_dict(checkpoint).tensors["w"].tolist() == [[1, 2], [3, 4]]
+
+
+def test_a_checkpoint_inside_an_archive_is_named(tmp_path):
+    (tmp_path / "m.zip").write_bytes(h.archive(h.Member("read.me"), h.Member("a/model.pt", h.torch_zip(h.GOOD))))
+    with pytest.raises(CheckpointError, match=r'a zip archive that holds "a/model\.pt"; extract it and give that file'):
+        read_checkpoint(tmp_path / "m.zip")

@@ -7,7 +7,7 @@ import torch
 from rnp_jax.errors import CheckpointError
 from rnp_jax.torch_io import Limits, read_checkpoint
 from rnp_jax.torch_io.checkpoint import decode
-from rnp_jax.torch_io.replacement import plan_replacement
+from rnp_jax.torch_io.replacement import Edit, plan_replacement
 
 NEW = np.array([9, 8, 7, 6], np.float32)
 
@@ -17,7 +17,7 @@ def plan(tmp_path):
     def run(tree, values, **limits):
         torch.save(tree, tmp_path / "m.pt")
         checkpoint = read_checkpoint(tmp_path / "m.pt", limits=Limits(**limits))
-        return checkpoint.tree, plan_replacement(checkpoint, checkpoint.tree["net"], values, "out.pt")
+        return checkpoint.tree, plan_replacement(checkpoint, [Edit(checkpoint.tree["net"], values, {})], "out.pt")
 
     return run
 

@@ -39,17 +39,18 @@ def test_safetensors_need_a_header_that_fits():
         identify(data[:-1], "m.safetensors")
 
 
-def tar(kind: int) -> bytes:
+def tar(kind: int, *names: str) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=kind) as archive:
-        archive.addfile(tarfile.TarInfo("storages"))
+        for name in names:
+            archive.addfile(tarfile.TarInfo(name))
     return buffer.getvalue()
 
 
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_a_tar_archive_is_told_by_its_checksum_as_torch_does(kind):
-    data = bytearray(tar(kind))
-    with pytest.raises(CheckpointError, match="a tar archive"):
+    data = bytearray(tar(kind, "storages"))
+    with pytest.raises(CheckpointError, match=r"a tar archive, as torch wrote before 0\.1\.10"):
         identify(bytes(data), "m.tar")
     data[0] ^= 1
     with pytest.raises(CheckpointError, match="not a known container"):
@@ -145,3 +146,33 @@ def test_an_open_file_is_neither_copied_nor_pickled(content):
     for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
         with pytest.raises(TypeError, match="send its path"):
             attempt(content[1])
+
+
+TARS = {
+    "a checkpoint": (["net/model.PTH"], 'a tar archive that holds "net/model.PTH"; extract it and give that file'),
+    "several": (
+        ["read.me", *(f"{number}.pt" for number in range(9))],
+        '"0.pt", "1.pt", "2.pt", "3.pt", "4.pt"; extract',
+    ),
+    "other files": (["a.txt", "b/c.png"], "a tar archive, not a PyTorch checkpoint"),
+    "a name that steers a terminal": (["\x1b[2J.pt"], r'holds "\u001b[2J.pt"; extract'),
+}
+
+
+@pytest.mark.parametrize("name", TARS)
+def test_what_a_tar_archive_holds_is_named(name):
+    names, reason = TARS[name]
+    with pytest.raises(CheckpointError) as caught:
+        identify(tar(tarfile.GNU_FORMAT, *names), "m.tar")
+    assert reason in caught.value.reason
+
+
+def test_a_checkpoint_behind_a_large_member_of_a_tar_archive_is_found():
+    buffer, content = io.BytesIO(), b"x" * 5000
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name in ("notes.bin.txt", "model.ckpt"):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    with pytest.raises(CheckpointError, match=r'holds "model\.ckpt"'):
+        identify(buffer.getvalue(), "m.tar")

@@ -96,3 +96,29 @@ def test_extra_data_costs_no_more_than_it_is_long():
     with pytest.raises(CheckpointError, match="lacks its 64-bit sizes"):  # they come after 64 fields
         read(stream.getvalue())
     assert time.process_time() - start < 0.5  # 1.1 s a MB where each field copied all that followed it
+
+
+def test_entries_of_folders_are_passed_over():
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("a/", b"")
+        for name, content in CONTENTS.items():
+            archive.writestr(name, content)
+        archive.writestr("a/b/", b"")
+    assert read(stream.getvalue()) == (CONTENTS, [])
+    with pytest.raises(CheckpointError, match="unsafe name"):
+        read(stream.getvalue().replace(b"a/b/", b"a///"))
+
+
+def test_members_that_nobody_reads_may_be_compressed():
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("a/code/net.py", b"x" * 1000, zipfile.ZIP_DEFLATED)
+        archive.writestr("a/data.pkl", b"N.")
+    data = stream.getvalue()
+    directory = read_directory(data, "m.pt", DEFAULT_LIMITS)
+    extents, _ = locate_contents(data, directory, "m.pt", unread="a/code/")
+    assert {name: data[extent] for name, extent in extents.items()} == {"a/data.pkl": b"N."}
+    for unread in (None, "a/data"):
+        with pytest.raises(CheckpointError, match="is compressed, which torch never does"):
+            locate_contents(data, directory, "m.pt", unread=unread)
