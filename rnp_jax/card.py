@@ -75,6 +75,7 @@ class Card(_Model):
 
     ``acc``, ``asr`` and ``ra`` are shares of the test set as measured after training (ASR and RA over triggered images
     whose class is not the target), ``intervals`` their 95 % Wilson intervals, ``seconds`` what training took.
+    ``device`` is what computed, with the threads of a processor, as in a result; None in cards of earlier versions.
     ``attack`` is None for a clean model, ``extractor`` for a network that reads images.
     """
 
@@ -96,6 +97,7 @@ class Card(_Model):
     ra: Share | None
     intervals: dict[Literal["acc", "asr", "ra"], tuple[Share, Share]] = {}
     seconds: float | None = None
+    device: str | None = None
     versions: dict[str, str]
 
 

@@ -57,15 +57,21 @@ class SourceOptions:
     """How the checkpoint file is read.
 
     Attributes:
-      key: path of the state dict in the file, if it holds several (slashes go deeper; a single slash is the root).
-      architecture: architecture, if it cannot be inferred.
-      image_shape: shape (H, W, C) of the input, if it cannot be inferred.
-      normalization: normalisation: a name (cifar10_rnp, cifar10_bb, ...) or 'm,m,m/s,s,s'; by default the card's.
+      key: path of the state dict in the file, if it holds several (slashes go deeper, numbers choose from lists; a
+        single slash is the root).
+      prefix: what the names of the network's tensors begin with (model.), if it is not found; others are not read.
+      architecture: architecture, if it cannot be inferred; where the tensors fit several, by default the one that
+        classifies clean images best.
+      image_shape: shape (H, W, C) of the input, if it cannot be inferred; by default that of the images where the
+        weights allow any.
+      normalization: normalisation: a name (cifar10_rnp, cifar10_bb, ...) or 'm,m,m/s,s,s'; by default the card's,
+        what the file brings as tensors, or the one with which clean images are classified best.
       extractor: checkpoint or folder of the feature extractor, for a head on features; by default the card's.
       allow_bad_crc: read a zip container even if its checksums are wrong.
     """
 
     key: str | None = None
+    prefix: str | None = None
     architecture: str | None = None
     image_shape: tuple[int, int, int] | None = None
     normalization: str | None = None

@@ -1,5 +1,6 @@
 """Every error a user can cause, each saying the value, the expectation and the fix."""
 
+from collections.abc import Sequence
 from os import PathLike
 
 
@@ -31,8 +32,31 @@ class ArchitectureError(RnpError):
     """A state dict that no supported architecture fits, or that several fit."""
 
 
+class UnknownNetworkError(ArchitectureError):
+    """A state dict that has the structure of no supported architecture."""
+
+
+class AmbiguousError(ArchitectureError):
+    """A state dict that several architectures fit.
+
+    Attributes:
+      candidates: their names.
+    """
+
+    def __init__(self, candidates: Sequence[str]):
+        super().__init__(
+            f"the tensors fit {' or '.join(candidates)}: choose one with --architecture, or name clean images with "
+            "--data, on which evaluate, defend and detect try each"
+        )
+        self.candidates = tuple(candidates)
+
+
 class DataError(RnpError):
     """Images or labels that cannot be used as given."""
+
+
+class UnstatedError(DataError):
+    """Nothing says how a network's images were normalised."""
 
 
 class AbsentError(RnpError):

@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from rnp_jax.atomic import FULL, no_room, put_in_place
+from rnp_jax.atomic import FULL, find_full, no_room, put_in_place
 from rnp_jax.checks import check_path
 from rnp_jax.errors import CheckpointError
 
@@ -68,19 +68,14 @@ def _telling_full(path: Path) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        code = _find_full(error)
+        code = find_full(error)
         if code is None:
             raise
         raise no_room(path, OSError(code, os.strerror(code))) from error
 
 
 def _is_no_full_disk(record: logging.LogRecord) -> bool:
-    return _find_full(record.exc_info and record.exc_info[1]) is None
-
-
-def _find_full(error: object) -> int | None:
-    """The code of the full disk that an error of orbax tells of."""
-    return next((code for code in FULL if os.strerror(code) in str(error)), None)
+    return find_full(record.exc_info and record.exc_info[1]) is None
 
 
 def load_tree(path: str | PathLike[str]) -> tuple[Any, dict[str, Any]]:

@@ -45,7 +45,9 @@ MAY_IMPORT = {
     "report": FOUNDATION | LIBRARY,
     "card": FOUNDATION,
     "store": FOUNDATION,
-    "checkpoints": FOUNDATION | LIBRARY | {"torch_io", "card"},
+    "normaliser": FOUNDATION | {"data", "torch_io", "card"},
+    "recognition": FOUNDATION | {"models", "torch_io", "normaliser"},
+    "checkpoints": FOUNDATION | LIBRARY | {"torch_io", "card", "normaliser", "recognition"},
     "extractors": FOUNDATION | LIBRARY | {"torch_io", "checkpoints"},
     "config": FOUNDATION | LIBRARY | {"plain_yaml"},
     "pipeline": FOUNDATION
@@ -62,14 +64,16 @@ MAY_IMPORT = {
         "inversion",
         "detection",
         "threads",
+        "normaliser",
     },
     "sweep": FOUNDATION
     | LIBRARY
-    | {"report", "torch_io", "checkpoints", "card", "config", "pipeline"}
+    | {"report", "torch_io", "checkpoints", "recognition", "card", "config", "pipeline"}
     | {"compilation", "source_version", "threads"},
     "commands": FOUNDATION
     | LIBRARY
     | {"console", "torch_io", "report", "checkpoints", "extractors", "card", "store", "config"}
+    | {"normaliser", "recognition"}
     | {"compilation", "cache_folder", "pipeline", "sweep", "inversion", "detection"},
     "threads": {"errors"},
     "process": FOUNDATION | {"source_version"},

@@ -61,9 +61,10 @@ def test_cards_survive_the_disk(changes, tmp_path):
     assert json.loads((tmp_path / "model.card.json").read_bytes())["normalization"]["std"][0] == 1 / 3
 
 
-def test_a_card_from_before_there_were_extractors(tmp_path):
+@pytest.mark.parametrize("later", ["extractor", "device"])
+def test_a_card_of_an_earlier_version(later, tmp_path):
     plain = json.loads(card().model_dump_json())
-    assert plain.pop("extractor") is None
+    assert plain.pop(later) is None
     (tmp_path / "model.card.json").write_text(json.dumps(plain))
     assert read_card(tmp_path / "model.pt", SHA) == card()
 

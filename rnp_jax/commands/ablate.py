@@ -28,8 +28,10 @@ from rnp_jax.defenses.thresholds import Rule
 from rnp_jax.errors import ConfigError
 from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.models import Network
+from rnp_jax.pipeline.doubts import find_doubt
+from rnp_jax.pipeline.few_images import tell_opened
 from rnp_jax.pipeline.holding import hold_new
-from rnp_jax.pipeline.opening import choose_out, open_images, open_model, open_trigger, tell_parts
+from rnp_jax.pipeline.opening import choose_out, fit_images, open_images, open_model, open_trigger, tell_parts
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.sets import read_sets
 from rnp_jax.pipeline.versions import device_name, package_versions
@@ -112,11 +114,16 @@ def run(options: AblateOptions) -> Ablation:
     out = choose_out(options.out, options.checkpoint, "ablate", LAST)
     log = RunLog()
     log.say(f"{len(settings)} sets of scores, {len(thresholds)} rules each")
-    model = open_model(options.checkpoint, options.source, options.compute)
+    model = open_model(options.checkpoint, options.source, options.compute, options.images)
     data, holdout, test = open_images(model, options.images, options.defense)
+    model, _ = fit_images(model, test)
     if (parts := tell_parts(data, holdout, test)) is not None:
         log.say(parts)
+    tell_opened(model, test, log)
     data, holdout, sets = read_sets(model, data, holdout, test, open_trigger(model, options.trigger, test))
+    (as_it_is,) = sets.measure(model, model.variables, batch_size=options.compute.batch_size)
+    if (doubt := find_doubt(model, as_it_is)) is not None:
+        log.warn(doubt.sentence)
     variables = masks.bake(model.variables, model.network.placement)
     measured: dict[tuple[int, ...], Metrics] = {}
     reference: dict[HolderConfig, dict[str, np.ndarray]] = {}

@@ -86,7 +86,7 @@ def run(options: AttackOptions) -> None:
       ConfigError, DataError: options that do not fit together, or a checkpoint that exists.
     """
     out = Path(options.out)
-    check_free(out)
+    check_free(out, "attack")
     if options.model not in DESIGNS:
         raise ConfigError(f"--model {options.model}: {suggest(options.model)}")
     _check_read(options)

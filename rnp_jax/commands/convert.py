@@ -11,13 +11,14 @@ import tyro
 
 from rnp_jax.checkpoints import from_state_dict, open_checkpoint, save_variables
 from rnp_jax.config import FLAT, SourceOptions, to_plain
-from rnp_jax.errors import CheckpointError, ConfigError
+from rnp_jax.errors import ArchitectureError, CheckpointError, ConfigError
 from rnp_jax.models import Architecture, Network
 from rnp_jax.models.bounds import apply_bounds, bound_entries
 from rnp_jax.pipeline.opening import source_arguments
 from rnp_jax.pipeline.run_log import RunLog
+from rnp_jax.recognition import recognise
 from rnp_jax.store import load_tree, save_tree
-from rnp_jax.torch_io import write_checkpoint, write_state_dict
+from rnp_jax.torch_io import Limits, find_state_dict, read_checkpoint, write_checkpoint, write_state_dict
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,10 @@ class ConvertOptions:
 
     A TARGET that ends in .safetensors holds the state dict alone. One that ends in .pt, .pth or .tar is a PyTorch file.
     Any other is an orbax folder with variables (float32), masks and architecture, which converts back to a PyTorch
-    file. Between PyTorch and safetensors, every tensor stays as it is, bit for bit.
+    file. Between PyTorch and safetensors, every tensor stays as it is, bit for bit, whatever network it belongs to.
 
     Attributes:
-      source_path: a PyTorch or safetensors file, or an orbax folder that this command wrote.
+      source_path: a PyTorch or safetensors file, the index of several, or an orbax folder that this command wrote.
       target_path: file or folder to write; it must not exist.
       source: how a PyTorch file is read.
     """
@@ -47,6 +48,8 @@ def run(options: ConvertOptions) -> None:
 
     Raises:
       CheckpointError: the source cannot be read, or the target exists or cannot be written.
+      ArchitectureError: the network becomes an orbax folder and is of no supported architecture, or not of the one
+        that was named.
       ConfigError: source and target are of the same kind.
     """
     source, target = Path(options.source_path), Path(options.target_path)
@@ -54,18 +57,29 @@ def run(options: ConvertOptions) -> None:
     if source.is_dir():
         _from_orbax(source, target)
     elif target.suffix in (*TORCH, ".safetensors"):
-        checkpoint, state_dict, _ = open_checkpoint(source, **source_arguments(options.source))
-        container = "safetensors" if target.suffix == ".safetensors" else "zip"
-        if container == checkpoint.container:
-            raise ConfigError(f"{source} is {container} already; name the target .pt, .safetensors, or a folder")
-        if checkpoint.container == "safetensors":
-            write_state_dict(target, state_dict.tensors)
-        else:
-            for dropped in write_checkpoint(target, checkpoint, state_dict, {}, container=container):
-                log.say(f"  not in the target: {dropped}")
+        _convert_tensors(source, target, options.source, log)
     else:
         _to_orbax(options, target)
     log.say(str(target))
+
+
+def _convert_tensors(source: Path, target: Path, given: SourceOptions, log: RunLog) -> None:
+    checkpoint = read_checkpoint(source, limits=Limits(), check_crc=not given.allow_bad_crc)
+    state_dict = find_state_dict(checkpoint, given.key)
+    container = "safetensors" if target.suffix == ".safetensors" else "zip"
+    if container == checkpoint.container and not checkpoint.files:
+        raise ConfigError(f"{source} is {container} already; name the target .pt, .safetensors, or a folder")
+    try:
+        recognise(checkpoint, state_dict, given.architecture, given.image_shape, prefix=given.prefix)
+    except ArchitectureError:
+        if given.architecture is not None or given.prefix is not None:
+            raise
+        log.say("  the network is not recognised; its tensors are converted as they are")
+    if checkpoint.container == "safetensors" != container:
+        write_state_dict(target, state_dict.tensors.rename({state_dict.spell(name): name for name in state_dict.names}))
+    else:
+        for dropped in write_checkpoint(target, checkpoint, state_dict, {}, container=container):
+            log.say(f"  not in the target: {dropped}")
 
 
 def _to_orbax(options: ConvertOptions, target: Path) -> None:

@@ -17,10 +17,13 @@ from rnp_jax.config import (
 )
 from rnp_jax.detection.calibration import Calibration, Statistic, read_calibration
 from rnp_jax.errors import ConfigError
+from rnp_jax.pipeline.copies import tell_copies
 from rnp_jax.pipeline.detecting import DetectionOptions, examine
 from rnp_jax.pipeline.detection_document import Examination
+from rnp_jax.pipeline.few_images import tell_opened
 from rnp_jax.pipeline.holding import hold_new
-from rnp_jax.pipeline.opening import choose_out, open_images, open_model, open_trigger, tell_parts
+from rnp_jax.pipeline.opening import choose_out, fit_images, open_images, open_model, open_trigger, tell_parts
+from rnp_jax.pipeline.rivals import warn_of_rivals
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.report.detection import Detection
 
@@ -77,15 +80,22 @@ def run(options: DetectOptions) -> Detection:
     log = RunLog()
     log.say(f"reading {options.checkpoint}")
     with log.stage("load checkpoint"):
-        model = open_model(options.checkpoint, options.source, options.compute)
+        model = open_model(options.checkpoint, options.source, options.compute, options.images)
+    for note in tell_copies(model.copies, model.state_dict, replaced=False):
+        log.say(f"  note: {note}")
     if model.extractor is not None:
         raise ConfigError("detect looks at whole networks; a head on features cannot be unlearned by images")
     with log.stage("load images"):
         clean, _, test = open_images(model, options.images, options.defense)
+        model, _ = fit_images(model, test)
         trigger = open_trigger(model, options.trigger, test)
     if (parts := tell_parts(clean, None, test)) is not None:
         log.say(parts)
-    case = Examination(model, clean, test, trigger, log, to_plain(options), options.images.data_dir)
+    tell_opened(model, test, log)
+    cautions = warn_of_rivals(model, options.source, test)
+    for caution in cautions:
+        log.warn(caution)
+    case = Examination(model, clean, test, trigger, log, to_plain(options), options.images.data_dir, cautions)
     with hold_new(out, "detect", LAST):
         write_yaml(out / "config.yaml", options)
         log.write_to(out / "run.log")

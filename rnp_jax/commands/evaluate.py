@@ -12,7 +12,11 @@ from rnp_jax.attacks import describe
 from rnp_jax.config import FLAT, ComputeOptions, DataOptions, SourceOptions, TriggerOptions, to_plain
 from rnp_jax.console import open_console
 from rnp_jax.evaluation.metrics import Metrics
-from rnp_jax.pipeline.opening import open_data, open_model, open_trigger
+from rnp_jax.pipeline.copies import tell_copies
+from rnp_jax.pipeline.doubts import find_doubt
+from rnp_jax.pipeline.few_images import tell_opened, warn_of_classes
+from rnp_jax.pipeline.opening import fit_images, open_data, open_model, open_trigger
+from rnp_jax.pipeline.rivals import warn_of_rivals
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.sets import evaluation_sets
 from rnp_jax.pipeline.tables import metrics_table
@@ -46,21 +50,33 @@ def run(options: EvaluateOptions) -> Metrics:
     Raises:
       RnpError: an unusable checkpoint, data set or option.
     """
-    model = open_model(options.checkpoint, options.source, options.compute)
+    model = open_model(options.checkpoint, options.source, options.compute, options.images)
     test = open_data(model, options.images, "test", undivided=True)
+    log = RunLog()
     if test.source_images is not None:
         part = "all" if len(test) == test.source_images else f"{len(test):,} of the"
-        RunLog().say(f"measuring on {part} {test.source_images:,} images, which have no test part of their own")
+        log.say(f"measuring on {part} {test.source_images:,} images, which have no test part of their own")
+    for note in tell_copies(model.copies, model.state_dict, replaced=False):
+        log.say(f"  note: {note}")
+    model, _ = fit_images(model, test)
+    tell_opened(model, test, log)
+    warnings = warn_of_rivals(model, options.source, test)
     trigger = open_trigger(model, options.trigger, test)
     sets = evaluation_sets(model, test, trigger)
     (measured,) = sets.measure(model, model.variables, batch_size=options.compute.batch_size)
     open_console().print(metrics_table({model.checkpoint.path.name: measured.metrics}))
+    if (doubt := find_doubt(model, measured)) is not None:
+        warnings = (doubt.sentence, *warnings)
+    for warning in warnings:
+        log.warn(warning)
     if options.out is not None:
         document = {
             "checkpoint": {"path": str(model.checkpoint.path), "sha256": model.checkpoint.sha256},
             "data": test.name,
             "attack": None if trigger is None else describe(trigger.attack) | dataclasses.asdict(trigger.goal),
             "metrics": {name: value and value.model_dump() for name, value in measured.metrics.shares.items()},
+            "warnings": [*warnings, *warn_of_classes(test)],
+            "assumptions": list(model.assumptions),
             "options": to_plain(options),
             "device": device_name(),
             "versions": package_versions(),

@@ -12,13 +12,19 @@ from rich.table import Table
 
 from rnp_jax import masks
 from rnp_jax.card import Card, read_card
-from rnp_jax.checkpoints import recognise
+from rnp_jax.checkpoints import list_copies
 from rnp_jax.config import FLAT, SourceOptions
 from rnp_jax.console import open_console
-from rnp_jax.errors import ArchitectureError
+from rnp_jax.errors import AmbiguousError, ArchitectureError
 from rnp_jax.models import Architecture, Network
+from rnp_jax.normaliser import Normaliser, spell
+from rnp_jax.pipeline.copies import tell_copies
+from rnp_jax.pipeline.image_size import takes_any_size
+from rnp_jax.recognition import Recognised, recognise, stated_size
 from rnp_jax.torch_io import Checkpoint, Limits, Opaque, StateDict, TensorRef, find_state_dict, read_checkpoint
+from rnp_jax.torch_io.nodes import ModuleNode
 from rnp_jax.torch_io.sources import name_source
+from rnp_jax.torch_io.stated_accuracy import find_stated_accuracy
 from rnp_jax.torch_io.text import quote
 
 _LISTED = 40  # values beside the state dict that are shown
@@ -50,16 +56,25 @@ def run(options: InspectOptions) -> None:
     _print_file(console, checkpoint)
     state_dict = find_state_dict(checkpoint, options.source.key)
     _print_state_dict(console, state_dict, listed=options.tensors)
-    source = name_source(checkpoint.tree, {state_dict.prefix + name: 0 for name in state_dict.tensors})
+    source = name_source(checkpoint.tree, dict.fromkeys(state_dict.names.values(), 0))
     console.print(f"source        {source.name}{f'; {source.note}' if source.note else ''}")
+    if (accuracy := find_stated_accuracy(checkpoint, state_dict.location)) is not None:
+        console.print(f"accuracy      {accuracy.value:.2%}, as the file states it in {quote(accuracy.key)}")
     try:
-        architecture = recognise(checkpoint, state_dict, options.source.architecture, options.source.image_shape)
+        given = options.source
+        found = recognise(checkpoint, state_dict, given.architecture, given.image_shape, prefix=given.prefix)
     except ArchitectureError as error:
-        console.print("architecture  not recognised")
+        told = " or ".join(error.candidates) if isinstance(error, AmbiguousError) else "not recognised"
+        console.print(f"architecture  {told}")
         raise error
-    _print_architecture(console, architecture)
     card = read_card(options.checkpoint, checkpoint.sha256)
-    _print_card(console, card)
+    _print_architecture(console, found.architecture)
+    stated = given.image_shape is not None or card is not None or stated_size(checkpoint) is not None
+    _print_input(console, found, stated)
+    _print_wrapper(console, found)
+    for note in tell_copies(list_copies(checkpoint, found.state_dict), found.state_dict, replaced=False):
+        console.print(f"copy          {note}")
+    _print_card(console, card, found.normaliser)
 
 
 def _print_file(console: Console, checkpoint: Checkpoint) -> None:
@@ -86,6 +101,8 @@ def _summarise(value: object) -> str:
         return f"tensor {value.dtype} {list(value.shape)}"
     if isinstance(value, Opaque):
         return f"left unread: {quote(value.name)}"
+    if isinstance(value, ModuleNode):
+        return f"whole module of class {quote(value.class_name)}: {len(value)} tensors"
     if isinstance(value, dict | list | tuple):
         return f"{type(value).__name__} of {len(value)}"
     return quote(value)
@@ -94,9 +111,8 @@ def _summarise(value: object) -> str:
 def _print_state_dict(console: Console, state_dict: StateDict, *, listed: bool) -> None:
     kinds = Counter(ref.dtype for ref in state_dict.tensors.refs.values())
     where = quote("/".join(map(str, state_dict.location))) if state_dict.location else "the whole file"
-    prefix = f", prefix {quote(state_dict.prefix)} removed" if state_dict.prefix else ""
     count = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
-    console.print(f"state dict    {where}: {count}{prefix}")
+    console.print(f"state dict    {where}: {count}")
     if listed:
         table = Table("name", "dtype", "shape")
         for name, ref in state_dict.tensors.refs.items():
@@ -113,13 +129,36 @@ def _print_architecture(console: Console, architecture: Architecture) -> None:
     total = sum(value.size for value in filters.values())
     width = f", width {architecture.width}" if architecture.width else ""
     console.print(f"architecture  {architecture.name}{width}, {architecture.num_classes} classes")
+    for edit in architecture.edits:
+        console.print(f"edited        {quote(edit)}")
     console.print(f"parameters    {parameters:,}")
     console.print(f"filters       {total:,} in {len(filters)} layers, placement {network.placement}")
 
 
-def _print_card(console: Console, card: Card | None) -> None:
+def _print_input(console: Console, found: Recognised, stated: bool) -> None:
+    """The shape of the images, and what it is known by."""
+    shape = "x".join(map(str, found.architecture.image_shape))
+    how = ", the size that the weights fit"
+    if stated:
+        how = ""
+    elif takes_any_size(found.architecture, found.state_dict.tensors.refs):
+        how = " assumed; the weights fit other sizes too, and evaluate, defend and detect take that of the images"
+    console.print(f"input         {shape}{how}")
+
+
+def _print_wrapper(console: Console, found: Recognised) -> None:
+    """What is around the network: a prefix of its names, and a normalisation."""
+    if found.state_dict.prefix:
+        console.print(f"prefix        {quote(found.state_dict.prefix)}, taken off the names and put back in new files")
+    if found.normaliser is not None:
+        mean, std, values = found.normaliser
+        console.print(f"normalisation {spell(values)}, in the file as {quote(mean)} and {quote(std)}")
+
+
+def _print_card(console: Console, card: Card | None, normaliser: Normaliser | None) -> None:
     if card is None:
-        console.print("card          none: defend and evaluate need --normalization and --data")
+        needed = "--normalization and --data" if normaliser is None else "--data"
+        console.print(f"card          none: defend and evaluate need {needed}")
         return
     backdoor = "clean" if card.attack is None else f"{card.attack.name}, target {card.attack.target}"
     asr = "" if card.asr is None else f", ASR {card.asr:.2%}"

@@ -12,8 +12,9 @@ import jax
 from rnp_jax import masks
 from rnp_jax.atomic import open_atomic, put_in_place
 from rnp_jax.attacks import Attack, Goal, Params, save_artefact, trigger_test_set
-from rnp_jax.card import CARD_SUFFIX, TRIGGER_SUFFIX, AttackCard, beside, write_card
+from rnp_jax.card import CARD_SUFFIX, TRIGGER_SUFFIX, AttackCard, beside, read_card, write_card
 from rnp_jax.checkpoints import save_variables
+from rnp_jax.commands.saved_states import STATES
 from rnp_jax.config import ComputeOptions
 from rnp_jax.data import Dataset, parse_normalization
 from rnp_jax.errors import DataError
@@ -24,7 +25,8 @@ from rnp_jax.models import Architecture, Network
 from rnp_jax.pipeline.cards import describe_model
 from rnp_jax.pipeline.holding import hold_file
 from rnp_jax.pipeline.opening import TRIGGER_SEED, read_features
-from rnp_jax.regular_file import MIB, read_regular
+from rnp_jax.regular_file import MIB, digest_regular, read_regular
+from rnp_jax.store import remove_tree
 from rnp_jax.types import Variables
 
 
@@ -54,23 +56,50 @@ def hold_place(out: Path, command: str) -> Iterator[None]:
     """Makes this the one run that writes a checkpoint which is not there yet, and what lies beside it.
 
     Raises:
-      DataError: the checkpoint exists, or another run is writing it.
+      DataError: the checkpoint exists, or the card of another one does, or another run is writing it.
       DiskFullError, OSError: as ``hold_file``.
     """
     with hold_file(out, command):
-        check_free(out)
+        if (taken := _find_taken(out)) is not None:
+            _remove_states(out)
+            raise DataError(f"{taken} exists already; choose another --out")
         yield
 
 
-def check_free(out: Path) -> None:
+def check_free(out: Path, command: str) -> None:
     """Requires that there is no checkpoint at ``out`` yet, and no card beside it of another one.
 
     Raises:
-      DataError: there is one.
+      DataError, DiskFullError, OSError: as ``hold_place``, where there is one.
     """
+    if _find_taken(out) is not None:
+        with hold_place(out, command):
+            pass
+
+
+def tidy_place(out: Path, command: str) -> None:
+    """Removes what a run left beside its checkpoint that was killed after it had written that.
+
+    Raises:
+      DataError, DiskFullError, OSError: as ``hold_file``.
+    """
+    with hold_file(out, command):
+        _remove_states(out)
+
+
+def _find_taken(out: Path) -> Path | None:
+    """What is in the way of a new checkpoint."""
     card = beside(out, CARD_SUFFIX)
-    if out.exists() or (card.exists() and not _is_left_over(card, out)):
-        raise DataError(f"{out if out.exists() else card} exists already; choose another --out")
+    if out.exists():
+        return out
+    return card if card.exists() and not _is_left_over(card, out) else None
+
+
+def _remove_states(out: Path) -> None:
+    """Removes the saved states of a checkpoint that is whole, as its card says."""
+    with contextlib.suppress(OSError, DataError):
+        if beside(out, STATES).is_dir() and read_card(out, digest_regular(out)) is not None:
+            remove_tree(beside(out, STATES))
 
 
 def _is_left_over(card: Path, out: Path) -> bool:

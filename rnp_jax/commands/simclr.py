@@ -85,7 +85,7 @@ def run(options: SimclrOptions) -> Metrics:
       ConfigError, DataError: options that do not fit together, or a checkpoint that exists.
     """
     out = Path(options.out)
-    check_free(out)
+    check_free(out, "simclr")
     if options.model not in RESNETS:
         raise ConfigError(f"--model {options.model}: this command trains {', '.join(RESNETS)}")
     attack = open_attack(options.attack, options.constants)

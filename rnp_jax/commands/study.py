@@ -11,6 +11,7 @@ from rnp_jax.card import beside
 from rnp_jax.checks import check_number
 from rnp_jax.commands.attack import AttackOptions, make_victim
 from rnp_jax.commands.compare import COMPARED
+from rnp_jax.commands.new_model import tidy_place
 from rnp_jax.commands.saved_states import STATES
 from rnp_jax.config import FLAT, UNREAD, DataOptions, SourceOptions, TriggerOptions, read_yaml, to_plain, write_yaml
 from rnp_jax.errors import ConfigError, DataError
@@ -106,6 +107,7 @@ def run(options: StudyOptions) -> tuple[SweepRow, ...]:
     for number, head in enumerate(heads, 1):
         log.say(f"{head.out} ({number} of {len(heads)})")
         if Path(head.out).exists():
+            tidy_place(Path(head.out), "study")
             continue
         spent = RunLog()
         make_victim(head, train_set, test, extractor, cached, spent)

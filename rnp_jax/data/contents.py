@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rnp_jax.data.loading import BUILT_IN, find_files
 from rnp_jax.errors import UnusableDataError
-from rnp_jax.regular_file import MIB, open_regular
+from rnp_jax.regular_file import digest_regular
 
 
 def digest_data(name_or_path: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None = None) -> str:
@@ -34,19 +34,9 @@ def digest_files(path: Path) -> str:
     try:
         for file in _list_files(path) if path.is_dir() else [path]:
             name = file.relative_to(path).as_posix()
-            digest.update(f"{_digest_file(file)} {name}\n".encode("utf-8", "surrogateescape"))
+            digest.update(f"{digest_regular(file)} {name}\n".encode("utf-8", "surrogateescape"))
     except OSError as error:
         raise UnusableDataError(f"{error.filename or path} cannot be read: {error.strerror}; put it there") from error
-    return digest.hexdigest()
-
-
-def _digest_file(path: Path) -> str:
-    """SHA-256 of as many bytes as the file says it has: the kernel's say none, and may have no end."""
-    with open_regular(path) as file:
-        digest, left = hashlib.sha256(), os.fstat(file.fileno()).st_size
-        while left > 0 and (part := file.read(min(left, MIB))):
-            digest.update(part)
-            left -= len(part)
     return digest.hexdigest()
 
 

@@ -20,6 +20,7 @@ class Dataset:
       class_names: one name for each of the K classes.
       name: where the images came from and which part of it they are, for reports.
       source_images: how many images the source has, where it has no test part of its own; else None.
+      lacking: how many of the last classes are the model's alone, named by their numbers: the source has none of them.
     """
 
     images: UInt8[np.ndarray, "N H W C"]
@@ -27,6 +28,7 @@ class Dataset:
     class_names: tuple[str, ...]
     name: str
     source_images: int | None = None
+    lacking: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -46,6 +48,13 @@ class Dataset:
     def batch(self) -> Batch:
         """All images and labels as one batch, without a copy."""
         return Batch(self.images, self.labels)
+
+    def with_classes(self, num_classes: int) -> "Dataset":
+        """The same images for a model of as many classes or more."""
+        more = tuple(map(str, range(self.num_classes, num_classes)))
+        if not more:
+            return self
+        return replace(self, class_names=(*self.class_names, *more), lacking=self.lacking + len(more))
 
     def subset(self, indices: np.ndarray, name: str | None = None) -> "Dataset":
         """The images at ``indices`` (integers or a boolean mask [N]), in that order."""
@@ -87,8 +96,12 @@ def _check_images(name: str, images: Any, image_shape: tuple[int, int, int] | No
             fix = f"(values from {np.min(images):.4g} to {np.max(images):.4g}) {fix}"
         raise DataError(f"{name}: images are {dtype}, expected uint8 {fix}")
     if image_shape is not None and shape[1:] != tuple(image_shape):
-        fix = "load them with image_size=" + (
-            str(image_shape[0]) if image_shape[0] == image_shape[1] else f"{image_shape[:2]}"
+        height, width, channels = image_shape
+        side = f"with --image-size {height} (image_size={height} in Python)"
+        resize = side if height == width else f"to {height}x{width} (image_size={height, width} in Python)"
+        fix = (
+            f"resize them {resize}, or, if the network was trained on images as they are and its weights allow their "
+            f"size, give it with --image-shape {' '.join(map(str, (*shape[1:3], channels)))}"
         )
         if shape[3] != image_shape[2]:
             fix = f"they have {shape[3]} channels, but {image_shape[2]} are needed, so convert them first"

@@ -26,7 +26,7 @@ LISTED = 10
 def read_image_files(
     root: Path, files: Sequence[Path], size: tuple[int, int] | None = None, boxes: Sequence[Box] | None = None
 ) -> UInt8[np.ndarray, "N H W 3"]:
-    """Decode PNG, JPEG, PPM or BMP files as RGB, cut to their boxes and resized to ``size`` (height, width).
+    """Decode PNG, JPEG, PPM, BMP, TIFF or WebP files as RGB, cut to their boxes, resized to ``size`` (height, width).
 
     Args:
       root: the folder that the files are in; errors name them from there.

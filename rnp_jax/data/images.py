@@ -13,6 +13,8 @@ from jaxtyping import UInt8
 from PIL import Image
 from PIL.ImageFile import ImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from rnp_jax.checks import LARGEST_SIDE
 from rnp_jax.errors import ConfigError, DataError
@@ -21,14 +23,18 @@ from rnp_jax.regular_file import open_regular
 ImageSize: TypeAlias = int | tuple[int, int]
 """The side of a square, or (height, width), in pixels."""
 
-FORMATS = ("PNG", "JPEG", "PPM", "BMP")
-"""The only decoders that are tried, whatever a file's name says."""
+FORMATS = ("PNG", "JPEG", "PPM", "BMP", "TIFF", "WEBP")
+"""The only decoders that are tried, whatever a file's name says: those of torchvision's ``ImageFolder``."""
+
+_KINDS = "PNG, JPEG, PPM, PGM, BMP, TIFF or WebP"
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _UNREADABLE = (
     *(OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error),
-    *(Image.DecompressionBombError, Image.DecompressionBombWarning),
+    *(Image.DecompressionBombError, Warning),  # of Pillow's, where Python makes errors of warnings
 )
+
+_TILE_SIDES = (322, 323)  # TIFF's tags TileWidth and TileLength
 
 _MOST_PIXELS = 2**26
 _LARGE_PIXELS = 2**22
@@ -55,7 +61,7 @@ def parse_size(image_size: ImageSize | None) -> tuple[int, int] | None:
 def decode_image(
     source: Path | bytes, *, channels: int = 3, size: tuple[int, int] | None = None
 ) -> UInt8[np.ndarray, "H W C"]:
-    """Decode one PNG, JPEG, PPM or BMP image, as ``channels`` (1 grey, 3 RGB, 4 RGBA), resized to ``size``.
+    """Decode one PNG, JPEG, PPM, BMP, TIFF or WebP image, as ``channels`` (1 grey, 3 RGB, 4 RGBA), resized to ``size``.
 
     Raises:
       DataError: if it is truncated, damaged, far too large, of another format, no regular file, has more than 8 bits a
@@ -64,7 +70,7 @@ def decode_image(
     opened = io.BytesIO(source) if isinstance(source, bytes) else _open_file(source)
     try:
         with opened as file, Image.open(file, formats=FORMATS) as image:
-            pixels = image.width * image.height
+            pixels = max(image.width * image.height, _count_tile(image))
             if pixels > _MOST_PIXELS:
                 raise DataError(f"{image.width}x{image.height} pixels, expected at most {_MOST_PIXELS:,} in all")
             _check_depth(image)
@@ -72,7 +78,7 @@ def decode_image(
                 image = image.convert(_MODES[channels])
                 array = np.asarray(image if size is None else _resize(image, size))
     except _UNREADABLE as error:
-        reason = "not a PNG, JPEG, PPM or BMP image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        reason = f"not a {_KINDS} image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
         raise DataError(reason) from error
     return array.reshape(*array.shape[:2], channels)
 
@@ -82,12 +88,20 @@ def _check_depth(image: ImageFile) -> None:
     deep = image.mode.startswith(("I", "F"))
     for _, _, _, layout in image.tile:  # how the file holds the pixels: "RGB;16B", or in a PPM ("RGB", 65535)
         parts = layout if isinstance(layout, tuple) else (layout,)
-        deep |= any(isinstance(part, str) and ";16" in part for part in parts) and image.format == "PNG"
+        deep |= any(isinstance(part, str) and ";16" in part for part in parts) and image.format in ("PNG", "TIFF")
         deep |= any(isinstance(part, int) and part > 255 for part in parts) and image.format == "PPM"
     if deep:
         raise DataError(f"more than 8 bits a channel (mode {image.mode}); convert it to 8 bits")
-    if isinstance(image, PngImageFile) and image.n_frames > 1:
-        raise DataError(f"{image.n_frames} frames, expected a single image; save the one that is meant")
+    if isinstance(image, PngImageFile | TiffImageFile | WebPImageFile) and image.is_animated:
+        raise DataError("several frames, expected a single image; save the one that is meant")
+
+
+def _count_tile(image: ImageFile) -> int:
+    """The pixels of a TIFF's tile, which is decoded whole however small the image is; 0 without tiles."""
+    if not isinstance(image, TiffImageFile):
+        return 0
+    width, height = (image.tag_v2.get(tag, 0) for tag in _TILE_SIDES)
+    return width * height if isinstance(width, int) and isinstance(height, int) else 0
 
 
 def _open_file(path: Path) -> BinaryIO:

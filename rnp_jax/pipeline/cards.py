@@ -8,7 +8,7 @@ from rnp_jax.card import ArchitectureCard, AttackCard, Card, ExtractorCard, Norm
 from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.extractors import Extractor
 from rnp_jax.models import Network
-from rnp_jax.pipeline.versions import package_versions
+from rnp_jax.pipeline.versions import device_name, package_versions
 from rnp_jax.torch_io import read_checkpoint
 
 
@@ -53,6 +53,7 @@ def describe_model(
         ra=None if metrics.ra is None else metrics.ra.value,
         intervals={name: share.interval for name, share in measured.items()},  # pyright: ignore[reportArgumentType]
         seconds=seconds,
+        device=device_name(),
         versions=package_versions(),
     )
 

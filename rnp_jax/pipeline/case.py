@@ -19,6 +19,7 @@ from rnp_jax.models import Network
 from rnp_jax.pipeline.opening import (
     Suspect,
     Trigger,
+    fit_images,
     load_images,
     open_data,
     open_images,
@@ -50,6 +51,7 @@ class Case:
       sets: the test images without and with the trigger, as the model reads them.
       poisoned: which images of an untrusted set are poisoned, where that is known; for evaluation only.
       anew: whether the method trains a new network on an untrusted set.
+      cautions: what speaks against the way in which the model was opened.
     """
 
     model: Suspect
@@ -62,6 +64,7 @@ class Case:
     sets: EvaluationSets
     poisoned: Bool[np.ndarray, "N"] | None = None
     anew: bool = False
+    cautions: tuple[str, ...] = ()
 
     @property
     def clean_images(self) -> tuple[int, int]:
@@ -89,6 +92,7 @@ def open_case(model: Suspect, request: Request, log: RunLog, images: Callable[[]
     options = request.options
     with log.stage("load images"):
         data, holdout, test = open_images(model, options.images, options.defense) if images is None else images()
+        model, test = fit_images(model, test)
         trigger = open_trigger(model, options.trigger, test)
     if (parts := tell_parts(data, holdout, test)) is not None:
         log.say(parts)
@@ -108,12 +112,12 @@ def make_case(model: Suspect, request: Request, images: Dataset, test: Dataset |
       ConfigError: an untrusted set without test images, or nothing is held out to test by.
       DataError: images that do not fit the model.
     """
-    options, architecture = request.options, model.network.architecture
-    shape = None if model.extractor is not None else architecture.image_shape
-    validate(images, num_classes=architecture.num_classes, image_shape=shape)
+    options = request.options
+    model, images = fit_images(model, images)
     if request.method.needs == "untrusted":
         if test is None:
             raise ConfigError(f"method {request.method.name} trains on an untrusted set: give test images as test")
+        model, test = fit_images(model, test)
         network, start = _open_start(model, request)
         trigger = open_trigger(model, options.trigger, test)
         sets = evaluation_sets(model, test, trigger)
@@ -124,9 +128,9 @@ def make_case(model: Suspect, request: Request, images: Dataset, test: Dataset |
     if test is None:
         if holdout is None:
             raise ConfigError("no images are held out to measure on: give test images as test")
-        test = Dataset(np.asarray(holdout.images), np.asarray(holdout.labels), images.class_names, images.name)
+        test = replace(images, images=np.asarray(holdout.images), labels=np.asarray(holdout.labels), source_images=None)
     else:
-        validate(test, num_classes=architecture.num_classes, image_shape=shape)
+        model, test = fit_images(model, test)
         check_overlap(data, test)
     trigger = open_trigger(model, options.trigger, test)
     data, holdout, sets = read_sets(model, data, holdout, test, trigger)
@@ -147,9 +151,10 @@ def defended_model(case: Case, defended: Defended) -> Suspect:
 def _open_untrusted(model: Suspect, request: Request, log: RunLog) -> Case:
     options = request.options
     with log.stage("load images"):
+        test = open_data(model, options.images, "test")
+        model, _ = fit_images(model, test)
         network, start = _open_start(model, request)
         data, poisoned = _open_training_set(model, request, network)
-        test = open_data(model, options.images, "test")
         num_classes, image_shape = model.network.architecture.num_classes, network.architecture.image_shape
         name = options.untrusted.data or "training set"
         validate(data, num_classes=num_classes, image_shape=image_shape, name=name)

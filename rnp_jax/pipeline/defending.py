@@ -1,17 +1,23 @@
 """Open, run, measure, judge, write: one checkpoint under one method."""
 
+from dataclasses import replace
 from pathlib import Path
 
+from rnp_jax.checkpoints import Model
 from rnp_jax.config import write_yaml
 from rnp_jax.evaluation.measure import Measured
 from rnp_jax.pipeline.case import Case, open_case
+from rnp_jax.pipeline.copies import tell_copies
 from rnp_jax.pipeline.describing import describe_run
+from rnp_jax.pipeline.doubts import find_doubt
 from rnp_jax.pipeline.evidence import search_before_and_after
+from rnp_jax.pipeline.few_images import tell_opened
 from rnp_jax.pipeline.holding import hold_new
-from rnp_jax.pipeline.measuring import Outcome, measure, run_method
+from rnp_jax.pipeline.measuring import Outcome, measure, measure_before, run_method
 from rnp_jax.pipeline.opening import choose_out, open_model
 from rnp_jax.pipeline.pruning_curves import measure_curves
 from rnp_jax.pipeline.request import Request, check_filters, check_request
+from rnp_jax.pipeline.rivals import warn_of_rivals
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.writing import LAST, name_cleaned, write_masks, write_network, write_page
 from rnp_jax.report.schema import Result
@@ -35,23 +41,45 @@ def defend_checkpoint(request: Request, out: str | None = None, log: RunLog | No
     log = log or RunLog()
     log.say(f"reading {request.checkpoint}")
     with log.stage("load checkpoint"):
-        model = open_model(request.checkpoint, request.options.source, request.options.compute)
+        options = request.options
+        model = open_model(request.checkpoint, options.source, options.compute, options.images)
         check_filters(model, request)
-    for anomaly in model.checkpoint.anomalies:
-        log.say(f"  note: {anomaly}")
+    for note in (*model.checkpoint.anomalies, *_tell_copies(model, request)):
+        log.say(f"  note: {note}")
     case = open_case(model, request, log)
     with hold_new(folder, "defend", LAST):  # what came before left no folder behind
         write_yaml(folder / "config.yaml", request.plain())
         log.write_to(folder / "run.log")
+        case = _hold_against_rivals(case, request, log)
         return write_outcome(case, defend_case(case, request, log), request, cleaned, log)
 
 
+def _hold_against_rivals(case: Case, request: Request, log: RunLog) -> Case:
+    """The case, with a warning if another normalisation than the one that was given does far better."""
+    with log.stage("measure"):
+        cautions = warn_of_rivals(case.model, request.options.source, case.test)
+    for caution in cautions:
+        log.warn(caution)
+    return replace(case, cautions=cautions)
+
+
+def _tell_copies(model: Model, request: Request) -> tuple[str, ...]:
+    """What is said of copies of the network, all of which a new network's file leaves out."""
+    anew = request.method.needs == "untrusted"
+    return () if anew else tell_copies(model.copies, model.state_dict, replaced=True)
+
+
 def defend_case(case: Case, request: Request, log: RunLog, before: Measured | None = None) -> Outcome:
-    """Runs the method, and measures the model after it, and before it where that is not known.
+    """Measures the model where that is not done, says so if it may be opened wrongly, runs the method, measures again.
 
     Raises:
       ConfigError, DefenseError: settings that do not fit the network; a method that cannot do its work.
     """
+    tell_opened(case.model, case.test, log)
+    if before is None:
+        before = measure_before(case, request, log)
+    if (doubt := find_doubt(case.model, before)) is not None:
+        log.warn(doubt.sentence)
     return measure(case, run_method(case, request, log), request, log, before)
 
 

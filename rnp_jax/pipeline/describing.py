@@ -18,9 +18,11 @@ from rnp_jax.evaluation.metrics import Metrics, Proportion
 from rnp_jax.extractors import Extractor, open_extractor
 from rnp_jax.models import count_parameters
 from rnp_jax.pipeline.case import Case
+from rnp_jax.pipeline.copies import describe_copies, warn_of_copies
+from rnp_jax.pipeline.doubts import find_doubt
 from rnp_jax.pipeline.evidence import describe_evidence
-from rnp_jax.pipeline.few_images import warn_of_few
-from rnp_jax.pipeline.judging import COSTLY, judge
+from rnp_jax.pipeline.few_images import warn_of_classes, warn_of_few
+from rnp_jax.pipeline.judging import COSTLY, hold_in_doubt, judge
 from rnp_jax.pipeline.measuring import Outcome
 from rnp_jax.pipeline.opening import Suspect, Trigger
 from rnp_jax.pipeline.request import Request
@@ -57,7 +59,16 @@ def describe_run(
     clean, held = case.clean_images
     method, classes = request.method, _classes(case, outcome)
     done, detail = _tell_done(case, request, defended)
-    num_classes = model.network.architecture.num_classes
+    doubt = find_doubt(model, outcome.before)
+    verdict = judge(
+        before,
+        after,
+        model.network.architecture.num_classes,
+        done,
+        detail=detail,
+        finding=finding,
+        inverts=method.inverts and _changed(request, defended),
+    )
     return schema.Result(
         created=datetime.now(UTC),
         versions=schema.Versions(**package_versions()),
@@ -65,7 +76,9 @@ def describe_run(
         precision=model.network.precision,
         seed=request.options.seed,
         command=command_line(),
-        checkpoint=describe_checkpoint(model, dropped, defended if case.anew else None),
+        checkpoint=describe_checkpoint(
+            model, dropped, defended if case.anew else None, "dropped" if case.anew else "replaced"
+        ),
         data=schema.DataInfo(
             name=name_source(case.test),
             defense_images=clean,
@@ -90,16 +103,15 @@ def describe_run(
         timing=tuple(schema.Stage(stage=name, seconds=seconds) for name, seconds in timing.items()),
         classes=classes,
         evidence=describe_evidence(finding, case.test.class_names),
-        warnings=(*_cautions(request), *warn_of_few(case, request), *defended.warnings, *_warn_of_classes(classes)),
-        verdict=judge(
-            before,
-            after,
-            num_classes,
-            done,
-            detail=detail,
-            finding=finding,
-            inverts=method.inverts and _changed(request, defended),
+        warnings=(
+            *(() if doubt is None else (doubt.sentence,)),
+            *_warn_of_source(case),
+            *_cautions(request),
+            *warn_of_few(case, request),
+            *defended.warnings,
+            *_warn_of_classes(classes),
         ),
+        verdict=hold_in_doubt(verdict, doubt),
     )
 
 
@@ -131,7 +143,7 @@ def _oracle(ranking: str, point: schema.SweepPoint, acc: Proportion, budget: flo
 
 
 def describe_checkpoint(
-    model: Model, dropped: tuple[str, ...] = (), trained: Defended | None = None
+    model: Model, dropped: tuple[str, ...] = (), trained: Defended | None = None, written: schema.Written = "kept"
 ) -> schema.CheckpointInfo:
     """The file.
 
@@ -139,6 +151,7 @@ def describe_checkpoint(
       model: the network that was read from it.
       dropped: what of the file was not written again.
       trained: the new network that a defense trained in its place, whose filters are counted.
+      written: what took the place of copies of the network.
     """
     filters = masks.filters(model.variables["masks"]) if trained is None else trained.values
     left_out = (f"not written to the new file: {', '.join(dropped)}",) if dropped else ()
@@ -152,7 +165,9 @@ def describe_checkpoint(
         num_classes=model.network.architecture.num_classes,
         parameters=count_parameters(model.variables),
         filters=sum(len(value) for value in filters.values()),
-        anomalies=(*model.checkpoint.anomalies, *left_out),
+        anomalies=(*model.checkpoint.anomalies, *model.assumptions, *left_out),
+        prefix=model.state_dict.prefix,
+        copies=describe_copies(model, written),
     )
 
 
@@ -231,6 +246,13 @@ def _covariates(case: Case, defended: Defended) -> dict[str, float | None]:
             name = f"Round {number}: share of the poisoned images kept (for evaluation only)"
             rows[name] = float(case.poisoned[kept].sum() / case.poisoned.sum())
     return rows
+
+
+def _warn_of_source(case: Case) -> tuple[str, ...]:
+    """What is wrong with the way in which the model was opened, and with its file."""
+    model = case.model
+    copies = () if case.anew else warn_of_copies(model.copies, model.state_dict, replaced=True)
+    return (*case.cautions, *copies, *warn_of_classes(case.test))
 
 
 def _cautions(request: Request) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Literal
 import jax
 import numpy as np
 
+from rnp_jax import masks
 from rnp_jax.atomic import open_atomic, write_atomic
 from rnp_jax.checkpoints import save_model
 from rnp_jax.config import DataOptions, check_seed
@@ -19,6 +20,7 @@ from rnp_jax.detection.samples import SAMPLE_SCORES, SampleConfig, score_samples
 from rnp_jax.detection.suspicion import SuspicionRule
 from rnp_jax.detection.triggers import QUICK, RecoveredTriggers, recover_triggers
 from rnp_jax.errors import ConfigError
+from rnp_jax.evaluation.measure import measure_variants
 from rnp_jax.inversion.mask_search import TriggerConfig
 from rnp_jax.inversion.stamps import measure_stamps
 from rnp_jax.pipeline.detection_document import (
@@ -29,6 +31,7 @@ from rnp_jax.pipeline.detection_document import (
     describe_detection,
     plot_detection,
 )
+from rnp_jax.pipeline.doubts import Doubt, find_doubt
 from rnp_jax.pipeline.opening import load_images
 from rnp_jax.pipeline.training_set import remake
 from rnp_jax.report.detection import Detection, write_detection
@@ -87,6 +90,9 @@ def examine(
       RnpError: settings that do not fit the model, or an unusable training set.
     """
     model, clean, log = case.model, case.clean, case.log
+    doubt = _find_doubt(case)
+    if doubt is not None:
+        log.warn(doubt.sentence)
     log.say(f"{model.network.architecture.name}: unlearning {len(clean.labels)} clean images")
     with log.stage("labels"), log.epochs() as bars:
         found = detect_label(
@@ -102,13 +108,21 @@ def examine(
         with log.stage("write"):
             save_model(out / "unlearned.pt", model, found.unlearned, overwrite=True)
             _write_arrays(out, recovered, scored)
-    detection = describe_detection(case, options, found, ruling, judged, recovered, scored)
+    detection = describe_detection(case, options, found, ruling, judged, recovered, scored, doubt)
     if out is not None:
         figures = plot_detection(case, found, judged, recovered, scored, options.triggers, options.suspicion)
         page = write_detection(out, detection, figures)
         log.say(detection.verdict.headline)
-        log.say(f"{ruling.sentence}\nreport  {page}")
+        log.say(f"{detection.verdict.detail}\nreport  {page}")
     return detection
+
+
+def _find_doubt(case: Examination) -> Doubt | None:
+    """The doubt that the accuracy on the clean images raises."""
+    model = case.model
+    unmasked = [masks.filters(model.variables["masks"])]
+    (measured,) = measure_variants(model.network, model.variables, unmasked, case.clean)
+    return find_doubt(model, measured)
 
 
 def _judge(

@@ -16,7 +16,11 @@ from rnp_jax.detection.stamps import changed_pixels, overlap
 from rnp_jax.detection.suspicion import SuspicionRule, find_suspicious
 from rnp_jax.detection.triggers import RecoveredTriggers
 from rnp_jax.inversion.mask_search import TriggerConfig
+from rnp_jax.pipeline.copies import warn_of_copies
 from rnp_jax.pipeline.describing import command_line, describe_checkpoint, describe_trigger
+from rnp_jax.pipeline.doubts import Doubt
+from rnp_jax.pipeline.few_images import warn_of_classes
+from rnp_jax.pipeline.judging import hold_in_doubt
 from rnp_jax.pipeline.opening import Suspect, Trigger
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.versions import device_name, package_versions
@@ -55,6 +59,7 @@ class Examination(NamedTuple):
       log: told what is done.
       config: the resolved options, for the record.
       data_dir: where prepared data sets are.
+      cautions: what speaks against the way in which the model was opened.
     """
 
     model: Suspect
@@ -64,6 +69,7 @@ class Examination(NamedTuple):
     log: RunLog
     config: Mapping[str, Any]
     data_dir: str | None = None
+    cautions: tuple[str, ...] = ()
 
 
 class Judged(NamedTuple):
@@ -98,15 +104,22 @@ def describe_detection(
     judged: Sequence[Judged],
     recovered: Mapping[str, TriggerSearch],
     scored: ScoredSet | None,
+    doubt: Doubt | None = None,
 ) -> Detection:
-    """Everything that detection.json and the report say."""
+    """Everything that detection.json and the report say; in ``doubt`` of the network, nothing is called clean."""
     model, test = case.model, case.test
-    headline, level = HEADLINES[ruling.outcome]
-    label = test.class_names[ruling.label]
-    if ruling.outcome == "backdoored":
-        headline += f", label {ruling.label}" + (f" ({label})" if str(label) != str(ruling.label) else "")
-    warnings = found.warnings + tuple(
-        f"Triggers of the {name} model: {text}" for name, each in recovered.items() for text in each.triggers.warnings
+    outcome = "undecided" if doubt is not None and doubt.at_chance else ruling.outcome
+    warnings = (
+        *(() if doubt is None else (doubt.sentence,)),
+        *case.cautions,
+        *warn_of_classes(test),
+        *warn_of_copies(model.copies, model.state_dict, replaced=False),
+        *found.warnings,
+        *(
+            f"Triggers of the {name} model: {text}"
+            for name, each in recovered.items()
+            for text in each.triggers.warnings
+        ),
     )
     return Detection(
         created=datetime.now(UTC),
@@ -128,8 +141,8 @@ def describe_detection(
         config=dict(case.config),
         timing=tuple(schema.Stage(stage=name, seconds=value) for name, value in case.log.timing.items()),
         warnings=warnings,
-        verdict=schema.Verdict(headline=headline, detail=ruling.sentence, level=level),
-        outcome=ruling.outcome,
+        verdict=hold_in_doubt(_judge(ruling, str(test.class_names[ruling.label])), doubt),
+        outcome=outcome,
         label=ruling.label,
         statistics=tuple(_describe_statistic(each) for each in judged),
         shares=_describe_shares(case, found),
@@ -138,6 +151,13 @@ def describe_detection(
         if scored is None
         else tuple(_describe_samples(scored, name, options.suspicion) for name in scored.scores),
     )
+
+
+def _judge(ruling: Ruling, name: str) -> schema.Verdict:
+    headline, level = HEADLINES[ruling.outcome]
+    if ruling.outcome == "backdoored":
+        headline += f", label {ruling.label}" + (f" ({name})" if name != str(ruling.label) else "")
+    return schema.Verdict(headline=headline, detail=ruling.sentence, level=level)
 
 
 def plot_detection(

@@ -5,6 +5,7 @@ import jax
 from rnp_jax.detection.evidence import Finding, LabelEvidence
 from rnp_jax.detection.evidence_search import gather_evidence
 from rnp_jax.pipeline.case import Case
+from rnp_jax.pipeline.doubts import find_doubt
 from rnp_jax.pipeline.measuring import Outcome
 from rnp_jax.pipeline.request import Request
 from rnp_jax.pipeline.run_log import RunLog
@@ -16,11 +17,14 @@ _SEED = 0x65766964  # folded into the run's; a small number would give a key tha
 def search_before_and_after(case: Case, outcome: Outcome, request: Request, log: RunLog) -> Finding | None:
     """What the searches find; None where they were not asked for, or do not apply.
 
-    They apply to a network that reads images and was changed, not to a head on features and not to a new network.
+    They apply to a network that reads images and was changed, not to a head on features and not to a new network. What
+    they would find in a network that is hardly better than guessing says nothing.
     """
     when = request.options.evidence
     wanted = when == "always" or (when == "unknown" and case.trigger is None)
     if not wanted or case.anew or case.model.extractor is not None or request.method.changes == "nothing":
+        return None
+    if (doubt := find_doubt(case.model, outcome.before)) is not None and doubt.at_chance:
         return None
     log.say("searching for triggers before and after the defense")
     with log.stage("evidence"), log.epochs() as bars:

@@ -2,15 +2,20 @@
 
 import numpy as np
 
+from rnp_jax.data import Dataset
 from rnp_jax.pipeline.case import Case
 from rnp_jax.pipeline.judging import needed_images
+from rnp_jax.pipeline.opening import Suspect
 from rnp_jax.pipeline.request import Request
+from rnp_jax.pipeline.run_log import RunLog
 
 LEARN = 10
 """Clean images of each class that a method learns from, in the mean."""
 
 CHOOSE = 50
 """Held-out images: one of them then weighs 2 points of accuracy, less than the methods' budgets of 3 and 5 points."""
+
+_NAMED = 10  # classes
 
 MEASURE = 100
 """Test images: one of them then weighs one point of ACC."""
@@ -43,6 +48,28 @@ def warn_of_few(case: Case, request: Request) -> tuple[str, ...]:
     if len(case.test) < MEASURE:
         warnings.append(f"{_count(len(case.test), 'image')} to measure ACC on: {MEASURE} or more make sense.")
     return tuple(warnings)
+
+
+def warn_of_classes(data: Dataset) -> tuple[str, ...]:
+    """That the data have fewer classes than the model, if so: it may have been trained for others."""
+    if not data.lacking:
+        return ()
+    own = data.num_classes - data.lacking
+    names = ", ".join(map(str, data.class_names[:own][:_NAMED])) + ", …" * (own > _NAMED)
+    warning = (
+        f"{data.name} has {own} classes ({names}), but the model has {data.num_classes}: its labels 0 to {own - 1} are "
+        "taken to be these. If it was trained for others, or in another order, every figure is wrong: use the data set "
+        "that it was trained for, or name all its classes (class_names in an .npz file)."
+    )
+    return (warning,)
+
+
+def tell_opened(model: Suspect, data: Dataset, log: RunLog) -> None:
+    """Says how a model was opened where its file left something open, and whether the data have all its classes."""
+    for assumption in model.assumptions:
+        log.say(f"  note: {assumption}")
+    for warning in warn_of_classes(data):
+        log.warn(warning)
 
 
 def _count(count: int, what: str) -> str:

@@ -67,18 +67,20 @@ def hold_new(out: Path, command: str, finished: str) -> Iterator[None]:
       DiskFullError, OSError: as ``hold_folder``.
     """
     with hold_folder(out, command):
-        check_unfinished(out, finished)
+        if (out / finished).exists():
+            raise DataError(f"{out} already contains a finished result; choose another folder with --out")
         yield
 
 
-def check_unfinished(out: Path, finished: str) -> None:
-    """Requires that a folder lacks the file that a run writes last.
+def check_unfinished(out: Path, command: str, finished: str) -> None:
+    """Requires that a folder lacks the file that a run writes last; removes what a run left that was killed after it.
 
     Raises:
-      DataError: it is there.
+      DataError, DiskFullError, OSError: as ``hold_new``, where the file is there.
     """
     if (out / finished).exists():
-        raise DataError(f"{out} already contains a finished result; choose another folder with --out")
+        with hold_new(out, command, finished):
+            pass
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import math
 from rnp_jax.detection.evidence import Finding
 from rnp_jax.errors import RequirementError
 from rnp_jax.evaluation.metrics import Metrics
+from rnp_jax.pipeline.doubts import Doubt
 from rnp_jax.pipeline.options import Require
 from rnp_jax.report.schema import Verdict
 
@@ -29,6 +30,12 @@ STILL_WORKS = 0.5
 
 Z_SQUARED = 1.959963984540054**2
 """Of the 95 % interval."""
+
+AT_CHANCE = "Nothing can be concluded: the network is hardly better than guessing as it was opened"
+"""Said of a network that is probably computed with a wrong normalisation, design or image size, or on other classes."""
+
+IN_DOUBT = "the network may not be computed as it was trained"
+"""Said of a network whose accuracy is far under what its file states."""
 
 FOR_NOTHING = "The method cost accuracy for nothing that was measured."
 """Said of a model that showed no sign of a backdoor and lost more than `COSTLY`."""
@@ -101,6 +108,24 @@ def judge(
     elif not costly:
         level, found, supported = "ok", "This trigger is removed", True
     return Verdict(headline=f"{found}: {asr}, {cost}", detail=detail, level=level, supported=supported)  # pyright: ignore[reportArgumentType]
+
+
+def hold_in_doubt(verdict: Verdict, doubt: Doubt | None) -> Verdict:
+    """The verdict, and on a network that may not be computed as it was trained one that supports nothing.
+
+    Args:
+      verdict: what the figures alone amount to.
+      doubt: raised by the accuracy before the method; None leaves the verdict as it is.
+    """
+    if doubt is None:
+        return verdict
+    if doubt.at_chance:
+        return Verdict(headline=AT_CHANCE, detail=doubt.sentence, level="bad")
+    return Verdict(
+        headline=f"{verdict.headline}; but {IN_DOUBT}",
+        detail=f"{verdict.detail} {doubt.sentence}",
+        level="bad" if verdict.level == "bad" else "warning",
+    )
 
 
 def check_required(require: Require, verdict: Verdict) -> None:

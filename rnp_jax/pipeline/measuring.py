@@ -76,6 +76,17 @@ def run_method(case: Case, request: Request, log: RunLog) -> Defended:
     return defended
 
 
+def measure_before(case: Case, request: Request, log: RunLog) -> Measured:
+    """Figures of the suspicious model.
+
+    Raises:
+      DefenseError: one image at a time is too much for the memory.
+    """
+    size = request.options.compute.batch_size or default_batch_size()
+    with log.stage("measure"):
+        return measure_within_memory(case.sets, case.model, case.model.variables, size)[0]
+
+
 def measure(case: Case, defended: Defended, request: Request, log: RunLog, before: Measured | None = None) -> Outcome:
     """Measures the model after the method, and before it where that is not known.
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,9 +27,20 @@ from rnp_jax.data import (
     sample_defense_set,
     validate,
 )
-from rnp_jax.errors import ArchitectureError, ConfigError, DataError, RnpError, UnusableDataError
+from rnp_jax.errors import (
+    AmbiguousError,
+    ArchitectureError,
+    ConfigError,
+    DataError,
+    RnpError,
+    UnstatedError,
+    UnusableDataError,
+)
 from rnp_jax.extractors import Extractor, feature_set, open_extractor
+from rnp_jax.pipeline.candidates import settle_model
 from rnp_jax.pipeline.holding import check_unfinished
+from rnp_jax.pipeline.image_size import follow_images
+from rnp_jax.pipeline.settling import IMAGES
 from rnp_jax.types import Batch
 
 TRIGGER_SEED = 0  # of the few triggers that draw something per image
@@ -54,13 +66,32 @@ class Suspect(Model):
         return batch if self.extractor is None else feature_set(self.extractor, batch)
 
 
-def open_model(path: str, source: SourceOptions, compute: ComputeOptions) -> Suspect:
+def open_model(path: str, source: SourceOptions, compute: ComputeOptions, images: DataOptions | None = None) -> Suspect:
     """The model, as the options say, and for images of its card's size where they leave that open.
 
+    Where the file leaves its architecture or its normalisation open, that is settled on the clean ``images``, if given.
+
     Raises:
+      ConfigError: the images do not settle what the file leaves open.
       CheckpointError, ArchitectureError, DataError: it, or its extractor, cannot be used.
       UnusableDataError: its extractor is not there, or another than it was trained on.
     """
+    try:
+        return _open(path, source, compute)
+    except (AmbiguousError, UnstatedError):
+        if images is None or images.data is None:
+            raise
+    return settle_model(path, source, _draw_clean(images), lambda each: _open(path, each, compute), fit_images)
+
+
+@lru_cache(maxsize=2)
+def _draw_clean(images: DataOptions) -> Dataset:
+    """A few clean images to settle on what a file leaves open; the files of a sweep have the same."""
+    data = load_images(replace(images, test_images=None), "test", undivided=True)
+    return data.subset(draw_evenly(data.labels, IMAGES))
+
+
+def _open(path: str, source: SourceOptions, compute: ComputeOptions) -> Suspect:
     if source.extractor is not None and not Path(source.extractor).exists():
         raise UnusableDataError(f"--extractor {source.extractor}: nothing is there; give a checkpoint or a folder")
     extractor = None if source.extractor is None else open_extractor(source.extractor)
@@ -74,7 +105,7 @@ def open_model(path: str, source: SourceOptions, compute: ComputeOptions) -> Sus
             path, normalization=normalization, placement=compute.placement, precision=compute.precision, **arguments
         )
     except ArchitectureError as error:
-        if extractor is None:
+        if extractor is None or isinstance(error, AmbiguousError):
             raise
         raise ArchitectureError(
             f"{path} is not a head on the {extractor.dim} features of {extractor.name}: {error}"
@@ -119,6 +150,7 @@ def source_arguments(source: SourceOptions) -> dict[str, Any]:
     """The options that ``open_checkpoint`` takes."""
     return {
         "key": source.key,
+        "prefix": source.prefix,
         "architecture": source.architecture,
         "image_shape": source.image_shape,
         "check_crc": not source.allow_bad_crc,
@@ -130,23 +162,29 @@ def open_data(
 ) -> Dataset:
     """One part of the data, checked against the model; where it has no test part, all of it if ``undivided``.
 
+    Where the model's size is assumed, images of any size that its weights allow are right: see ``follow_images``.
+
     Raises:
       ConfigError: neither the options nor a card name the data.
       DataError: the images do not fit the model.
     """
+    carded = options.data is None and model.card is not None
+    size = model.network.architecture.image_shape[:2] if carded and model.extractor is None else None
+    named = replace(options, data=model.card.data) if carded and model.card else options
+    return fit_images(model, load_images(named, split, size, undivided=undivided))[1]
+
+
+def fit_images(model: Suspect, data: Dataset) -> tuple[Suspect, Dataset]:
+    """The model and the images for each other: its input takes their size if it may, and all its classes have names.
+
+    Raises:
+      DataError: the images do not fit the model.
+    """
+    model = model if model.extractor is not None else follow_images(model, data.image_shape)
     architecture = model.network.architecture
     shape = None if model.extractor is not None else architecture.image_shape  # an extractor takes images of any size
-    carded = options.data is None and model.card is not None
-    size = shape[:2] if shape is not None and carded and options.image_size is None else None
-    named = replace(options, data=model.card.data) if carded and model.card else options
-    data = load_images(named, split, size, undivided=undivided)
     validate(data, num_classes=architecture.num_classes, image_shape=shape)
-    if data.num_classes < architecture.num_classes:
-        raise DataError(
-            f"{data.name}: has {data.num_classes} classes, but the model has {architecture.num_classes}; use the data "
-            "set that the model was trained for, or name all its classes (class_names in an .npz file)"
-        )
-    return data
+    return model, data.with_classes(architecture.num_classes)
 
 
 def load_images(
@@ -186,7 +224,9 @@ def open_images(model: Suspect, images: DataOptions, defense: DefenseSetOptions)
       ConfigError: neither the options nor a card name the data.
       DataError: the images do not fit the model, are too few, or are test images.
     """
-    train, test = (open_data(model, images, split) for split in ("train", "test"))
+    train = open_data(model, images, "train")
+    model, _ = fit_images(model, train)
+    test = open_data(model, images, "test")
     scarce = train.source_images is not None
     size = min(defense.size, len(train)) if scarce else defense.size
     drawn, _ = sample_defense_set(train, size, seed=defense.seed, stratified=defense.stratified, uneven=scarce)
@@ -285,5 +325,5 @@ def choose_out(out: str | None, model: str, command: str, finished: str) -> Path
     check_path("--out", folder)
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is not a folder; choose another with --out")
-    check_unfinished(folder, finished)
+    check_unfinished(folder, command, finished)
     return folder

@@ -1,5 +1,6 @@
 """From Python: what the command line calls, for a model and images in memory."""
 
+import warnings
 from dataclasses import dataclass, fields
 from os import PathLike
 from typing import Any, get_args
@@ -7,15 +8,16 @@ from typing import Any, get_args
 from rnp_jax.checkpoints import Model
 from rnp_jax.checks import check_choice
 from rnp_jax.config import TriggerOptions, write_yaml
-from rnp_jax.data import Dataset, validate
+from rnp_jax.data import Dataset
 from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.pipeline.case import make_case
 from rnp_jax.pipeline.defending import defend_case, judge_outcome, write_outcome
 from rnp_jax.pipeline.detecting import DetectionOptions, examine
 from rnp_jax.pipeline.detection_document import Examination
+from rnp_jax.pipeline.doubts import find_doubt
 from rnp_jax.pipeline.holding import hold_new
 from rnp_jax.pipeline.judging import check_required
-from rnp_jax.pipeline.opening import Suspect, choose_out, open_trigger
+from rnp_jax.pipeline.opening import Suspect, choose_out, fit_images, open_trigger
 from rnp_jax.pipeline.options import Require, RunOptions
 from rnp_jax.pipeline.request import Request, check_filters, check_request
 from rnp_jax.pipeline.run_log import RunLog
@@ -30,7 +32,8 @@ class Cleaned:
     """A defended model, and what is known of it.
 
     Attributes:
-      model: the model after the method; ``save_model(path, model, model.variables)`` writes it.
+      model: the model after the method; ``save_model(path, model, model.variables)`` writes it, or, where a method
+        trained a new network, ``rnp_jax.checkpoints.save_variables``.
       result: the document that ``rnp-jax defend`` writes as result.json; ``result.verdict.supported`` says whether it
         supports that the backdoor is gone.
     """
@@ -109,6 +112,8 @@ def evaluate(
 ) -> Metrics:
     """Measures clean accuracy (ACC), and ASR and RA where the trigger is known, as ``rnp-jax evaluate`` does.
 
+    An accuracy that makes it likely that the network is not computed as it was trained is a ``UserWarning``.
+
     Args:
       model: as ``load_model`` gives it.
       test: clean images with labels, uint8 [N, H, W, C].
@@ -126,12 +131,11 @@ def evaluate(
       >>> f"{metrics.acc.value:.1%} {metrics.asr.value:.0%}"
       '99.6% 100%'
     """
-    suspect = as_suspect(model)
-    architecture = model.network.architecture
-    shape = None if suspect.extractor is not None else architecture.image_shape
-    validate(test, num_classes=architecture.num_classes, image_shape=shape)
+    suspect, test = fit_images(as_suspect(model), test)
     known = open_trigger(suspect, trigger or TriggerOptions(), test)
     (measured,) = evaluation_sets(suspect, test, known).measure(suspect, model.variables, batch_size=batch_size)
+    if (doubt := find_doubt(suspect, measured)) is not None:
+        warnings.warn(doubt.sentence, stacklevel=2)
     return measured.metrics
 
 
@@ -164,9 +168,7 @@ def detect(
       >>> found.outcome in ("backdoored", "clean", "undecided")
       True
     """
-    suspect = as_suspect(model)
-    architecture = model.network.architecture
-    validate(images, num_classes=architecture.num_classes, image_shape=architecture.image_shape)
+    suspect, images = fit_images(as_suspect(model), images)
     known = open_trigger(suspect, trigger or TriggerOptions(), images)
     case = Examination(suspect, images.batch, images, known, RunLog(quiet=out is None), {})
     folder = None if out is None else choose_out(str(out), str(model.checkpoint.path), "detect", LAST)

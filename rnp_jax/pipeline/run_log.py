@@ -39,6 +39,13 @@ class RunLog:
             self.console.print(text, soft_wrap=True)
         self._note(text)
 
+    def warn(self, text: str) -> None:
+        """A line that must not be overlooked."""
+        text = f"WARNING: {text}"
+        if not self.console.quiet:
+            self.console.print(text, style="bold red", soft_wrap=True)
+        self._note(text)
+
     def _note(self, text: str) -> None:
         self._append(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}Z {text}\n")
 

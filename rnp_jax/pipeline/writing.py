@@ -21,6 +21,7 @@ from rnp_jax.pipeline.opening import draw_evenly
 from rnp_jax.pipeline.request import Request
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.tables import metrics_table
+from rnp_jax.regular_file import MIB, read_regular
 from rnp_jax.report.page import write_report
 from rnp_jax.report.samples import MAX_SAMPLES, Samples
 from rnp_jax.report.schema import Result, Verdict
@@ -41,7 +42,8 @@ def name_cleaned(out: Path, request: Request) -> Path:
       DataError: the run would replace a file that it reads.
     """
     anew, source = request.method.needs == "untrusted", Path(request.checkpoint)
-    cleaned = out / ("cleaned.pt" if anew else f"cleaned{source.suffix or '.pt'}")
+    suffix = ".safetensors" if source.suffix == ".json" else source.suffix or ".pt"  # an index becomes one file
+    cleaned = out / ("cleaned.pt" if anew else f"cleaned{suffix}")
     written = [path.resolve() for path in ([cleaned, out / EXTRACTOR] if anew else [cleaned])]
     for read in filter(None, [request.checkpoint, request.options.untrusted.start if anew else None]):
         if Path(read).resolve() in written:
@@ -103,7 +105,7 @@ def _write_card(
     )
     stored = Path(options.trigger.artefact or beside(source.checkpoint.path, TRIGGER_SUFFIX))
     if card.attack is not None and stored.is_file():
-        write_atomic(beside(path, TRIGGER_SUFFIX), stored.read_bytes())
+        write_atomic(beside(path, TRIGGER_SUFFIX), read_regular(stored, 1024 * MIB))
     write_card(beside(path, CARD_SUFFIX), card)
 
 

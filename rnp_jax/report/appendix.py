@@ -2,7 +2,7 @@
 
 from rnp_jax.defenses import registry
 from rnp_jax.report.html import Markup, element, join, table
-from rnp_jax.report.schema import FeatureInfo, Result, Run
+from rnp_jax.report.schema import CopyInfo, FeatureInfo, Result, Run
 from rnp_jax.report.sections import section
 from rnp_jax.report.wording import flatten, number, seconds
 
@@ -33,6 +33,7 @@ def show_file(result: Run) -> Markup:
         ("SHA-256", _code(checkpoint.sha256)),
         ("Container", checkpoint.container),
         ("State dict", "the file itself" if checkpoint.state_dict_key is None else _code(checkpoint.state_dict_key)),
+        *([("Prefix of its names", _code(checkpoint.prefix))] if checkpoint.prefix else []),
         ("Architecture", checkpoint.architecture),
         ("Base width", "not applicable" if checkpoint.width is None else f"{checkpoint.width:,}"),
         ("Classes", f"{checkpoint.num_classes:,}"),
@@ -46,8 +47,31 @@ def show_file(result: Run) -> Markup:
     )
     return section(
         "The checkpoint file", show_pairs(rows), element("h3", "Anomalies"), anomalies,
-        element("p", "Reading the file executed nothing in it.", class_="quiet"), *_extractor(result.features),
+        element("p", "Reading the file executed nothing in it.", class_="quiet"), *_show_copies(checkpoint.copies),
+        *_extractor(result.features),
     )  # fmt: skip
+
+
+_WEIGHTS = {
+    "equal": "the same weights",
+    "different": "other weights",
+    "unlike": "most of the names, but it does not fit",
+}
+_WRITTEN = {"replaced": "the new network", "kept": "what was there", "dropped": "nothing"}
+
+
+def _show_copies(copies: tuple[CopyInfo, ...]) -> list[Markup]:
+    """Where else in the file the network is, and what became of that."""
+    if not copies:
+        return []
+    rows = [
+        [_code(each.key + (f" {each.prefix}*" if each.prefix else "")), _WEIGHTS[each.weights], _WRITTEN[each.written]]
+        for each in copies
+    ]
+    return [
+        element("h3", "The network elsewhere in the file"),
+        table(["Place", "What it held", "What a written file holds there"], rows),
+    ]
 
 
 def _extractor(features: FeatureInfo | None) -> list[Markup]:

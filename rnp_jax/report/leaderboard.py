@@ -13,7 +13,7 @@ from rnp_jax.report.appendix import show_pairs, show_tree
 from rnp_jax.report.comparison_text import name_method, show_seconds
 from rnp_jax.report.figures import save_figures
 from rnp_jax.report.html import Markup, element, table
-from rnp_jax.report.leaderboard_matrix import MEANINGS, count_statuses, say_verdict, sort_rows
+from rnp_jax.report.leaderboard_matrix import MEANINGS, count_statuses, say_doubts, say_verdict, sort_rows
 from rnp_jax.report.leaderboard_plots import plot_leaderboard
 from rnp_jax.report.leaderboard_sections import show_covariates, show_figures, show_matrix, show_methods
 from rnp_jax.report.leaderboard_table import LEVELS, link, show_items
@@ -112,23 +112,24 @@ def _show_header(rows: Sequence[SweepRow], counts: Mapping[Status, int], created
         "Devices": ", ".join(sorted({row.device for row in rows if row.device})) or UNKNOWN,
         "Total time of the items": show_seconds(sum(spent) if spent else None),
     }
-    level = _level(counts)
+    doubts = say_doubts(rows)
+    level = _level(counts, doubted=bool(doubts))
     moment = created.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
     badge = element("span", BADGES[level], class_="badge")
     return element(
         "header",
         element("p", badge, element("span", "Sweep leaderboard"), element("span", moment), class_="eyebrow"),
         element("h1", title),
-        element("p", say_verdict(dict(counts)), class_="lead"),
+        *(element("p", text, class_="lead") for text in (say_verdict(dict(counts)), *doubts)),
         element("dl", *(element("div", element("dt", k), element("dd", v)) for k, v in facts.items()), class_="facts"),
         class_=level,
     )
 
 
-def _level(counts: Mapping[Status, int]) -> str:
+def _level(counts: Mapping[Status, int], *, doubted: bool) -> str:
     if counts["failed"]:
         return "bad"
-    if counts["rejected"] or counts["skipped"]:
+    if counts["rejected"] or counts["skipped"] or doubted:
         return "warning"
     return "ok" if counts["ok"] else "unknown"
 

@@ -74,6 +74,18 @@ def say_verdict(counts: dict[Status, int]) -> str:
     return f"None of {_items(total)} failed: the sweep's exit code is zero."
 
 
+def say_doubts(rows: Iterable[SweepRow]) -> list[str]:
+    """How many items may be measured on networks that are opened wrongly; nothing where there are none."""
+    doubted = sum(row.doubt is not None for row in rows)
+    if not doubted:
+        return []
+    text = (
+        f"{_items(doubted)} in doubt: the accuracy is hardly better than guessing, or far under what the file states, "
+        "so the network may not be computed as it was trained. The notes say what to check."
+    )
+    return [text]
+
+
 def say_who_sees(rows: Iterable[SweepRow]) -> str:
     """A sentence on the methods that know the trigger; empty where there are none."""
     names = sorted({row.method for row in rows if registry.sees_trigger(row.method)}, key=registry.order)

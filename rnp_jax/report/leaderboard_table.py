@@ -86,7 +86,7 @@ def _cells(row: SweepRow) -> list[Cell]:
         Cell(row.attack),
         Cell("" if rate is None else f"{100 * rate:.4g} %", rate),
         Cell(name_method({"method": row.method, "mode": row.mode}), small=f"seed {row.seed}"),
-        Cell(row.status, small=row.reason),
+        Cell(row.status, small=row.reason or (f"in doubt: {row.doubt}" if row.doubt else "")),
         _share(row.acc, row.acc_before, done),
         _share(row.asr, row.asr_before, done),
         _share(row.ra, row.ra_before, done),

@@ -100,6 +100,21 @@ class Versions(Part):
     numpy: Text
 
 
+Written = Literal["replaced", "kept", "dropped"]
+
+
+class CopyInfo(Part):
+    """The network once more in the file, or what has most of its names (``unlike``).
+
+    ``written`` is what the file that was written has in its place: the new network, what was there, or nothing.
+    """
+
+    key: Text
+    prefix: Text
+    weights: Literal["equal", "different", "unlike"]
+    written: Written
+
+
 class CheckpointInfo(Part):
     """The file that was defended."""
 
@@ -113,6 +128,8 @@ class CheckpointInfo(Part):
     parameters: Count
     filters: Count
     anomalies: tuple[Text, ...] = ()
+    prefix: Text = ""  # before the names of the network's tensors
+    copies: tuple[CopyInfo, ...] = ()
 
 
 class FeatureInfo(Part):

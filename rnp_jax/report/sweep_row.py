@@ -21,6 +21,9 @@ class SweepRow(Part):
     ``evidence`` is the level of what new searches for triggers found, None where they were not made; the three fields
     after it are ``visible``, ``smallest_after`` and ``ordinary_after`` of `Evidence`.
 
+    ``doubt``: why the network may not be computed as it was trained, if its accuracy is hardly better than guessing, or
+    far under what its file states; ``note`` says more.
+
     ``status``: ok; rejected, the file cannot be used (``reason`` says why); failed, the method or the machine could not
     finish; skipped, never tried. ``attack`` is ``none`` where no trigger is known, and ``unknown`` where the file was
     not read that far.
@@ -51,6 +54,7 @@ class SweepRow(Part):
     visible_before: bool | None = None
     smallest_after: Known = None
     ordinary_after: Known = None
+    doubt: Literal["at chance", "under the stated accuracy"] | None = None
     precision: Text | None = None
     batch_size: Count | None = None
     timing: tuple[Stage, ...] = ()

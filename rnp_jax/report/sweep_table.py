@@ -26,6 +26,7 @@ from rnp_jax.report.leaderboard_matrix import (
     count_statuses,
     make_matrix,
     metric_table,
+    say_doubts,
     say_verdict,
     say_who_sees,
     show_estimate,
@@ -59,6 +60,7 @@ _AFTER: dict[str, Kind] = {
     "der": "float",
     "pruned": "integer",
     "units": "integer",
+    "doubt": "category",
     "precision": "category",
     "batch_size": "integer",
     "attempt": "integer",
@@ -187,6 +189,7 @@ def to_markdown(rows: Sequence[SweepRow]) -> str:
     parts = [
         "# Leaderboard",
         say_verdict(counts),
+        *say_doubts(rows),
         *_show_matrix(rows),
         *_show_evidence(rows),
         "## Outcomes of the items",

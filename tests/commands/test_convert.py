@@ -6,6 +6,7 @@ import os
 import jax
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from rnp_jax.checkpoints import save_variables
@@ -39,6 +40,15 @@ def test_through_safetensors_every_bit_survives(source, tmp_path, capsys):
     assert '  not in the target: data["epoch"]' in capsys.readouterr().err
     assert main(["convert", str(tmp_path / "a.safetensors"), str(tmp_path / "back.pt")]) == 0
     assert_same_bits(state_of(source), dict(sorted_like(state_of(tmp_path / "back.pt"), state_of(source))))
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "model.", "net._orig_mod."])
+def test_the_names_of_wrappers_survive(wrapper, tmp_path):
+    state = {f"{wrapper}{key}": value for key, value in build_random("resnet18").state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "source.pt")
+    assert main(["convert", str(tmp_path / "source.pt"), str(tmp_path / "a.safetensors")]) == 0
+    assert main(["convert", str(tmp_path / "a.safetensors"), str(tmp_path / "back.pt")]) == 0
+    assert set(state_of(tmp_path / "back.pt")) == set(state)
 
 
 def sorted_like(state: dict, like: dict) -> list:
@@ -87,6 +97,25 @@ def test_an_old_torch_file_becomes_a_new_one_with_all_it_held(tmp_path):
     assert (tmp_path / "new.pt").read_bytes().startswith(b"PK")
 
 
+@pytest.mark.parametrize("name", ["state dict", "whole module"])
+def test_a_network_that_is_not_known_becomes_safetensors(name, fails, tmp_path, capsys):
+    network = torch.nn.Sequential(torch.nn.Conv1d(2, 3, 5), torch.nn.GroupNorm(1, 3), torch.nn.GRU(3, 4))
+    torch.save(network if name == "whole module" else network.state_dict(), tmp_path / "odd.pt")
+    assert main(["convert", str(tmp_path / "odd.pt"), str(tmp_path / "odd.safetensors")]) == 0
+    shown = capsys.readouterr().err.splitlines()
+    assert shown == [
+        "  the network is not recognised; its tensors are converted as they are",
+        str(tmp_path / "odd.safetensors"),
+    ]
+    found = safetensors.torch.load_file(tmp_path / "odd.safetensors")
+    assert_same_bits(dict(network.state_dict()), dict(sorted_like(found, network.state_dict())))
+    assert main(["convert", str(tmp_path / "odd.safetensors"), str(tmp_path / "back.pt")]) == 0
+    assert "resnet18 needs conv1.weight" in fails(
+        "convert", tmp_path / "odd.pt", tmp_path / "b.safetensors", "--architecture", "resnet18"
+    )
+    assert "tensors" in fails("convert", tmp_path / "odd.pt", tmp_path / "folder")
+
+
 def test_files_of_the_same_kind(source, fails, tmp_path):
     assert "is zip already" in fails("convert", source, tmp_path / "b.tar")
     assert main(["convert", str(source), str(tmp_path / "folder")]) == 0
@@ -125,3 +154,17 @@ def test_folders_that_lie(change, message, source, fails, tmp_path):
     save_tree(tmp_path / "folder", tree, metadata, overwrite=True)
     assert message in fails("convert", tmp_path / "folder", tmp_path / "a.pt")
     assert not (tmp_path / "a.pt").exists()
+
+
+def test_shards_become_one_file(tmp_path):
+    state = build_random("resnet18").state_dict()
+    names = list(state)
+    for number, part in enumerate((names[:60], names[60:]), 1):
+        shard = {key: state[key] for key in part}
+        safetensors.torch.save_file(shard, tmp_path / f"model-{number}-of-2.safetensors")
+    where = {key: f"model-{1 + (number >= 60)}-of-2.safetensors" for number, key in enumerate(names)}
+    (tmp_path / "index.json").write_text(json.dumps({"weight_map": where}))
+    for target in ("one.safetensors", "one.pt"):
+        assert main(["convert", str(tmp_path / "index.json"), str(tmp_path / target)]) == 0
+    assert_same_bits(dict(state), dict(sorted_like(safetensors.torch.load_file(tmp_path / "one.safetensors"), state)))
+    assert_same_bits(dict(state), state_of(tmp_path / "one.pt"))

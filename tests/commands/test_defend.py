@@ -24,6 +24,7 @@ from rnp_jax.data.splits import Split
 from rnp_jax.errors import RequirementError
 from rnp_jax.evaluation.predict import predict
 from rnp_jax.pipeline import holding
+from rnp_jax.pipeline.judging import AT_CHANCE
 from rnp_jax.pipeline.opening import draw_evenly, open_data, open_model
 from rnp_jax.report.schema import AttackInfo, Verdict, read_result
 from rnp_jax.store import load_tree
@@ -418,3 +419,16 @@ def test_a_folder_that_another_run_writes_to_is_left_to_it(small_victim, tmp_pat
     monkeypatch.setattr("rnp_jax.pipeline.defending.open_case", lambda *_: (tmp_path / "report.html").touch())
     assert "already contains a finished result" in fails(*clp)
     assert os.listdir(tmp_path) == ["report.html"]
+
+
+def test_a_network_at_chance_is_defended_with_a_warning_and_nothing_is_called_removed(small_victim, tmp_path, capsys):
+    """It is opened with a normalisation far from its own."""
+    out, wrong = tmp_path / "out", ("--normalization", "5,5,5/0.01,0.01,0.01")
+    given = ("--method", "clp", "--defense.size", "40", "--sweep-images", "20", "--batch-size", "20")
+    assert main(["defend", str(small_victim), *given, *wrong, "--require", "removed", "--out", str(out)]) == 3
+    result = read_result(out / "result.json")
+    assert (result.verdict.headline, result.verdict.level, result.verdict.supported) == (AT_CHANCE, "bad", False)
+    assert result.warnings[0] == result.verdict.detail
+    assert "WARNING: ACC is" in capsys.readouterr().err
+    for written in ("report.html", "run.log"):
+        assert "better than guessing" in (out / written).read_text("utf-8")

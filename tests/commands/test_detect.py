@@ -13,6 +13,7 @@ from rnp_jax.cli import main
 from rnp_jax.commands.detect import DetectOptions
 from rnp_jax.config import read_yaml, resolve
 from rnp_jax.document import read_document
+from rnp_jax.pipeline.judging import AT_CHANCE
 from rnp_jax.report.detection import FIGURES, Detection
 from rnp_jax.torch_io import read_checkpoint
 
@@ -136,3 +137,16 @@ def test_a_head_is_refused(head, tmp_path, fails):
 def test_the_document_has_no_not_a_number(detected):
     text = (detected.folder / "detection.json").read_text("utf-8")
     assert json.loads(text, parse_constant=pytest.fail)["schema_version"] == 1
+
+
+def test_a_network_at_chance_is_never_called_clean(small_victim, tmp_path, capsys):
+    """It is opened with a normalisation far from its own."""
+    out, quick = tmp_path / "out", ("--recover", "none", "--image-size", "8")
+    wrong = ("--normalization", "5,5,5/0.01,0.01,0.01")
+    assert main(["detect", str(small_victim), *FAST, *quick, *wrong, "--out", str(out)]) == 0
+    found = read_document(out / "detection.json", Detection)
+    assert (found.outcome, found.verdict.headline, found.verdict.level) == ("undecided", AT_CHANCE, "bad")
+    assert found.warnings[0] == found.verdict.detail
+    assert "WARNING: ACC is" in capsys.readouterr().err
+    for written in ("report.html", "run.log"):
+        assert "better than guessing" in (out / written).read_text("utf-8")

@@ -54,6 +54,35 @@ def test_a_set_without_a_test_part_is_measured_whole(small_victim, given, told, 
     assert capsys.readouterr().err == said
 
 
+WRONG = ("--normalization", "5,5,5/0.01,0.01,0.01", "--batch-size", "20")
+"""Images so far from those of the training that a network answers at random."""
+
+
+def test_an_accuracy_at_chance_is_a_loud_warning(small_victim, tmp_path, capsys):
+    out = tmp_path / "f.json"
+    assert main(["evaluate", str(small_victim), *WRONG, "--attack", "none", "--out", str(out)]) == 0
+    warning, rival = json.loads(out.read_text())["warnings"]
+    assert "with --normalization digits" in rival
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"WARNING: {warning}" in told
+    for cause in (
+        "better than guessing",
+        "the card states",
+        "--normalization",
+        "--architecture",
+        "classes",
+        "--image-",
+    ):
+        assert cause in warning
+
+
+def test_a_good_accuracy_is_no_warning(tmp_path, capsys):
+    out = tmp_path / "f.json"
+    assert main(["evaluate", str(CHECKPOINT), *SMALL, "--attack", "none", "--out", str(out)]) == 0
+    assert json.loads(out.read_text())["warnings"] == []
+    assert "WARNING" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

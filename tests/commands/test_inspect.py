@@ -3,11 +3,15 @@
 import os
 import re
 
+import jax
+import numpy as np
 import pytest
 import torch
 
 from rnp_jax.card import read_card
+from rnp_jax.checkpoints import save_variables
 from rnp_jax.cli import main
+from rnp_jax.models import Architecture, Network
 from rnp_jax.torch_io import read_checkpoint
 from tests.networks import build_random
 from tests.runs import ROOT
@@ -92,3 +96,52 @@ def test_a_crowd_beside_the_weights_is_counted(tmp_path, capsys):
     torch.save(value, tmp_path / "many.pt")
     assert main(["inspect", str(tmp_path / "many.pt")]) == 0
     assert "... and 61 more\n" in capsys.readouterr().out
+
+
+def test_a_whole_module_is_said_to_be_one(tmp_path, capsys):
+    torch.save({"model": build_random("resnet18"), "epoch": 3}, tmp_path / "whole.pt")
+    assert main(["inspect", str(tmp_path / "whole.pt")]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r'"model" +whole module of class "[a-zA-Z_.]+": 122 tensors', shown)
+    assert '! data["model"] is a whole module of class' in shown
+    assert "it is written as a plain state dict" in shown
+    assert "resnet18, width 4, 5 classes" in shown
+
+
+def test_what_is_around_the_network_is_told(tmp_path, capsys):
+    """A prefix, a normalisation, and the network once more."""
+    state = build_random("resnet18").state_dict()
+    pair = {"norm.mean": torch.full((3,), 0.25), "norm.std": torch.full((3,), 0.5)}
+    averaged = {key: value * 0.5 if value.is_floating_point() else value for key, value in state.items()}
+    wrapped = {**pair, **{f"net.{key}": value for key, value in state.items()}}
+    torch.save({"model": wrapped, "model_ema": averaged}, tmp_path / "m.pt")
+    assert main(["inspect", str(tmp_path / "m.pt")]) == 0
+    shown = capsys.readouterr().out
+    assert 'prefix        "net.", taken off the names and put back in new files' in shown
+    assert 'normalisation 0.25,0.25,0.25/0.5,0.5,0.5, in the file as "norm.mean" and "norm.std"' in shown
+    assert 'copy          The file holds the same network with other weights in "model_ema": "model" behind' in shown
+    assert "defend and evaluate need --data" in shown
+
+
+def test_the_accuracy_that_the_file_states_and_the_input_are_told(tmp_path, capsys):
+    torch.save(
+        {"state_dict": build_random("resnet18").state_dict(), "best_prec1": torch.tensor(91.5)}, tmp_path / "m.pt"
+    )
+    assert main(["inspect", str(tmp_path / "m.pt")]) == 0
+    shown = capsys.readouterr().out
+    assert 'accuracy      91.50%, as the file states it in "best_prec1"\n' in shown
+    assert (
+        "input         32x32x3 assumed; the weights fit other sizes too, and evaluate, defend and detect take" in shown
+    )
+    assert main(["inspect", str(tmp_path / "m.pt"), "--image-shape", "48", "48", "3"]) == 0
+    assert "input         48x48x3\n" in capsys.readouterr().out
+
+
+def test_an_architecture_that_is_one_of_several_is_told_as_such(tmp_path, capsys):
+    network = Network(Architecture("mobilenet_v2", 10, 8))
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    save_variables(tmp_path / "m.pt", network, jax.tree.map(lambda leaf: np.zeros(leaf.shape), shapes))
+    assert main(["inspect", str(tmp_path / "m.pt")]) == 1
+    shown = capsys.readouterr()
+    assert "architecture  chenyaofo_mobilenet_v2 or mobilenet_v2\n" in shown.out
+    assert "choose one with --architecture, or name clean images with --data" in shown.err

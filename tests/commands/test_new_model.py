@@ -1,6 +1,8 @@
 """The files of a new model, and its figures, which for a head are of features."""
 
+import contextlib
 import os
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +13,22 @@ import torch
 from rnp_jax.attacks import BadNets, Goal, load_artefact, trigger_test_set
 from rnp_jax.card import CARD_SUFFIX, beside, read_card, write_card
 from rnp_jax.commands import new_model
-from rnp_jax.commands.new_model import NewModel, check_free, hold_place, make_network, measure_model, write_model
+from rnp_jax.commands.new_model import (
+    NewModel,
+    check_free,
+    hold_place,
+    make_network,
+    measure_model,
+    tidy_place,
+    write_model,
+)
 from rnp_jax.config import ComputeOptions
 from rnp_jax.data import NORMALIZATIONS, Dataset, load
 from rnp_jax.errors import DataError
 from rnp_jax.evaluation.metrics import Metrics, Proportion
 from rnp_jax.extractors import from_function
 from rnp_jax.models import mlp_head
+from rnp_jax.pipeline.holding import hold_file
 from rnp_jax.pipeline.training_set import describe_attack
 from rnp_jax.torch_io import read_checkpoint
 from rnp_jax.training.backdoor import PoisonConfig
@@ -39,12 +50,29 @@ def new_head(attack: BadNets | None = ATTACK) -> NewModel:
     return NewModel(HEAD, HEAD.init(jax.random.key(0)), attack, GOAL, params, QUADRANTS)
 
 
+def write_head(model: NewModel, out: Path) -> None:
+    asr = None if model.attack is None else Proportion.of(2, 4)
+    write_model(
+        NewModel(model.network, model.variables, model.attack, GOAL, model.params),
+        out,
+        Metrics(acc=Proportion.of(3, 4), asr=asr),
+        attack=None if model.attack is None else describe_attack(model.attack, GOAL, PoisonConfig(), None),
+        epochs=7,
+        data="digits",
+        train_images=9,
+        training={"epochs": 7},
+        augmentation={"flip": False},
+        seed=4,
+        seconds=1.5,
+    )
+
+
 @pytest.mark.parametrize("present", ["victim.pt", "victim.card.json"])
 def test_a_checkpoint_or_card_is_in_the_way(present, tmp_path):
-    check_free(tmp_path / "victim.pt")
+    check_free(tmp_path / "victim.pt", "attack")
     (tmp_path / present).touch()
     with pytest.raises(DataError, match=rf"{present} exists already; choose another --out"):
-        check_free(tmp_path / "victim.pt")
+        check_free(tmp_path / "victim.pt", "attack")
 
 
 def test_a_place_is_held_by_one_run_and_must_be_free(tmp_path):
@@ -75,10 +103,28 @@ def test_a_card_whose_checkpoint_was_never_written_is_in_nobodys_way(card, names
         (tmp_path / name).touch()
     (tmp_path / "victim.card.json").write_text(card)
     if "victim.pt" in card and not names:
-        check_free(tmp_path / "victim.pt")
+        check_free(tmp_path / "victim.pt", "attack")
     else:
         with pytest.raises(DataError, match="exists already"):
-            check_free(tmp_path / "victim.pt")
+            check_free(tmp_path / "victim.pt", "attack")
+
+
+@pytest.mark.parametrize("tidy", [check_free, tidy_place])
+@pytest.mark.parametrize("own", [True, False])
+def test_what_a_run_left_that_was_killed_at_its_end_is_removed(own, tidy, tmp_path):
+    """Its lock, and the states that it saved; those beside a checkpoint without a card may be of another run."""
+    out = tmp_path / "head.pt"
+    write_head(new_head(), out)
+    if not own:
+        beside(out, CARD_SUFFIX).unlink()
+    whole = sorted(os.listdir(tmp_path))
+    (tmp_path / "head.training" / "3").mkdir(parents=True)
+    with hold_file(out, "attack"):
+        [lock] = {path.name for path in tmp_path.iterdir()} - {*whole, "head.training"}
+    (tmp_path / lock).touch()
+    with pytest.raises(DataError, match="exists already") if tidy is check_free else contextlib.nullcontext():
+        tidy(out, "attack")
+    assert sorted(os.listdir(tmp_path)) == (whole if own else sorted([*whole, "head.training"]))
 
 
 def test_a_network_is_made_for_its_images(images):
@@ -120,20 +166,7 @@ def test_trigger_checkpoint_and_card_are_written(attack, tmp_path, monkeypatch):
     out = tmp_path / "heads" / "head.pt"
     before = []  # what there is of the checkpoint when its card comes: nothing, so that a run can be killed there
     monkeypatch.setattr(new_model, "write_card", lambda *card: (before.append(out.exists()), write_card(*card)))
-    asr = None if attack is None else Proportion.of(2, 4)
-    write_model(
-        NewModel(model.network, model.variables, attack, GOAL, model.params),
-        out,
-        Metrics(acc=Proportion.of(3, 4), asr=asr),
-        attack=None if attack is None else describe_attack(attack, GOAL, PoisonConfig(), None),
-        epochs=7,
-        data="digits",
-        train_images=9,
-        training={"epochs": 7},
-        augmentation={"flip": False},
-        seed=4,
-        seconds=1.5,
-    )
+    write_head(model, out)
     assert before == [False]
     trigger = ["head.trigger.npz"] if attack is not None else []
     assert sorted(os.listdir(out.parent)) == ["head.card.json", "head.pt", *trigger]

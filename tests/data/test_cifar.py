@@ -99,7 +99,7 @@ def test_a_hostile_batch_is_refused_and_nothing_is_executed(cifar10, tmp_path):
         ({"labels": [1]}, "holds \"labels\"; expected 'data' as ndarray"),
         ({"\x1b[2J\ud800": [1]}, r"holds \"\\u001b\[2J\\ud800\"; expected 'data' as ndarray"),
         ({"data": np.zeros((1, 3072), np.uint8)}, "expected 'labels' as list"),
-        ({"data": np.zeros((1, 3072), np.int64), "labels": [1]}, 'an array of type "i8", expected bytes'),
+        ({"data": np.zeros((1, 3072), np.int64), "labels": [1]}, "an array of type int64, expected bytes: uint8"),
         ({"data": np.zeros((1, 1024), np.uint8), "labels": [1]}, r"shape \(1, 1024\), expected \[N, 3072\]"),
         ({"data": np.zeros((1, 3072), np.uint8), "labels": [10]}, "not all integers of 0 … 9"),
         ({"data": np.zeros((1, 3072), np.uint8), "labels": [[[1]]]}, "not all integers of 0 … 9"),

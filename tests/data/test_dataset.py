@@ -45,7 +45,7 @@ def test_unusable_data_is_refused_with_value_and_fix(images, labels, message):
 
 def test_another_image_shape_names_the_fix():
     dataset = Dataset(IMAGES, LABELS, ("a", "b", "c"), "toy")
-    with pytest.raises(DataError, match=r"toy: images are 8x8x3, but the model takes 32x32x3; .*image_size=32"):
+    with pytest.raises(DataError, match=r"8x8x3, but the model takes 32x32x3; .*image_size=32.*--image-shape 8 8 3"):
         validate(dataset, num_classes=3, image_shape=(32, 32, 3))
     with pytest.raises(DataError, match="3 channels, but 1 are needed"):
         validate(dataset, num_classes=3, image_shape=(8, 8, 1))

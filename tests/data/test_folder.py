@@ -36,6 +36,59 @@ def test_train_and_test_folders_are_used_as_they_are(tmp_path, test_name):
     assert test.class_names == ("a", "train")
 
 
+@pytest.mark.parametrize(
+    ("train_name", "test_name"),
+    [
+        *[("Train", "Test"), ("TRAIN", "VAL"), ("training", "testing"), ("Training", "Testing")],
+        *[("train", "valid"), ("training", "Validation")],
+    ],
+)
+def test_parts_are_known_whatever_the_case_and_form_of_their_names(train_name, test_name, tmp_path):
+    for part, count in ((train_name, 3), (test_name, 2)):
+        for name in "abc":
+            write(tmp_path / part / name, count)
+    train, test = load(tmp_path), load(tmp_path, split="test")
+    assert (train.class_names, test.class_names) == (("a", "b", "c"),) * 2
+    assert (train.labels.tolist(), test.labels.tolist()) == ([0, 0, 0, 1, 1, 1, 2, 2, 2], [0, 0, 1, 1, 2, 2])
+
+
+def test_a_test_folder_goes_before_one_for_validation(tmp_path):
+    for part, count in (("train", 3), ("Val", 2), ("Test", 1)):
+        write(tmp_path / part / "a", count)
+    assert len(load(tmp_path, split="test")) == 1
+
+
+def test_two_folders_for_one_part_are_refused(tmp_path):
+    for part in ("train", "Train", "test"):
+        write(tmp_path / part / "a", 3)
+    with pytest.raises(DataError, match="has Train and train; keep the one that is meant"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("Train", "Test", "extra"), ("train_set", "test_set"), ("dataset",)])
+def test_folders_of_folders_are_no_classes(names, tmp_path):
+    for part in names:
+        for name in "ab":
+            write(tmp_path / part / name, 5)
+    found = f"{len(names)} folders hold no images, only folders, so they are no classes: "
+    with pytest.raises(
+        DataError, match=f"{found}{sorted(names)[0]} \\(a, b\\).*give the folder above the class folders"
+    ):
+        load(tmp_path)
+
+
+def test_folders_inside_a_class_are_read_with_it(tmp_path):
+    for place in ("a", "a/more", "b"):
+        write(tmp_path / place, 5)
+    assert np.bincount(load(tmp_path, undivided=True).labels).tolist() == [10, 5]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"])
+def test_every_ending_of_torchvision_s_image_folder_is_read(suffix, tmp_path):
+    write(tmp_path / "a", 5, suffix, (6, 5) if suffix == ".pgm" else (6, 5, 3))
+    assert load(tmp_path, undivided=True).images.shape == (5, 6, 5, 3)
+
+
 def test_a_class_called_train_beside_others_is_a_class(tmp_path):
     write(tmp_path / "train", 5)
     write(tmp_path / "plane", 5)

@@ -26,7 +26,7 @@ def encode(array, kind="PNG"):
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["PNG", "PPM", "BMP"])
+@pytest.mark.parametrize("kind", ["PNG", "PPM", "BMP", "TIFF"])
 def test_lossless_formats_come_back_exactly(kind):
     np.testing.assert_array_equal(decode_image(encode(PIXELS, kind)), PIXELS)
 
@@ -38,7 +38,7 @@ def test_channels_are_converted():
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
-@given(kind=st.sampled_from(["PNG", "JPEG", "PPM", "BMP"]), data=st.data())
+@given(kind=st.sampled_from(["PNG", "JPEG", "PPM", "BMP", "TIFF", "WEBP"]), data=st.data())
 def test_damage_never_escapes_as_anything_but_a_data_error(kind, data):
     content = bytearray(encode(PIXELS, kind))
     for _ in range(data.draw(st.integers(1, 4))):
@@ -51,7 +51,7 @@ def test_damage_never_escapes_as_anything_but_a_data_error(kind, data):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"hello", "not a PNG, JPEG, PPM or BMP image"),
+        (b"hello", "not a PNG, JPEG, PPM, PGM, BMP, TIFF or WebP image"),
         (encode(PIXELS, "GIF"), "not a PNG"),
         (encode(PIXELS)[:100], "."),
         (encode(PIXELS[..., 0].astype(np.uint16)), "8 bits"),
@@ -72,6 +72,48 @@ def png(depth, colour, pixel):
     return whole
 
 
+def tiff(depths, order="II", **tags):
+    """A TIFF of one pixel of these bits a channel, not compressed; ``tags`` are further ones by number."""
+    short = {"II": "<", "MM": ">"}[order]
+    pixel = b"\x12\x34" * 8
+    photometric = 2 if len(depths) == 3 else 1
+    given = {
+        256: 1,
+        257: 1,
+        259: 1,
+        262: photometric,
+        273: 8,
+        277: len(depths),
+        278: 1,
+        279: len(depths) * depths[0] // 8,
+    }
+    given |= {int(tag[1:]): value for tag, value in tags.items()}
+    entries = {tag: struct.pack(f"{short}HHII", tag, 4, 1, value) for tag, value in given.items()}
+    bits = struct.pack(f"{short}{len(depths)}H", *depths)
+    begin = 8 + len(pixel)  # of the bits a channel, before the directory
+    where = bits.ljust(4, b"\0") if len(depths) == 1 else struct.pack(f"{short}I", begin)
+    entries[258] = struct.pack(f"{short}HHI", 258, 3, len(depths)) + where
+    bits = bits.ljust(8, b"\0")
+    directory = struct.pack(f"{short}H", len(entries)) + b"".join(entries[tag] for tag in sorted(entries)) + bytes(4)
+    return order.encode() + struct.pack(f"{short}HI", 42, begin + len(bits)) + pixel + bits + directory
+
+
+def test_a_tiff_of_8_bits_is_read():
+    assert decode_image(tiff((8, 8, 8))).tolist() == [[[0x12, 0x34, 0x12]]]
+    assert decode_image(tiff((8,), "MM"), channels=1).tolist() == [[[0x12]]]
+
+
+def test_a_tiff_with_a_tile_far_larger_than_its_image_is_refused():
+    with pytest.raises(DataError, match=r"expected at most 67,108,864 in all"):
+        decode_image(tiff((8, 8, 8), t322=2**15, t323=2**15, t324=8, t325=3))
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "JPEG"])
+def test_lossy_formats_come_back_nearly(kind):
+    smooth = np.broadcast_to(np.arange(0, 160, 5, np.uint8)[:, None, None], (32, 32, 3))
+    assert np.abs(decode_image(encode(np.ascontiguousarray(smooth), kind)).astype(int) - smooth).max() < 12
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -81,6 +123,7 @@ def png(depth, colour, pixel):
         b"P5 1 1 65535\n" + b"\x12\x34",
         b"P3 1 1 65535\n 1 2 60000\n",
         b"P2 1 1 1000\n 999\n",
+        *(tiff(depth, order) for depth in ((16,), (16, 16, 16)) for order in ("II", "MM")),
     ],
 )
 def test_no_image_is_cut_to_8_bits(content):
@@ -93,11 +136,12 @@ def test_images_of_8_bits_are_read(content):
     assert decode_image(content).tolist() == [[[97, 98, 99]]]
 
 
-def test_an_animated_image_is_refused():
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_an_image_of_several_frames_is_refused(kind):
     frames = [Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)]
     buffer = io.BytesIO()
-    frames[0].save(buffer, "PNG", save_all=True, append_images=frames[1:])
-    with pytest.raises(DataError, match="2 frames, expected a single image; save the one that is meant"):
+    frames[0].save(buffer, kind, save_all=True, append_images=frames[1:])
+    with pytest.raises(DataError, match="several frames, expected a single image; save the one that is meant"):
         decode_image(buffer.getvalue())
 
 

@@ -9,6 +9,7 @@ from rnp_jax.evaluation.metrics import Metrics, Proportion
 from rnp_jax.extractors import open_extractor
 from rnp_jax.models import mlp_head
 from rnp_jax.pipeline.cards import describe_extractor, describe_model
+from rnp_jax.pipeline.versions import device_name
 from rnp_jax.torch_io import read_checkpoint
 from tests.runs import CHECKPOINT, copy_checkpoint
 
@@ -24,7 +25,8 @@ def test_the_extractor_s_path_is_relative_to_the_card(head, path, tmp_path):
 
 
 @pytest.mark.parametrize("shares", [(0.75, 0.5, 0.25), (0.75, None, None)])
-def test_a_card_is_of_the_file_just_written(shares, tmp_path):
+def test_a_card_is_of_the_file_just_written(shares, tmp_path, monkeypatch):
+    monkeypatch.setenv("NPROC", "3")  # what --threads sets
     network = mlp_head(3, (4,), 2, "bfloat16")
     save_variables(tmp_path / "head.pt", network, network.init(jax.random.key(0)))
     metrics = Metrics(
@@ -50,3 +52,4 @@ def test_a_card_is_of_the_file_just_written(shares, tmp_path):
     assert (card.normalization.mean, card.normalization.std) == ((0.0,) * 3, (1.0,) * 3)
     assert (card.acc, card.asr, card.ra) == shares
     assert card.extractor is None
+    assert (card.device, card.device.endswith(", 3 threads")) == (device_name(), card.device.startswith("cpu"))

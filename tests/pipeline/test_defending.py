@@ -54,7 +54,7 @@ def test_a_run_from_python_writes_and_returns_its_result(small_victim, tmp_path,
     ]  # fmt: skip
     assert capsys.readouterr().err == ""
     assert [stage.stage for stage in result.timing] == [
-        "load checkpoint", "load images", "score", "choose", "measure", "write checkpoint", "sweeps",
+        "load checkpoint", "load images", "measure", "score", "choose", "write checkpoint", "sweeps",
     ]  # fmt: skip
     (curve,) = result.sweeps
     assert (curve.ranking, curve.points[0].acc.total) == ("clp", 20)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from rnp_jax.cli import main
@@ -14,6 +15,8 @@ from rnp_jax.commands.defend import DefendOptions
 from rnp_jax.commands.study import StudyOptions
 from rnp_jax.defenses import METHODS
 from rnp_jax.detection.evidence import EvidenceConfig, Finding, LabelEvidence
+from rnp_jax.evaluation.measure import Measured
+from rnp_jax.evaluation.metrics import Metrics, Proportion
 from rnp_jax.inversion import InversionConfig, PerturbationConfig, WarpConfig
 from rnp_jax.pipeline import evidence as module
 from rnp_jax.pipeline.evidence import describe_evidence, search_before_and_after
@@ -31,10 +34,16 @@ DATA, HELD = rows_data(), rows_data(60, seed=9)
 BEFORE, AFTER = mlp_variables(40.0), mlp_variables(0.0)
 
 
-def search(method: str = "clp", log: RunLog | None = None, *, evidence="always", seed: int = 0, **case):
-    model = SimpleNamespace(variables=BEFORE, extractor=case.pop("extractor", None))
+def search(method: str = "clp", log: RunLog | None = None, *, evidence="always", seed: int = 0, acc=90, **case):
+    model = SimpleNamespace(
+        variables=BEFORE,
+        extractor=case.pop("extractor", None),
+        network=NETWORK,
+        card=SimpleNamespace(acc=0.9),
+    )
     given = {"network": NETWORK, "model": model, "data": DATA, "holdout": HELD, "trigger": None, "anew": False}
-    outcome = SimpleNamespace(model=SimpleNamespace(variables=AFTER))
+    measured = Measured(Metrics(acc=Proportion.of(acc, 100)), np.zeros(0, np.int32))
+    outcome = SimpleNamespace(model=SimpleNamespace(variables=AFTER), before=measured)
     request = Request.of("a.pt", METHODS[method], RunOptions(method=method, evidence=evidence, seed=seed))
     return search_before_and_after(SimpleNamespace(**{**given, **case}), outcome, request, log or RunLog(quiet=True))
 
@@ -67,6 +76,12 @@ def test_evidence_is_gathered_where_it_is_wanted(calls, evidence: str, trigger, 
 def test_heads_new_networks_and_the_model_as_it_is_are_not_searched(calls, case: dict):
     assert search(**case) is None
     assert calls == []
+
+
+@pytest.mark.parametrize(("acc", "expected"), [(100 // CLASSES, None), (70, "found")])
+def test_a_network_at_chance_is_not_searched(calls, acc: int, expected):
+    assert search(acc=acc) == expected
+    assert len(calls) == (expected is not None)
 
 
 def test_both_networks_are_searched_on_the_clean_images_of_the_defense(calls):

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from rnp_jax.data import Dataset
 from rnp_jax.defenses import METHODS
 from rnp_jax.evaluation.metrics import Proportion
-from rnp_jax.pipeline.few_images import CHOOSE, LEARN, MEASURE, warn_of_few
+from rnp_jax.pipeline.few_images import CHOOSE, LEARN, MEASURE, warn_of_classes, warn_of_few
 from rnp_jax.pipeline.judging import CHANCE, needed_images
 from rnp_jax.pipeline.options import RunOptions
 from rnp_jax.pipeline.request import Request
@@ -68,3 +69,15 @@ def test_what_is_scarce_is_told_with_a_number_that_makes_sense(given, expected):
 def test_the_needed_images_are_the_fewest_whose_interval_allows_the_verdict(classes):
     limit, needed = min(CHANCE, 1 / classes), needed_images(classes)
     assert Proportion.of(0, needed).high <= limit < Proportion.of(0, needed - 1).high
+
+
+def test_data_with_fewer_classes_than_the_model_are_warned_of():
+    data = Dataset(np.zeros((3, 1, 1, 3), np.uint8), np.arange(3, dtype=np.int32), ("cat", "dog", "fish"), "pets")
+    assert warn_of_classes(data.with_classes(3)) == ()
+    (warning,) = warn_of_classes(data.with_classes(10))
+    assert warning.startswith(
+        "pets has 3 classes (cat, dog, fish), but the model has 10: its labels 0 to 2 are taken to be these."
+    )
+    assert data.with_classes(10).with_classes(10).lacking == 7
+    (cut,) = warn_of_classes(data.with_classes(50).with_classes(60))
+    assert "has 3 classes" in cut

@@ -8,8 +8,9 @@ from contextlib import ExitStack
 
 import pytest
 
+from rnp_jax import atomic
 from rnp_jax.errors import DataError
-from rnp_jax.pipeline.holding import LOCK, hold_file, hold_folder, hold_new
+from rnp_jax.pipeline.holding import LOCK, check_unfinished, hold_file, hold_folder, hold_new
 
 HELD = rf"is being written by process {os.getpid()} on .* \(defend, since 20.*Z\); wait until it ends, or choose"
 
@@ -61,6 +62,17 @@ def test_what_was_finished_meanwhile_is_not_written_again(tmp_path):
         hold_new(tmp_path, "defend", "report.html"),
     ):
         raise AssertionError
+
+
+def test_of_a_run_that_was_killed_at_its_end_only_the_result_stays(tmp_path):
+    check_unfinished(tmp_path, "defend", "report.html")
+    (tmp_path / "masks").mkdir()
+    draft = atomic._name_draft(tmp_path / "masks" / "x")
+    for left in (tmp_path / LOCK, tmp_path / "report.html", draft):
+        left.write_bytes(b"{}")
+    with pytest.raises(DataError, match="already contains a finished result"):
+        check_unfinished(tmp_path, "defend", "report.html")
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["masks", "report.html"]
 
 
 HOLDER = """

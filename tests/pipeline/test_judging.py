@@ -7,7 +7,19 @@ import pytest
 from rnp_jax.detection.evidence import Finding, LabelEvidence
 from rnp_jax.errors import RequirementError
 from rnp_jax.evaluation.metrics import Metrics, Proportion
-from rnp_jax.pipeline.judging import CHANCE, COSTLY, FOR_NOTHING, MISLED, STILL_WORKS, check_required, clean_asr, judge
+from rnp_jax.pipeline.doubts import Doubt
+from rnp_jax.pipeline.judging import (
+    AT_CHANCE,
+    CHANCE,
+    COSTLY,
+    FOR_NOTHING,
+    MISLED,
+    STILL_WORKS,
+    check_required,
+    clean_asr,
+    hold_in_doubt,
+    judge,
+)
 from rnp_jax.report.schema import Verdict
 
 IMAGES = 1000
@@ -232,3 +244,27 @@ def test_what_is_required_is_held_against_what_the_verdict_supports():
 
 def test_a_known_trigger_decides_whatever_the_searches_found():
     assert judged(WORKS, figures(0.9, 0.01, 0.89), finding=finding("still there")).headline == REMOVED
+
+
+GOOD = Verdict(headline="This trigger is removed", detail="7 filters.", level="ok", supported=True)
+
+
+def test_without_doubt_a_verdict_stays():
+    assert hold_in_doubt(GOOD, None) is GOOD
+
+
+@pytest.mark.parametrize("verdict", [GOOD, GOOD.model_copy(update={"level": "unknown", "supported": False})])
+def test_of_a_network_at_chance_nothing_is_concluded(verdict):
+    held = hold_in_doubt(verdict, Doubt(True, "ACC is 10 %."))
+    assert held == Verdict(headline=AT_CHANCE, detail="ACC is 10 %.", level="bad")
+    assert not {"removed", "clean", "works no more"} & set(AT_CHANCE.split())
+    with pytest.raises(RequirementError, match="does not support"):
+        check_required("removed", held)
+
+
+@pytest.mark.parametrize(("level", "expected"), [("ok", "warning"), ("unknown", "warning"), ("bad", "bad")])
+def test_of_a_network_under_its_stated_accuracy_nothing_is_supported(level, expected):
+    held = hold_in_doubt(GOOD.model_copy(update={"level": level}), Doubt(False, "ACC is 80 %, but 98 % is stated."))
+    assert held.headline == "This trigger is removed; but the network may not be computed as it was trained"
+    assert held.detail == "7 filters. ACC is 80 %, but 98 % is stated."
+    assert (held.level, held.supported) == (expected, False)

@@ -82,6 +82,7 @@ def test_names_of_cleaned_checkpoints(tmp_path):
     for source, name, expected in (
         ("a.tar", "clp", "cleaned.tar"),
         ("a", "clp", "cleaned.pt"),
+        ("model.safetensors.index.json", "clp", "cleaned.safetensors"),
         ("a.tar", "hid", "cleaned.pt"),
         ("extractor.pt", "clp", "cleaned.pt"),
     ):

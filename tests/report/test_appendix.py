@@ -1,5 +1,5 @@
 from rnp_jax.report.appendix import show_file, show_pruned_filters, show_settings, show_timing
-from rnp_jax.report.schema import PrunedFilter, Result
+from rnp_jax.report.schema import CopyInfo, PrunedFilter, Result
 
 
 def row(name: str, value: str) -> str:
@@ -24,8 +24,28 @@ def test_file_shows_provenance_and_anomalies(result: Result):
     plain = result.checkpoint.model_copy(update={"anomalies": (), "state_dict_key": None, "width": None})
     markup = show_file(result.model_copy(update={"checkpoint": plain}))
     assert "Nothing out of the ordinary was found in the file." in markup
+    assert "Prefix of its names" not in markup
+    wrapped = result.checkpoint.model_copy(update={"prefix": "module."})
+    markup_of_wrapped = show_file(result.model_copy(update={"checkpoint": wrapped}))
+    assert row("Prefix of its names", "<code>module.</code>") in markup_of_wrapped
     assert row("State dict", "the file itself") in markup
     assert row("Base width", "not applicable") in markup
+
+
+def test_copies_of_the_network_are_shown_with_what_became_of_them(result: Result):
+    assert "elsewhere in the file" not in show_file(result)
+    copies = (
+        CopyInfo(key="ema<1>", prefix="module.", weights="different", written="replaced"),
+        CopyInfo(key="teacher", prefix="", weights="unlike", written="kept"),
+    )
+    markup = show_file(
+        result.model_copy(update={"checkpoint": result.checkpoint.model_copy(update={"copies": copies})})
+    )
+    assert (
+        '<th scope="row"><code>ema&lt;1&gt; module.*</code></th><td>other weights</td><td>the new network</td>'
+        in markup
+    )
+    assert "<code>teacher</code></th><td>most of the names, but it does not fit</td><td>what was there</td>" in markup
 
 
 def test_scores_have_their_column_and_their_source(scored: Result):

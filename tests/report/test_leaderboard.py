@@ -86,6 +86,13 @@ def test_the_heads_colour_follows_the_statuses(statuses, level):
     assert f'<header class="{level}">' in render_leaderboard(rows, {}, **ABOUT)
 
 
+def test_an_item_in_doubt_is_told_of_in_the_head():
+    page = render_leaderboard([make_row(0), make_row(1, doubt="at chance")], {}, **ABOUT)
+    head = page.split("</header>")[0]
+    assert '<header class="warning">' in head
+    assert "1 item in doubt: the accuracy is hardly better than guessing" in head
+
+
 def test_the_slowest_and_the_lost_are_listed_with_links_and_reasons():
     page = render_leaderboard(make_rows(60), {}, **ABOUT)
     slowest = page.split("<h2>Slowest items</h2>")[1].split("</section>")[0]

@@ -3,6 +3,7 @@ from rnp_jax.report.leaderboard_matrix import (
     count_statuses,
     make_matrix,
     metric_table,
+    say_doubts,
     say_verdict,
     sort_rows,
 )
@@ -21,6 +22,14 @@ def test_counts_add_up_and_the_verdict_follows_failures_alone():
     assert say_verdict(count_statuses(rows)) == "1 of 5 items failed, so the sweep's exit code is not zero."
     assert say_verdict(count_statuses(rows[-1:])) == "None of 1 item failed: the sweep's exit code is zero."
     assert say_verdict(count_statuses([])) == "The sweep has no items."
+
+
+def test_items_in_doubt_are_counted():
+    rows = [make_row("a"), make_row("b", doubt="at chance"), make_row("c", doubt="under the stated accuracy")]
+    assert say_doubts(rows[:1]) == []
+    (text,) = say_doubts(rows)
+    assert text.startswith("2 items in doubt: the accuracy is hardly better than guessing, or far under what the file")
+    assert say_doubts(rows[:2])[0].startswith("1 item in doubt")
 
 
 def test_rows_are_sorted_by_path_then_method():

@@ -57,6 +57,11 @@ def test_a_cell_has_what_is_shown_sorted_and_linked():
     }
 
 
+def test_the_status_tells_of_a_doubt():
+    (cells,) = data_of([make_row(doubt="at chance")])["rows"]
+    assert cells[COLUMNS.index("Status")] == ["ok", None, "in doubt: at chance", None]
+
+
 def test_evidence_adds_its_columns_to_every_row():
     found = {"evidence": "traces", "visible_before": True, "smallest_after": 12.5, "ordinary_after": None}
     rows = [make_row(**found), make_row(key="1" * 64)]
