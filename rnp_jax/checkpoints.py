@@ -84,7 +84,8 @@ def open_checkpoint(
 
     Raises:
       CheckpointError: the file is hostile, damaged or of an unsupported kind.
-      ArchitectureError: its tensors are of no supported architecture, or of several.
+      ArchitectureError: its tensors are of no supported architecture, or of several; a whole module states that it
+        computes otherwise.
     """
     checkpoint, state_dict = _read(path, key, limits, check_crc)
     found = recognise(checkpoint, state_dict, architecture, image_shape, prefix=prefix)
@@ -145,7 +146,7 @@ def load_model(
     if card is not None:
         image_shape = image_shape or card.architecture.image_shape
         architecture = architecture or card.architecture.name
-    found, state_dict, normaliser = recognise(
+    found, state_dict, normaliser, notes = recognise(
         checkpoint, state_dict, architecture, image_shape, prefix=prefix, checked=False
     )
     given = parse_normalization(normalization) if isinstance(normalization, str) else normalization
@@ -160,7 +161,7 @@ def load_model(
     variables = from_state_dict(network, tensors)
     assumed = image_shape is None and stated_size(checkpoint) is None
     copies = list_copies(checkpoint, state_dict)
-    assumptions = (*(tell_location(state_dict.location) if key is None else ()), *tell_normaliser(normaliser))
+    assumptions = (*(tell_location(state_dict.location) if key is None else ()), *tell_normaliser(normaliser), *notes)
     return Model(network, variables, checkpoint, state_dict, card, copies, assumed, assumptions)
 
 
@@ -229,10 +230,11 @@ def save_model(
 
     Tensors whose values did not change stay identical bit for bit. Objects that were left unread are not written.
     Bounds on activations that the file does not have yet are put behind its tensors (see ``rnp_jax.models.bounds``).
-    Every copy of the network in the file becomes the same network: no way of opening the file gives the old one.
+    Every copy of the network in the file becomes the same network, and weights of it in other places are not written:
+    no way of opening the file gives the old one.
 
     Returns:
-      Where in the file such objects were.
+      Where in the file what is not written was.
 
     Raises:
       CheckpointError: the file exists, or cannot be written, or has bounds that the variables lack; the model is a new
@@ -257,7 +259,14 @@ def save_model(
         changed[weight] = after[weight]
     others = [_change_copy(copy, model.state_dict, changed, added) for copy in model.copies.fitting]
     return write_checkpoint(
-        path, model.checkpoint, model.state_dict, changed, added=added, others=others, overwrite=overwrite
+        path,
+        model.checkpoint,
+        model.state_dict,
+        changed,
+        added=added,
+        others=others,
+        left_out=[place for each in model.copies.remains for place in each.tensors],
+        overwrite=overwrite,
     )
 
 

@@ -1,7 +1,12 @@
-"""The normalisation that a file brings as buffers, as ``Sequential(Normalize, network)`` and robust networks do."""
+"""The normalisation that a file brings, as ``Sequential(Normalize, network)`` and robust networks do.
 
-from collections.abc import Iterator
+Its two rows of values are buffers of the state dict. A whole module may hold them beside it: as buffers that are not
+saved, tensors, or lists of numbers, as ``torchvision.transforms.Normalize`` does.
+"""
+
+from collections.abc import Iterator, Mapping
 from os import PathLike
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +14,8 @@ import numpy as np
 from rnp_jax.card import Card
 from rnp_jax.data import Normalization
 from rnp_jax.errors import CheckpointError, DataError
-from rnp_jax.torch_io import StateDict
+from rnp_jax.torch_io import Checkpoint, StateDict, TensorRef, materialise
+from rnp_jax.torch_io.nodes import ModuleNode, Node
 from rnp_jax.torch_io.text import quote
 
 _MEANS = ("mean", "mu")
@@ -29,26 +35,41 @@ class Normaliser(NamedTuple):
 
 def find_pairs(state_dict: StateDict) -> Iterator[tuple[str, str]]:
     """The names of tensors that may be a mean and a deviation for each channel, without reading them."""
-    refs = state_dict.tensors.refs
-    for name, ref in refs.items():
+    return _find_pairs({name: ref.shape for name, ref in state_dict.tensors.refs.items() if "float" in ref.dtype})
+
+
+def _find_pairs(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, str]]:
+    for name, shape in shapes.items():
         place, _, leaf = name.rpartition(".")
         for word in (word for word in _MEANS if word in leaf and not leaf.startswith("running_")):
             others = (f"{place}.".removeprefix(".") + leaf.replace(word, each) for each in _DEVIATIONS)
-            found = next((other for other in others if other in refs and refs[other].shape == ref.shape), None)
-            if found is not None and _is_per_channel(ref.shape) and "float" in ref.dtype:
+            found = next((other for other in others if shapes.get(other) == shape), None)
+            if found is not None and _is_per_channel(shape):
                 yield name, found
                 break
 
 
-def read_normaliser(state_dict: StateDict, path: str | PathLike[str]) -> Normaliser | None:
+def read_normaliser(
+    state_dict: StateDict, path: str | PathLike[str], constants: Mapping[str, np.ndarray] = MappingProxyType({})
+) -> Normaliser | None:
     """The normalisation that a file states; None where it states none, or several that differ.
+
+    Args:
+      state_dict: its tensors.
+      path: the file, for errors.
+      constants: what a whole module holds beside them.
 
     Raises:
       CheckpointError: it has impossible values.
     """
     found: Normaliser | None = None
-    for names in find_pairs(state_dict):
-        mean, std = (state_dict.tensors[name].astype(np.float64).ravel() for name in names)
+    numbers = {name: value for name, value in constants.items() if "float" in value.dtype.name}
+    beside = _find_pairs({name: value.shape for name, value in numbers.items()})
+    for names, source in (
+        *((names, state_dict.tensors) for names in find_pairs(state_dict)),
+        *((names, numbers) for names in beside),
+    ):
+        mean, std = (source[name].astype(np.float64).ravel() for name in names)
         scale = 255.0 if max(mean.max(), std.max()) > _LARGEST else 1.0
         try:
             values = Normalization(tuple(map(float, mean / scale)), tuple(map(float, std / scale)))
@@ -58,6 +79,19 @@ def read_normaliser(state_dict: StateDict, path: str | PathLike[str]) -> Normali
             return None
         found = found or Normaliser(*names, values)
     return found
+
+
+def list_constants(checkpoint: Checkpoint, node: Node) -> dict[str, np.ndarray]:
+    """What the modules of a whole module hold beside its state dict: small tensors and rows of numbers, by name.
+
+    Raises:
+      CheckpointError: the file is not what it was.
+    """
+    held = node.constants if isinstance(node, ModuleNode) else {}
+    return {
+        name: materialise(checkpoint, value) if isinstance(value, TensorRef) else np.asarray(value)
+        for name, value in held.items()
+    }
 
 
 def choose_normalization(

@@ -1,10 +1,13 @@
 """Which network a state dict is: its architecture, what wraps it, and the normalisation that it brings."""
 
+import math
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
-from rnp_jax.errors import ArchitectureError, UnknownNetworkError
+from rnp_jax.errors import AmbiguousError, ArchitectureError, UnknownNetworkError
 from rnp_jax.models import Architecture
 from rnp_jax.models.bounds import bounds_in
 from rnp_jax.models.inference import (
@@ -14,16 +17,30 @@ from rnp_jax.models.inference import (
     filter_masks,
     infer_architecture,
     resized,
+    shorten_line,
 )
 from rnp_jax.models.nearest import describe_unknown
-from rnp_jax.normaliser import Normaliser, find_pairs, read_normaliser
+from rnp_jax.normaliser import Normaliser, find_pairs, list_constants, read_normaliser
+from rnp_jax.stated_settings import Stated, check_stated, compare
 from rnp_jax.torch_io import Checkpoint, StateDict, check_consumed
+from rnp_jax.torch_io.location import get_node
+from rnp_jax.torch_io.nodes import ModuleNode
 from rnp_jax.torch_io.state_dict import is_counter
 from rnp_jax.torch_io.text import quote
 
 _LARGEST = 4096  # pixels of a side that a file may state
 _MOST_WRAPPERS = 4
 _SHOWN = 5  # names
+_CHANNELS = 4  # of images, at most
+_NORMALISES = re.compile(r"mean|std|sigma|var|(?<![a-z])mu(?![a-z])")
+_COMPUTED = MappingProxyType(
+    {
+        re.compile(r"(^|\.)parametrizations\."): "torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')",
+        re.compile(r"(^|\.)weight_mask$"): "torch.nn.utils.prune.remove(module, 'weight')",
+        re.compile(r"(^|\.)weight_g$"): "torch.nn.utils.remove_weight_norm(module)",
+    }
+)
+"""Names of tensors that torch computes weights from, and what makes plain weights of them."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -35,11 +52,13 @@ class Recognised(NamedTuple):
       architecture: of the network.
       state_dict: its tensors alone, without the names of what wraps it.
       normaliser: the normalisation that the file brings; None where it brings none.
+      notes: what a whole module states of itself and the architecture may lack, a sentence each.
     """
 
     architecture: Architecture
     state_dict: StateDict
     normaliser: Normaliser | None
+    notes: tuple[str, ...] = ()
 
 
 def recognise(
@@ -65,24 +84,29 @@ def recognise(
       checked: whether the values are read and checked now.
 
     Raises:
-      ArchitectureError: its tensors are of no supported architecture, or of several.
+      ArchitectureError: its tensors are of no supported architecture, or of several; a whole module states that it
+        computes otherwise.
       CheckpointError: a weight is not finite, or a variance negative; a normalisation has impossible values.
     """
     inner = state_dict if prefix is None else _select(state_dict, prefix, checkpoint)
-    found, own = _unwrap(inner, architecture, image_shape)
+    node = get_node(checkpoint.tree, state_dict.location)
+    stated = node.stated if isinstance(node, ModuleNode) else {}
+    found, own = _unwrap_stated(inner, architecture, image_shape, stated)
     shapes = shapes_of(own)
     if image_shape is None and (size := stated_size(checkpoint)) is not None:
         found = resized(found, shapes, size)
     check_bounds(found, shapes)
-    stated = checkpoint.tree.get("num_classes") if isinstance(checkpoint.tree, dict) else None
-    if isinstance(stated, int) and stated != found.num_classes:
+    classes = checkpoint.tree.get("num_classes") if isinstance(checkpoint.tree, dict) else None
+    if isinstance(classes, int) and classes != found.num_classes:
         raise ArchitectureError(
-            f"{checkpoint.path}: the file says num_classes {stated}, but its last layer has {found.num_classes} "
+            f"{checkpoint.path}: the file says num_classes {classes}, but its last layer has {found.num_classes} "
             "outputs; one of them is wrong, so do not trust the file as it is"
         )
     if checked:
         check_consumed(own.tensors, [*list_read(own), *filter_masks(own.tensors)], checkpoint.path)
-    return Recognised(found, own, read_normaliser(state_dict, checkpoint.path))
+    notes = check_stated(stated, own, found, checkpoint.path) if stated else ()
+    normaliser = read_normaliser(state_dict, checkpoint.path, list_constants(checkpoint, node))
+    return Recognised(found, own, normaliser, notes)
 
 
 def list_read(state_dict: StateDict) -> list[str]:
@@ -118,6 +142,33 @@ def _select(state_dict: StateDict, prefix: str, checkpoint: Checkpoint) -> State
     )
 
 
+def _unwrap_stated(
+    state_dict: StateDict, name: str | None, image_shape: tuple[int, int, int] | None, stated: Stated
+) -> tuple[Architecture, StateDict]:
+    """As ``_unwrap``; of several architectures, only those that are most like a whole module's settings remain."""
+    try:
+        return _unwrap(state_dict, name, image_shape)
+    except AmbiguousError as error:
+        if not stated:
+            raise
+        read = list(_unwrap_each(error.candidates, state_dict, image_shape))
+        unlike = [tuple(map(len, compare(stated, own, found))) for found, own in read]
+        best = [each for each, count in zip(read, unlike, strict=True) if count == min(unlike)]
+        if len(best) == 1:
+            return best[0]
+        raise AmbiguousError([found.name for found, _ in best] or error.candidates) from error
+
+
+def _unwrap_each(
+    names: Iterable[str], state_dict: StateDict, image_shape: tuple[int, int, int] | None
+) -> Iterator[tuple[Architecture, StateDict]]:
+    for name in names:
+        try:
+            yield _unwrap(state_dict, name, image_shape)
+        except ArchitectureError:  # of no fitting sizes
+            continue
+
+
 def _unwrap(
     state_dict: StateDict, name: str | None, image_shape: tuple[int, int, int] | None
 ) -> tuple[Architecture, StateDict]:
@@ -147,12 +198,14 @@ def _unwrap(
         elif not left:
             return found, own
     if isinstance(unlikely, ArchitectureError):
+        if changed := _tell_changed(state_dict):
+            raise ArchitectureError(f"{unlikely}{changed}") from unlikely
         raise unlikely
     if unlikely is not None:
         return unlikely
     first = errors[0]
     message = describe_unknown(tried) if isinstance(first, UnknownNetworkError) else str(first)
-    raise ArchitectureError(f"{message}{_advise(state_dict)}") from first
+    raise ArchitectureError(f"{message}{_tell_changed(state_dict) or _advise(state_dict)}") from first
 
 
 def _list_prefixes(state_dict: StateDict) -> Iterator[str]:
@@ -169,11 +222,11 @@ def _list_prefixes(state_dict: StateDict) -> Iterator[str]:
         yield prefix
 
 
-def _list_left(state_dict: StateDict, own: StateDict, prefix: str, outside: set[str]) -> list[str]:
+def _list_left(state_dict: StateDict, own: StateDict, prefix: str, outside: set[str]) -> Shapes:
     """The tensors beside the network that are no copy of one of its own; nor are they those known to be ``outside``."""
     shapes, beside = shapes_of(own), shapes_of(state_dict)
     others = {name: shape for name, shape in beside.items() if not name.startswith(prefix) and name not in outside}
-    return [name for name, shape in consumed(others).items() if shape not in _list_tails(name, shapes)]
+    return {name: shape for name, shape in consumed(others).items() if shape not in _list_tails(name, shapes)}
 
 
 def _list_tails(name: str, shapes: Shapes) -> list[tuple[int, ...]]:
@@ -183,13 +236,28 @@ def _list_tails(name: str, shapes: Shapes) -> list[tuple[int, ...]]:
     return [shapes[tail] for tail in tails if tail in shapes]
 
 
-def _tell_left(prefix: str, found: Architecture, left: list[str]) -> str:
-    listed = "".join(f"\n + {name}" for name in left[:_SHOWN])
+def _tell_left(prefix: str, found: Architecture, left: Shapes) -> str:
+    listed = "".join(shorten_line(f"\n + {name}") for name in [*left][:_SHOWN])
     more = f"\n … and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
-    return (
-        f"behind the prefix {quote(prefix)} is a {found.name}, but there are other tensors beside it (+); if the "
-        f"network does not read them, give --prefix {prefix}{listed}{more}"
+    steps = [name for name, shape in left.items() if math.prod(shape) <= _CHANNELS and _NORMALISES.search(name.lower())]
+    advice = (
+        f"{quote(steps[0])} looks like a part of a normalisation, so give its mean and standard deviation with "
+        f"--normalization, and --prefix {prefix}"
+        if steps
+        else f"if the network does not read them, give --prefix {prefix}"
     )
+    return (
+        f"behind the prefix {quote(prefix)} is a {found.name}, but there are other tensors beside it (+); "
+        f"{advice}{listed}{more}"
+    )
+
+
+def _tell_changed(state_dict: StateDict) -> str:
+    """What to do where torch computes weights from others."""
+    for mark, remove in _COMPUTED.items():
+        if name := next((name for name in state_dict.names if mark.search(name)), None):
+            return f"\n{quote(name)} is there in the place of weights: call {remove} and save again."
+    return ""
 
 
 def _advise(state_dict: StateDict) -> str:

@@ -107,7 +107,7 @@ def load(module: nn.Module, name: str | None = None, **arguments) -> tuple[Netwo
 
 def recognised(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
     """Every architecture whose structure a state dict of these shapes has."""
-    return [name for name in registry.DESIGNS if inference._matches(name, shapes)]
+    return [name for name in registry.DESIGNS if inference.matches(name, shapes)]
 
 
 def check_parity(

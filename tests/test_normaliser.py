@@ -110,3 +110,27 @@ def test_rounded_values_are_the_same():
     assert not is_same(one, parse_normalization("cifar10_bb"))
     assert is_same(parse_normalization("half"), parse_normalization("0.5/0.5"))
     assert not is_same(one, Normalization((0.5, 0.5), (0.5, 0.5)))
+
+
+class Unsaved(torch.nn.Module):
+    """A normalisation in one of the ways that no state dict has."""
+
+    def __init__(self, form: str):
+        super().__init__()
+        if form == "buffers":
+            self.register_buffer("mean", image_shaped(MEAN), persistent=False)
+            self.register_buffer("std", image_shaped(STD), persistent=False)
+        else:
+            self.mean = MEAN if form == "tensors" else MEAN.tolist()
+            self.std = STD if form == "tensors" else tuple(STD.tolist()) if form == "tuples" else STD.tolist()
+
+
+@pytest.mark.parametrize("form", ["buffers", "tensors", "lists", "tuples"])
+def test_a_normalisation_that_a_whole_module_does_not_save_is_used(form, tmp_path):
+    torch.save(torch.nn.Sequential(Unsaved(form), MODULE), tmp_path / "m.pt")
+    model = load_model(tmp_path / "m.pt")
+    assert spell(Normalization(model.network.mean, model.network.std)) == WORDS
+    assert model.assumptions[-1] == f'The file brings its normalisation, {WORDS}, as "0.mean" and "0.std".'
+    assert load_model(tmp_path / "m.pt", normalization=WORDS).network == model.network
+    with pytest.raises(DataError, match=r"normalises images itself.*leave out --normalization"):
+        load_model(tmp_path / "m.pt", normalization="half")

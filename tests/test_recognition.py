@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn.utils import parametrizations, prune
 
 from rnp_jax import masks
 from rnp_jax.checkpoints import load_model, open_checkpoint, save_model
@@ -80,6 +81,44 @@ def test_a_network_within_a_larger_one_needs_to_be_named(tmp_path):
         ArchitectureError, match=r'no tensor\'s name begins with --prefix "net\."; most begin with "model\."'
     ):
         open_checkpoint(tmp_path / "m.pt", prefix="net")
+
+
+def test_what_may_be_a_normalisation_is_said_to_be_one(tmp_path):
+    torch.save({**named("model."), "step.offsets": torch.zeros(1000), "img_mu": torch.zeros(3)}, tmp_path / "m.pt")
+    message = (
+        r'"img_mu" looks like a part of a normalisation, so give its mean and standard deviation with --normalization, '
+        r"and --prefix model\.\n \+ step\.offsets\n \+ img_mu"
+    )
+    with pytest.raises(ArchitectureError, match=message):
+        open_checkpoint(tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "layer", "advice"),
+    [
+        (lambda conv: prune.random_unstructured(conv, "weight", 0.5), "conv1", r"prune\.remove\(module, 'weight'\)"),
+        (lambda conv: prune.random_unstructured(conv, "weight", 0.5), "layer1.0.conv1", r"prune\.remove\(.*\)"),
+        (parametrizations.weight_norm, "layer1.0.conv1", r"remove_parametrizations\(module, 'weight'\)"),
+    ],
+)
+def test_weights_that_are_computed_from_others_are_explained(change, layer, advice, tmp_path):
+    module = build_random("resnet18")
+    change(module.get_submodule(layer))
+    torch.save(module.state_dict(), tmp_path / "m.pt")
+    with pytest.raises(ArchitectureError, match=rf"in the place of weights: call torch.*{advice} and save again"):
+        open_checkpoint(tmp_path / "m.pt")
+
+
+def test_a_long_name_is_shortened(tmp_path):
+    torch.save(UNKNOWN | {f"{'w' * 900}.weight": torch.ones(3, 3)}, tmp_path / "m.pt")
+    with pytest.raises(ArchitectureError, match=r"\n \+ w{20,100}…w{20,100}\.weight \(3, 3\)\n"):
+        open_checkpoint(tmp_path / "m.pt")
+
+
+def test_a_layer_without_a_name_is_no_network(tmp_path):
+    torch.save(torch.nn.Linear(7, 3).state_dict(), tmp_path / "m.pt")
+    with pytest.raises(ArchitectureError, match=r'a single linear layer without a name .*calls it "0\.weight"'):
+        open_checkpoint(tmp_path / "m.pt")
 
 
 def test_a_prefix_chooses_one_of_several_networks(tmp_path):

@@ -153,6 +153,8 @@ def _print_wrapper(console: Console, found: Recognised) -> None:
     if found.normaliser is not None:
         mean, std, values = found.normaliser
         console.print(f"normalisation {spell(values)}, in the file as {quote(mean)} and {quote(std)}")
+    for note in found.notes:
+        console.print(f"  ! {note}")
 
 
 def _print_card(console: Console, card: Card | None, normaliser: Normaliser | None) -> None:

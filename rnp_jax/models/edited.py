@@ -78,11 +78,18 @@ class WithHead(Chain):
 
 
 def _leaves_room(before: str, after: str) -> bool:
-    """Whether numbers in a Sequential, which may hold others, leave room for a layer without parameters in between."""
+    """Whether a layer without parameters may stand between two layers of these names.
+
+    None does if they are neighbours in a Sequential, which numbers its layers from 0 on: ``fc.0`` and ``fc.1``.
+    """
     first, second = (name.split(".") for name in (before, after))
     same = sum(takewhile(bool, (one == other for one, other in zip(first, second, strict=False))))
+    if same == min(len(first), len(second)):
+        return True  # one lies in the other
     (one, *inside), (other, *ahead) = first[same:], second[same:]
-    return int(other) - int(one) > 1 or bool(inside) or any(number != "0" for number in ahead)
+    if not (one.isdecimal() and other.isdecimal()):
+        return True
+    return int(other) - int(one) != 1 or bool(inside) or any(number != "0" for number in ahead)
 
 
 class Edit(NamedTuple):
@@ -131,7 +138,8 @@ def _linear_layers(tensors: Shapes, root: str) -> dict[str, tuple[int, int]]:
     found = {name: (tensors[f"{name}.weight"][0], tensors[f"{name}.weight"][1]) for name in names}
     sizes = list(found.values())
     follow = all(after[1] == before[0] for before, after in pairwise(sizes))
-    return found if follow else {}
+    within = any(other.startswith(f"{name}.") for name in names for other in names)
+    return found if follow and not within else {}
 
 
 def find_bodies(shapes: Shapes) -> Iterator[Edit]:

@@ -17,6 +17,7 @@ from rnp_jax.models.registry import ARCHITECTURES, DESIGNS, Architecture, Networ
 from rnp_jax.models.torch_names import FILTER_MASK, IGNORED, UNREAD, TorchEntry, table
 
 _SHOWN = 12  # lines of a ± list
+_LONGEST = 120  # letters of one
 _IMAGENET_CLASSES = 1000
 
 
@@ -192,7 +193,7 @@ class _Reading(NamedTuple):
 
 def _read(shapes: Shapes, image_shape: tuple[int, int, int] | None) -> list[_Reading]:
     """The designs whose structure the tensors have: as published, else edited; families where no single design fits."""
-    found = [_Reading(name, _named(shapes, DESIGNS[name])) for name in DESIGNS if _matches(name, shapes)]
+    found = [_Reading(name, _named(shapes, DESIGNS[name])) for name in DESIGNS if matches(name, shapes)]
     found = found or _read_edited(shapes, DESIGNS)
     found = [reading for reading in found if not DESIGNS[reading.name].family] or found
     return [reading for reading in found if _is_considered(reading, image_shape)]
@@ -217,7 +218,7 @@ def _read_edited(shapes: Shapes, names: Iterable[str]) -> list[_Reading]:
             heads[head] = [*find_heads(shapes, head), *bodies]
         for edit in heads[head]:
             published = edit.published(head)
-            if _matches(name, published) and not _has_layers(_named(edit.body, design), edit.layers):
+            if matches(name, published) and not _has_layers(_named(edit.body, design), edit.layers):
                 reading = _Reading(name, _named(published, design), edit.layers, edit.names)
                 found.setdefault((len(edit.layers), edit.moved, bool(edit.names)), []).append(reading)
     return found[min(found)] if found else []
@@ -230,7 +231,7 @@ def _has_layers(body: Shapes, layers: Layers) -> bool:
 
 def _read_as(name: str, shapes: Shapes) -> list[_Reading]:
     """The tensors as this design's, whatever their structure."""
-    edited = [] if _matches(name, shapes) else _read_edited(shapes, [name])
+    edited = [] if matches(name, shapes) else _read_edited(shapes, [name])
     return edited[:1] or [_Reading(name, _named(shapes, DESIGNS[name]))]
 
 
@@ -241,13 +242,14 @@ def _named(shapes: Shapes, design: Design) -> Shapes:
     return {key: shape[: len(shape) - kernels.get(key, 0)] for key, shape in named.items()} if kernels else named
 
 
-def _matches(name: str, shapes: Shapes) -> bool:
+def matches(name: str, shapes: Shapes) -> bool:
+    """Whether tensors have the structure of this design, whatever their sizes."""
     design = DESIGNS[name]
     if not all(to_theirs(key, design.names) in shapes for key in (design.stem, design.head)):
         return False
     named = _named(shapes, design)
-    ranks = (len(named.get(design.stem, ())), len(named.get(design.head, ())))
-    return ranks == (4, 2) and is_last(design.head, named) and design.matches(named)
+    ranks = [len(named.get(key, ())) for key in (design.stem, design.base or design.stem, design.head)]
+    return ranks == [4, 4, 2] and is_last(design.head, named) and design.matches(named)
 
 
 def _with_biases(architecture: Architecture, shapes: Shapes) -> Architecture:
@@ -270,6 +272,11 @@ def _propose_mlp(shapes: Shapes, image_shape: tuple[int, int, int] | None) -> Ar
         name, _, leaf = key.rpartition(".")
         if leaf != "weight" or len(shape) != 2:
             continue
+        if not name:
+            raise ArchitectureError(
+                'a single linear layer without a name ("weight", "bias") is not supported; save it inside a '
+                'torch.nn.Sequential, which calls it "0.weight", "0.bias"'
+            )
         if layers and layers[-1][1] != shape[1]:
             raise ArchitectureError(
                 f"{key} takes {shape[1]} inputs, but the layer before it gives {layers[-1][1]}: "
@@ -309,4 +316,9 @@ def _identity(architecture: Architecture) -> tuple[tuple[float, ...], tuple[floa
 
 def _shorten(lines: list[str]) -> str:
     more = [f" … and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-    return "\n".join(lines[:_SHOWN] + more)
+    return "\n".join([*map(shorten_line, lines[:_SHOWN]), *more])
+
+
+def shorten_line(line: str) -> str:
+    """A line of a ± list without the middle of a long name."""
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]}…{line[-_LONGEST // 2 :]}"

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from rnp_jax.errors import ArchitectureError, ConfigError
 from rnp_jax.models.design import Design, Shapes, Sizes
-from rnp_jax.models.inference import consumed, entries
+from rnp_jax.models.inference import consumed, entries, matches, shorten_line
 from rnp_jax.models.naming import Names, to_ours
 from rnp_jax.models.registry import ARCHITECTURES, DESIGNS, Architecture
 
@@ -71,7 +71,7 @@ def _rank(shapes: Shapes) -> list[tuple[tuple[int, bool], str]]:
         covered = sum(not layers.isdisjoint(outer) for outer in own)
         apart = len(own) - covered + len(layers - paths)
         if not design.family and 2 * len(layers & paths) > len(layers) and covered > _NEAR * len(own):
-            ranked.append(((apart, not _is_alike(_rename(shapes, design), design)), name))
+            ranked.append(((apart, not matches(name, shapes)), name))
     return sorted(ranked, key=lambda each: each[0])
 
 
@@ -100,11 +100,6 @@ def _list_paths(key: str) -> list[str]:
     """A name and those of all that it lies in."""
     parts = key.split(".")
     return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
-
-
-def _is_alike(named: Shapes, design: Design) -> bool:
-    """Whether the design recognises its structure, whatever its first and last layers are."""
-    return design.stem in named and design.head in named and design.matches(named)
 
 
 def _compare(name: str, shapes: Shapes) -> _Difference | None:
@@ -136,4 +131,4 @@ def _compare(name: str, shapes: Shapes) -> _Difference | None:
 
 def _shorten(lines: list[str]) -> str:
     more = [f" … and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-    return "\n".join(lines[:_SHOWN] + more)
+    return "\n".join([*map(shorten_line, lines[:_SHOWN]), *more])

@@ -55,6 +55,7 @@ def show_file(result: Run) -> Markup:
 _WEIGHTS = {
     "equal": "the same weights",
     "different": "other weights",
+    "scattered": "its weights, not as a state dict",
     "unlike": "most of the names, but it does not fit",
 }
 _WRITTEN = {"replaced": "the new network", "kept": "what was there", "dropped": "nothing"}

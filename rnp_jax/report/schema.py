@@ -104,14 +104,14 @@ Written = Literal["replaced", "kept", "dropped"]
 
 
 class CopyInfo(Part):
-    """The network once more in the file, or what has most of its names (``unlike``).
+    """The network once more in the file, its weights in no state dict (``scattered``), or most names (``unlike``).
 
     ``written`` is what the file that was written has in its place: the new network, what was there, or nothing.
     """
 
     key: Text
     prefix: Text
-    weights: Literal["equal", "different", "unlike"]
+    weights: Literal["equal", "different", "scattered", "unlike"]
     written: Written
 
 

@@ -14,9 +14,9 @@ from rnp_jax.errors import CheckpointError
 from rnp_jax.torch_io.checkpoint import Checkpoint
 from rnp_jax.torch_io.location import get_node
 from rnp_jax.torch_io.nodes import LONGEST_NAME, Location, Node, TensorRef, containers
+from rnp_jax.torch_io.remains import Remains, find_remains, list_learnt
 from rnp_jax.torch_io.state_dict import StateDict, Tensors, drop_compiled
 
-_STATISTICS: Final = ("running_mean", "running_var")
 _FEW: Final = 4  # tensors: a part of a larger network may look like a whole network of so few
 _SIMILAR: Final = 0.5  # cosine to the chosen weights; averaged weights are near 1, gradients and other networks near 0
 
@@ -38,10 +38,17 @@ class Copy(NamedTuple):
 
 
 class Copies(NamedTuple):
-    """The copies of a network, and the state dicts that have most of its names and do not fit it."""
+    """What a file holds of a network beside the chosen state dict.
+
+    Attributes:
+      fitting: its copies.
+      others: state dicts that have most of its names, do not fit it, and do not hold its weights.
+      remains: weights of the network that are in no copy.
+    """
 
     fitting: tuple[Copy, ...] = ()
     others: tuple[StateDict, ...] = ()
+    remains: tuple[Remains, ...] = ()
 
 
 NO_COPIES: Final = Copies()
@@ -61,7 +68,8 @@ def find_copies(checkpoint: Checkpoint, chosen: StateDict, read: Iterable[str]) 
       read: the names of those of its tensors that the network reads.
 
     Raises:
-      CheckpointError: the copies together take more than `Limits.materialised_bytes`.
+      CheckpointError: the copies together take more than `Limits.materialised_bytes`, or other tensors more than
+        `Limits.file_bytes`.
     """
     needed = {name: chosen.tensors.refs[name].shape for name in read}
     own = get_node(checkpoint.tree, chosen.location)
@@ -80,11 +88,16 @@ def find_copies(checkpoint: Checkpoint, chosen: StateDict, read: Iterable[str]) 
     fitting: list[Copy] = []
     for candidate in shaped:
         whole = needed.keys() <= candidate.names.keys()
-        if whole or _is_similar(candidate, chosen, _learnt(needed)):
+        if whole or _is_similar(candidate, chosen, list_learnt(needed)):
             fitting.append(Copy(candidate, _is_equal(candidate, chosen, needed), whole))
         elif isinstance(get_node(checkpoint.tree, candidate.location), dict):
             others.append(candidate)
-    return Copies(tuple(fitting), tuple(others))
+    state_dicts = [chosen, *(copy.state_dict for copy in fitting)]
+    nodes = [(id(get_node(checkpoint.tree, each.location)), each) for each in state_dicts]
+    known = {(node, name) for node, each in nodes for name in each.names.values()}
+    remains = find_remains(checkpoint, chosen, needed, known)
+    holders = {place[:-1] for each in remains for place in each.tensors}
+    return Copies(tuple(fitting), tuple(each for each in others if each.location not in holders), remains)
 
 
 def _list_candidates(
@@ -135,7 +148,7 @@ def _list_prefixes(name: str, needed: _Shapes) -> Iterator[str]:
 
 def _list_items(checkpoint: Checkpoint, location: Location, node: Sequence[Node], needed: _Shapes) -> list[StateDict]:
     """A list of the learnt tensors alone, in the order of the state dict, as averages of weights are kept."""
-    learnt = _learnt(needed)
+    learnt = list_learnt(needed)
     if len(learnt) <= _FEW or len(node) != len(learnt):
         return []
     if [getattr(value, "shape", None) for value in node] != [needed[name] for name in learnt]:
@@ -148,10 +161,6 @@ def _make(checkpoint: Checkpoint, location: Location, prefix: str, node: Any, na
     return StateDict(location, prefix, names, tensors, ())
 
 
-def _learnt(needed: _Shapes) -> list[str]:
-    return [name for name in needed if name.rpartition(".")[2] not in _STATISTICS]
-
-
 def _has_shapes(candidate: StateDict, chosen: StateDict, needed: _Shapes) -> bool:
     """Whether all learnt tensors are there, and what is needed has the right shapes and can be replaced."""
     refs = candidate.tensors.refs
@@ -159,7 +168,7 @@ def _has_shapes(candidate: StateDict, chosen: StateDict, needed: _Shapes) -> boo
         castable = "float" in refs[name].dtype or refs[name].dtype == chosen.tensors.refs[name].dtype
         if refs[name].shape != needed[name] or not castable:
             return False
-    return all(name in refs for name in _learnt(needed))
+    return all(name in refs for name in list_learnt(needed))
 
 
 def _is_similar(candidate: StateDict, chosen: StateDict, names: Sequence[str]) -> bool:

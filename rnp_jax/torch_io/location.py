@@ -5,7 +5,7 @@ from os import PathLike
 from typing import Any, Final
 
 from rnp_jax.errors import CheckpointError
-from rnp_jax.torch_io.nodes import Location, Node, Opaque, TensorRef, containers
+from rnp_jax.torch_io.nodes import METADATA_STEP, Location, Node, Opaque, TensorRef, containers
 from rnp_jax.torch_io.text import quote
 
 KEYS: Final = ("state_dict", "model", "netC", "clsmodel", "model_state_dict", "net")
@@ -42,6 +42,8 @@ def choose_location(tree: Node, path: str | PathLike[str]) -> Location:
     for key in KEYS:
         if isinstance(root.get(key), Opaque):
             return (key,)  # its own error says what it is
+    if any(is_quantised(key, value) for key, value in root.items()):
+        return ()  # likewise
     if not isinstance(tree, dict):
         raise CheckpointError(path, f"the file holds a {type(tree).__name__}, not a dict of tensors")
     others = [location for location, _ in holders if location]
@@ -80,12 +82,18 @@ def follow_key(tree: Node, key: str, path: str | PathLike[str]) -> Location:
 def get_node(tree: Node, location: Location) -> Node:
     """What these keys lead to."""
     for key in location:
-        tree = tree[key]
+        tree = tree.metadata if key is METADATA_STEP else tree[key]
     return tree
 
 
 def _holds_tensors(node: Node) -> bool:
     return isinstance(node, dict) and any(isinstance(value, TensorRef) for value in node.values())
+
+
+def is_quantised(key: Any, node: Node) -> bool:
+    """Whether an entry of a dict is that of quantised weights."""
+    kind = node.name if isinstance(node, Opaque) else ""
+    return "qint" in kind or "qtensor" in kind or (isinstance(key, str) and "_packed_params" in key)
 
 
 def looks_like_network(keys: Iterable[Any]) -> bool:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from rnp_jax.errors import CheckpointError
 from rnp_jax.torch_io import dtypes
@@ -15,6 +15,9 @@ Node: TypeAlias = Any
 
 Location: TypeAlias = tuple[Any, ...]
 """The keys and indices that lead from the root of a tree to a node."""
+
+METADATA_STEP: Final = type("MetadataStep", (str,), {"__slots__": ()})("_metadata")
+"""Leads from an `OrderedDictNode` to its metadata: this object itself, since an item may have the same name."""
 
 LONGEST_NAME: Final = 1024
 """Letters of a tensor's name."""
@@ -50,10 +53,32 @@ class OrderedDictNode(dict[Any, Any]):
     metadata: dict[Any, Any] | None = None
 
 
-class ModuleNode(OrderedDictNode):
-    """The state dict that stands for a whole module; `class_name` is what unpickling would have imported."""
+class StatedModule(NamedTuple):
+    """What a whole module says of one of its modules beside its tensors. None of it is trusted.
 
-    class_name: str = ""
+    Attributes:
+      kind: the name of its class.
+      settings: its plain settings of known names (see `whole_module`), such as ``eps`` and ``stride``.
+    """
+
+    kind: str
+    settings: dict[str, Any]
+
+
+class ModuleNode(OrderedDictNode):
+    """The state dict that stands for a whole module.
+
+    Attributes:
+      class_name: what unpickling would have imported.
+      stated: what each of its modules says of itself, by name; empty for TorchScript.
+      constants: small tensors and rows of numbers that its modules hold and no state dict has, by name.
+    """
+
+    def __init__(self, class_name: str = ""):
+        super().__init__()
+        self.class_name = class_name
+        self.stated: dict[str, StatedModule] = {}
+        self.constants: dict[str, TensorRef | tuple[float, ...]] = {}
 
 
 class CounterNode(dict[Any, Any]):
@@ -116,7 +141,7 @@ def children(node: Node) -> Iterator[tuple[Any, Node]]:
     elif isinstance(node, list | tuple):
         yield from enumerate(node)
     if isinstance(node, OrderedDictNode) and node.metadata is not None:
-        yield "_metadata", node.metadata
+        yield METADATA_STEP, node.metadata
 
 
 def walk(root: Node) -> Iterator[tuple[Location, Node]]:

@@ -31,7 +31,8 @@ class PickleEmitter:
 
     Args:
       is_legacy: storages are described as before torch 1.6.
-      substitute: the tensor to write in the place of another, by identity of its container and by its key or index.
+      substitute: the tensor to write in the place of another, by identity of its container and by its key or index; an
+        `Opaque` leaves it out.
       added: tensors to write behind the other items of a dict, by identity of the dict.
 
     Attributes:
@@ -43,7 +44,7 @@ class PickleEmitter:
         self,
         *,
         is_legacy: bool = False,
-        substitute: Mapping[tuple[int, object], TensorRef] | None = None,
+        substitute: Mapping[tuple[int, object], TensorRef | Opaque] | None = None,
         added: Mapping[int, Mapping[str, TensorRef]] | None = None,
     ):
         self.storages: dict[str, StorageRef] = {}
@@ -160,11 +161,12 @@ class PickleEmitter:
 
     def _items(self, items: dict[Node, Node], location: Location) -> None:
         for key, value in (*items.items(), *self._added.get(id(items), {}).items()):
+            value = self._substitute.get((id(items), key), value)
             if isinstance(key, Opaque) or isinstance(value, Opaque):
                 self.dropped.add((*location, key))
                 continue
             self._emit(key, location)
-            self._emit(self._substitute.get((id(items), key), value), (*location, key))
+            self._emit(value, (*location, key))
             self._out += b"s"
 
     def _tensor(self, ref: TensorRef, _: Location) -> None:

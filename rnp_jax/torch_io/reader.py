@@ -71,7 +71,8 @@ def _read_shards(file: SourceFile, path: str | PathLike[str], limits: Limits, ch
         return _read_file(source, container, shard, left, check_crc)
 
     found = read_shards(file, path, limits, read)
-    sentence = f"{len(found.files)} shards, read as one checkpoint, which is written as one safetensors file"
+    count = len(found.files)
+    sentence = f"{count} shard{'s' * (count > 1)}, read as one checkpoint, which is written as one safetensors file"
     return Checkpoint(
         path=Path(path),
         sha256=found.sha256,

@@ -10,7 +10,7 @@ import numpy as np
 from rnp_jax.errors import CheckpointError
 from rnp_jax.torch_io.checkpoint import Checkpoint, decode, encode
 from rnp_jax.torch_io.dtypes import DTYPES
-from rnp_jax.torch_io.nodes import Node, StorageRef, TensorRef, children
+from rnp_jax.torch_io.nodes import Node, Opaque, StorageRef, TensorRef, children
 from rnp_jax.torch_io.safetensors_container import contiguous_strides
 from rnp_jax.torch_io.text import quote
 
@@ -30,11 +30,12 @@ class Edit(NamedTuple):
 class Replacement:
     """New bytes of the storages that change or are new, by key; the tensors that move there, by slot; the new ones.
 
-    The new ones are by name, by the identity of their dict.
+    A slot is not written where an `Opaque` takes its tensor's place. The new ones are by name, by the identity of their
+    dict.
     """
 
     records: Mapping[str, bytearray]
-    moved: Mapping[Slot, TensorRef]
+    moved: Mapping[Slot, TensorRef | Opaque]
     added: Mapping[int, Mapping[str, TensorRef]]
 
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from rnp_jax.errors import CheckpointError
 from rnp_jax.torch_io.checkpoint import Checkpoint, find_extent, materialise
-from rnp_jax.torch_io.location import choose_location, follow_key, get_node
-from rnp_jax.torch_io.nodes import LONGEST_NAME, Location, Opaque, TensorRef, walk
+from rnp_jax.torch_io.location import choose_location, follow_key, get_node, is_quantised
+from rnp_jax.torch_io.nodes import LONGEST_NAME, Location, Node, Opaque, TensorRef, containers, walk
 from rnp_jax.torch_io.shards import check_whole
 from rnp_jax.torch_io.text import format_path, quote
 
@@ -18,6 +18,7 @@ _COMPILED: Final = "_orig_mod"  # torch.compile's wrapper, around the network or
 _PARALLEL_PREFIX: Final = "module."  # torch.nn.DataParallel
 _SECOND_PREFIX: Final = "1."  # the network in a Sequential, behind a step without tensors such as a resize
 _MOST_WRAPPERS: Final = 4
+_MOST_DOTS: Final = 32  # in a name: the time that a search for prefixes takes grows with their square
 
 
 class Tensors(Mapping[str, np.ndarray]):
@@ -104,7 +105,8 @@ def find_state_dict(checkpoint: Checkpoint, key: str | None = None) -> StateDict
 
     Raises:
       CheckpointError: there is none, there are several, or it holds unread objects, names that are not text, a prefix
-        on some names only, or more than `Limits.materialised_bytes`.
+        on some names only, or more than `Limits.materialised_bytes`; or a tensor anywhere in the file has a name of
+        more letters or dots than any network's.
     """
     path, tree = checkpoint.path, checkpoint.tree
     check_whole(path)
@@ -122,9 +124,7 @@ def find_state_dict(checkpoint: Checkpoint, key: str | None = None) -> StateDict
     for name in chosen:
         if type(name) is not str:
             raise CheckpointError(path, f"{where} has the key {quote(name)}, which is not the name of a tensor")
-        if len(name) > LONGEST_NAME:
-            reason = f"{where} has the key {quote(name)} of {len(name)} letters, more than {LONGEST_NAME}"
-            raise CheckpointError(path, reason)
+    _check_names(tree, chosen, path)
     refs = {name: value for name, value in chosen.items() if isinstance(value, TensorRef)}
     if not refs:
         raise CheckpointError(path, f"{where} holds no tensors")
@@ -190,9 +190,21 @@ def _check_values(name: str, values: np.ndarray, path: str | PathLike[str]) -> N
         raise CheckpointError(path, f"tensor {quote(name)} holds the negative variance {extremes[0]}")
 
 
+def _check_names(tree: Node, chosen: Node, path: str | PathLike[str]) -> None:
+    """Refuses tensors, wherever in the tree they are, whose names have more letters or dots than any network's."""
+    for location, node in containers(tree):
+        for name in node if isinstance(node, dict) else ():
+            if type(name) is not str or (node is not chosen and not isinstance(node[name], TensorRef)):
+                continue
+            for count, most, what in ((len(name), LONGEST_NAME, "letters"), (name.count("."), _MOST_DOTS, "dots")):
+                if count > most:
+                    key = f"{format_path(location)} has the key {quote(name)}"
+                    raise CheckpointError(path, f"{key} of {count} {what}, more than {most}")
+
+
 def _advise(place: Location, node: Opaque) -> str:
     """What is said of an object that was left unread."""
-    if "qint" in node.name or "qtensor" in node.name or any("_packed_params" in str(key) for key in place):
+    if any(is_quantised(key, node) for key in (*place, "")):
         return "one of quantised weights, which are not supported; save the state dict before the network is quantised"
     return "which is not a dense tensor or plain data: it was left unread"
 

@@ -3,21 +3,46 @@
 Its class is never imported and its object never built. ``_modules``, ``_parameters`` and ``_buffers`` are plain dicts
 in the pickle; the names of a state dict are their keys, joined by dots (torch/nn/modules/module.py, ``state_dict``). In
 TorchScript, tensors and modules are the attributes themselves (torch/csrc/jit/serialization/pickler.cpp); its code
-stays unread.
+stays unread. Of what the modules of a pickle say beside their tensors, the plain settings are kept as inert values, and
+so are small tensors and rows of numbers, which may be a normalisation.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from os import PathLike
 from typing import Any, Final
 
 from rnp_jax.errors import CheckpointError
 from rnp_jax.torch_io.limits import Limits
-from rnp_jax.torch_io.nodes import LONGEST_NAME, Location, ModuleNode, Node, Opaque, SetNode, TensorRef, check_tree
+from rnp_jax.torch_io.nodes import (
+    LONGEST_NAME,
+    Location,
+    ModuleNode,
+    Node,
+    Opaque,
+    SetNode,
+    StatedModule,
+    TensorRef,
+    check_tree,
+)
 from rnp_jax.torch_io.text import format_path, quote
 
 _MOST_DESCRIBED: Final = 20
+_MOST_STATED: Final = 10_000  # modules of a whole module
+_MOST_ATTRIBUTES: Final = 64  # of one module, of which a constant may be one
+_MOST_CONSTANTS: Final = 64
+_MOST_VALUES: Final = 4
+_LONGEST_SETTING: Final = 32
+_LARGEST_SETTING: Final = 2**31
+_UNSAVED: Final = "_non_persistent_buffers_set"  # since torch 1.6
 _PARTS: Final = ("_parameters", "_buffers", "_modules")
+SETTINGS: Final = (
+    *("stride", "padding", "dilation", "groups", "padding_mode", "kernel_size", "ceil_mode"),
+    *("eps", "approximate"),
+)
+"""The settings of torch's modules that their arithmetic depends on and their tensors do not tell."""
 SCRIPTED: Final = "__torch__."
 """Beginning of the name of each class of a TorchScript program."""
 
@@ -59,6 +84,39 @@ def _describe(module: Opaque) -> str:
     return f"a whole module of class {quote(module.name)}: its tensors were read, its class was not"
 
 
+def _note_settings(node: ModuleNode, kind: str, state: dict[Any, Node], prefix: str) -> None:
+    """Keep what a module says of itself, each time within fixed bounds."""
+    if len(node.stated) < _MOST_STATED:
+        settings = {name: state[name] for name in SETTINGS if name in state and _is_plain(state[name])}
+        node.stated[prefix.removesuffix(".")] = StatedModule(kind, settings)
+    unsaved = state.get(_UNSAVED)
+    unsaved = unsaved.items if isinstance(unsaved, SetNode) else ()
+    buffers = ((key, state["_buffers"].get(key)) for key in islice(unsaved, _MOST_ATTRIBUTES) if type(key) is str)
+    for key, value in (*buffers, *islice(state.items(), _MOST_ATTRIBUTES)):
+        if len(node.constants) == _MOST_CONSTANTS:
+            return
+        constant = _read_constant(value)
+        if constant is not None and type(key) is str and len(prefix) + len(key) <= LONGEST_NAME:
+            node.constants[prefix + key] = constant
+
+
+def _is_plain(value: Node) -> bool:
+    """A number that is not huge, a truth value, a short text, or a few such whole numbers."""
+    if type(value) is tuple:
+        return len(value) <= _MOST_VALUES and all(type(each) is int and _is_plain(each) for each in value)
+    if type(value) is str:
+        return len(value) <= _LONGEST_SETTING
+    return type(value) in (int, float, bool) and abs(value) < _LARGEST_SETTING
+
+
+def _read_constant(value: Node) -> TensorRef | tuple[float, ...] | None:
+    if isinstance(value, TensorRef):
+        return value if value.shape and math.prod(value.shape) <= _MOST_VALUES else None
+    if type(value) in (list, tuple) and 0 < len(value) <= _MOST_VALUES and all(type(each) is float for each in value):
+        return tuple(value)
+    return None
+
+
 class _Reader:
     def __init__(self, path: str | PathLike[str], limits: Limits):
         self.found: list[tuple[Location, Opaque]] = []
@@ -81,8 +139,7 @@ class _Reader:
             result = tuple(self.replace(value, (*location, index)) for index, value in enumerate(node))
         elif isinstance(node, Opaque) and node.state is not None:
             self.found.append((location, node))
-            result = ModuleNode()
-            result.class_name = node.name
+            result = ModuleNode(node.name)
             self._collect(result, node, "")
         else:
             return node
@@ -96,8 +153,10 @@ class _Reader:
         if len(self._open) >= self._limits.depth:
             raise self._error(f"is nested deeper than {self._limits.depth} modules (Limits.depth)")
         self._open.append(module)
-        scripted = module.name.startswith(SCRIPTED)
-        for key, value in (self._list_attributes if scripted else self._list_parts)(module.state or {}):
+        state, scripted = module.state or {}, module.name.startswith(SCRIPTED)
+        if not scripted:
+            _note_settings(tensors, module.name, state, prefix)
+        for key, value in (self._list_attributes if scripted else self._list_parts)(state):
             if type(key) is not str or len(prefix) + len(key) > LONGEST_NAME:
                 raise self._error(f"has a name that is no text of up to {LONGEST_NAME} letters: {quote(key)}")
             name = prefix + key
@@ -114,7 +173,7 @@ class _Reader:
 
     def _list_parts(self, state: dict[Any, Node]) -> Iterator[tuple[Any, Node]]:
         """The parameters, the buffers that are saved and the modules of one module, without those that are None."""
-        unsaved = state.get("_non_persistent_buffers_set")  # since torch 1.6
+        unsaved = state.get(_UNSAVED)
         unsaved = unsaved.items if isinstance(unsaved, SetNode) else ()
         self._charge(len(unsaved) + sum(len(state[part]) for part in _PARTS))
         left_out = {key for key in unsaved if type(key) is str}

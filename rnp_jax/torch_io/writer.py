@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from types import MappingProxyType
 from typing import BinaryIO, NamedTuple
@@ -16,13 +17,15 @@ from rnp_jax.torch_io.container_writers import Buffer, write_legacy, write_safet
 from rnp_jax.torch_io.dtypes import SAFETENSORS, itemsize
 from rnp_jax.torch_io.limits import DEFAULT_LIMITS
 from rnp_jax.torch_io.location import get_node
-from rnp_jax.torch_io.nodes import Node, OrderedDictNode, StorageRef, TensorRef, check_tree
+from rnp_jax.torch_io.nodes import Location, Node, Opaque, OrderedDictNode, StorageRef, TensorRef, check_tree
 from rnp_jax.torch_io.pickle_emitter import PickleEmitter
-from rnp_jax.torch_io.replacement import Edit, Replacement, describe_array, plan_replacement
+from rnp_jax.torch_io.replacement import Edit, Replacement, Slot, describe_array, plan_replacement
 from rnp_jax.torch_io.safetensors_container import METADATA
 from rnp_jax.torch_io.source_file import CONTAINERS, Container
 from rnp_jax.torch_io.state_dict import StateDict
 from rnp_jax.torch_io.text import Places, quote
+
+_LEFT_OUT = Opaque("weights")  # stands where a tensor is not written
 
 
 class Change(NamedTuple):
@@ -41,6 +44,7 @@ def write_checkpoint(
     *,
     added: Mapping[str, np.ndarray] | None = None,
     others: Sequence[Change] = (),
+    left_out: Iterable[Location] = (),
     container: Container | None = None,
     overwrite: bool = False,
 ) -> tuple[str, ...]:
@@ -57,11 +61,12 @@ def write_checkpoint(
       replacements: values by bare name, of the tensor's shape; cast to the tensor's dtype.
       added: tensors to put behind all others of the state dict, by new bare names.
       others: what changes in other state dicts of the same file.
+      left_out: places of tensors that are not written.
       container: another kind of file than the source's. Safetensors holds the state dict alone.
       overwrite: replace a file that exists, be it the source.
 
     Returns:
-      Where in the tree objects were not written: at most 50 places, and how many more there are.
+      Where in the tree something was not written: at most 50 places, and how many more there are.
 
     Raises:
       CheckpointError: an unknown name, another shape, values its dtype cannot hold, a new name that is not new, or a
@@ -73,6 +78,7 @@ def write_checkpoint(
     changes = (Change(state_dict, replacements, added or {}), *others)
     edits = [_edit(checkpoint, change) for change in changes]
     chosen, plan = edits[0].container, plan_replacement(checkpoint, edits, path)
+    plan = replace(plan, moved={**plan.moved, **dict.fromkeys(_find_slots(checkpoint, left_out), _LEFT_OUT)})
     if kind == "safetensors":
         return _write_safetensors(path, checkpoint, state_dict, chosen, plan, overwrite)
     emitter = PickleEmitter(is_legacy=kind == "legacy", substitute=plan.moved, added=plan.added)
@@ -127,6 +133,10 @@ def write_state_dict(
         write_zip(file, "archive", pickle, storages, "little")
 
 
+def _find_slots(checkpoint: Checkpoint, places: Iterable[Location]) -> list[Slot]:
+    return [(id(get_node(checkpoint.tree, place[:-1])), place[-1]) for place in places]
+
+
 def _edit(checkpoint: Checkpoint, change: Change) -> Edit:
     container = get_node(checkpoint.tree, change.state_dict.location)
     named = [
@@ -161,18 +171,20 @@ def _write_safetensors(
     if METADATA in chosen:
         raise CheckpointError(path, f"a safetensors file keeps {METADATA} for itself; no tensor can have this name")
     tensors: dict[str, tuple[str, tuple[int, ...], Buffer]] = {}
+    dropped = Places((*state_dict.location, name) for name in state_dict.skipped)
     for name, value in (*chosen.items(), *plan.added.get(id(chosen), {}).items()):
-        if isinstance(value, TensorRef):
-            ref = plan.moved.get((id(chosen), name), value)
+        ref = plan.moved.get((id(chosen), name), value)
+        if ref is _LEFT_OUT:
+            dropped.add((*state_dict.location, name))
+        elif isinstance(ref, TensorRef):
             array = decode(ref, _get_record(ref.storage.key, checkpoint, plan), checkpoint.byteorder)
             tensors[name] = (dtypes[ref.dtype], ref.shape, _spell_little_endian(array))
-    dropped = Places((*state_dict.location, name) for name in state_dict.skipped)
     node = checkpoint.tree
     for depth, key in enumerate(state_dict.location):
         for other in node:
             if other != key:
                 dropped.add((*state_dict.location[:depth], other))
-        node = node[key]
+        node = get_node(node, (key,))
     with _open_new(path, overwrite=overwrite) as file:
         write_safetensors(file, tensors, checkpoint.metadata)
     return dropped.spell()

@@ -140,8 +140,9 @@ def test_what_is_pruned_is_exported_as_it_acts(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", ["regnet", "senet", "densenet", "shufflenet", "dla", "dpn", "w_wrn"])
 def test_defenses_run(name):
+    """Where layers are so narrow that one is dead on random weights, relative radii have no scale: these have none."""
     check_defenses(*loaded(name)[1:])
 
 

@@ -157,6 +157,12 @@ def test_layers_that_do_not_follow_one_another_are_no_head():
     assert not list(find_bodies({"a.conv.weight": (4, 3, 3, 3), "b.weight": (5, 4), "c.weight": (5, 5)}))
 
 
+def test_no_linear_layer_lies_in_another():
+    shapes = {"conv1.weight": (4, 3, 3, 3), "classifier.weight": (8, 8), "classifier.0.weight": (5, 8)}
+    assert not list(find_heads(shapes, "classifier.1.weight"))
+    assert not list(find_heads(shapes, "classifier.weight"))
+
+
 def test_names_that_are_no_identifier_are_not_taken():
     assert not list(find_bodies({"{0}.conv1.weight": (4, 3, 3, 3), "fc.weight": (5, 4)}))
 

@@ -75,6 +75,13 @@ def test_where_none_is_near_the_tensors_are_listed(shapes):
     assert text.count("\n + ") == len(shapes)
 
 
+@pytest.mark.parametrize("rank", [0, 1, 3, 5])
+def test_kernels_of_another_rank_have_a_nearest_one(rank):
+    """As those of ``Conv3d`` and ``Conv1d``."""
+    shapes = {key: (*shape, 3)[:rank] if len(shape) == 4 else shape for key, shape in shapes_of().items()}
+    assert "; the nearest is resnet18, and these differ" in describe_unknown([shapes])
+
+
 def test_a_network_that_fits_but_for_its_use_is_named():
     text = describe_unknown([shapes_of()])
     assert text.startswith("the tensors are those of resnet18, which is made for other images or classes")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rnp_jax.checkpoints import load_model
+from rnp_jax.checkpoints import load_model, save_model
 from rnp_jax.cli import main
 from rnp_jax.pipeline.copies import describe_copies, tell_copies, warn_of_copies
 from rnp_jax.report.schema import read_result
@@ -54,6 +54,30 @@ def test_the_document_lists_what_each_place_held_and_holds(model):
     ]
     assert {each.written for each in describe_copies(model, "dropped")} == {"dropped"}
     assert {each.written for each in describe_copies(model, "kept")} == {"kept"}
+
+
+def test_weights_in_no_state_dict_are_said_and_left_out(tmp_path):
+    """Also those in a dict that has most of the names and does not fit."""
+    part = {key: value for key, value in AVERAGED.items() if not key.startswith("linear")}
+    shadow = {f"ema_{key}": value for key, value in AVERAGED.items()}
+    tree = {"state_dict": STATE, "past": list(AVERAGED.values()), "part": part, "a": {"b": shadow}}
+    torch.save(tree, tmp_path / "m.pt")
+    model = load_model(tmp_path / "m.pt", normalization="half")
+    told = tell_copies(model.copies, model.state_dict, replaced=True)
+    assert [sentence.partition(" holds ")[0] for sentence in told] == [
+        'In the file, "past"', 'In the file, "part"', 'In the file, "a/b"'
+    ]  # fmt: skip
+    assert told[0].endswith("tensors that are no state dict of it; the written file leaves them out.")
+    assert warn_of_copies(model.copies, model.state_dict, replaced=False)[0].endswith("no state dict of it.")
+    described = [describe_copies(model, "replaced"), describe_copies(model, "kept"), describe_copies(model, "dropped")]
+    for found, fate in zip(described, ("dropped", "kept", "dropped"), strict=True):
+        assert [(each.key, each.weights, each.written) for each in found] == [
+            (key, "scattered", fate) for key in ("past", "part", "a/b")
+        ]
+    dropped = save_model(tmp_path / "cleaned.pt", model, model.variables)
+    assert {place.partition("]")[0] for place in dropped} == {'data["past"', 'data["part"', 'data["a"'}
+    again = load_model(tmp_path / "cleaned.pt", normalization="half").copies
+    assert again.remains == again.fitting == ()
 
 
 def test_a_crowd_of_copies_is_counted(tmp_path):

@@ -1,11 +1,14 @@
 """Which dicts and lists of a file are the chosen network once more, and which only look like it."""
 
+from collections import OrderedDict
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from rnp_jax.errors import CheckpointError
-from rnp_jax.torch_io import Limits, find_copies, find_state_dict, read_checkpoint
+from rnp_jax.torch_io import Change, Limits, find_copies, find_state_dict, read_checkpoint, write_checkpoint
 
 
 def build(seed: int = 0) -> nn.Module:
@@ -131,3 +134,29 @@ def test_many_copies_in_one_dict_are_found_quickly(tmp_path):
     """The time was quadratic in their number."""
     crowd = {f"{number}.{name}": value for number in range(300) for name, value in STATE.items()}
     assert len(find(tmp_path, {"state_dict": STATE, "past": crowd}).fitting) == 300
+
+
+@pytest.mark.parametrize("shadowed", [False, True])
+def test_a_copy_in_the_metadata_of_a_state_dict_is_replaced(shadowed, tmp_path):
+    """Which ``torch.save`` keeps as an attribute; an item may have the same name."""
+    state = build().state_dict()
+    vars(state)["_metadata"] = other()
+    tree = {"state_dict": state}
+    if shadowed:
+        holder = OrderedDict(_metadata=prefixed(""))
+        vars(holder)["_metadata"] = prefixed("net.")
+        tree["holder"] = holder
+    torch.save(tree, tmp_path / "m.pt")
+    checkpoint = read_checkpoint(tmp_path / "m.pt")
+    chosen = find_state_dict(checkpoint, "state_dict")
+    copies = find_copies(checkpoint, chosen, READ).fitting
+    assert len(copies) == (3 if shadowed else 1)
+    values = {name: np.zeros_like(chosen.tensors[name]) for name in READ}
+    changes = [Change(copy.state_dict, values) for copy in copies]
+    write_checkpoint(tmp_path / "new.pt", checkpoint, chosen, values, others=changes)
+    after = torch.load(tmp_path / "new.pt", weights_only=False)  # torch puts no tensors into metadata itself
+    held = [after["state_dict"], after["state_dict"]._metadata]
+    if shadowed:
+        named = {name.removeprefix("net."): value for name, value in after["holder"]._metadata.items()}
+        held += [after["holder"]["_metadata"], named]
+    assert all(not each[name].any() for each in held for name in READ)

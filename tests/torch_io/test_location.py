@@ -73,5 +73,8 @@ def test_quantised_weights_are_named(tmp_path):
     )
     with pytest.raises(CheckpointError, match="quantised weights, which are not supported; save the state dict before"):
         find(tmp_path, network.state_dict())
+    linear = torch.ao.quantization.quantize_dynamic(torch.nn.Sequential(torch.nn.Linear(2, 2)))
+    with pytest.raises(CheckpointError, match="quantised weights, which are not supported; save the state dict before"):
+        find(tmp_path, linear.state_dict())
     with pytest.raises(CheckpointError, match="quantised weights"):
         find(tmp_path, {"fc.weight": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), "b": torch.ones(2)})

@@ -38,6 +38,13 @@ def write(folder: Path, ending: str = "safetensors", **index) -> Path:
     return path
 
 
+def test_one_shard_is_told_as_one(tmp_path):
+    path = write(tmp_path, "safetensors")
+    where = {key: name for key, name in json.loads(path.read_text())["weight_map"].items() if "00001" in name}
+    path.write_text(json.dumps({"weight_map": where}))
+    assert read_checkpoint(path).anomalies[0].startswith("1 shard, read as")
+
+
 @pytest.mark.parametrize("ending", ["safetensors", "bin"])
 def test_shards_are_read_as_one_checkpoint_and_written_as_one_file(ending, tmp_path):
     path = write(tmp_path, ending)
