@@ -139,12 +139,8 @@ def test_a_network_that_is_none_is_refused(child, tmp_path, tensors, reason):
     assert reason in answer["reason"]
 
 
-def test_texts_are_cut_and_are_utf_8(child, tmp_path):
-    tensors = {"\U0001f600" * length: np.zeros((2, 2, 2), np.float32) for length in range(1000, 1009)}
-    save_file(tensors, tmp_path / "m.safetensors")
-    answer = child.ask(tmp_path / "m.safetensors")
-    assert answer["kind"] == "ArchitectureError"
-    assert len(answer["reason"]) == MOST_TEXT
+def test_texts_are_cut_and_are_utf_8(child):
+    assert parsing_child._cut("\U0001f600" * (MOST_TEXT + 1)) == "\U0001f600" * MOST_TEXT
     missing = child.ask(Path(os.fsdecode(b"\xff.pt")))
     assert missing["kind"] == "CheckpointError"
     assert missing["reason"].encode().decode() == missing["reason"]
