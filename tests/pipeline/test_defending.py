@@ -34,7 +34,18 @@ FILES = (
     *("figures", "masks", "report.html", "result.json", "run.log"),
 )
 EVALUATE = ("--image-size", "8", "--test-images", "100", "--batch-size", "20")
-STAGES = ["load checkpoint", "load images", "measure", "simclr", "cache", "head", "score", "choose", "select", "mixmatch"]
+STAGES = [
+    "load checkpoint",
+    "load images",
+    "measure",
+    "simclr",
+    "cache",
+    "head",
+    "score",
+    "choose",
+    "select",
+    "mixmatch",
+]
 
 
 SMALL = RunOptions(
