@@ -17,7 +17,7 @@ from rnp_jax.models.inference import (
     filter_masks,
     infer_architecture,
     resized,
-    shorten_line,
+    shorten,
 )
 from rnp_jax.models.nearest import describe_unknown
 from rnp_jax.normaliser import Normaliser, find_pairs, list_constants, read_normaliser
@@ -92,7 +92,7 @@ def recognise(
     node = get_node(checkpoint.tree, state_dict.location)
     stated = node.stated if isinstance(node, ModuleNode) else {}
     found, own = _unwrap_stated(inner, architecture, image_shape, stated)
-    shapes = shapes_of(own)
+    shapes = own.tensors.shapes
     if image_shape is None and (size := stated_size(checkpoint)) is not None:
         found = resized(found, shapes, size)
     check_bounds(found, shapes)
@@ -111,12 +111,7 @@ def recognise(
 
 def list_read(state_dict: StateDict) -> list[str]:
     """The names of the weights and statistics, and of the bounds on activations."""
-    return [*consumed(shapes_of(state_dict)), *bounds_in(state_dict.tensors.refs)]
-
-
-def shapes_of(state_dict: StateDict) -> dict[str, tuple[int, ...]]:
-    """The tensors' shapes, known without reading them."""
-    return {name: ref.shape for name, ref in state_dict.tensors.refs.items()}
+    return [*consumed(state_dict.tensors.shapes), *bounds_in(state_dict.tensors.refs)]
 
 
 def stated_size(checkpoint: Checkpoint) -> tuple[int, int] | None:
@@ -180,7 +175,7 @@ def _unwrap(
     tried: list[Shapes] = []
     for prefix in _list_prefixes(state_dict):
         own = state_dict.under(prefix).without({each.removeprefix(prefix) for each in outside})
-        shapes, left = shapes_of(own), _list_left(state_dict, own, prefix, outside)
+        shapes, left = own.tensors.shapes, _list_left(state_dict, own, prefix, outside)
         if left and unlikely is not None:
             break
         tried.append(shapes)
@@ -224,7 +219,7 @@ def _list_prefixes(state_dict: StateDict) -> Iterator[str]:
 
 def _list_left(state_dict: StateDict, own: StateDict, prefix: str, outside: set[str]) -> Shapes:
     """The tensors beside the network that are no copy of one of its own; nor are they those known to be ``outside``."""
-    shapes, beside = shapes_of(own), shapes_of(state_dict)
+    shapes, beside = own.tensors.shapes, state_dict.tensors.shapes
     others = {name: shape for name, shape in beside.items() if not name.startswith(prefix) and name not in outside}
     return {name: shape for name, shape in consumed(others).items() if shape not in _list_tails(name, shapes)}
 
@@ -237,8 +232,7 @@ def _list_tails(name: str, shapes: Shapes) -> list[tuple[int, ...]]:
 
 
 def _tell_left(prefix: str, found: Architecture, left: Shapes) -> str:
-    listed = "".join(shorten_line(f"\n + {name}") for name in [*left][:_SHOWN])
-    more = f"\n … and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
+    listed = shorten([f" + {name}" for name in left], _SHOWN)
     steps = [name for name, shape in left.items() if math.prod(shape) <= _CHANNELS and _NORMALISES.search(name.lower())]
     advice = (
         f"{quote(steps[0])} looks like a part of a normalisation, so give its mean and standard deviation with "
@@ -248,7 +242,7 @@ def _tell_left(prefix: str, found: Architecture, left: Shapes) -> str:
     )
     return (
         f"behind the prefix {quote(prefix)} is a {found.name}, but there are other tensors beside it (+); "
-        f"{advice}{listed}{more}"
+        f"{advice}\n{listed}"
     )
 
 
@@ -262,7 +256,7 @@ def _tell_changed(state_dict: StateDict) -> str:
 
 def _advise(state_dict: StateDict) -> str:
     """What to do where all names begin alike."""
-    read = consumed(shapes_of(state_dict))
+    read = consumed(state_dict.tensors.shapes)
     common = [prefix for prefix in _list_prefixes(state_dict) if all(name.startswith(prefix) for name in read)]
     whole = state_dict.prefix + common[-1]
     if not whole:

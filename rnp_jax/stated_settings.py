@@ -16,9 +16,10 @@ import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params
 
 from rnp_jax.errors import ArchitectureError
-from rnp_jax.models import Architecture, Network
+from rnp_jax.models import Architecture
 from rnp_jax.models.inference import candidates, entries, infer_architecture
 from rnp_jax.models.layers import BatchNorm, Conv, LayerNorm, both_axes
+from rnp_jax.models.registry import of_normalized
 from rnp_jax.models.torch_names import UNREAD
 from rnp_jax.torch_io import StateDict
 from rnp_jax.torch_io.nodes import StatedModule
@@ -109,7 +110,7 @@ def _list_fitting(stated: Stated, state_dict: StateDict, but: Architecture, foun
     """The architectures of these tensors that compute as the module says, where one does not."""
     if not any(found):
         return
-    shapes = {name: ref.shape for name, ref in state_dict.tensors.refs.items()}
+    shapes = state_dict.tensors.shapes
     for name in candidates(shapes, image_shape=(0, 0, 0)):  # also those that are never assumed
         if name != but.name:
             try:
@@ -195,8 +196,7 @@ def _compare_pool(name: str, module: StatedModule, arithmetic: _Arithmetic) -> I
 
 @lru_cache(maxsize=16)
 def _read_arithmetic(architecture: Architecture) -> _Arithmetic:
-    channels = architecture.image_shape[-1]
-    network = Network(architecture, (0.0,) * channels, (1.0,) * channels)
+    network = of_normalized(architecture)
     variables = jax.eval_shape(network.init, jax.random.key(0))
     images = jax.ShapeDtypeStruct((1, *architecture.image_shape), jnp.float32)
     operations, pools = set(), set()

@@ -12,8 +12,9 @@ import tyro
 from rnp_jax.checkpoints import from_state_dict, open_checkpoint, save_variables
 from rnp_jax.config import FLAT, SourceOptions, to_plain
 from rnp_jax.errors import ArchitectureError, CheckpointError, ConfigError
-from rnp_jax.models import Architecture, Network
+from rnp_jax.models import Architecture
 from rnp_jax.models.bounds import apply_bounds, bound_entries
+from rnp_jax.models.registry import of_normalized
 from rnp_jax.pipeline.opening import source_arguments
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.recognition import recognise
@@ -84,7 +85,7 @@ def _convert_tensors(source: Path, target: Path, given: SourceOptions, log: RunL
 
 def _to_orbax(options: ConvertOptions, target: Path) -> None:
     _, state_dict, architecture = open_checkpoint(options.source_path, **source_arguments(options.source))
-    network = _network(architecture)
+    network = of_normalized(architecture)
     save_tree(target, from_state_dict(network, state_dict.tensors), {"architecture": to_plain(architecture)})
 
 
@@ -94,7 +95,7 @@ def _from_orbax(source: Path, target: Path) -> None:
     if stored is None:
         raise CheckpointError(source, "holds no network (it names no architecture); masks can be read from Python only")
     try:
-        network = _network(pydantic.TypeAdapter(Architecture).validate_python(stored))
+        network = of_normalized(pydantic.TypeAdapter(Architecture).validate_python(stored))
     except pydantic.ValidationError as error:
         raise CheckpointError(source, f"its architecture is not one of this version: {error}") from error
     if target.suffix not in TORCH:
@@ -104,8 +105,3 @@ def _from_orbax(source: Path, target: Path) -> None:
     if jax.tree.map(np.shape, tree) not in (expected, bounded):
         raise CheckpointError(source, f"its arrays do not fit its architecture, {network.architecture.name}")
     save_variables(target, network, tree)
-
-
-def _network(architecture: Architecture) -> Network:
-    channels = architecture.image_shape[-1]
-    return Network(architecture, (0.0,) * channels, (1.0,) * channels)

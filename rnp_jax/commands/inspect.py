@@ -16,7 +16,8 @@ from rnp_jax.checkpoints import list_copies
 from rnp_jax.config import FLAT, SourceOptions
 from rnp_jax.console import open_console
 from rnp_jax.errors import AmbiguousError, ArchitectureError
-from rnp_jax.models import Architecture, Network
+from rnp_jax.models import Architecture
+from rnp_jax.models.registry import of_normalized
 from rnp_jax.normaliser import Normaliser, spell
 from rnp_jax.pipeline.copies import tell_copies
 from rnp_jax.pipeline.image_size import takes_any_size
@@ -121,8 +122,7 @@ def _print_state_dict(console: Console, state_dict: StateDict, *, listed: bool) 
 
 
 def _print_architecture(console: Console, architecture: Architecture) -> None:
-    channels = architecture.image_shape[-1]
-    network = Network(architecture, (0.0,) * channels, (1.0,) * channels, architecture.place())
+    network = of_normalized(architecture, architecture.place())
     shapes = jax.eval_shape(network.init, jax.random.key(0))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
     filters = masks.filters(shapes["masks"])
@@ -141,7 +141,7 @@ def _print_input(console: Console, found: Recognised, stated: bool) -> None:
     how = ", the size that the weights fit"
     if stated:
         how = ""
-    elif takes_any_size(found.architecture, found.state_dict.tensors.refs):
+    elif takes_any_size(found.architecture, found.state_dict.tensors.shapes):
         how = " assumed; the weights fit other sizes too, and evaluate, defend and detect take that of the images"
     console.print(f"input         {shape}{how}")
 

@@ -3,7 +3,7 @@
 A site's source is the layer whose input is perturbed, or the network's normalised input itself.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from rnp_jax.errors import DefenseError
 from rnp_jax.models import Network
 from rnp_jax.models.chain import ACTIVATIONS, Activation, Site
 from rnp_jax.models.convolution import Window, conv2d
+from rnp_jax.models.registry import of_normalized
 from rnp_jax.types import Tree, Variables
 
 Scope = Literal["feature", "local"]
@@ -144,8 +145,7 @@ def probe_site(
 
 def unnormalized(network: Network) -> Network:
     """The network as a float32 function of normalised images."""
-    channels = network.architecture.image_shape[-1]
-    return replace(network, mean=(0.0,) * channels, std=(1.0,) * channels, precision="float32")
+    return of_normalized(network.architecture, network.placement)
 
 
 def find(tree: Tree, layer: str) -> Tree:

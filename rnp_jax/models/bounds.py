@@ -59,7 +59,7 @@ from jaxtyping import Array
 
 from rnp_jax import masks
 from rnp_jax.models.layers import Dense
-from rnp_jax.models.registry import Architecture, Network
+from rnp_jax.models.registry import Architecture, of_normalized
 from rnp_jax.types import Tree, Variables
 
 _FIRST = "activation_bounds."  # of a key in a file
@@ -103,8 +103,7 @@ class BoundEntry(NamedTuple):
 @cache
 def bound_entries(architecture: Architecture) -> tuple[BoundEntry, ...]:
     """Where a file keeps the bounds on the architecture's activations, in the order in which these run."""
-    channels = architecture.image_shape[-1]
-    network = Network(architecture, (0.0,) * channels, (1.0,) * channels, architecture.place())
+    network = of_normalized(architecture, architecture.place())
     image = jax.ShapeDtypeStruct((1, *architecture.image_shape), jnp.float32)
     variables = jax.eval_shape(network.init, jax.random.key(0))
     outputs = jax.eval_shape(network.activated, variables, image)

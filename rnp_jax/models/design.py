@@ -5,7 +5,10 @@ from typing import NamedTuple, TypeAlias
 
 from rnp_jax.models.chain import Chain
 from rnp_jax.models.layers import Placement, Precision
-from rnp_jax.models.naming import Names
+from rnp_jax.models.naming import Names, to_ours
+
+LARGEST_WIDTH = 2**14
+"""Channels of the layer ``Design.base``, at most."""
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 """Shape of each tensor of a state dict, by key, in torch's layout."""
@@ -63,6 +66,18 @@ class Design(NamedTuple):
     family: bool = False
     names: Names = ()
     axes: tuple[tuple[str, tuple[int, int]], ...] = ()
+
+    def read_side(self, shapes: Shapes) -> int:
+        """Side of the images, for tensors under our names."""
+        return self.image_side(shapes) if callable(self.image_side) else self.image_side
+
+    def read_form(self, shapes: Shapes) -> tuple[int, ...]:
+        """The form, for tensors under our names."""
+        return self.form(shapes) if self.form else ()
+
+    def rename(self, shapes: Shapes) -> Shapes:
+        """The shapes under our names for the layers; a key that the table of names lacks stays as it is."""
+        return {to_ours(key, self.names) or key: shape for key, shape in shapes.items()} if self.names else shapes
 
 
 def marked_by(*present: str, absent: tuple[str, ...] = ()) -> Callable[[Shapes], bool]:

@@ -1,7 +1,7 @@
 """Infers architecture, width and number of classes from the names and shapes of a state dict."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
@@ -12,8 +12,8 @@ from rnp_jax.errors import AmbiguousError, ArchitectureError, ConfigError, Unkno
 from rnp_jax.models.bounds import bound_entries, bounds_in
 from rnp_jax.models.design import Design, Shapes
 from rnp_jax.models.edited import Layers, find_bodies, find_heads, is_last
-from rnp_jax.models.naming import Names, to_ours, to_theirs
-from rnp_jax.models.registry import ARCHITECTURES, DESIGNS, Architecture, Network, suggest
+from rnp_jax.models.naming import Names, to_theirs
+from rnp_jax.models.registry import ARCHITECTURES, DESIGNS, Architecture, of_normalized, suggest
 from rnp_jax.models.torch_names import FILTER_MASK, IGNORED, UNREAD, TorchEntry, table
 
 _SHOWN = 12  # lines of a ± list
@@ -40,7 +40,7 @@ def infer_architecture(
     if name is not None and name not in ARCHITECTURES:
         raise ArchitectureError(f"unknown architecture {name!r}; {suggest(name)}")
     if empty := [f" {key}: {tuple(shape)}" for key, shape in weights.items() if 0 in shape]:
-        raise ArchitectureError("no network has weights without values:\n" + _shorten(empty))
+        raise ArchitectureError("no network has weights without values:\n" + shorten(empty))
     try:
         proposal = _with_biases(_propose(weights, name, image_shape), weights)
     except ConfigError as error:
@@ -104,20 +104,20 @@ def check_bounds(architecture: Architecture, shapes: Shapes) -> None:
     if lines:
         raise ArchitectureError(
             f"the bounds are not those of the activations of {architecture.name} (- missing, + unexpected):\n"
-            + _shorten(lines)
+            + shorten(lines)
         )
     wrong = [f" {key}: {shape}, expected {expected[key]}" for key, shape in found.items() if shape != expected[key]]
     if wrong:
         raise ArchitectureError(
             f"the bounds on activations are for other images than {architecture.image_shape}: give the height, width "
-            "and channels of the images they are for with --image-shape\n" + _shorten(wrong)
+            "and channels of the images they are for with --image-shape\n" + shorten(wrong)
         )
 
 
 @cache
 def entries(architecture: Architecture) -> tuple[TorchEntry, ...]:
     """The architecture's name table."""
-    variables = jax.eval_shape(Network(architecture, *_identity(architecture)).init, jax.random.key(0))
+    variables = jax.eval_shape(of_normalized(architecture).init, jax.random.key(0))
     return tuple(table(variables, architecture))
 
 
@@ -134,7 +134,7 @@ def check_fit(architecture: Architecture, shapes: Shapes) -> None:
     lines += [f" + {key}" for key in shapes if key not in expected]
     if lines:
         raise ArchitectureError(
-            f"the keys are not those of {architecture.name} (- missing, + unexpected):\n" + _shorten(lines)
+            f"the keys are not those of {architecture.name} (- missing, + unexpected):\n" + shorten(lines)
         )
     wrong = [
         f" {key}: {tuple(shapes[key])}, expected {shape}"
@@ -143,7 +143,7 @@ def check_fit(architecture: Architecture, shapes: Shapes) -> None:
     ]
     if wrong:
         raise ArchitectureError(
-            f"shapes do not fit {architecture.name} of width {architecture.width}:\n" + _shorten(wrong)
+            f"shapes do not fit {architecture.name} of width {architecture.width}:\n" + shorten(wrong)
         )
 
 
@@ -176,10 +176,10 @@ def _propose(shapes: Shapes, name: str | None, image_shape: tuple[int, int, int]
             "Put a row of zeros, for class 0, before the row of its last layer: the softmax of both is that sigmoid"
         )
     width, channels = shapes[design.base or design.stem][0], shapes[design.stem][1]
-    side = design.image_side(shapes) if callable(design.image_side) else design.image_side
-    form = design.form(shapes) if design.form else ()
+    side = design.read_side(shapes)
     size = image_shape or (side, side, channels)
-    return Architecture(found.name, shapes[design.head][0], width, found.layers, size, form, names=found.names)
+    classes, form = shapes[design.head][0], design.read_form(shapes)
+    return Architecture(found.name, classes, width, found.layers, size, form, names=found.names)
 
 
 class _Reading(NamedTuple):
@@ -237,7 +237,7 @@ def _read_as(name: str, shapes: Shapes) -> list[_Reading]:
 
 def _named(shapes: Shapes, design: Design) -> Shapes:
     """The shapes under our names for the design's layers, with our axes; a key that its table lacks keeps its name."""
-    named = {to_ours(key, design.names) or key: shape for key, shape in shapes.items()} if design.names else shapes
+    named = design.rename(shapes)
     kernels = {f"{layer}.weight": after for layer, (_, after) in design.axes}
     return {key: shape[: len(shape) - kernels.get(key, 0)] for key, shape in named.items()} if kernels else named
 
@@ -305,20 +305,16 @@ def _only_input_shape(inputs: int) -> tuple[int, int, int]:
 
 
 def _unknown(shapes: Shapes) -> str:
-    keys = _shorten([f" + {key} {tuple(shape)}" for key, shape in shapes.items()])
+    keys = shorten([f" + {key} {tuple(shape)}" for key, shape in shapes.items()])
     return f"none of the {len(ARCHITECTURES)} supported architectures has these tensors (+):\n{keys}"
 
 
-def _identity(architecture: Architecture) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    channels = architecture.image_shape[-1]
-    return (0.0,) * channels, (1.0,) * channels
+def shorten(lines: Sequence[str], most: int = _SHOWN) -> str:
+    """The first lines of a ± list, and how many more there are."""
+    more = [f" … and {len(lines) - most} more"] if len(lines) > most else []
+    return "\n".join([*map(_shorten_line, lines[:most]), *more])
 
 
-def _shorten(lines: list[str]) -> str:
-    more = [f" … and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-    return "\n".join([*map(shorten_line, lines[:_SHOWN]), *more])
-
-
-def shorten_line(line: str) -> str:
-    """A line of a ± list without the middle of a long name."""
+def _shorten_line(line: str) -> str:
+    """The line without the middle of a long name."""
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]}…{line[-_LONGEST // 2 :]}"

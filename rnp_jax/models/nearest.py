@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from rnp_jax.errors import ArchitectureError, ConfigError
 from rnp_jax.models.design import Design, Shapes, Sizes
-from rnp_jax.models.inference import consumed, entries, matches, shorten_line
-from rnp_jax.models.naming import Names, to_ours
+from rnp_jax.models.inference import consumed, entries, matches, shorten
+from rnp_jax.models.naming import Names
 from rnp_jax.models.registry import ARCHITECTURES, DESIGNS, Architecture
 
 _SHOWN = 6  # lines of one kind
@@ -46,14 +46,14 @@ def describe_unknown(readings: Sequence[Shapes]) -> str:
     unknown = f"none of the {len(ARCHITECTURES)} supported architectures has these tensors"
     if not found:
         lines = [f" + {key} {tuple(shape)}" for key, shape in weights[0].items()]
-        return f"{unknown} (+), and none is near:\n{_shorten(lines)}"
+        return f"{unknown} (+), and none is near:\n{shorten(lines, _SHOWN)}"
     nearest = min(found, key=lambda difference: difference.size)
     if not nearest.size:
         return (
             f"the tensors are those of {nearest.architecture}, which is made for other images or classes; name it with "
             f"--architecture {nearest.architecture} if it is meant"
         )
-    lines = "\n".join(map(_shorten, filter(None, (nearest.wrong, nearest.missing, nearest.unexpected))))
+    lines = "\n".join(shorten(kind, _SHOWN) for kind in (nearest.wrong, nearest.missing, nearest.unexpected) if kind)
     return f"{unknown}; the nearest is {nearest.architecture}, and these differ (- missing, + unexpected):\n{lines}"
 
 
@@ -65,7 +65,7 @@ def _rank(shapes: Shapes) -> list[tuple[tuple[int, bool], str]]:
     held: dict[Names, _Layers] = {}  # by the table of names, which most designs share
     for name, design in DESIGNS.items():
         if design.names not in held:
-            held[design.names] = _list_layers(_rename(shapes, design))
+            held[design.names] = _list_layers(design.rename(shapes))
         own, paths = held[design.names]
         layers = {layer for segment in _build(design) for layer in segment.layers}
         covered = sum(not layers.isdisjoint(outer) for outer in own)
@@ -78,10 +78,6 @@ def _rank(shapes: Shapes) -> list[tuple[tuple[int, bool], str]]:
 def _build(design: Design):
     side = 224 if callable(design.image_side) else design.image_side
     return design.build(Sizes(_CLASSES, design.width, (side, side, 3)), design.placement, "float32").segments()
-
-
-def _rename(shapes: Shapes, design: Design) -> Shapes:
-    return {to_ours(key, design.names) or key: shape for key, shape in shapes.items()} if design.names else shapes
 
 
 class _Layers(NamedTuple):
@@ -104,18 +100,18 @@ def _list_paths(key: str) -> list[str]:
 
 def _compare(name: str, shapes: Shapes) -> _Difference | None:
     """The difference from the architecture of the sizes that the tensors have; None if there is none of such sizes."""
-    design, named = DESIGNS[name], _rename(shapes, DESIGNS[name])
+    design = DESIGNS[name]
+    named = design.rename(shapes)
     classes = named.get(design.head, ())
     width, stem = named.get(design.base or design.stem, ()), named.get(design.stem, ())
     try:
-        side = design.image_side(named) if callable(design.image_side) else design.image_side
-        form = design.form(named) if design.form else ()
+        side = design.read_side(named)
         architecture = Architecture(
             name,
             classes[0] if len(classes) == 2 and classes[0] > 1 else _CLASSES,
             width[0] if len(width) == 4 else design.width,
             image_shape=(side, side, stem[1] if len(stem) == 4 else 3),
-            form=form,
+            form=design.read_form(named),
         )
         expected = {entry.key: entry.shape for entry in entries(architecture)}
     except (ArchitectureError, ConfigError, LookupError, TypeError, ValueError, ArithmeticError):
@@ -127,8 +123,3 @@ def _compare(name: str, shapes: Shapes) -> _Difference | None:
         [f" - {key} {shape}" for key, shape in expected.items() if key not in shapes],
         [f" + {key} {tuple(shape)}" for key, shape in shapes.items() if key not in expected],
     )
-
-
-def _shorten(lines: list[str]) -> str:
-    more = [f" … and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-    return "\n".join([*map(shorten_line, lines[:_SHOWN]), *more])

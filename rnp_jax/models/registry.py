@@ -55,7 +55,7 @@ from rnp_jax.models import (
     wide_resnet,
 )
 from rnp_jax.models.chain import ACTIVATED, Chain, Segment, Site
-from rnp_jax.models.design import Design, Sizes
+from rnp_jax.models.design import LARGEST_WIDTH, Design, Sizes
 from rnp_jax.models.edited import WithHead, toggle_biases
 from rnp_jax.models.layers import Placement, Precision
 from rnp_jax.models.mlp import Mlp
@@ -109,8 +109,6 @@ ARCHITECTURES = (*DESIGNS, "mlp")
 MOST_LAYERS = 100
 """Of an mlp: to trace one takes time that grows with the square."""
 
-_LARGEST_WIDTH = 2**14
-
 
 def suggest(name: str) -> str:
     """A hint for an unknown architecture: the names nearest to it, or all names."""
@@ -149,7 +147,7 @@ class Architecture:
         check_image_shape(self.image_shape)
         check_number("num_classes", self.num_classes, 2, MOST_CLASSES, integer=True)
         if self.name != "mlp":
-            check_number("width", self.width, 1, _LARGEST_WIDTH, integer=True)
+            check_number("width", self.width, 1, LARGEST_WIDTH, integer=True)
         if not all(part.replace(".", "").replace("_", "").isalnum() for pair in self.names for part in pair if part):
             raise ConfigError(f"names {self.names}: expected names of layers, of letters, digits and underscores")
         if self.layers or self.name == "mlp":
@@ -330,6 +328,14 @@ def _initialize(module: Chain, image_shape: tuple[int, int, int], key: jax.Array
 _init = jax.jit(_initialize, static_argnums=(0, 1))
 
 
+def of_normalized(
+    architecture: Architecture, placement: Placement = "bn_scale", precision: Precision = "float32"
+) -> Network:
+    """The architecture as a function of images that are normalised already."""
+    channels = architecture.image_shape[-1]
+    return Network(architecture, (0.0,) * channels, (1.0,) * channels, placement, precision)
+
+
 def mlp_head(dim: int, units: tuple[int, ...], num_classes: int, precision: Precision = "float32") -> Network:
     """A classifier of features [B, 1, 1, D] with hidden layers of the given sizes, named as in torch's Sequential.
 
@@ -340,7 +346,7 @@ def mlp_head(dim: int, units: tuple[int, ...], num_classes: int, precision: Prec
         raise ConfigError(f"head of {list(units)} hidden units on {dim} features: expected sizes of 1 or more")
     layers = tuple((str(2 * i), size) for i, size in enumerate((*units, num_classes)))
     architecture = Architecture("mlp", num_classes, 0, layers, (1, 1, dim))
-    return Network(architecture, (0.0,) * dim, (1.0,) * dim, "unit", precision)
+    return of_normalized(architecture, "unit", precision)
 
 
 def count_parameters(variables: Variables) -> int:

@@ -4,15 +4,14 @@ Weights seldom tell the size: a network that ends in global pooling takes any. W
 card nor the file says it, the network is given images of the size that they have, and is made for that size.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypeVar
 
 from rnp_jax.checkpoints import Model
 from rnp_jax.models import Architecture
 from rnp_jax.models.bounds import bounds_in
+from rnp_jax.models.design import Shapes
 from rnp_jax.models.inference import resized
-from rnp_jax.torch_io import TensorRef
 
 AnyModel = TypeVar("AnyModel", bound=Model)
 
@@ -24,11 +23,11 @@ def follow_images(model: AnyModel, image_shape: tuple[int, int, int]) -> AnyMode
 
     Otherwise it is returned as it is: the weights of a linear layer on pixels may fit two or three sizes by chance.
     """
-    architecture, refs = model.network.architecture, model.state_dict.tensors.refs
+    architecture, shapes = model.network.architecture, model.state_dict.tensors.shapes
     other = replace(architecture, image_shape=(*image_shape[:2], architecture.image_shape[2]))
     if not model.size_assumed or architecture.image_shape[2] != image_shape[2] or other == architecture:
         return model
-    if not takes_any_size(architecture, refs) or _resize(architecture, refs, image_shape[:2]) != other:
+    if not takes_any_size(architecture, shapes) or _resize(architecture, shapes, image_shape[:2]) != other:
         return model
     before, after = ("x".join(map(str, each.image_shape[:2])) for each in (architecture, other))
     sentence = (
@@ -43,13 +42,13 @@ def follow_images(model: AnyModel, image_shape: tuple[int, int, int]) -> AnyMode
     )
 
 
-def takes_any_size(architecture: Architecture, refs: Mapping[str, TensorRef]) -> bool:
+def takes_any_size(architecture: Architecture, shapes: Shapes) -> bool:
     """Whether the weights allow images of another size."""
     height, width, _ = architecture.image_shape
-    return _resize(architecture, refs, (height + _OTHER, width + _OTHER)) != architecture
+    return _resize(architecture, shapes, (height + _OTHER, width + _OTHER)) != architecture
 
 
-def _resize(architecture: Architecture, refs: Mapping[str, TensorRef], size: tuple[int, int]) -> Architecture:
-    if bounds_in(refs):  # one for each neuron, so they are for one size
+def _resize(architecture: Architecture, shapes: Shapes, size: tuple[int, int]) -> Architecture:
+    if bounds_in(shapes):  # one for each neuron, so they are for one size
         return architecture
-    return resized(architecture, {name: ref.shape for name, ref in refs.items()}, size)
+    return resized(architecture, shapes, size)

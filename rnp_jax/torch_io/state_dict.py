@@ -35,6 +35,11 @@ class Tensors(Mapping[str, np.ndarray]):
     def __init__(self, checkpoint: Checkpoint, refs: Mapping[str, TensorRef]):
         self._checkpoint, self.refs = checkpoint, refs
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Their shapes, known without reading them."""
+        return {name: ref.shape for name, ref in self.refs.items()}
+
     def __getitem__(self, name: str) -> np.ndarray:
         return materialise(self._checkpoint, self.refs[name])
 
