@@ -9,7 +9,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from rnp_jax.models.design import Design, scaled
-from rnp_jax.models.graph import Layer, Parts, graph_design
+from rnp_jax.models.graph import Layer, Parts
+from rnp_jax.models.graph_net import graph_design
 from rnp_jax.models.parts import Residual, Squeeze, stages, stem
 
 WIDTH = 64

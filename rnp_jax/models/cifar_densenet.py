@@ -14,7 +14,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from rnp_jax.models.design import Design
-from rnp_jax.models.graph import Graph, Image, Layer, Parts, graph_design
+from rnp_jax.models.graph import Graph, Image, Layer, Parts
+from rnp_jax.models.graph_net import graph_design
 from rnp_jax.models.parts import Norm, stem
 
 _BOTTLENECK = 4  # channels inside a dense layer, in growth rates

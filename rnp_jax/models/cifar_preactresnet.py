@@ -18,8 +18,10 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from rnp_jax.models.design import Design
-from rnp_jax.models.graph import Layer, Part, Parts, graph_design
+from rnp_jax.models.graph import Layer, Part, Parts
+from rnp_jax.models.graph_net import graph_design
 from rnp_jax.models.parts import Norm, PreActivated, Squeeze, stages, stem
+from rnp_jax.models.resnet import DEPTHS
 
 _STEM = 16  # channels of the stem of a wide ResNet
 
@@ -128,8 +130,6 @@ def design(source: Source, form: Form, width: int = 64) -> Design:
     base = f"{source.stage.format(source.first, 0)}.{source.layer(0)[1]}" if form.wide else None
     return graph_design(partial(_parts, source, form), source.stem[0], source.head, width, base=base)
 
-
-DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 DESIGNS: Mapping[str, Design] = MappingProxyType(
     {

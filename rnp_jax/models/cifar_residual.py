@@ -15,8 +15,10 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from rnp_jax.models.design import Design, scaled
-from rnp_jax.models.graph import Layer, Parts, graph_design
+from rnp_jax.models.graph import Layer, Parts
+from rnp_jax.models.graph_net import graph_design
 from rnp_jax.models.parts import Residual, Squeeze, stages, stem
+from rnp_jax.models.resnet import DEPTHS
 
 WIDTH = 64
 
@@ -128,7 +130,6 @@ def design(source: Source, form: Form) -> Design:
     return graph_design(partial(_parts, source, form), source.stem[0], source.head, WIDTH)
 
 
-DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 _RESNEXT_DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 4, 36, 3)}
 
 DESIGNS: Mapping[str, Design] = MappingProxyType(

@@ -9,7 +9,8 @@ from functools import partial
 from types import MappingProxyType
 
 from rnp_jax.models.design import Design, scaled
-from rnp_jax.models.graph import Graph, Image, Layer, Parts, graph_design
+from rnp_jax.models.graph import Graph, Image, Layer, Parts
+from rnp_jax.models.graph_net import graph_design
 from rnp_jax.models.parts import Units
 
 WIDTH = 96

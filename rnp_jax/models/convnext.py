@@ -128,7 +128,7 @@ class ConvNeXt(Chain):
                 row.append(Segment((f"features.{2 * stage}",), downsampling, nested=True))
             row += [
                 Segment((name,), Block(width, self.placement, self.precision, parent=None), nested=True)
-                for name in _blocks(stage, depth)
+                for name in list_blocks(stage, depth)
             ]
         return (
             *row,
@@ -139,7 +139,7 @@ class ConvNeXt(Chain):
     @nn.nowrap
     def sites(self) -> tuple[Site, ...]:
         """The layers with filter masks; none in the placements for batch norm."""
-        blocks = [name for stage, depth in enumerate(self.depths) for name in _blocks(stage, depth)]
+        blocks = [name for stage, depth in enumerate(self.depths) for name in list_blocks(stage, depth)]
         if self.placement == "unit":
             return tuple(Site(f"{name}.block.3", (f"{name}.block.3",), "gelu") for name in blocks)
         if self.placement == "conv_output":
@@ -147,7 +147,8 @@ class ConvNeXt(Chain):
         return ()
 
 
-def _blocks(stage: int, depth: int) -> list[str]:
+def list_blocks(stage: int, depth: int) -> list[str]:
+    """torchvision's names of a stage's blocks; what lies between two stages has an even number."""
     return [f"features.{2 * stage + 1}.{i}" for i in range(depth)]
 
 

@@ -6,7 +6,8 @@ from functools import partial
 from types import MappingProxyType
 
 from rnp_jax.models.design import Design, Shapes
-from rnp_jax.models.graph import Graph, Image, Layer, Part, Parts, graph_design
+from rnp_jax.models.graph import Graph, Image, Layer, Part, Parts
+from rnp_jax.models.graph_net import graph_design
 from rnp_jax.models.inverted_residual import divisible
 from rnp_jax.models.parts import Units
 

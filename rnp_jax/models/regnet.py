@@ -5,7 +5,8 @@ from functools import partial
 from types import MappingProxyType
 
 from rnp_jax.models.design import Design, scaled
-from rnp_jax.models.graph import Layer, Part, Parts, graph_design
+from rnp_jax.models.graph import Layer, Part, Parts
+from rnp_jax.models.graph_net import graph_design
 from rnp_jax.models.parts import Residual, Squeeze, Units
 
 WIDTH = 32  # of the stem

@@ -11,7 +11,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from rnp_jax.models.design import Design, scaled
-from rnp_jax.models.graph import Graph, Image, Layer, Parts, graph_design
+from rnp_jax.models.graph import Graph, Image, Layer, Parts
+from rnp_jax.models.graph_net import graph_design
 
 
 class Plan(NamedTuple):

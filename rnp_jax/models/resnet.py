@@ -248,13 +248,14 @@ def count_blocks(names: Iterable[str]) -> Depths:
     return first, second, third, fourth
 
 
+DEPTHS: Mapping[int, Depths] = MappingProxyType(
+    {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+)
+"""Blocks of each stage, by the number of layers (He et al. 2016, Table 1): bottlenecks from 50 on."""
+
 DESIGNS: Mapping[str, Design] = MappingProxyType(
     {
-        "resnet18": design("basic", (2, 2, 2, 2)),
-        "resnet34": design("basic", (3, 4, 6, 3)),
-        "resnet50": design("bottleneck", (3, 4, 6, 3)),
-        "resnet101": design("bottleneck", (3, 4, 23, 3)),
-        "resnet152": design("bottleneck", (3, 8, 36, 3)),
-        "preactresnet18": design("preact", (2, 2, 2, 2)),
+        **{f"resnet{depth}": design("bottleneck" if depth > 34 else "basic", DEPTHS[depth]) for depth in DEPTHS},
+        "preactresnet18": design("preact", DEPTHS[18]),
     }
 )

@@ -14,7 +14,8 @@ from jaxtyping import Array, Float
 
 from rnp_jax.models.chain import Segment, activate
 from rnp_jax.models.design import Design, Sizes, scaled
-from rnp_jax.models.graph import Graph, GraphNet, Image, Layer, Part, Parts, graph_design
+from rnp_jax.models.graph import Graph, Image, Layer, Part, Parts
+from rnp_jax.models.graph_net import GraphNet, graph_design
 from rnp_jax.models.inverted_residual import Style
 from rnp_jax.models.layers import Dense, Placement, Precision
 

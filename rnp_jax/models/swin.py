@@ -20,14 +20,13 @@ from jaxtyping import Array, Float
 
 from rnp_jax.errors import ArchitectureError
 from rnp_jax.models.chain import Chain, Segment, Site, activate
+from rnp_jax.models.convnext import Depths, list_blocks
 from rnp_jax.models.design import Design, Shapes, Sizes
 from rnp_jax.models.layers import Conv, Dense, LayerNorm, Placement, Precision, Value, attend
 from rnp_jax.models.naming import Names
 
 _PATCH, _WINDOW, _EXPANSION = 4, 7, 4
 _APART = -100.0  # added to scores between tokens that only the shift has brought together
-
-Depths = tuple[int, int, int, int]
 
 
 class Stem(nn.Module):
@@ -224,7 +223,7 @@ class Swin(Chain):
             if stage:
                 row.append(Segment((f"features.{2 * stage}",), Merging(self.precision, parent=None), nested=True))
             sizes = (self.width * 2**stage, self.heads * 2**stage)
-            for i, name in enumerate(_blocks(stage, depth)):
+            for i, name in enumerate(list_blocks(stage, depth)):
                 block = Block(*sizes, i % 2 == 1, self.window, self.placement, self.precision, parent=None)
                 row.append(Segment((name,), block, nested=True))
         return (
@@ -240,14 +239,10 @@ class Swin(Chain):
             return ()
         sites = []
         for stage, depth in enumerate(self.depths):
-            for name in _blocks(stage, depth):
+            for name in list_blocks(stage, depth):
                 value, units = f"{name}.attn.in_proj.value", f"{name}.mlp.0"
                 sites += [Site(value, (value,), None), Site(units, (units,), "gelu")]
         return tuple(sites)
-
-
-def _blocks(stage: int, depth: int) -> list[str]:
-    return [f"features.{2 * stage + 1}.{i}" for i in range(depth)]
 
 
 TORCHVISION_NAMES: Names = (("features.{}.{}.attn.in_proj", "features.{}.{}.attn.qkv"),)
@@ -262,7 +257,7 @@ def design(depths: Depths, heads: int, width: int, names: Names = TORCHVISION_NA
         return Swin(depths, heads, window, sizes.width, sizes.num_classes, placement, precision)
 
     def matches(shapes: Shapes) -> bool:
-        counts = tuple(sum(f"{name}.{_TABLE}" in shapes for name in _blocks(i, 1 + max(depths))) for i in range(4))
+        counts = tuple(sum(f"{name}.{_TABLE}" in shapes for name in list_blocks(i, 1 + max(depths))) for i in range(4))
         table = shapes.get(f"features.1.0.{_TABLE}", ())
         return counts == depths and tuple(table) == ((2 * window - 1) ** 2, heads)
 

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from rnp_jax.errors import ArchitectureError
 from rnp_jax.models.design import Design, Shapes, Sizes
 from rnp_jax.models.layers import Placement, Precision
-from rnp_jax.models.resnet import BlockKind, Depths, Layout, ResNet, count_blocks, design
+from rnp_jax.models.resnet import DEPTHS, BlockKind, Depths, Layout, ResNet, count_blocks, design
 
 TORCHVISION = Layout(shortcut="downsample", head="fc", stem=7)
 _POOLED = TORCHVISION._replace(stem=3, pooled=True)
@@ -30,21 +30,17 @@ _RESNET18 = (7, 2, 1, 1, 2, 2, 2, 2)
 
 _RESNETS: Mapping[str, tuple[BlockKind, Depths, int, int]] = MappingProxyType(
     {
-        "resnet18": ("basic", (2, 2, 2, 2), 1, 1),
-        "resnet34": ("basic", (3, 4, 6, 3), 1, 1),
-        "resnet50": ("bottleneck", (3, 4, 6, 3), 1, 1),
-        "resnet101": ("bottleneck", (3, 4, 23, 3), 1, 1),
-        "resnet152": ("bottleneck", (3, 8, 36, 3), 1, 1),
-        "wide_resnet50_2": ("bottleneck", (3, 4, 6, 3), 2, 1),
-        "wide_resnet101_2": ("bottleneck", (3, 4, 23, 3), 2, 1),
+        **{f"resnet{depth}": ("bottleneck" if depth > 34 else "basic", DEPTHS[depth], 1, 1) for depth in DEPTHS},
+        "wide_resnet50_2": ("bottleneck", DEPTHS[50], 2, 1),
+        "wide_resnet101_2": ("bottleneck", DEPTHS[101], 2, 1),
     }
 )
 _SMALL = {name: _RESNETS[name] for name in ("resnet18", "resnet34", "resnet50")}
 _RESNEXTS: Mapping[str, tuple[BlockKind, Depths, int, int]] = MappingProxyType(
     {
-        "resnext50_32x4d": ("bottleneck", (3, 4, 6, 3), 2, 32),
-        "resnext101_32x8d": ("bottleneck", (3, 4, 23, 3), 4, 32),
-        "resnext101_64x4d": ("bottleneck", (3, 4, 23, 3), 4, 64),
+        "resnext50_32x4d": ("bottleneck", DEPTHS[50], 2, 32),
+        "resnext101_32x8d": ("bottleneck", DEPTHS[101], 4, 32),
+        "resnext101_64x4d": ("bottleneck", DEPTHS[101], 4, 64),
     }
 )
 

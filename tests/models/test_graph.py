@@ -1,64 +1,29 @@
-"""What a trace tells of networks whose sources are easy to read; their arithmetic is in test_cifar_zoos.py."""
+"""What parts ask a graph for, in which order."""
 
-import jax
 import pytest
 
-from tests.parity import check_placement, copy_of, recognised, shapes_of
-from tests.tiny_zoos import TINY, loaded, network_of, register
+from rnp_jax.models.graph import Layer
+from rnp_jax.models.tracing_graph import trace
 
 
-@pytest.fixture(autouse=True)
-def tiny_designs():
-    with register():
-        yield
+def told(part) -> list[tuple]:
+    """The sites of a part on three channels: name, what feeds it, activation."""
+    return [(site.layer, site.producers, site.activation) for site in trace((("", part),), 3).sites]
 
 
-def test_sites_of_every_kind():
-    """Producers and what follows, of networks whose sources are easy to read."""
-
-    def told(name: str, width: int) -> dict[str, tuple]:
-        sites = network_of(name, width).sites
-        return {site.layer: (site.producers, site.activation, site.direct) for site in sites}
-
-    dense = told("densenet", 6)
-    assert dense["dense1.0.bn1"] == (("conv1",), "relu", True)
-    assert dense["dense1.1.bn1"] == ((), "relu", True)  # a concatenation
-    assert dense["dense1.1.bn2"] == (("dense1.1.conv1",), "relu", True)
-    split = told("shufflenet_v2", 12)
-    assert split["layer1.0.bn4"] == (("layer1.0.conv4",), None, True)
-    assert split["layer1.0.bn5"] == (("layer1.0.conv5",), "relu", True)
-    gated = told("senet", 16)
-    assert gated["layer1.0.bn1"] == ((), "relu", True)  # behind the stem's ReLU
-    assert gated["layer2.0.bn1"] == (("layer1.0.conv2",), "relu", False)  # behind a gate
-    assert gated["layer2.1.bn1"] == (("layer2.0.shortcut.0", "layer2.0.conv2"), "relu", False)
-    plain = told("w_wrn", 4)
-    assert plain["conv2.0.residual.0"] == (("init_conv",), "relu", True)
-    assert plain["conv3.0.residual.0"] == (("conv2.0.shortcut.0", "conv2.0.residual.6"), "relu", True)
-    efficient = told("efficientnet", 8)
-    assert "layers.0.bn1" not in efficient  # nothing reads it
-    assert efficient["layers.1.bn1"] == (("layers.1.conv1",), "silu", True)
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        (Layer("conv", "norm", 4), [("conv", ("conv",), None), ("norm", ("conv",), "relu")]),
+        (Layer("conv", None, 4, activation="elu"), [("conv", ("conv",), "elu")]),
+        (Layer("conv", "norm", 4, activation=None), [("conv", ("conv",), None), ("norm", ("conv",), None)]),
+    ],
+)
+def test_a_unit_is_a_convolution_its_norm_and_its_activation(layer, expected):
+    assert told(lambda g, x: g.unit(x, layer)) == expected
 
 
-@pytest.mark.parametrize("name", ["efficientnet", "w_seresnet", "densenet"])
-def test_segments_hold_every_layer_once(name):
-    """Also layers of the network itself, whose names a trace gives."""
-    _, network, variables = loaded(name)
-    parts = [segment.select(variables)["params"] for segment in network.segments]
-    assert sum(len(jax.tree.leaves(part)) for part in parts) == len(jax.tree.leaves(variables["params"]))
-
-
-def test_masks_on_the_outputs_of_convolutions():
-    """The gates' convolutions have none."""
-    module, network, _ = loaded("regnet")
-    check_placement(copy_of(module), network, "conv_output")
-
-
-def test_a_network_that_nobody_can_build_is_refused():
-    shapes = shapes_of(TINY["dpn"].build()) | {"conv1.weight": (2**30, 3, 3, 3)}
-    assert recognised(shapes) == []
-
-
-def test_equal_blocks_share_one_compiled_program():
-    modules = [segment.module for segment in loaded("densenet")[1].segments]
-    assert modules[1] == modules[2]
-    assert hash(modules[1]) == hash(modules[2])
+@pytest.mark.parametrize("activation", ["relu", None])
+def test_a_preactivated_layer_begins_with_its_norm(activation):
+    layer = Layer("conv", "norm", 4, activation=activation)
+    assert told(lambda g, x: g.preactivated(x, layer)) == [("norm", (), activation), ("conv", ("conv",), None)]
