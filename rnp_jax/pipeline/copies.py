@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from rnp_jax.checkpoints import Model
+from rnp_jax.pipeline.case import Case
 from rnp_jax.report.schema import CopyInfo, Written
 from rnp_jax.torch_io import Copies, Copy, StateDict
 from rnp_jax.torch_io.nodes import METADATA_STEP, Location
@@ -71,6 +72,11 @@ def warn_of_copies(copies: Copies, chosen: StateDict, *, replaced: bool) -> tupl
             for each in copies.remains
         ),
     )
+
+
+def warn_of_replaced(case: Case) -> tuple[str, ...]:
+    """As ``warn_of_copies``, where a cleaned network takes the place of all copies; nothing where it is a new one."""
+    return () if case.anew else warn_of_copies(case.model.copies, case.model.state_dict, replaced=True)
 
 
 def _shorten(sentences: Iterable[str]) -> tuple[str, ...]:

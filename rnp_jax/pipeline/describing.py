@@ -18,7 +18,7 @@ from rnp_jax.evaluation.metrics import Metrics, Proportion
 from rnp_jax.extractors import Extractor, open_extractor
 from rnp_jax.models import count_parameters
 from rnp_jax.pipeline.case import Case
-from rnp_jax.pipeline.copies import describe_copies, warn_of_copies
+from rnp_jax.pipeline.copies import describe_copies, warn_of_replaced
 from rnp_jax.pipeline.doubts import find_doubt
 from rnp_jax.pipeline.evidence import describe_evidence
 from rnp_jax.pipeline.few_images import warn_of_classes, warn_of_few
@@ -250,9 +250,7 @@ def _covariates(case: Case, defended: Defended) -> dict[str, float | None]:
 
 def _warn_of_source(case: Case) -> tuple[str, ...]:
     """What is wrong with the way in which the model was opened, and with its file."""
-    model = case.model
-    copies = () if case.anew else warn_of_copies(model.copies, model.state_dict, replaced=True)
-    return (*case.cautions, *copies, *warn_of_classes(case.test))
+    return (*case.cautions, *warn_of_replaced(case), *warn_of_classes(case.test))
 
 
 def _cautions(request: Request) -> tuple[str, ...]:

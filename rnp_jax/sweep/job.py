@@ -18,7 +18,7 @@ from rnp_jax.errors import ChangedError, CheckpointError, UnusableDataError
 from rnp_jax.evaluation.measure import Measured
 from rnp_jax.evaluation.predict import default_batch_size
 from rnp_jax.pipeline.case import Case, Images, open_case
-from rnp_jax.pipeline.copies import warn_of_copies
+from rnp_jax.pipeline.copies import warn_of_replaced
 from rnp_jax.pipeline.defending import defend_case, write_outcome
 from rnp_jax.pipeline.doubts import find_doubt
 from rnp_jax.pipeline.evidence import describe_evidence, search_before_and_after
@@ -162,7 +162,7 @@ class SweepJob:
                 **(_count(defended) if defended.prunes else {}),
                 **({} if evidence is None else _tell_evidence(evidence)),
                 "batch_size": outcome.batch_size,
-                **_tell_opened(case, outcome.before, *_tell_copies(case), *defended.warnings),
+                **_tell_opened(case, outcome.before, *warn_of_replaced(case), *defended.warnings),
                 "timing": as_stages(log.timing),
                 "report": written,
             }
@@ -231,11 +231,6 @@ def _tell_opened(case: Case, measured: Measured, *more: str) -> dict[str, Any]:
         return {"note": " ".join(notes)}
     kind = "at chance" if doubt.at_chance else "under the stated accuracy"
     return {"doubt": kind, "note": " ".join((doubt.sentence, *notes))}
-
-
-def _tell_copies(case: Case) -> tuple[str, ...]:
-    """What a user may not expect of copies of the network in the file."""
-    return () if case.anew else warn_of_copies(case.model.copies, case.model.state_dict, replaced=True)
 
 
 def _poison_rate(model: Suspect) -> float | None:

@@ -8,7 +8,7 @@ so are small tensors and rows of numbers, which may be a normalisation.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from os import PathLike
@@ -89,15 +89,20 @@ def _note_settings(node: ModuleNode, kind: str, state: dict[Any, Node], prefix: 
     if len(node.stated) < _MOST_STATED:
         settings = {name: state[name] for name in SETTINGS if name in state and _is_plain(state[name])}
         node.stated[prefix.removesuffix(".")] = StatedModule(kind, settings)
-    unsaved = state.get(_UNSAVED)
-    unsaved = unsaved.items if isinstance(unsaved, SetNode) else ()
-    buffers = ((key, state["_buffers"].get(key)) for key in islice(unsaved, _MOST_ATTRIBUTES) if type(key) is str)
+    unsaved = islice(_list_unsaved(state), _MOST_ATTRIBUTES)
+    buffers = ((key, state["_buffers"].get(key)) for key in unsaved if type(key) is str)
     for key, value in (*buffers, *islice(state.items(), _MOST_ATTRIBUTES)):
         if len(node.constants) == _MOST_CONSTANTS:
             return
         constant = _read_constant(value)
         if constant is not None and type(key) is str and len(prefix) + len(key) <= LONGEST_NAME:
             node.constants[prefix + key] = constant
+
+
+def _list_unsaved(state: dict[Any, Node]) -> Sequence[Node]:
+    """The names of the buffers that a module's state dict leaves out."""
+    unsaved = state.get(_UNSAVED)
+    return unsaved.items if isinstance(unsaved, SetNode) else ()
 
 
 def _is_plain(value: Node) -> bool:
@@ -173,8 +178,7 @@ class _Reader:
 
     def _list_parts(self, state: dict[Any, Node]) -> Iterator[tuple[Any, Node]]:
         """The parameters, the buffers that are saved and the modules of one module, without those that are None."""
-        unsaved = state.get(_UNSAVED)
-        unsaved = unsaved.items if isinstance(unsaved, SetNode) else ()
+        unsaved = _list_unsaved(state)
         self._charge(len(unsaved) + sum(len(state[part]) for part in _PARTS))
         left_out = {key for key in unsaved if type(key) is str}
         for part in _PARTS:
