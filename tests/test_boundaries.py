@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "rnp_jax"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-FOUNDATION = {"types", "errors", "atomic", "checks", "document", "regular_file", "untrusted_text", "npy"}
+FOUNDATION = {"types", "errors", "atomic", "checks", "document", "regular_file", "untrusted_text", "npy", "traced"}
 LIBRARY = {"descent", "masks", "models", "attacks", "data", "training", "evaluation", "defenses"}
 MAY_IMPORT = {
     "types": set(),
@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "regular_file": set(),
     "plain_yaml": set(),
     "npy": set(),
+    "traced": set(),
     "npz": FOUNDATION | {"torch_io"},
     "untrusted_text": set(),
     "console": {"untrusted_text"},
@@ -66,6 +67,8 @@ MAY_IMPORT = {
         "detection",
         "threads",
         "normaliser",
+        "source_version",
+        "log_style",
     },
     "sweep": FOUNDATION
     | LIBRARY
@@ -77,8 +80,9 @@ MAY_IMPORT = {
     | {"normaliser", "recognition"}
     | {"compilation", "cache_folder", "pipeline", "sweep", "inversion", "detection"},
     "threads": {"errors"},
+    "log_style": {"errors"},
     "process": FOUNDATION | {"source_version"},
-    "cli": FOUNDATION | {"commands", "compilation", "help_cache", "process", "threads"},
+    "cli": FOUNDATION | {"commands", "compilation", "help_cache", "log_style", "process", "threads"},
     "__init__": FOUNDATION
     | LIBRARY
     | {"inversion", "detection", "torch_io", "report", "checkpoints", "extractors", "card", "store", "config"},

@@ -1,7 +1,6 @@
 """Projected gradient descent in the ℓ∞ ball (Madry et al., 2018), and networks trained against it."""
 
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +8,7 @@ import optax
 from jaxtyping import Array, Float, Int, Shaped
 
 from rnp_jax.checks import MOST_STEPS, check_number
+from rnp_jax.traced import jit_settings
 from rnp_jax.types import Apply, Tree, Variables
 
 
@@ -35,9 +35,9 @@ class Ball:
         check_number("steps", self.steps, 1, MOST_STEPS, integer=True)
 
 
-@partial(jax.jit, static_argnums=(0, 4))
+@jit_settings(2)
 def ascend_loss(
-    apply: Apply, variables: Variables, images: Shaped[Array, "B H W C"], labels: Int[Array, "B"], ball: Ball
+    apply: Apply, ball: Ball, variables: Variables, images: Shaped[Array, "B H W C"], labels: Int[Array, "B"]
 ) -> Float[Array, "B H W C"]:
     """Images moved to where ``apply``, in evaluation mode, errs most from ``labels``, in grey levels 0 … 255.
 
@@ -78,5 +78,5 @@ class Adversarial:
             return self.network(variables, images)
         fixed = jax.lax.stop_gradient(variables)
         believed = self.network(fixed, images)[0].argmax(-1)
-        perturbed = ascend_loss(self.network, fixed, images, believed, self.ball)
+        perturbed = ascend_loss(self.network, self.ball, fixed, images, believed)
         return self.network(variables, jax.lax.stop_gradient(perturbed) / 255, train=True)

@@ -38,6 +38,8 @@ class LabelConsistent(Attack):
       ConfigError: an unknown variant, or a constant out of its range.
     """
 
+    title = "Label-consistent"
+    looks = "Small patches in the corners; poisoned images keep their labels and are made hard to learn."
     paper = "Turner et al., 2019"
     clean_label = True
     deviation = (
@@ -116,7 +118,7 @@ def _perturb(
     """The images at their worst, with the robust model's loss and accuracy on them [B]."""
     labels = jnp.full(images.shape[0], target, jnp.int32)
     levels = images.astype(jnp.float32)
-    moved = levels + round_within(ascend_loss(network, variables, images, labels, ball) - levels, ball.epsilon)
+    moved = levels + round_within(ascend_loss(network, ball, variables, images, labels) - levels, ball.epsilon)
     logits, _ = network(variables, moved / 255)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return moved.astype(jnp.uint8), {"loss": loss, "accuracy": (logits.argmax(-1) == labels).astype(jnp.float32)}

@@ -30,6 +30,7 @@ from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.inversion.stamps import Stamps, scale
 from rnp_jax.inversion.warps import warp
 from rnp_jax.models import Network, Placement
+from rnp_jax.traced import is_off
 from rnp_jax.training.epoch import Augment
 from rnp_jax.types import Batch, Progress, Tree, Variables
 
@@ -155,7 +156,7 @@ class _Distilling(Phase):
         mixed = seen = mix(mix_key, scale(images))
         if fixed["stamps"] is not None:
             seen = stamp_some(stamp_key, mixed, fixed["stamps"], self.config.stamped, self.config.shift)
-        if self.config.corrupted > 0:
+        if not is_off(self.config.corrupted):
             seen = corrupt_some(jax.random.fold_in(stamp_key, 1), seen, self.config.corrupted)
         return batch._replace(images=Views(mixed, seen))
 

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from rnp_jax.errors import DefenseError
+from rnp_jax.traced import jit_settings
 from rnp_jax.training.epoch import Augment, run_epoch
 from rnp_jax.types import Apply, Batch, Progress, Tree
 
@@ -29,7 +30,7 @@ class PhaseState(NamedTuple):
 
 @dataclass(frozen=True)
 class Phase(ABC):
-    """What distinguishes a phase. Equal phases share one compilation."""
+    """What distinguishes a phase. Phases that differ in numbers alone share one compilation: see ``jit_settings``."""
 
     name: str
     apply: Apply
@@ -95,7 +96,7 @@ def run_phase(
     return state.trained, state.batch_stats, history, bool(state.stopped)
 
 
-@partial(jax.jit, static_argnums=0)
+@jit_settings()
 def _start(phase: Phase, trained: Tree, batch_stats: Tree) -> PhaseState:
     history = {name: jnp.zeros((phase.epochs,), jnp.float32) for name in ("loss", "accuracy")}
     for name, row in phase.record(trained).items():
@@ -104,7 +105,7 @@ def _start(phase: Phase, trained: Tree, batch_stats: Tree) -> PhaseState:
     return PhaseState(trained, batch_stats, opt_state, jnp.int32(0), history, jnp.bool_(False))
 
 
-@partial(jax.jit, static_argnums=0)
+@jit_settings()
 def _run_until(phase: Phase, state: PhaseState, fixed: Tree, data: Batch, key: Any, until: jax.Array) -> PhaseState:
     tx = phase.optimizer(-(-data.labels.shape[0] // phase.batch_size))
 

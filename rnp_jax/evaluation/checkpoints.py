@@ -9,7 +9,6 @@ which those that are filled are run).
 """
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -21,6 +20,7 @@ from jaxtyping import Float, Int, Int32, Shaped
 from rnp_jax.errors import DataError
 from rnp_jax.evaluation.predict import Predictions, classify, fit_batch_size, pad_rows
 from rnp_jax.models import Network
+from rnp_jax.traced import jit_settings
 from rnp_jax.types import Batch, Variables
 
 _SPLIT, _WHOLE = PartitionSpec("checkpoints"), PartitionSpec()
@@ -123,7 +123,7 @@ def _arrange(
     return images, labels, np.asarray([-(-len(batch.labels) // size) for batch in batches], np.int32)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@jit_settings(1, static=1)
 def _predict_hand(
     network: Network,
     mesh: Mesh,

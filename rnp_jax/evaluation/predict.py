@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import NamedTuple
 
 import jax
@@ -22,6 +22,7 @@ from rnp_jax import masks
 from rnp_jax.errors import DataError
 from rnp_jax.models import Network
 from rnp_jax.models.chain import Segment
+from rnp_jax.traced import jit_settings
 from rnp_jax.training.epoch import cross_entropy
 from rnp_jax.types import Batch, Variables
 
@@ -140,7 +141,7 @@ class _SegmentRun:
         object.__setattr__(self, "network", network if index == 0 else None)
 
 
-@partial(jax.jit, static_argnums=0)
+@jit_settings()
 def _run_segment(run: _SegmentRun, variables: Variables, x: jax.Array) -> jax.Array:
     x = x if run.network is None else run.network.normalize(x)
     return run.module.apply(variables, x, False)  # pyright: ignore[reportAttributeAccessIssue]

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError
 from rnp_jax.inversion.stamps import stamp
+from rnp_jax.traced import jit_settings
 from rnp_jax.training.epoch import cross_entropy
 from rnp_jax.types import Apply, Batch, Progress, Variables
 
@@ -105,11 +106,12 @@ def search(
     """All runs to their ends: a call of the program without ``progress``, some twenty with it."""
     start_key, order_key = jax.random.split(key)
     together = jax.default_backend() != "cpu"
-    run = start_search(config, data.images.shape[1:], start_key, labels)
+    wanted = jnp.asarray(labels)
+    run = start_search(config, data.images.shape[1:], start_key, wanted)
     stride = config.steps if progress is None else -(-config.steps // _REPORTS)
     for until in range(stride, config.steps + stride, stride):
         until = min(until, config.steps)
-        run = run_until(network, config, together, variables, data.images, order_key, run, labels, jnp.int32(until))
+        run = run_until(network, config, together, variables, data.images, order_key, run, wanted, jnp.int32(until))
         if progress is not None:
             done = int(run.step.max())
             at = np.maximum(np.asarray(run.step), 1) - 1
@@ -121,7 +123,7 @@ def search(
     return run
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@jit_settings(1, static=1)
 def start_search(config: TriggerConfig, shape: tuple[int, int, int], key: jax.Array, labels: Int[Array, "K"]) -> Search:
     """Each label's own initial values: masks and patterns uniform in [0, 1]."""
 
@@ -135,7 +137,7 @@ def start_search(config: TriggerConfig, shape: tuple[int, int, int], key: jax.Ar
     return jax.vmap(start)(labels)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@jit_settings(3)
 def run_until(
     network: Apply,
     config: TriggerConfig,

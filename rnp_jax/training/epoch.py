@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from rnp_jax.errors import ConfigError
+from rnp_jax.traced import is_off
 from rnp_jax.types import Batch
 
 Carry = TypeVar("Carry")
@@ -27,7 +28,7 @@ class Augment(Protocol):
 def cross_entropy(logits: Float[Array, "B K"], labels: Int[Array, "B"], smoothing: float = 0.0) -> Float[Array, "B"]:
     """Cross-entropy of each image; of a label, ``smoothing`` is spread over all classes, as torch does."""
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    if smoothing == 0:
+    if is_off(smoothing):
         return loss
     return (1 - smoothing) * loss - smoothing * jax.nn.log_softmax(logits).mean(-1)
 

@@ -2,16 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError
+from rnp_jax.traced import jit_settings
 from rnp_jax.training.epoch import Augment, batch_metrics, check_batch, cross_entropy, run_epoch
 from rnp_jax.training.loop import run_epochs
 from rnp_jax.types import Apply, Batch, Progress, Tree, Variables
@@ -73,13 +74,15 @@ class TrainState(NamedTuple):
 def optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:
     """SGD with coupled weight decay and the schedule over ``steps`` steps."""
     if config.schedule == "cosine":
-        rate = optax.cosine_decay_schedule(config.learning_rate, steps)
+        shape = optax.cosine_decay_schedule(1.0, steps)
     else:
         rise = max(1, int(0.3 * steps))
-        rate = optax.warmup_cosine_decay_schedule(
-            config.learning_rate / 25, config.learning_rate, rise, max(steps, rise + 1)
-        )
-    sgd = optax.sgd(lambda step: rate(jnp.asarray(step, jnp.float32)), config.momentum, config.nesterov)
+        shape = optax.warmup_cosine_decay_schedule(1 / 25, 1.0, rise, max(steps, rise + 1))
+
+    def rate(step: ArrayLike) -> jax.Array:
+        return config.learning_rate * jnp.asarray(shape(jnp.asarray(step, jnp.float32)))
+
+    sgd = optax.sgd(rate, config.momentum, config.nesterov)
     return optax.chain(optax.add_decayed_weights(config.weight_decay), sgd)
 
 
@@ -131,7 +134,7 @@ def start(variables: Variables, key: jax.Array, config: TrainConfig, count: int)
     return TrainState(params, variables["batch_stats"], tx.init(params), jnp.int32(0), key)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@jit_settings(2, static=2)
 def train_epoch(
     apply: Apply,
     config: TrainConfig,

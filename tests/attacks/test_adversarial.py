@@ -28,7 +28,7 @@ def test_a_linear_model_is_led_along_the_sign_of_its_weights():
     weights = np.asarray(variables["params"]["0"]["kernel"])
     away = np.sign(weights[:, 1] - weights[:, 0])[None] * np.where(labels == 0, 1, -1)[:, None]
     expected = np.clip(images + 8.0 * away.reshape(images.shape), 0, 255)
-    np.testing.assert_array_equal(ascend_loss(LINEAR, variables, images, labels, BALL), expected)
+    np.testing.assert_array_equal(ascend_loss(LINEAR, BALL, variables, images, labels), expected)
 
 
 def test_steps_agree_with_torch():
@@ -46,13 +46,13 @@ def test_steps_agree_with_torch():
         loss = torch.nn.functional.cross_entropy(hidden @ w1 + b1, torch.tensor(labels).long(), reduction="sum")
         (gradient,) = torch.autograd.grad(loss, moved)
         moved = torch.clamp(moved.detach() + BALL.step * gradient.sign(), clean - 8, clean + 8).clamp(0, 255)
-    np.testing.assert_array_equal(ascend_loss(DEEP, variables, images, labels, BALL), moved.numpy())
+    np.testing.assert_array_equal(ascend_loss(DEEP, BALL, variables, images, labels), moved.numpy())
 
 
 @pytest.mark.parametrize("ball", [BALL, Ball(epsilon=7.3, step=20.0, steps=3), Ball(epsilon=0.0, step=1.0, steps=2)])
 def test_images_stay_in_the_ball_and_in_range_while_the_loss_rises(ball):
     variables, (images, labels) = DEEP.init(jax.random.key(2, impl="rbg")), draw(32)
-    moved = np.asarray(ascend_loss(DEEP, variables, images, labels, ball))
+    moved = np.asarray(ascend_loss(DEEP, ball, variables, images, labels))
     assert np.abs(moved - images).max() <= ball.epsilon + 1e-4
     assert moved.min() >= 0
     assert moved.max() <= 255
@@ -65,8 +65,8 @@ def test_images_stay_in_the_ball_and_in_range_while_the_loss_rises(ball):
 
 def test_bytes_and_floats_are_the_same_images():
     variables, (images, labels) = DEEP.init(jax.random.key(3, impl="rbg")), draw()
-    floats = ascend_loss(DEEP, variables, images / np.float32(255), labels, BALL)
-    np.testing.assert_allclose(floats, ascend_loss(DEEP, variables, images, labels, BALL), atol=1e-4)
+    floats = ascend_loss(DEEP, BALL, variables, images / np.float32(255), labels)
+    np.testing.assert_allclose(floats, ascend_loss(DEEP, BALL, variables, images, labels), atol=1e-4)
 
 
 def test_training_mode_perturbs_away_from_the_predictions_without_a_gradient_of_its_own():
@@ -74,7 +74,7 @@ def test_training_mode_perturbs_away_from_the_predictions_without_a_gradient_of_
     robust = Adversarial(DEEP, BALL)
     np.testing.assert_array_equal(robust(variables, images)[0], DEEP(variables, images)[0])
     believed = DEEP(variables, images)[0].argmax(-1)
-    seen = ascend_loss(DEEP, variables, images, believed, BALL) / 255
+    seen = ascend_loss(DEEP, BALL, variables, images, believed) / 255
     np.testing.assert_array_equal(robust(variables, images, train=True)[0], DEEP(variables, seen)[0])
 
     def loss(params, apply, pixels):
@@ -95,7 +95,7 @@ def test_adversarial_training_makes_a_network_robust():
     right = []
     for apply in (network, Adversarial(network, Ball(epsilon=24.0, step=12.0, steps=3))):
         trained, _ = train(apply, start, data, jax.random.key(1, impl="rbg"), TrainConfig(6, 64, 0.05))
-        moved = ascend_loss(network, trained, data.images, data.labels, attack)
+        moved = ascend_loss(network, attack, trained, data.images, data.labels)
         right.append([(network(trained, x)[0].argmax(-1) == data.labels).mean() for x in (data.images, moved / 255)])
     (clean, fragile), (also_clean, robust) = right
     assert min(clean, also_clean) > 0.85

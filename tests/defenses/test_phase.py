@@ -34,6 +34,7 @@ def test_progress_changes_nothing_and_does_not_compile_again():
     assert count_compiled(phase._run_until) - before == 1
     run(apply, seed=1)
     run(Linear(classes=-2), replace(CONFIG))  # equal settings of an equal network
+    run(apply, replace(CONFIG, learning_rate=0.03, momentum=0.7, weight_decay=0.1))  # numbers are its arguments
     assert count_compiled(phase._run_until) - before == 1
     assert_equal_trees((shown.variables, shown.history), (silent.variables, silent.history))
     assert [call[:3] for call in calls] == [("unlearn", epoch, 6) for epoch in range(1, 7)]

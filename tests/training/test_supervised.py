@@ -115,6 +115,7 @@ def test_one_compilation_for_all_epochs_and_runs():
     seen = []
     _, history = run(apply=apply, phase="head", progress=lambda *row: seen.append(row))
     run(apply=apply, seed=3)
+    run(apply=apply, config=replace(SHORT, learning_rate=0.02, momentum=0.3))  # numbers are arguments of the program
     assert count_compiled(supervised.train_epoch) - before == 1
     assert [row[:3] for row in seen] == [("head", epoch, 4) for epoch in (1, 2, 3, 4)]
     assert [metrics["loss"] for *_, metrics in seen] == history["loss"].tolist()
