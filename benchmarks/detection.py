@@ -29,6 +29,7 @@ from rnp_jax.detection.calibration import (
 )
 from rnp_jax.detection.labels import LabelConfig, LabelFindings
 from rnp_jax.models import Architecture
+from rnp_jax.pipeline.labelled import Labelled
 from rnp_jax.report.comparison_text import markdown_table
 from rnp_jax.torch_io import read_checkpoint
 
@@ -103,11 +104,12 @@ STATISTICS: dict[str, Callable[[Told], np.ndarray]] = {
 """Each gives a figure a label [K]; the score is the largest, the detected label its place."""
 
 
-def tell(path: Path, variant: str, options: CalibrateOptions, cache: Path) -> Told:
+def tell(labelled: Labelled, variant: str, options: CalibrateOptions, cache: Path) -> Told:
     """What unlearning told, from the cache or now."""
+    path = Path(labelled.path)
     stored, config = cache / variant / f"{path.stem}.json", VARIANTS[variant]
     if not stored.is_file():
-        scored, mode = score(str(path), replace(options, labels=config)), config.modes[0]
+        scored, mode = score(labelled, replace(options, labels=config)), config.modes[0]
         assert isinstance(scored.findings, LabelFindings), "the statistic is labels"
         plain = {
             "model": vars(scored.model),
@@ -204,12 +206,11 @@ def main() -> None:
     arguments = parser.parse_args()
     paths, options = sorted(arguments.checkpoints), CalibrateOptions(checkpoints=())
     cards = {path: card for path in paths if (card := read_card(path, read_checkpoint(path).sha256)) is not None}
-    told = {"relative": [tell(path, "relative", options, arguments.cache) for path in cards]}
+    labelled = {path: Labelled(str(path), card) for path, card in cards.items()}
+    told = {"relative": [tell(each, "relative", options, arguments.cache) for each in labelled.values()]}
     few = pick(list(cards), cards, arguments.others)
     for variant in [each for each in VARIANTS if few and each != "relative"]:
-        told[variant] = [
-            tell(path, variant, options, arguments.cache) for path in pick(list(cards), cards, arguments.others)
-        ]
+        told[variant] = [tell(labelled[path], variant, options, arguments.cache) for path in few]
     first = next(iter(cards.values()))
     kind = Architecture(first.architecture.name, first.architecture.num_classes, first.architecture.width)
 

@@ -8,28 +8,33 @@ from typing import Annotated, NamedTuple
 import jax
 import tyro
 
-from rnp_jax.card import Card
-from rnp_jax.config import FLAT, ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, check_seed
+from rnp_jax.config import (
+    CHECKPOINTS,
+    FILE,
+    FLAT,
+    ComputeOptions,
+    DataOptions,
+    DefenseSetOptions,
+    SourceOptions,
+    check_seed,
+)
 from rnp_jax.detection.calibration import (
     Calibration,
     ScoredModel,
     Statistic,
     calibrate,
-    name_architecture,
     plain_settings,
     write_calibration,
 )
 from rnp_jax.detection.labels import LabelConfig, LabelFindings, detect_label
 from rnp_jax.detection.triggers import QUICK, RecoveredTriggers, recover_triggers
-from rnp_jax.errors import DataError
 from rnp_jax.inversion.mask_search import TriggerConfig
 from rnp_jax.models import Architecture
+from rnp_jax.pipeline.labelled import Labelled, is_weak, read_labelled
 from rnp_jax.pipeline.opening import open_images, open_model
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.report.detection_plots import KnownScore, plot_calibration
 from rnp_jax.report.figures import save_figures
-
-WORKS = 0.5  # a backdoor whose ASR is below this is no example of one
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,8 @@ class CalibrateOptions:
       seed: random seed for the images, their order and the bootstrap of the AUROC.
     """
 
-    checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional]
-    out: str = "calibration.json"
+    checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional, CHECKPOINTS]
+    out: Annotated[str, FILE] = "calibration.json"
     images: Annotated[DataOptions, FLAT] = field(default_factory=DataOptions)
     defense: DefenseSetOptions = field(default_factory=lambda: DefenseSetOptions(size=200, holdout=0.0))
     statistic: Statistic = "labels"
@@ -76,20 +81,19 @@ class Scored(NamedTuple):
 
 
 def run(options: CalibrateOptions) -> Calibration:
-    """Scores every model, chooses and measures the threshold, writes both files.
+    """Reads all cards, scores every model, chooses and measures the threshold, writes both files.
 
     Raises:
-      RnpError: an unusable checkpoint, data set or option; too few models.
+      DataError: before anything is computed, everything that is wrong with the checkpoints and their cards.
+      RnpError: an unusable checkpoint, data set or option.
     """
     log, scored = RunLog(), []
-    for path in options.checkpoints:
-        scored.append(score(path, options, scored[0] if scored else None))
+    for labelled in read_labelled(options.checkpoints, options.images.data):
+        scored.append(score(labelled, options))
         model, truth = scored[-1].model, "clean" if scored[-1].model.attack is None else scored[-1].model.attack
-        log.say(f"{path}: {truth}, score {model.score:.3f} for label {model.label}")
+        log.say(f"{labelled.path}: {truth}, score {model.score:.3f} for label {model.label}")
         for warning in scored[-1].findings.warnings:
-            log.say(f"  warning: {warning}")
-    if not scored:
-        raise DataError("no checkpoints: give files that rnp-jax attack wrote, including clean ones")
+            log.warn(warning)
     kind = scored[0]
     calibration = calibrate(
         [each.model for each in scored],
@@ -107,26 +111,18 @@ def run(options: CalibrateOptions) -> Calibration:
     save_figures(out.parent, {out.stem: figure}, ())
     for line in summarise(calibration):
         log.say(line)
-    log.say(f"{out}")
+    log.conclude(f"{out}", calibration=out)
     return calibration
 
 
-def score(path: str, options: CalibrateOptions, like: Scored | None = None) -> Scored:
+def score(labelled: Labelled, options: CalibrateOptions) -> Scored:
     """One model's score, beside what its card says of the truth.
 
     Raises:
-      DataError: it has no card, or is not of the architecture and the data of ``like``.
+      CheckpointError, DataError: the checkpoint or the images cannot be used.
     """
+    path, card = labelled
     model = open_model(path, SourceOptions(), ComputeOptions())
-    if model.card is None:
-        raise DataError(f"{path}: no card beside it, so it is not known whether it is backdoored; give one with a card")
-    name, architecture = options.images.data or model.card.data, model.network.architecture
-    if like is not None and (architecture, name) != (like.architecture, like.data):
-        theirs = f"{name_architecture(like.architecture)}, on {like.data}"
-        raise DataError(
-            f"{path}: {name_architecture(architecture)}, on {name}, but the first is {theirs}; calibrate each kind "
-            "separately"
-        )
     data, _, _ = open_images(model, options.images, options.defense)
     batch = model.read(data)
     key = jax.random.key(options.seed)
@@ -134,21 +130,17 @@ def score(path: str, options: CalibrateOptions, like: Scored | None = None) -> S
         findings = detect_label(model.network, model.variables, batch, key, options.labels)
     else:
         findings = recover_triggers(model.network, model.variables, batch, key, options.triggers)
-    attack = model.card.attack
+    attack = card.attack
     known = ScoredModel(
         Path(path).stem,
         None if attack is None else attack.name,
         None if attack is None or attack.mapping == "all_to_all" else attack.target,
         findings.score,
         findings.label,
-        "weak" if is_weak(model.card) else "calibration",
+        "weak" if is_weak(card) else "calibration",
+        card.sha256,
     )
-    return Scored(known, findings, architecture, name, len(batch.labels))
-
-
-def is_weak(card: Card) -> bool:
-    """Whether a card tells of a backdoor that hardly works."""
-    return card.attack is not None and (card.attack.weak is True or (card.asr is not None and card.asr < WORKS))
+    return Scored(known, findings, model.network.architecture, options.images.data or card.data, len(batch.labels))
 
 
 def summarise(calibration: Calibration) -> Sequence[str]:

@@ -7,6 +7,7 @@ import tyro
 
 from rnp_jax.config import (
     FLAT,
+    FOLDER,
     ComputeOptions,
     DataOptions,
     DefenseSetOptions,
@@ -20,7 +21,7 @@ from rnp_jax.errors import ConfigError
 from rnp_jax.pipeline.copies import tell_copies
 from rnp_jax.pipeline.detecting import DetectionOptions, examine
 from rnp_jax.pipeline.detection_document import Examination
-from rnp_jax.pipeline.few_images import tell_opened
+from rnp_jax.pipeline.few_images import tell_opened, warn_of_few_examined
 from rnp_jax.pipeline.holding import hold_new
 from rnp_jax.pipeline.opening import choose_out, fit_images, open_images, open_model, open_trigger, tell_parts
 from rnp_jax.pipeline.rivals import warn_of_rivals
@@ -35,9 +36,11 @@ LAST = "report.html"
 class DetectOptions(DetectionOptions):
     """Say whether a checkpoint hides a backdoor; find its target label, its trigger and suspicious training samples.
 
-    Unlearns clean images in a copy of the model and watches where its predictions go. The verdict compares the score
-    with those of models labelled clean or backdoored. Writes into --out: report.html, detection.json, unlearned.pt (in
-    the layout of the source), triggers.npz (masks and patterns), sample_scores.csv, figures/, run.log and config.yaml.
+    The verdict is one of four: likely backdoored, suspicious, no evidence, likely clean. It rests on two kinds of sign.
+    Labels that stand out among the model's own, as automatic removal finds them, need no calibration. Two scores are
+    compared with those of models labelled clean or backdoored, where such models were calibrated. Writes into --out:
+    report.html, detection.json, unlearned.pt (a copy that forgot the clean images, in the layout of the source),
+    triggers.npz (masks and patterns), sample_scores.csv, figures/, run.log and config.yaml.
 
     Attributes:
       checkpoint: PyTorch file to look at.
@@ -53,11 +56,11 @@ class DetectOptions(DetectionOptions):
 
     checkpoint: Annotated[str, tyro.conf.Positional]
     _: KW_ONLY
-    out: str | None = None
+    out: Annotated[str | None, FOLDER] = None
     source: Annotated[SourceOptions, FLAT] = field(default_factory=SourceOptions)
     images: Annotated[DataOptions, FLAT] = field(default_factory=DataOptions)
     defense: DefenseSetOptions = field(default_factory=lambda: DefenseSetOptions(size=200, holdout=0.0))
-    calibration: tuple[str, ...] = ()
+    calibration: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE [FILE ...]")] = ()
     trigger: Annotated[TriggerOptions, FLAT] = field(default_factory=TriggerOptions)
     compute: Annotated[ComputeOptions, FLAT] = field(default_factory=ComputeOptions)
 
@@ -92,11 +95,19 @@ def run(options: DetectOptions) -> Detection:
     if (parts := tell_parts(clean, None, test)) is not None:
         log.say(parts)
     tell_opened(model, test, log)
-    cautions = warn_of_rivals(model, options.source, test)
+    few = warn_of_few_examined(len(clean.labels), model.network.architecture.num_classes)
+    cautions = (*warn_of_rivals(model, options.source, test), *few)
     for caution in cautions:
         log.warn(caution)
     case = Examination(model, clean, test, trigger, log, to_plain(options), options.images.data_dir, cautions)
     with hold_new(out, "detect", LAST):
         write_yaml(out / "config.yaml", options)
         log.write_to(out / "run.log")
-        return examine(case, options, given, out)
+        found, page = examine(case, options, given, out), out / LAST
+        log.conclude(
+            f"{found.verdict.headline}\n{found.verdict.detail}\nreport  {page}",
+            verdict=found.verdict.model_dump(),
+            report=page,
+            result=out / "detection.json",
+        )
+        return found

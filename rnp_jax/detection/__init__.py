@@ -2,17 +2,16 @@
 
 from rnp_jax.detection.calibration import (
     Calibration,
-    Ruling,
     ScoredModel,
     calibrate,
     find_bundled,
     read_calibration,
-    rule_on,
     write_calibration,
 )
 from rnp_jax.detection.evidence import EvidenceConfig, Finding, LabelEvidence
 from rnp_jax.detection.evidence_search import Earlier, gather_evidence, search_after, search_before
 from rnp_jax.detection.labels import LabelConfig, LabelFindings, detect_label
+from rnp_jax.detection.ruling import Ruling, rule_on
 from rnp_jax.detection.samples import (
     SAMPLE_SCORES,
     SampleConfig,
@@ -21,9 +20,11 @@ from rnp_jax.detection.samples import (
     judge_scores,
     score_samples,
 )
+from rnp_jax.detection.signs import SignConfig, look_at_shift, look_for_triggers
 from rnp_jax.detection.stamps import changed_pixels, overlap
 from rnp_jax.detection.suspicion import Suspects, SuspicionRule, find_suspicious
 from rnp_jax.detection.triggers import QUICK, RecoveredTriggers, TriggerConfig, recover_triggers
+from rnp_jax.detection.verdict import Grade, GradedVerdict, Sign, grade_signs
 
 __all__ = [
     "QUICK",
@@ -32,6 +33,8 @@ __all__ = [
     "Earlier",
     "EvidenceConfig",
     "Finding",
+    "Grade",
+    "GradedVerdict",
     "LabelConfig",
     "LabelEvidence",
     "LabelFindings",
@@ -41,6 +44,8 @@ __all__ = [
     "SampleJudgement",
     "SampleScore",
     "ScoredModel",
+    "Sign",
+    "SignConfig",
     "Suspects",
     "SuspicionRule",
     "TriggerConfig",
@@ -50,7 +55,10 @@ __all__ = [
     "find_bundled",
     "find_suspicious",
     "gather_evidence",
+    "grade_signs",
     "judge_scores",
+    "look_at_shift",
+    "look_for_triggers",
     "overlap",
     "read_calibration",
     "recover_triggers",

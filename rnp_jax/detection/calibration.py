@@ -7,7 +7,6 @@ as low.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from importlib import resources
 from os import PathLike
 from typing import Any, Literal, TypeAlias
@@ -44,6 +43,7 @@ class ScoredModel:
       score: value of the statistic; a high value suggests a backdoor.
       label: the label detected.
       role: the half it belongs to; ``weak`` if its backdoor hardly works, and then it belongs to neither half.
+      sha256: digest of its file; None where that was not kept.
     """
 
     name: str
@@ -52,6 +52,7 @@ class ScoredModel:
     score: float
     label: int
     role: Role = "calibration"
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -106,25 +107,6 @@ class Calibration:
     statistic: Statistic = "labels"
 
     __pydantic_config__ = pydantic.ConfigDict(extra="forbid")  # of the file
-
-
-@dataclass(frozen=True)
-class Ruling:
-    """A score held against a calibration.
-
-    Attributes:
-      outcome: what the score says of the model.
-      score: value of the statistic.
-      label: the suspected label.
-      threshold: models with a score above it are called backdoored; None without a calibration.
-      sentence: the reason, in words.
-    """
-
-    outcome: Literal["backdoored", "clean", "undecided"]
-    score: float
-    label: int
-    threshold: float | None
-    sentence: str
 
 
 def name_architecture(architecture: Architecture) -> str:
@@ -186,12 +168,19 @@ def _split(models: Sequence[ScoredModel]) -> tuple[ScoredModel, ...]:
         if each.role != "weak":
             each, places[kind] = replace(each, role=_HALVES[places[kind] % 2]), places[kind] + 1
         found.append(each)
-    if min(places.values()) < _LEAST:
-        raise DataError(
-            f"{places['clean']} clean and {places['backdoored']} backdoored models: expected at least {_LEAST} of each "
-            "to choose a threshold and to measure it; train more with rnp-jax attack"
-        )
+    if (lacking := tell_shortage(**places)) is not None:
+        raise DataError(lacking)
     return tuple(found)
+
+
+def tell_shortage(clean: int, backdoored: int) -> str | None:
+    """What is wrong with so many models of each kind; None if they are enough."""
+    if min(clean, backdoored) >= _LEAST:
+        return None
+    return (
+        f"{clean} clean and {backdoored} backdoored models: expected at least {_LEAST} of each to choose a threshold "
+        "and to measure it; train more with rnp-jax attack"
+    )
 
 
 def choose_thresholds(clean: Float[np.ndarray, "n"], backdoored: Float[np.ndarray, "m"]) -> tuple[float, float]:
@@ -217,73 +206,6 @@ def bootstrap_auroc(low: Float[np.ndarray, "n"], high: Float[np.ndarray, "m"], s
     draw = np.random.default_rng(seed)
     values = [auroc(draw.choice(low, len(low)), draw.choice(high, len(high))) for _ in range(_BOOTSTRAPS)]
     return float(np.quantile(values, 0.025)), float(np.quantile(values, 0.975))
-
-
-def rule_on(
-    statistic: Statistic,
-    score: float,
-    label: int,
-    calibration: Calibration | None,
-    architecture: Architecture,
-    settings: Mapping[str, Any],
-) -> Ruling:
-    """Compares a score with a calibration. Without one for such models and settings, the outcome is undecided.
-
-    Args:
-      statistic: the statistic that was scored.
-      score: ``LabelFindings.score`` or ``RecoveredTriggers.score``.
-      label: the label detected.
-      calibration: calibration of the same statistic on labelled models.
-      architecture: architecture of the scored model.
-      settings: settings that the score was computed with.
-    """
-    found = {
-        "labels": f"{score:.2f} of the predictions went to label {label} while the model unlearned",
-        "triggers": f"the smallest trigger found, for label {label}, has {1 - score:.0%} of the median's size",
-    }[statistic]
-    ruling = partial(Ruling, score=score, label=label)
-    if calibration is None:
-        return ruling("undecided", threshold=None, sentence=f"{found}, and there is no calibration to judge it by")
-    differs = _difference(calibration, statistic, architecture, settings)
-    threshold, below = calibration.threshold, calibration.clean_below
-    if differs:
-        how = f"{found}, but the calibration does not apply: {differs}; make one with rnp-jax calibrate"
-        return ruling("undecided", threshold=threshold, sentence=how)
-    known = [each for each in calibration.models if each.role == "calibration"]
-    clean = sum(each.attack is None for each in known)
-    if score > threshold:
-        why = f"a score above all {clean} clean models ({score:.2f}, threshold {threshold:.2f})"
-        return ruling("backdoored", threshold=threshold, sentence=f"{found}, {why}")
-    if score < below:
-        why = f"a score below all {len(known) - clean} backdoored models ({score:.2f}, limit {below:.2f})"
-        return ruling("clean", threshold=threshold, sentence=f"{found}, {why}; other backdoors may hide")
-    limits = f"{score:.2f}, between {below:.2f} and the threshold {threshold:.2f}"
-    why = f"a score that both clean and backdoored models have ({limits})"
-    return ruling("undecided", threshold=threshold, sentence=f"{found}, {why}")
-
-
-def combine(rulings: Sequence[Ruling]) -> Ruling:
-    """Combines rulings: backdoored if any is, clean if all are. The label is that of the deciding ruling."""
-    rank = ("backdoored", "undecided", "clean")
-    first = min(rulings, key=lambda each: rank.index(each.outcome))
-    said = "; ".join(each.sentence for each in rulings)
-    return replace(first, sentence=f"{first.outcome.capitalize()}: {said}.")
-
-
-def _difference(
-    calibration: Calibration, statistic: Statistic, architecture: Architecture, settings: Mapping[str, Any]
-) -> str:
-    name = name_architecture(architecture)
-    if statistic != calibration.statistic:
-        return f"it is for the statistic {calibration.statistic}, not {statistic}"
-    if (name, architecture.num_classes) != (calibration.architecture, calibration.num_classes):
-        theirs = f"{calibration.architecture}, {calibration.num_classes} classes"
-        return f"it is for {theirs}, but this model is {name}, {architecture.num_classes} classes"
-    if dict(settings) != calibration.settings:
-        names = {*settings, *calibration.settings}
-        differing = sorted(each for each in names if settings.get(each) != calibration.settings.get(each))
-        return f"it was made with other settings ({', '.join(differing)})"
-    return ""
 
 
 _ADAPTER = pydantic.TypeAdapter(Calibration)

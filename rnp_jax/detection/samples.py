@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from rnp_jax.defenses.consistency import score_consistency
 from rnp_jax.detection.batches import read_features
 from rnp_jax.detection.cognitive import CognitiveConfig, score_by_distillation
 from rnp_jax.detection.features import ClusteringConfig, score_by_clusters, score_by_spectrum
@@ -130,6 +131,10 @@ def _clustering(case: SampleCase) -> np.ndarray:
     return score_by_clusters(_features(case), np.asarray(case.data.labels), seed, case.config.clustering)
 
 
+def _consistency(case: SampleCase) -> np.ndarray:
+    return score_consistency(case.network, case.variables, np.asarray(case.data.images), case.key)
+
+
 def _features(case: SampleCase) -> np.ndarray:
     return read_features(case.network, case.variables, case.data.images, case.config.batch_size)
 
@@ -146,6 +151,7 @@ SAMPLE_SCORES: dict[str, SampleScore] = {
     "cognitive_distillation": SampleScore("Cognitive Distillation", "Huang et al., ICLR 2023", _cognitive),
     "spectral": SampleScore("spectral signatures", "Tran et al., NeurIPS 2018", _spectral),
     "activation_clustering": SampleScore("activation clustering", "Chen et al., SafeAI 2019", _clustering),
+    "consistency": SampleScore("feature consistency", "Chen et al., NeurIPS 2022", _consistency),
 }
 """Scores of training samples, by name."""
 

@@ -9,18 +9,20 @@ from jaxtyping import Bool, Float
 
 from rnp_jax.data import Dataset
 from rnp_jax.data.splits import name_source
-from rnp_jax.detection.calibration import Calibration, Ruling, Statistic
+from rnp_jax.detection.calibration import Calibration, Statistic
 from rnp_jax.detection.labels import LabelFindings
+from rnp_jax.detection.ruling import Ruling
 from rnp_jax.detection.samples import SAMPLE_SCORES, judge_scores
 from rnp_jax.detection.stamps import changed_pixels, overlap
 from rnp_jax.detection.suspicion import SuspicionRule, find_suspicious
 from rnp_jax.detection.triggers import RecoveredTriggers
+from rnp_jax.detection.verdict import BLIND, TITLES, Grade, GradedVerdict, Sign
+from rnp_jax.inversion import NEXT
 from rnp_jax.inversion.mask_search import TriggerConfig
 from rnp_jax.pipeline.copies import warn_of_copies
 from rnp_jax.pipeline.describing import command_line, describe_checkpoint, describe_trigger
 from rnp_jax.pipeline.doubts import Doubt
 from rnp_jax.pipeline.few_images import warn_of_classes
-from rnp_jax.pipeline.judging import hold_in_doubt
 from rnp_jax.pipeline.opening import Suspect, Trigger
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.versions import device_name, package_versions
@@ -31,6 +33,7 @@ from rnp_jax.report.detection import (
     RecoveredLabel,
     SamplePart,
     SampleTruth,
+    SignPart,
     StatisticPart,
     TriggerPart,
 )
@@ -41,11 +44,18 @@ from rnp_jax.report.share_plots import plot_shares
 from rnp_jax.report.trigger_plots import KnownTrigger, TriggerMaps, plot_norms, plot_triggers
 from rnp_jax.types import Batch
 
-HEADLINES: dict[str, tuple[str, Literal["ok", "warning", "bad"]]] = {
-    "backdoored": ("This checkpoint looks backdoored", "bad"),
-    "clean": ("No backdoor was found", "ok"),
-    "undecided": ("Undecided whether there is a backdoor", "warning"),
+LEVELS: dict[Grade, Literal["ok", "warning", "bad", "unknown"]] = {
+    "likely backdoored": "bad",
+    "suspicious": "warning",
+    "no evidence": "unknown",
+    "likely clean": "ok",
 }
+
+
+_IN_SAMPLE = (
+    "This model took part in a calibration that it is held against: the outcome of that score is in-sample, and says "
+    "nothing about how well the score does on new models."
+)
 
 
 class Examination(NamedTuple):
@@ -100,21 +110,21 @@ def describe_detection(
     case: Examination,
     options: Any,
     found: LabelFindings,
-    ruling: Ruling,
-    judged: Sequence[Judged],
     recovered: Mapping[str, TriggerSearch],
+    judged: Sequence[Judged],
+    verdict: GradedVerdict,
+    doubt: Doubt | None,
     scored: ScoredSet | None,
-    doubt: Doubt | None = None,
 ) -> Detection:
-    """Everything that detection.json and the report say; in ``doubt`` of the network, nothing is called clean."""
+    """Everything that detection.json and the report say."""
     model, test = case.model, case.test
-    outcome = "undecided" if doubt is not None and doubt.at_chance else ruling.outcome
     warnings = (
         *(() if doubt is None else (doubt.sentence,)),
         *case.cautions,
         *warn_of_classes(test),
         *warn_of_copies(model.copies, model.state_dict, replaced=False),
         *found.warnings,
+        *(_IN_SAMPLE for _ in range(any(each.own for each in verdict.signs))),
         *(
             f"Triggers of the {name} model: {text}"
             for name, each in recovered.items()
@@ -141,9 +151,10 @@ def describe_detection(
         config=dict(case.config),
         timing=tuple(schema.Stage(stage=name, seconds=value) for name, value in case.log.timing.items()),
         warnings=warnings,
-        verdict=hold_in_doubt(_judge(ruling, str(test.class_names[ruling.label])), doubt),
-        outcome=outcome,
-        label=ruling.label,
+        verdict=_word(verdict, doubt),
+        outcome=verdict.grade,
+        label=verdict.label,
+        signs=tuple(_describe_sign(each) for each in verdict.signs),
         statistics=tuple(_describe_statistic(each) for each in judged),
         shares=_describe_shares(case, found),
         triggers=tuple(_describe_triggers(case, name, each) for name, each in recovered.items()),
@@ -153,11 +164,27 @@ def describe_detection(
     )
 
 
-def _judge(ruling: Ruling, name: str) -> schema.Verdict:
-    headline, level = HEADLINES[ruling.outcome]
-    if ruling.outcome == "backdoored":
-        headline += f", label {ruling.label}" + (f" ({name})" if name != str(ruling.label) else "")
-    return schema.Verdict(headline=headline, detail=ruling.sentence, level=level)
+def _word(verdict: GradedVerdict, doubt: Doubt | None) -> schema.Verdict:
+    level = LEVELS[verdict.grade]
+    if doubt is not None:
+        level = "bad" if doubt.at_chance or level == "bad" else "warning"
+    said = [each.sentence for each in verdict.signs if each.strength == verdict.signs[0].strength]
+    if doubt is not None:
+        said = [doubt.sentence] if doubt.at_chance else [*said, doubt.sentence]
+    return schema.Verdict(headline=verdict.headline, detail=" ".join(said), level=level)
+
+
+def _describe_sign(sign: Sign) -> SignPart:
+    return SignPart(
+        look=sign.look,
+        title=TITLES[sign.look],
+        strength=sign.strength,
+        labels=tuple(label for label in sign.labels if label >= 0),
+        all_to_all=NEXT in sign.labels,
+        own=sign.own,
+        sentence=sign.sentence,
+        blind=BLIND[sign.look],
+    )
 
 
 def plot_detection(

@@ -16,11 +16,9 @@ from rnp_jax.detection.calibration import (
     bootstrap_auroc,
     calibrate,
     choose_thresholds,
-    combine,
     find_bundled,
     name_architecture,
     read_calibration,
-    rule_on,
     write_calibration,
 )
 from rnp_jax.errors import DataError
@@ -116,78 +114,6 @@ def test_the_bootstrap_interval_holds_the_figure_and_narrows_with_models():
     assert bootstrap_auroc(np.zeros(5), np.ones(5), seed=1) == (1.0, 1.0)
 
 
-def ruling(score: float, architecture=RESNET, options=SETTINGS, calibration=None):
-    return rule_on("labels", score, 7, calibration or fit(models()), architecture, options)
-
-
-def test_rulings():
-    threshold = fit(models()).threshold
-    assert ruling(threshold + 0.01).outcome == "backdoored"
-    assert ruling(threshold).outcome == ruling(0.34).outcome == "undecided"
-    assert ruling(0.33).outcome == "clean"
-    above = ruling(0.9)
-    assert (above.score, above.threshold) == (0.9, threshold)
-    assert above.sentence == (
-        "0.90 of the predictions went to label 7 while the model unlearned, a score above all 2 clean models "
-        f"(0.90, threshold {threshold:.2f})"
-    )
-    assert "a score below all 2 backdoored models (0.20, limit 0.34); other backdoors may hide" in ruling(0.2).sentence
-
-
-def test_kinds_that_overlap_leave_all_between_undecided():
-    mixed = fit(models(clean=(0.499, 0.3, 0.5, 0.5), backdoored=(0.2, 0.2, 0.9, 0.9)))
-    assert mixed.clean_below == 0.2
-    assert 0.51 < mixed.threshold < 0.99
-    assert [ruling(each, calibration=mixed).outcome for each in (0.19, 0.25, 0.51, 0.99)] == [
-        "clean", "undecided", "undecided", "backdoored",
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("changed", "words"),
-    [
-        (
-            {"architecture": Architecture("resnet18", 10, 64)},
-            "it is for resnet18, width 8, 10 classes, but this model",
-        ),
-        ({"architecture": Architecture("resnet18", 43, 8)}, "is resnet18, width 8, 43 classes"),
-        ({"options": SETTINGS | {"images": 50}}, "made with other settings (images)"),
-        ({"options": {"modes": ["train"]}}, "made with other settings (images)"),
-    ],
-)
-def test_a_calibration_of_other_models_or_settings_decides_nothing(changed, words):
-    found = ruling(0.99, **changed)
-    assert found.outcome == "undecided"
-    assert words in found.sentence
-    assert "rnp-jax calibrate" in found.sentence
-
-
-def test_without_a_calibration():
-    found = rule_on("triggers", 0.9, 7, None, RESNET, SETTINGS)
-    assert (found.outcome, found.threshold) == ("undecided", None)
-    assert "the smallest trigger found, for label 7, has 10% of the median's size" in found.sentence
-
-
-def test_one_backdoored_ruling_is_enough_and_clean_needs_all():
-    outcomes = {name: replace(ruling(0.33), outcome=name, label=i, sentence=name) for i, name in enumerate(
-        ("backdoored", "undecided", "clean"))}  # fmt: skip
-    for names, expected in (
-        (("clean", "backdoored"), "backdoored"),
-        (("undecided", "backdoored"), "backdoored"),
-        (("clean", "undecided"), "undecided"),
-        (("clean", "clean"), "clean"),
-    ):
-        found = combine([outcomes[name] for name in names])
-        assert (found.outcome, found.label) == (expected, outcomes[expected].label)
-        assert found.sentence == f"{expected.capitalize()}: {'; '.join(names)}."
-
-
-def test_a_calibration_of_another_statistic_decides_nothing():
-    found = rule_on("triggers", 0.99, 7, fit(models()), RESNET, SETTINGS)
-    assert found.outcome == "undecided"
-    assert "it is for the statistic labels, not triggers" in found.sentence
-
-
 def test_architectures_without_a_width():
     assert name_architecture(Architecture("mlp", 3, 0, (("0", 3),), (1, 1, 6))) == "mlp"
 
@@ -225,4 +151,5 @@ def test_the_bundled_calibration_is_whole_and_its_figures_are_its_models(statist
     assert found.held_out.detected.count == sum(each.score > found.threshold for each in rest if each.attack)
     assert found.held_out.false_alarms.total == sum(each.attack is None for each in rest)
     assert sum(each.attack is None for each in found.models) >= 20
+    assert sum(each.sha256 is not None for each in found.models) == 21, "those whose files are bundled"
     assert sum(each.attack is not None and each.role != "weak" for each in found.models) >= 20

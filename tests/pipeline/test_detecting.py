@@ -6,8 +6,9 @@ import pytest
 
 from rnp_jax.data import load
 from rnp_jax.detection.labels import detect_label
+from rnp_jax.detection.signs import SignConfig
 from rnp_jax.errors import ConfigError
-from rnp_jax.pipeline.detecting import DetectionOptions, examine
+from rnp_jax.pipeline.detecting import DetectionOptions, examine, judge_case
 from rnp_jax.pipeline.detection_document import Examination
 from rnp_jax.pipeline.opening import open_model
 from rnp_jax.pipeline.options import RunOptions
@@ -23,13 +24,24 @@ def case(small_victim) -> Examination:
 
 
 def test_the_document_says_what_the_searches_found(case):
-    options = DetectionOptions(recover="none", seed=3)
+    options = DetectionOptions(recover="none", signs=SignConfig(looks=("shift",)), seed=3)
     found = examine(case, options)
     expected = detect_label(case.model.network, case.model.variables, case.clean, jax.random.key(3), options.labels)
-    assert (found.label, found.seed, found.config) == (expected.label, 3, {"seed": 3})
-    assert found.outcome == "undecided", "no calibration is for such a model"
-    assert [part.statistic for part in found.statistics] == ["labels"]
+    (statistic,) = found.statistics
+    assert (statistic.statistic, statistic.label) == ("labels", expected.label)
+    assert statistic.outcome == "undecided", "no calibration is for such a model"
+    assert (found.seed, found.config) == (3, {"seed": 3})
+    assert sorted(sign.look for sign in found.signs) == ["labels", "shift"]
     assert found.triggers == found.samples == ()
+
+
+def test_a_verdict_without_a_document_is_the_document_s(case):
+    options = DetectionOptions(recover="none", signs=SignConfig(looks=("shift",)), seed=3)
+    document, verdict = examine(case, options), judge_case(case, options)
+    assert (verdict.grade, verdict.label, verdict.headline) == (
+        document.outcome, document.label, document.verdict.headline
+    )  # fmt: skip
+    assert tuple(sign.sentence for sign in verdict.signs) == tuple(sign.sentence for sign in document.signs)
 
 
 @pytest.mark.parametrize(("given", "what"), [({"seed": -1}, "seed"), ({"sample_scores": ("zzz",)}, "zzz")])

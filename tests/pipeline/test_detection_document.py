@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, TriggerOptions
-from rnp_jax.detection.calibration import Ruling, find_bundled
+from rnp_jax.detection.calibration import find_bundled
 from rnp_jax.detection.labels import LabelFindings
+from rnp_jax.detection.ruling import Ruling
 from rnp_jax.detection.suspicion import SuspicionRule
 from rnp_jax.detection.triggers import QUICK
+from rnp_jax.detection.verdict import BLIND, Sign, grade_signs
+from rnp_jax.inversion import NEXT
 from rnp_jax.pipeline.detecting import DetectionOptions
 from rnp_jax.pipeline.detection_document import Examination, Judged, ScoredSet, describe_detection, plot_detection
 from rnp_jax.pipeline.opening import open_images, open_model, open_trigger
@@ -21,6 +24,7 @@ from tests.runs import CHECKPOINT
 SHARES = np.full((3, 10), 0.02) + 0.8 * np.eye(10)[[4, 4, 4]]
 OPTIONS = DetectionOptions(seed=5)
 RULING = Ruling("undecided", 0.82, 4, 0.7, "")
+SIGN = Sign("labels", "none", (4,), "nothing much", "Because.")
 
 
 @pytest.fixture(scope="module")
@@ -38,34 +42,48 @@ def found(case) -> LabelFindings:
     return LabelFindings(case.model.variables, {"train": SHARES}, 0.82, 4, timing, history, ("Mind this.",))
 
 
-def describe(case, found, ruling, scored=None, calibration=None):
-    judged = [Judged("labels", ruling, calibration)]
-    return describe_detection(case, OPTIONS, found, ruling, judged, {}, scored)
+def describe(case, found, sign=SIGN, scored=None, calibration=None, doubt=None):
+    judged = [Judged("labels", RULING, calibration)]
+    verdict = grade_signs([sign], case.test.class_names)
+    return describe_detection(case, OPTIONS, found, {}, judged, verdict, doubt, scored)
 
 
 @pytest.mark.parametrize(
-    ("outcome", "headline", "level"),
+    ("strength", "grade", "headline", "level"),
     [
-        ("backdoored", "This checkpoint looks backdoored, label 4", "bad"),
-        ("clean", "No backdoor was found", "ok"),
-        ("undecided", "Undecided whether there is a backdoor", "warning"),
+        ("strong", "likely backdoored", "Likely backdoored, label 4: nothing much (in-sample)", "bad"),
+        ("weak", "suspicious", "Suspicious, label 4: nothing much (in-sample)", "warning"),
+        ("clears", "likely clean", "Likely clean: nothing much (in-sample)", "ok"),
+        ("none", "no evidence", "No evidence of a backdoor in unlearning, which is no proof", "unknown"),
     ],
 )
-def test_the_headline_is_the_ruling_s(case, found, outcome, headline, level):
-    detection = describe(case, found, Ruling(outcome, 0.82, 4, 0.7, "Because."))
-    assert (detection.verdict.headline, detection.verdict.level) == (headline, level)
-    assert detection.outcome == outcome
-    assert detection.warnings == ("Mind this.",)
+def test_the_headline_is_the_verdict_s(case, found, strength, grade, headline, level):
+    detection = describe(case, found, replace(SIGN, strength=strength, own=True))
+    assert detection.verdict.headline.startswith(headline)
+    assert (detection.verdict.level, detection.outcome) == (level, grade)
+    assert detection.label == (4 if strength in ("strong", "weak") else None)
+    first, second = detection.warnings
+    assert (first, "is in-sample" in second) == ("Mind this.", True)
     assert (detection.config, detection.seed) == ({"checkpoint": "a.pt"}, 5)
+    (sign,) = detection.signs
+    assert (sign.look, sign.strength, sign.labels, sign.own) == ("labels", strength, (4,), True)
     page = render_detection(detection, {})
     assert headline in page
     assert "Because." in page
+    assert BLIND["labels"] in page
+
+
+def test_an_all_to_all_sign_names_no_label(case, found):
+    detection = describe(case, found, Sign("search", "strong", (NEXT,), "a small mask", "Because."))
+    assert (detection.signs[0].labels, detection.signs[0].all_to_all) == ((), True)
+    assert detection.label is None
+    assert "all to all" in render_detection(detection, {})
 
 
 def test_the_calibration_is_told_with_its_figures(case, found):
     calibration = find_bundled(case.model.network.architecture)
     assert calibration is not None
-    detection = describe(case, found, Ruling("undecided", 0.82, 4, 0.7, ""), calibration=calibration)
+    detection = describe(case, found, calibration=calibration)
     held_out = calibration.held_out
     assert f"AUROC {held_out.auroc:.2f}" in detection.statistics[0].calibration
     assert f"{held_out.detected.count} of {held_out.detected.total} backdoored" in detection.statistics[0].calibration
@@ -82,7 +100,7 @@ def test_no_bundled_calibration_is_of_other_models(case):
 def test_samples_without_a_truth_are_listed_and_not_judged(case, found):
     data = Batch(np.zeros((40, 32, 32, 3), np.uint8), np.zeros(40, np.int32))
     scores = np.arange(40.0)
-    detection = describe(case, found, Ruling("clean", 0.1, 4, 0.7, ""), ScoredSet("mine", data, None, {"loss": scores}))
+    detection = describe(case, found, scored=ScoredSet("mine", data, None, {"loss": scores}))
     (part,) = detection.samples
     assert (part.suspicious, part.threshold, part.truth) == ((39, 38), 38.0, None)
     figures = plot_detection(
