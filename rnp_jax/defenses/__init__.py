@@ -1,9 +1,15 @@
 """Defenses: pure functions of a network, its variables and clean images."""
 
+from rnp_jax.defenses.abl import AblConfig, abl
 from rnp_jax.defenses.anp import AnpConfig, anp
 from rnp_jax.defenses.auto import AutoConfig, auto
+from rnp_jax.defenses.cbd import CbdConfig, cbd
 from rnp_jax.defenses.clp import ClpConfig, clp
+from rnp_jax.defenses.dbd import DbdConfig, dbd
+from rnp_jax.defenses.dbr import DbrConfig, dbr
 from rnp_jax.defenses.distil import DistilConfig, distil
+from rnp_jax.defenses.dst import DstConfig, dst
+from rnp_jax.defenses.ep import EpConfig, ep
 from rnp_jax.defenses.fine_pruning import FinePruningConfig, fine_pruning
 from rnp_jax.defenses.finetune import FinetuneConfig
 from rnp_jax.defenses.fmp import FmpConfig, fmp
@@ -36,12 +42,18 @@ from rnp_jax.defenses.unlearn import UnlearnConfig, Unlearned, unlearn
 
 __all__ = [
     "METHODS",
+    "AblConfig",
     "AnpConfig",
     "AutoConfig",
+    "CbdConfig",
     "Chooses",
     "ClpConfig",
+    "DbdConfig",
+    "DbrConfig",
     "Defended",
     "DistilConfig",
+    "DstConfig",
+    "EpConfig",
     "FinePruningConfig",
     "FinetuneConfig",
     "FmpConfig",
@@ -73,10 +85,16 @@ __all__ = [
     "UnitConfig",
     "UnlearnConfig",
     "Unlearned",
+    "abl",
     "anp",
     "auto",
+    "cbd",
     "clp",
+    "dbd",
+    "dbr",
     "distil",
+    "dst",
+    "ep",
     "find_method",
     "fine_pruning",
     "fmp",

@@ -13,7 +13,6 @@ but by default held-out clean images decide how many, and not a threshold chosen
 """
 
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -27,6 +26,7 @@ from rnp_jax.defenses.phase import Progress
 from rnp_jax.defenses.prune import PruneConfig, chooses_by_masks, prune_by_masks
 from rnp_jax.defenses.result import Defended
 from rnp_jax.errors import ConfigError, DefenseError
+from rnp_jax.traced import jit_settings
 from rnp_jax.training.epoch import Augment, cross_entropy
 from rnp_jax.types import Apply, Batch, Tree, Variables
 
@@ -80,10 +80,8 @@ def run_anp(task: Task, config: AnpConfig) -> Defended:
       ConfigError: nothing to choose the number of filters by.
       DefenseError: the masks' loss became infinite or not a number, or the network has nothing to mask.
     """
-    with task.stage("optimize"):
-        filters, history = optimize_masks(
-            task.network, task.variables, task.data, task.key, config, augment=task.augment, progress=task.progress
-        )
+    given = (task.network, task.variables, task.data, task.key, config)
+    filters, history = task.do("optimize", optimize_masks, *given, augment=task.augment, progress=task.progress)
     task.note("anp", history)
     done = prune_by_masks(task, filters, history["masks"], config.prune)
     return replace(done, choice=done.choice.model_copy(update={"ranking": anp.name}))
@@ -155,7 +153,7 @@ def _optimizer(config: AnpConfig) -> optax.GradientTransformation:
     return optax.sgd(config.learning_rate, momentum=config.momentum)
 
 
-@partial(jax.jit, static_argnums=0)
+@jit_settings()
 def _run_until(
     run: _Run, state: _State, fixed: Variables, data: Batch, key: jax.Array, until: jax.Array
 ) -> tuple[_State, dict[str, jax.Array]]:

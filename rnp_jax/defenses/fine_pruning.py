@@ -70,10 +70,8 @@ def run_fine_pruning(task: Task, config: FinePruningConfig) -> Defended:
     if choice.pruned == 0:
         task.warn("No channel was pruned: pruning the first one costs more accuracy than allowed.")
     if config.fine_tune:
-        with task.stage("finetune"):
-            pruned, history = finetune(
-                network, pruned, task.data, task.key, config.finetune, augment=task.augment, progress=task.progress
-            )
+        given = (network, pruned, task.data, task.key, config.finetune)
+        pruned, history = task.do("finetune", finetune, *given, augment=task.augment, progress=task.progress)
         task.note("finetune", history)
     return Defended(pruned, dormancies, "score", candidates, choice)
 
@@ -116,7 +114,7 @@ def _choose(
     )
     rule = (
         f"as many filters as possible, least active of the last layer first, at a cost of at most {accuracy_drop:.1%} "
-        f"of the accuracy on {len(holdout.labels)} held-out clean images"
+        f"of the accuracy on {len(holdout.labels)} held-out clean images; it fell by {choice.holdout_acc_lost}"
     )
     return choice.model_copy(update={"rule": rule})
 

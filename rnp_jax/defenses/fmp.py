@@ -86,10 +86,10 @@ def run_fmp(task: Task, config: FmpConfig) -> Defended:
     """
     begun = begin("original", task, RnpConfig())
     score_key, tune_key = jax.random.split(task.key)
-    with task.stage("score"):
-        scores = score_filters(task.network, task.variables, task.data, score_key, config, progress=task.progress)
-        lowest = {name: np.argsort(row, kind="stable")[: len(row) // config.divisor] for name, row in scores.items()}
-        start = zero_filters(task.network, task.variables, lowest)
+    given = (task.network, task.variables, task.data, score_key, config)
+    scores = task.do("score", score_filters, *given, progress=task.progress)
+    lowest = {name: np.argsort(row, kind="stable")[: len(row) // config.divisor] for name, row in scores.items()}
+    start = zero_filters(task.network, task.variables, lowest)
     count = sum(map(len, lowest.values()))
     if count == 0:
         task.warn(f"No filter was set to zero: no layer has {config.divisor} filters or more, as divisor demands.")

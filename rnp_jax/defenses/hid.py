@@ -13,10 +13,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from rnp_jax import masks
+from rnp_jax.defenses.fitting import check_set
 from rnp_jax.defenses.holder import HolderPruneConfig, holder
 from rnp_jax.defenses.method import Method, Task
 from rnp_jax.defenses.result import Candidates, Defended
-from rnp_jax.errors import ConfigError, DataError
+from rnp_jax.errors import ConfigError
 from rnp_jax.evaluation.predict import predict
 from rnp_jax.models import Network
 from rnp_jax.training.extended import Extended, extract, fit_probe, head_on, join, split
@@ -76,6 +77,7 @@ class Round:
       head: its variables after the round, masks of all units pruned so far at 0.
       pruned: what pruning did to the head.
       kept: the images held to be clean, ascending.
+      loss: of each image under the pruned head [N], by which they were chosen.
       history: of the semi-supervised training.
     """
 
@@ -83,6 +85,7 @@ class Round:
     head: Variables
     pruned: Defended
     kept: Int[np.ndarray, "kept"]
+    loss: Float[np.ndarray, "N"]
     history: dict[str, np.ndarray]
 
 
@@ -99,35 +102,28 @@ def run_hid(task: Task, config: HidConfig) -> Defended:
     """
     network, data, progress = task.network, task.data, task.progress
     num_classes = network.architecture.num_classes
-    _check(data, num_classes)
+    check_set(data, num_classes)
     _check_batches(config, len(data.labels), fresh=task.variables is None)
     head = head_on(network, num_classes, config.units)
     extractor_key, head_key, simclr_key, fit_key, rounds_key = jax.random.split(task.key, 5)
     pretrained = task.variables
     if pretrained is None:
-        with task.stage("simclr"):
-            pretrained, history = pretrain(
-                network,
-                network.init(extractor_key),
-                np.asarray(data.images),
-                simclr_key,
-                config.simclr,
-                views=config.views,
-                progress=progress,
-            )
+        pretrained, history = task.do(
+            "simclr",
+            pretrain,
+            network,
+            network.init(extractor_key),
+            np.asarray(data.images),
+            simclr_key,
+            config.simclr,
+            views=config.views,
+            progress=progress,
+        )
         task.note("simclr", history)
     with task.stage("cache"):
         cached = _cache(network, pretrained, data)
-    with task.stage("head"):
-        fitted, history = train(
-            head,
-            head.init(head_key),
-            cached,
-            fit_key,
-            config.head,
-            phase="head",
-            progress=progress,
-        )
+    given = (head, head.init(head_key), cached, fit_key, config.head)
+    fitted, history = task.do("head", train, *given, phase="head", progress=progress)
     task.note("head", history)
     parts, rounds = (pretrained, fitted), []
     for number in range(config.rounds):
@@ -165,6 +161,7 @@ def _conclude(rounds: list[Round], network: Network, head: Network, extractor: V
         network=head,
         extractor=(network, extractor),
         kept=tuple(each.kept for each in rounds),
+        suspicion=rounds[-1].loss,
     )
 
 
@@ -196,33 +193,25 @@ def run_round(
         loss = predict(network.head, head, cached).loss[0]
         kept = select_lowest(loss, labels, config.keep, per_class=config.per_class)
         rest = np.setdiff1d(np.arange(len(labels)), kept)
-    with task.stage("mixmatch"):
-        trained, history = mixmatch(
-            network,
-            join(extractor, head),
-            Batch(images[kept], labels[kept]),
-            images[rest],
-            mix_key,
-            config.mixmatch,
-            augment=task.augment,
-            progress=task.progress,
-        )
+    trained, history = task.do(
+        "mixmatch",
+        mixmatch,
+        network,
+        join(extractor, head),
+        Batch(images[kept], labels[kept]),
+        images[rest],
+        mix_key,
+        config.mixmatch,
+        augment=task.augment,
+        progress=task.progress,
+    )
     extractor, head = split(trained)
-    return Round(extractor, head, pruned, kept, history)
+    return Round(extractor, head, pruned, kept, loss, history)
 
 
 def _cache(extractor: Network, variables: Variables, data: Batch) -> Batch:
     """Features as the head's images [N, 1, 1, D]."""
     return Batch(extract(extractor, variables, np.asarray(data.images))[:, None, None], np.asarray(data.labels))
-
-
-def _check(data: Batch, num_classes: int) -> None:
-    count, labels = len(data.images), np.asarray(data.labels)
-    if labels.shape != (count,) or count == 0 or labels.min() < 0 or labels.max() >= num_classes:
-        raise DataError(
-            f"{count} images with labels of shape {labels.shape}: expected one or more images, with labels from 0 "
-            f"to {num_classes - 1}"
-        )
 
 
 def _check_batches(config: HidConfig, count: int, *, fresh: bool) -> None:

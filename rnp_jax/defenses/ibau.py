@@ -29,6 +29,7 @@ from rnp_jax.defenses.rnp import RnpConfig
 from rnp_jax.defenses.tuning import begin, conclude
 from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError
+from rnp_jax.traced import jit_settings, structural
 from rnp_jax.training.epoch import cross_entropy
 from rnp_jax.types import Apply, Batch, Tree, Variables
 
@@ -58,7 +59,7 @@ class IbauConfig:
     penalty: float = 1e-3
     fixed_point_steps: int = 5
     fixed_point_rate: float = 0.1
-    portion: float = 0.01
+    portion: float = structural(0.01)
     shuffle: bool = True
 
     def __post_init__(self):
@@ -77,10 +78,8 @@ def run_ibau(task: Task, config: IbauConfig) -> Defended:
       DefenseError: the loss became infinite or not a number.
     """
     begun = begin("original", task, RnpConfig())
-    with task.stage("ibau"):
-        params, history = unlearn_perturbations(
-            task.network, begun.variables, task.data, task.key, config, progress=task.progress
-        )
+    given = (task.network, begun.variables, task.data, task.key, config)
+    params, history = task.do("ibau", unlearn_perturbations, *given, progress=task.progress)
     task.note("ibau", history)
     return conclude(task, begun, {**begun.variables, "params": params})
 
@@ -151,7 +150,7 @@ def _batches(data: Batch, key: jax.Array, config: IbauConfig) -> Batch:
     return Batch(*jax.device_put((images, labels)))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@jit_settings(3)
 def _run(
     apply: Apply, config: IbauConfig, rounds: int, state: _State, fixed: Variables, batches: Batch, key: jax.Array
 ) -> tuple[_State, dict[str, jax.Array]]:

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, TypeAlias
+from functools import partial
+from typing import Any, Literal, NamedTuple, ParamSpec, Protocol, TypeAlias, TypeVar
 
 import jax
 import numpy as np
@@ -28,6 +29,9 @@ Needs: TypeAlias = Literal["clean", "untrusted", "none", "trigger"]
 
 Changes: TypeAlias = Literal["nothing", "filters", "weights", "both", "bounds"]
 """``both`` is filters and weights; ``bounds`` are upper bounds on activations."""
+
+Given = ParamSpec("Given")
+Found = TypeVar("Found")
 
 Marker: TypeAlias = str | tuple[int, Literal[0, 1, 2], int]
 """A marker of matplotlib's: a letter, or a regular shape's number of points, kind (1 for a star) and angle."""
@@ -56,20 +60,36 @@ class Pairs(NamedTuple):
     triggered: Array | np.ndarray
 
 
+class Keep(Protocol):
+    """Gives what a stage computes: computed now, or as an interrupted run of the same command left it."""
+
+    def __call__(self, stage: str, compute: "partial[Found]") -> tuple[Found, float]:
+        """The value of ``compute``, a pure function with its arguments, and the seconds that computing it took."""
+        ...
+
+
+def compute_anew(stage: str, compute: "partial[Found]") -> tuple[Found, float]:
+    """A ``Keep`` that keeps nothing."""
+    del stage
+    started = time.perf_counter()
+    return compute(), time.perf_counter() - started
+
+
 @dataclass(eq=False)
 class Task:
     """What a method works with, and where it notes what it does.
 
     Attributes:
       network: the function of the variables.
-      variables: the suspicious weights, masks baked into them; for a method that trains on an untrusted set the
-        weights it starts from, or None for fresh ones.
+      variables: the suspicious weights, masks baked into them; for a method that trains a new network the weights it
+        starts from, or None for fresh ones.
       data: the images it learns from, uint8 [N, H, W, C] and int32 [N].
       key: of everything random.
       holdout: clean images that are not in ``data``, to choose and to measure by.
       augment: applied to every batch of ``data``.
       progress: called after every epoch.
       pairs: for controls, images with and without the trigger.
+      keep: gives what the longer stages compute.
       timing: seconds by stage.
       history: by phase, the series of its epochs.
       stops: by phase, why it ended, where it did not just run all its epochs.
@@ -84,6 +104,7 @@ class Task:
     augment: Augment | None = None
     progress: Progress | None = None
     pairs: Pairs | None = None
+    keep: Keep = compute_anew
     timing: dict[str, float] = field(default_factory=dict)
     history: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     stops: dict[str, str] = field(default_factory=dict)
@@ -94,7 +115,22 @@ class Task:
         """Times a stage, compilation included; a stage that is entered again adds to its seconds."""
         started = time.perf_counter()
         yield
-        self.timing[name] = self.timing.get(name, 0.0) + time.perf_counter() - started
+        self._spend(name, time.perf_counter() - started)
+
+    def do(
+        self, stage: str, function: Callable[Given, Found], *arguments: Given.args, **options: Given.kwargs
+    ) -> Found:
+        """Calls a function as a stage of its own, whose value an interrupted run need not compute again.
+
+        The function must be pure, but for ``progress``. Its value consists of dicts, tuples, records, arrays, numbers
+        and text.
+        """
+        found, seconds = self.keep(stage, partial(function, *arguments, **options))
+        self._spend(stage, seconds)
+        return found
+
+    def _spend(self, stage: str, seconds: float) -> None:
+        self.timing[stage] = self.timing.get(stage, 0.0) + seconds
 
     def note(self, phase: str, history: Mapping[str, np.ndarray], stopped: str | None = None) -> None:
         """Keeps the history of a phase.
@@ -125,6 +161,8 @@ class Method:
       run: the defense itself.
       defaults: its settings, a frozen dataclass.
       needs: what it learns from.
+      keeps_network: of a method that needs an untrusted set, whether it changes the suspicious network; without this it
+        trains a new one.
       changes: what it may change.
       augments: whether it augments the images it learns from.
       chooses: what it decides about filters, given its settings.
@@ -143,6 +181,7 @@ class Method:
     run: Callable[[Task, Any], Defended]
     defaults: Any = None
     needs: Needs = "clean"
+    keeps_network: bool = False
     changes: Changes = "filters"
     augments: bool = False
     chooses: Callable[[Any], Chooses] = lambda _: Chooses()
@@ -157,6 +196,11 @@ class Method:
         """The group of settings it reads; empty where it has none."""
         return "" if self.defaults is None else self.reads or self.name
 
+    @property
+    def anew(self) -> bool:
+        """Whether it trains a new network, which takes the place of the suspicious one."""
+        return self.needs == "untrusted" and not self.keeps_network
+
     def __call__(
         self,
         network: Network,
@@ -169,12 +213,13 @@ class Method:
         augment: Augment | None = None,
         progress: Progress | None = None,
         pairs: Pairs | None = None,
+        keep: Keep = compute_anew,
     ) -> Defended:
         """Defends a network.
 
         Args:
           network: the function of the variables.
-          variables: the suspicious weights; for a method that needs an untrusted set, the weights it starts from, or
+          variables: the suspicious weights; for a method that trains a new network, the weights it starts from, or
             None for fresh ones.
           data: the images it learns from, uint8 [N, H, W, C] and int32 [N]; not read by a method that needs none.
           key: of everything random: the same key gives the same result on the same machine.
@@ -184,6 +229,7 @@ class Method:
           augment: applied to every batch of ``data``; not read by a method that does not augment.
           progress: called after every epoch.
           pairs: for controls that see the trigger, images without and with it.
+          keep: gives what the longer stages compute, so that an interrupted run can go on after the last of them.
 
         Raises:
           ConfigError: settings that do not fit the network, or nothing is held out to choose by.
@@ -192,7 +238,7 @@ class Method:
         """
         if variables is not None:  # recovery and pruning replace masks: those it came with become part of the weights
             variables = masks.bake(variables, network.placement)
-        task = Task(network, variables, data, key, holdout, augment, progress, pairs)  # pyright: ignore[reportArgumentType]
+        task = Task(network, variables, data, key, holdout, augment, progress, pairs, keep)  # pyright: ignore[reportArgumentType]
         done = self.run(task, self.defaults if config is None else config)
         ranking = done.choice.ranking or self.name
         return replace(

@@ -30,6 +30,7 @@ from rnp_jax.defenses.stages import find_stages, run_segments
 from rnp_jax.defenses.tuning import Start, begin, check_rnp, chooses_before, conclude, tune
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Network
+from rnp_jax.traced import is_off, structural
 from rnp_jax.training.epoch import batch_metrics, cross_entropy
 from rnp_jax.types import Batch, Tree, Variables
 
@@ -70,7 +71,7 @@ class NadConfig:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     betas: tuple[float, ...] = (500.0, 1000.0, 1000.0)
-    power: float = 2.0
+    power: float = structural(2.0)
     shuffle: bool = True
 
     def __post_init__(self):
@@ -163,10 +164,10 @@ class _Distilling(Phase):
         if self.stages is not None:
             taught = run_segments(network, fixed["teacher"], batch.images)[1]
             repel, power = self.config.repel, self.config.power
-            avoided = run_segments(network, fixed["avoided"], batch.images)[1] if repel else ()
+            avoided = run_segments(network, fixed["avoided"], batch.images)[1] if not is_off(repel) else ()
             for i, beta in zip(self.stages, self.config.betas, strict=True):
                 loss += beta * attention_loss(outputs[i], taught[i], power)
-                if repel:
+                if not is_off(repel):
                     loss -= repel * beta * attention_loss(outputs[i], avoided[i], power)
         metrics = batch_metrics(logits, batch.labels)
         return loss, (moved, {**metrics, "loss": batch.labels.shape[0] * loss})

@@ -37,6 +37,7 @@ from rnp_jax.defenses.tuning import begin, conclude
 from rnp_jax.errors import ConfigError, DefenseError
 from rnp_jax.inversion.stamps import scale
 from rnp_jax.models import Network
+from rnp_jax.traced import is_off
 from rnp_jax.training.epoch import Augment, cross_entropy
 from rnp_jax.types import Batch, Tree, Variables
 
@@ -88,17 +89,18 @@ def run_nft(task: Task, config: NftConfig) -> Defended:
     initial = masks.ones(masks.filters(task.variables["masks"]))
     if not initial:
         raise DefenseError("the network has no maskable layer: NFT needs batch norm, convolutions or hidden units")
-    with task.stage("nft"):
-        draws = jnp.zeros(config.steps * config.batch_size, jnp.int32)  # each becomes one of the clean images
-        factors, batch_stats, history, _ = run_phase(
-            start_nft(network, config, task.augment),
-            initial,
-            fix(network, task.variables, task.data, config),
-            task.variables["batch_stats"],
-            Batch(draws, draws),
-            task.key,
-            task.progress,
-        )
+    draws = jnp.zeros(config.steps * config.batch_size, jnp.int32)  # each becomes one of the clean images
+    factors, batch_stats, history, _ = task.do(
+        "nft",
+        run_phase,
+        start_nft(network, config, task.augment),
+        initial,
+        fix(network, task.variables, task.data, config),
+        task.variables["batch_stats"],
+        Batch(draws, draws),
+        task.key,
+        task.progress,
+    )
     task.note("nft", history)
     tuned = masks.apply_filters({**task.variables, "batch_stats": batch_stats}, factors)
     row = masks.flatten(factors)
@@ -164,7 +166,7 @@ class _Scaling(Phase):
         labels, images = clean.labels[drawn], clean.images[drawn]
         images = scale(images if self.augment is None else self.augment(augment_key, images))
         order, share = jax.random.permutation(order_key, count), jnp.float32(1)
-        if self.config.mixup > 0:
+        if not is_off(self.config.mixup):
             share = jax.random.beta(share_key, self.config.mixup, self.config.mixup)
         return Batch(share * images + (1 - share) * images[order], MixedLabels(labels, labels[order], share))
 

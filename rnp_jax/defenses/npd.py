@@ -110,16 +110,17 @@ def run_npd(task: Task, config: NpdConfig) -> Defended:
     layer = choose_layer(network, variables)
     kernel = find(variables["params"], layer)["kernel"]
     phase = start_polarizing(network, layer, config)
-    with task.stage("npd"):
-        trained, _, history, _ = run_phase(
-            phase,
-            {"plug": jnp.eye(kernel.shape[-2], dtype=kernel.dtype)},
-            {name: variables[name] for name in ("params", "masks")},
-            variables["batch_stats"],
-            task.data,
-            task.key,
-            task.progress,
-        )
+    trained, _, history, _ = task.do(
+        "npd",
+        run_phase,
+        phase,
+        {"plug": jnp.eye(kernel.shape[-2], dtype=kernel.dtype)},
+        {name: variables[name] for name in ("params", "masks")},
+        variables["batch_stats"],
+        task.data,
+        task.key,
+        task.progress,
+    )
     task.note("npd", history)
     rule = (
         f"No filter is pruned: a linear map of the {kernel.shape[-2]} channels that {layer} reads is trained, with "

@@ -101,10 +101,8 @@ def run_pam(task: Task, config: PamConfig) -> Defended:
                 found = found._replace(masks=again)
             stamps = gather_stamps(network, tuned, task.data, search_key, config, found, **searched)
         fixed = {"masks": tuned["masks"], "origin": task.variables["params"], "stamps": stamps}
-        with task.stage("pam"):
-            params, batch_stats, history, _ = run_phase(
-                phase, tuned["params"], fixed, tuned["batch_stats"], task.data, tune_key, task.progress
-            )
+        given = (phase, tuned["params"], fixed, tuned["batch_stats"], task.data, tune_key, task.progress)
+        params, batch_stats, history, _ = task.do("pam", run_phase, *given)
         rows.append(history)
         task.note("pam", {name: np.concatenate([row[name] for row in rows]) for name in history})
         tuned = {**tuned, "params": params, "batch_stats": batch_stats}

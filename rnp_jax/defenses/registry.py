@@ -3,10 +3,16 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from rnp_jax.defenses.abl import abl
 from rnp_jax.defenses.anp import anp
 from rnp_jax.defenses.auto import auto
+from rnp_jax.defenses.cbd import cbd
 from rnp_jax.defenses.clp import clp
 from rnp_jax.defenses.controls import none, oracle, random
+from rnp_jax.defenses.dbd import dbd
+from rnp_jax.defenses.dbr import dbr
+from rnp_jax.defenses.dst import dst
+from rnp_jax.defenses.ep import ep
 from rnp_jax.defenses.fine_pruning import fine_pruning
 from rnp_jax.defenses.fmp import fmp
 from rnp_jax.defenses.fst import fst
@@ -33,6 +39,12 @@ _RECORDS = (
     none,
     holder,
     hid,
+    abl,
+    cbd,
+    dbr,
+    ep,
+    dst,
+    dbd,
     clp,
     anp,
     fine_pruning,

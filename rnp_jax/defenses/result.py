@@ -11,7 +11,7 @@ from pydantic import Field
 from rnp_jax import masks
 from rnp_jax.document import Count, Known, Part, Text
 from rnp_jax.errors import ConfigError
-from rnp_jax.evaluation.metrics import Proportion, known_share
+from rnp_jax.evaluation.metrics import Difference, Proportion, accuracy_lost, known_share
 from rnp_jax.evaluation.predict import predict_variants
 from rnp_jax.models import Network
 from rnp_jax.types import Batch, Variables
@@ -53,6 +53,7 @@ class Choice(Part):
       pruned: how many of the candidates are pruned.
       holdout_acc_before: accuracy on held-out clean images before pruning; None where it was not measured.
       holdout_acc_after: the same after it.
+      holdout_acc_lost: the difference of the two, image by image, and how sure it is.
       budget: share of the held-out accuracy that could be lost, where that decided.
     """
 
@@ -63,6 +64,7 @@ class Choice(Part):
     pruned: Count
     holdout_acc_before: Proportion | None = None
     holdout_acc_after: Proportion | None = None
+    holdout_acc_lost: Difference | None = None
     budget: Known = None
 
 
@@ -82,6 +84,8 @@ class Defended:
       network: the function of ``variables``, where the defense trained a new one.
       extractor: the network and weights whose features ``network`` reads, where it is a head.
       kept: positions of the untrusted images that were held to be clean, a row a round.
+      isolated: positions of the untrusted images that were held to be poisoned.
+      suspicion: what each untrusted image was judged by [N], high where it is suspected; None where none was judged.
       history: by phase, the series of its epochs.
       stops: by phase, why it ended, where it did not just run all its epochs.
       timing: seconds by stage, compilation included.
@@ -98,6 +102,8 @@ class Defended:
     network: Network | None = None
     extractor: tuple[Network, Variables] | None = None
     kept: tuple[Int[np.ndarray, "_"], ...] = ()
+    isolated: Int[np.ndarray, "_"] = field(default_factory=lambda: np.zeros(0, np.int64))
+    suspicion: Float[np.ndarray, "N"] | None = None
     history: Mapping[str, dict[str, np.ndarray]] = field(default_factory=dict)
     stops: Mapping[str, str] = field(default_factory=dict)
     timing: Mapping[str, float] = field(default_factory=dict)
@@ -155,14 +161,28 @@ def choose_within(
     fine = [0, *range(best, end)] if best else [*range(end)]
     right, within = look(fine)
     at = within[-1]
+    cost = measure_cost(right[0], right[at])
     rule = (
         f"as many filters as possible, {order}, while accuracy falls by at most {accuracy_budget:.1%} of the "
         f"{len(labels)} held-out clean images"
         f"{', and no class loses more than chance explains' if spare_classes else ''}"
-        f"{_name_worst(right[[0, at]], labels)}"
+        f"{_name_worst(right[[0, at]], labels)}; it fell by {cost['holdout_acc_lost']}"
     )
-    before, after = known_share(right[0]), known_share(right[at])
-    return Choice(rule=rule, pruned=fine[at], holdout_acc_before=before, holdout_acc_after=after)
+    return Choice(rule=rule, pruned=fine[at]).model_copy(update=cost)
+
+
+def measure_cost(before: Bool[np.ndarray, "N"], after: Bool[np.ndarray, "N"]) -> dict[str, Proportion | Difference]:
+    """What a choice says of the accuracy on held-out images, by the names of its fields.
+
+    Args:
+      before: whether the suspicious network is right about each.
+      after: the same of the defended one.
+    """
+    return {
+        "holdout_acc_before": known_share(before),
+        "holdout_acc_after": known_share(after),
+        "holdout_acc_lost": accuracy_lost(before, after),
+    }
 
 
 def tolerate(sizes: Int[np.ndarray, "K"], accuracy_budget: float) -> Int[np.ndarray, "K"]:

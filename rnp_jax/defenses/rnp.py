@@ -1,5 +1,6 @@
 """Reconstructive Neuron Pruning: unlearn, recover, prune (Li et al., ICML 2023, algorithm 1)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import jax
@@ -72,28 +73,23 @@ def _fold(key: jax.Array, number: int) -> jax.Array:
 def _expose_once(task: Task, config: RnpConfig, key: jax.Array, attempt: int = 0) -> Recovered:
     unlearn_key, recover_key = jax.random.split(_fold(key, attempt * _RETRY))
     last, rate = attempt == config.retries, config.unlearn.learning_rate
-    unlearned = run_unlearning(task, unlearn_key, config.unlearn)
+    unlearned = run_unlearning(task, unlearn_key, config.unlearn, last=last)
     if not unlearned.reached and not last:
         return _expose_once(task, _with_rate(config, rate * 3), key, attempt + 1)
-    with task.stage("recover"):
-        recovered = recover(
-            task.network,
-            unlearned.variables,
-            task.data,
-            recover_key,
-            config.recover,
-            augment=task.augment,
-            progress=task.progress,
-        )
+    recovered = task.do(
+        "recover",
+        recover,
+        task.network,
+        unlearned.variables,
+        task.data,
+        recover_key,
+        config.recover,
+        augment=task.augment,
+        progress=task.progress,
+    )
     task.note("recover", recovered.history)
     if not recovered.restored and not last:
         return _expose_once(task, _with_rate(config, rate / 3), key, attempt + 1)
-    if not unlearned.reached:
-        task.warn(
-            f"Unlearning never reached the stop accuracy {config.unlearn.stop_accuracy:.2f}: after "
-            f"{len(unlearned.history['accuracy'])} epochs it stood at {unlearned.history['accuracy'][-1]:.2f}. "
-            "The masks may reveal little; raise max_epochs or learning_rate."
-        )
     if not recovered.restored:
         loss = recovered.history["loss"]
         task.warn(
@@ -107,20 +103,38 @@ def _with_rate(config: RnpConfig, rate: float) -> RnpConfig:
     return replace(config, unlearn=replace(config.unlearn, learning_rate=rate))
 
 
-def run_unlearning(task: Task, key: jax.Array, config: UnlearnConfig) -> Unlearned:
-    """RNP's first step, timed and noted.
+def run_unlearning(task: Task, key: jax.Array, config: UnlearnConfig, *, last: bool = True) -> Unlearned:
+    """RNP's first step, timed and noted; that it failed is a warning, unless it is not the ``last`` attempt.
 
     Raises:
       DefenseError: it diverged.
     """
-    with task.stage("unlearn"):
-        found = unlearn(
-            task.network, task.variables, task.data, key, config, augment=task.augment, progress=task.progress
-        )
+    found = task.do(
+        "unlearn",
+        unlearn,
+        task.network,
+        task.variables,
+        task.data,
+        key,
+        config,
+        augment=task.augment,
+        progress=task.progress,
+    )
     verb = "reached" if found.reached else "did not reach"
     epochs = len(found.history["loss"])
     task.note("unlearn", found.history, f"{verb} {_describe_stop(config)} after {epochs} epochs")
+    if last and not found.reached:
+        warn_of_unlearning(task, found.history, config)
     return found
+
+
+def warn_of_unlearning(task: Task, history: Mapping[str, np.ndarray], config: UnlearnConfig) -> None:
+    """That a network kept its clean task, so that whatever rests on its unlearning may reveal little."""
+    accuracy = history["accuracy"]
+    task.warn(
+        f"Unlearning never reached the stop accuracy {config.stop_accuracy:.2f}: after {len(accuracy)} epochs it stood "
+        f"at {accuracy[-1]:.2f}. What rests on it may reveal little; raise unlearn.max_epochs or unlearn.learning_rate."
+    )
 
 
 def _describe_stop(config: UnlearnConfig) -> str:

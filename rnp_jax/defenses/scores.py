@@ -9,10 +9,9 @@ from jaxtyping import Array, Float
 
 from rnp_jax import masks
 from rnp_jax.defenses.method import Chooses, Task
-from rnp_jax.defenses.result import Candidates, Choice, Defended, choose_within, prune
+from rnp_jax.defenses.result import Candidates, Choice, Defended, choose_within, measure_cost, prune
 from rnp_jax.defenses.thresholds import Selection, ThresholdConfig, checked, select, standardize
 from rnp_jax.errors import DefenseError
-from rnp_jax.evaluation.metrics import known_share
 from rnp_jax.evaluation.predict import predict_variants
 from rnp_jax.models import Network
 from rnp_jax.types import Batch, Variables
@@ -150,9 +149,7 @@ def _measure(
     like = masks.filters(variables["masks"])
     variants = [masks.keep(like, candidates.order[:count]) for count in (0, choice.pruned)]
     before, after = predict_variants(network, variables, variants, holdout).labels == np.asarray(holdout.labels)[None]
-    return choice.model_copy(
-        update={"holdout_acc_before": known_share(before), "holdout_acc_after": known_share(after)}
-    )
+    return choice.model_copy(update=measure_cost(before, after))
 
 
 def _describe(config: ThresholdConfig | Mapping[str, int]) -> str:

@@ -90,21 +90,14 @@ def run_tsbd(task: Task, config: TsbdConfig) -> Defended:
     begun = begin("original", task, RnpConfig())
     unlearn_key, tune_key = jax.random.split(task.key)
     unlearned = run_unlearning(task, unlearn_key, config.unlearn)
-    if not unlearned.reached:
-        task.warn(
-            f"Unlearning never reached the stop accuracy {config.unlearn.stop_accuracy:g}, so the changes of the "
-            "filters may reveal little; raise max_epochs or learning_rate."
-        )
     with task.stage("choose"):
         counted = [name for name in kernels if not is_shortcut(name)]
         after = {name: find(unlearned.variables["params"], name)["kernel"] for name in counted}
         ranking = rank_changes({name: kernels[name] for name in counted}, after)
         share, choice = _choose(task, ranking, begun.choice, config)
         start = zero_changed(task.variables, ranking, share, config.zeroed)
-    with task.stage("tsbd"):
-        tuned, history = tune_actively(
-            task.network, start, task.data, tune_key, config.finetune, augment=task.augment, progress=task.progress
-        )
+    given = (task.network, start, task.data, tune_key, config.finetune)
+    tuned, history = task.do("tsbd", tune_actively, *given, augment=task.augment, progress=task.progress)
     task.note("tsbd", history)
     return conclude(task, replace(begun, choice=choice), tuned)
 

@@ -9,12 +9,10 @@ import numpy as np
 from rnp_jax.defenses.method import Chooses, Task
 from rnp_jax.defenses.phase import Phase, run_phase
 from rnp_jax.defenses.prune import chooses_by_masks
-from rnp_jax.defenses.result import NO_CANDIDATES, Choice, Defended
+from rnp_jax.defenses.result import NO_CANDIDATES, Choice, Defended, measure_cost
 from rnp_jax.defenses.rnp import RnpConfig, run_rnp, run_unlearning
 from rnp_jax.errors import ConfigError
-from rnp_jax.evaluation.metrics import Proportion, known_share
 from rnp_jax.evaluation.predict import predict
-from rnp_jax.models import Network
 from rnp_jax.types import Batch, Tree, Variables
 
 Start = Literal["original", "rnp", "unlearned"]
@@ -50,30 +48,32 @@ def begin(start: Start, task: Task, config: RnpConfig) -> Defended:
     return Defended(variables, {}, "weights", NO_CANDIDATES, choice)
 
 
-def tune(task: Task, phase: Phase, start: Variables, fixed: Tree, key: jax.Array) -> Variables:
+def tune(
+    task: Task, phase: Phase, start: Variables, fixed: Tree, key: jax.Array, data: Batch | None = None
+) -> Variables:
     """Runs a phase that trains all weights of ``start``, timed and noted under the phase's name.
+
+    It is given the task's images, or ``data``.
 
     Raises:
       DefenseError: its loss became infinite or not a number.
     """
-    with task.stage(phase.name):
-        params, batch_stats, history, _ = run_phase(
-            phase, start["params"], fixed, start["batch_stats"], task.data, key, task.progress
-        )
+    data = task.data if data is None else data
+    params, batch_stats, history, _ = task.do(
+        phase.name, run_phase, phase, start["params"], fixed, start["batch_stats"], data, key, task.progress
+    )
     task.note(phase.name, history)
     return {**start, "params": params, "batch_stats": batch_stats}
 
 
 def conclude(task: Task, begun: Defended, tuned: Variables) -> Defended:
     """The tuned network, with the held-out accuracy before and after; what it cost too much becomes a warning."""
-    before, after = (_accuracy(task.network, each, task.holdout) for each in (task.variables, tuned))
-    if before is not None and after is not None and before.count - after.count > COSTLY * before.total:
-        task.warn(f"Accuracy on held-out clean images fell from {before.value:.1%} to {after.value:.1%}.")
-    held_out = {"holdout_acc_before": before, "holdout_acc_after": after}
-    return replace(begun, variables=tuned, choice=begun.choice.model_copy(update=held_out))
-
-
-def _accuracy(network: Network, variables: Variables, data: Batch | None) -> Proportion | None:
-    if data is None or len(data.labels) == 0:
-        return None
-    return known_share(predict(network, variables, data).labels[0] == np.asarray(data.labels))
+    held = task.holdout
+    if held is None or len(held.labels) == 0:
+        return replace(begun, variables=tuned)
+    before, after = (
+        predict(task.network, each, held).labels[0] == np.asarray(held.labels) for each in (task.variables, tuned)
+    )
+    if before.sum() - after.sum() > COSTLY * len(before):
+        task.warn(f"Accuracy on held-out clean images fell from {before.mean():.1%} to {after.mean():.1%}.")
+    return replace(begun, variables=tuned, choice=begun.choice.model_copy(update=measure_cost(before, after)))

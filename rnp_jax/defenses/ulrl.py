@@ -31,7 +31,7 @@ from rnp_jax.defenses.finetune import FinetuneConfig, PenalizedTuning, start_fin
 from rnp_jax.defenses.method import Method, Task
 from rnp_jax.defenses.phase import Phase, run_phase
 from rnp_jax.defenses.result import Defended
-from rnp_jax.defenses.rnp import RnpConfig
+from rnp_jax.defenses.rnp import RnpConfig, warn_of_unlearning
 from rnp_jax.defenses.tuning import begin, conclude, tune
 from rnp_jax.defenses.unlearn import UnlearnConfig, start_unlearning
 from rnp_jax.errors import ConfigError
@@ -105,12 +105,13 @@ def _unlearn(task: Task, config: UlrlConfig, key: jax.Array) -> Variables:
     """RNP's first step with clipped gradients, timed and noted."""
     start, limit = task.variables, config.unlearn.stop_accuracy
     phase = start_clipped_unlearning(task.network, config, task.augment)
-    with task.stage(phase.name):
-        params, batch_stats, history, _ = run_phase(
-            phase, start["params"], start["masks"], start["batch_stats"], task.data, key, task.progress
-        )
-    verb = "reached" if history["accuracy"][-1] <= limit else "did not reach"
+    given = (phase, start["params"], start["masks"], start["batch_stats"], task.data, key, task.progress)
+    params, batch_stats, history, _ = task.do(phase.name, run_phase, *given)
+    reached = bool(history["accuracy"][-1] <= limit)
+    verb = "reached" if reached else "did not reach"
     task.note(phase.name, history, f"{verb} the stop accuracy {limit:g} after {len(history['loss'])} epochs")
+    if not reached:
+        warn_of_unlearning(task, history, config.unlearn)
     return {**start, "params": params, "batch_stats": batch_stats}
 
 

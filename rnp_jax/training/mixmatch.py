@@ -6,7 +6,7 @@ One compiled program an epoch, data on the device throughout.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,17 +29,19 @@ class MixMatchConfig:
     """Settings of MixMatch.
 
     Attributes:
-      epochs: number of passes over the larger of the two sets; the smaller one is repeated.
+      epochs: number of epochs, by default passes over the larger of the two sets; the smaller one is repeated.
       batch_size: labelled images per step, and as many unlabelled ones.
-      learning_rate: initial learning rate of SGD, which falls to zero along a cosine.
+      learning_rate: initial learning rate of SGD, which falls to zero along a cosine; Adam's stays as it is.
       momentum: momentum of SGD.
-      weight_decay: weight decay, added to the gradient as in torch's SGD.
+      weight_decay: weight decay, added to the gradient as in torch's SGD; Adam has none.
       temperature: temperature T of sharpening.
       beta: parameter of the distribution Beta(beta, beta) from which MixUp draws λ.
       lambda_u: weight of the unlabelled loss after its rise.
       ramp_epochs: number of epochs over which that weight rises linearly from 0.
       num_augmentations: augmentations of each unlabelled image whose predictions give its guessed label.
       ema_decay: decay per step of the averaged weights that are returned; 0 returns the weights themselves.
+      optimizer: the optimiser, sgd or adam.
+      iterations: number of steps per epoch; 0 makes an epoch a pass over the larger set.
     """
 
     epochs: int = 10
@@ -53,6 +55,8 @@ class MixMatchConfig:
     ramp_epochs: float = 5.0
     num_augmentations: int = 2
     ema_decay: float = 0.0
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    iterations: int = 0
 
     def __post_init__(self):
         if self.epochs < 1 or self.batch_size < 2 or self.learning_rate <= 0 or self.num_augmentations < 1:
@@ -63,11 +67,21 @@ class MixMatchConfig:
             raise ConfigError(f"{self}: expected temperature, beta and ramp_epochs above 0, and lambda_u of 0 or more")
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"ema_decay is {self.ema_decay}; give 0 for none, or a share below 1 such as 0.999")
+        if self.optimizer not in ("sgd", "adam") or self.iterations < 0:
+            raise ConfigError(
+                f"optimizer {self.optimizer!r}, iterations {self.iterations}: expected sgd or adam, and 0 or more"
+            )
 
-    @property
-    def sgd(self) -> TrainConfig:
-        """The optimiser's settings."""
-        return TrainConfig(self.epochs, self.batch_size, self.learning_rate, self.momentum, self.weight_decay)
+    def count_steps(self, labelled: int, unlabelled: int) -> int:
+        """Steps of an epoch over so many images."""
+        return self.iterations or -(-max(labelled, unlabelled) // self.batch_size)
+
+    def make_optimizer(self, steps: int) -> optax.GradientTransformation:
+        """The optimiser over ``steps`` steps of an epoch."""
+        if self.optimizer == "adam":
+            return optax.adam(self.learning_rate)
+        sgd = TrainConfig(self.epochs, self.batch_size, self.learning_rate, self.momentum, self.weight_decay)
+        return optimizer(sgd, self.epochs * steps)
 
 
 class MixMatchState(NamedTuple):
@@ -142,7 +156,7 @@ def mixmatch(
         "mixmatch",
         config.epochs,
         lambda: start(variables, key, config, *counts),
-        lambda state: _mixmatch_epoch(apply, config, augment, state, variables["masks"], *sets),
+        lambda state: mixmatch_epoch(apply, config, augment, state, variables["masks"], *sets),
         progress=progress,
         state=state,
         save=save,
@@ -156,16 +170,12 @@ def start(
 ) -> MixMatchState:
     """The state before the first epoch over so many images."""
     params = variables["params"]
-    opt_state = optimizer(config.sgd, config.epochs * _steps(config, labelled, unlabelled)).init(params)
+    opt_state = config.make_optimizer(config.count_steps(labelled, unlabelled)).init(params)
     return MixMatchState(params, params, variables["batch_stats"], opt_state, jnp.int32(0), key)
 
 
-def _steps(config: MixMatchConfig, labelled: int, unlabelled: int) -> int:
-    return -(-max(labelled, unlabelled) // config.batch_size)
-
-
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _mixmatch_epoch(
+def mixmatch_epoch(
     apply: Apply,
     config: MixMatchConfig,
     augment: Augment | None,
@@ -174,9 +184,10 @@ def _mixmatch_epoch(
     labelled: Batch,
     unlabelled: jax.Array,
 ) -> tuple[MixMatchState, dict[str, jax.Array]]:
+    """One epoch: the state after it, and the mean of each of ``METRICS``. Sets of one size share a program."""
     sizes = labelled.labels.shape[0], unlabelled.shape[0]
-    steps, size = _steps(config, *sizes), config.batch_size
-    tx = optimizer(config.sgd, config.epochs * steps)
+    steps, size = config.count_steps(*sizes), config.batch_size
+    tx = config.make_optimizer(steps)
 
     def loss_of(params: Tree, batch_stats: Tree, images: jax.Array, targets: jax.Array, ramp: jax.Array):
         logits, moved = apply({"params": params, "batch_stats": batch_stats, "masks": masks}, images, train=True)

@@ -7,13 +7,13 @@ device throughout.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError
@@ -92,6 +92,26 @@ def nt_xent(
     return loss, (similarity.argmax(-1) == partner).astype(jnp.float32)
 
 
+class Contrast(Protocol):
+    """A contrastive loss; pure and hashable."""
+
+    def __call__(
+        self, embeddings: Float[Array, "two_B D"], labels: Int[Array, "B"], temperature: float
+    ) -> tuple[Float[Array, "two_B"], Float[Array, "two_B"]]:
+        """The loss of each view, rows i and i + B being views of one image, and whether its partner is the nearest."""
+        ...
+
+    def __hash__(self) -> int: ...
+
+
+def contrast_views(
+    embeddings: Float[Array, "two_B D"], labels: Int[Array, "B"], temperature: float
+) -> tuple[Float[Array, "two_B"], Float[Array, "two_B"]]:
+    """SimCLR's own ``Contrast``: NT-Xent, which reads no labels."""
+    del labels
+    return nt_xent(embeddings, temperature)
+
+
 def pretrain(
     network: Network,
     variables: Variables,
@@ -100,14 +120,18 @@ def pretrain(
     config: SimclrConfig,
     *,
     views: Augment = Views(),  # noqa: B008 (frozen)
+    labels: Int[np.ndarray, "N"] | None = None,
+    contrast: Contrast = contrast_views,
+    phase: str = "simclr",
     progress: Progress | None = None,
     state: SimclrState | None = None,
     save: Callable[[SimclrState], None] | None = None,
 ) -> tuple[Variables, dict[str, np.ndarray]]:
     """Trains all layers of ``network`` but the last, so that two views of an image get similar features.
 
-    ``views`` draws one view of each image it is given. ``state`` continues an earlier run of the same settings,
-    ``save`` receives the state after each epoch, and ``progress`` is told of each as one of ``simclr``.
+    ``views`` draws one view of each image it is given. ``contrast`` is the loss, which may read ``labels``; SimCLR's
+    does not. ``state`` continues an earlier run of the same settings, ``save`` receives the state after each epoch, and
+    ``progress`` is told of each as one of ``phase``.
 
     Returns:
       The trained variables, their last layer as it was, and loss and contrastive accuracy [E] in training mode of the
@@ -118,12 +142,12 @@ def pretrain(
     """
     count = len(images)
     check_batch(count, config.batch_size)
-    data = Batch(jax.device_put(images), jnp.arange(count))
+    data = Batch(jax.device_put(images), jnp.zeros(count, jnp.int32) if labels is None else jax.device_put(labels))
     reached, history = run_epochs(
-        "simclr",
+        phase,
         config.epochs,
         lambda: start(network, variables, key, config, count),
-        lambda state: _pretrain_epoch(network, config, views, state, variables["masks"], data),
+        lambda state: _pretrain_epoch(network, config, views, contrast, state, variables["masks"], data),
         progress=progress,
         state=state,
         save=save,
@@ -157,22 +181,28 @@ def _project(params: Tree, features: Float[Array, "B D"]) -> Float[Array, "B P"]
     return hidden @ params["out"]["kernel"] + params["out"]["bias"][None]
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _pretrain_epoch(
-    network: Network, config: SimclrConfig, views: Augment, state: SimclrState, masks: Tree, data: Batch
+    network: Network,
+    config: SimclrConfig,
+    views: Augment,
+    contrast: Contrast,
+    state: SimclrState,
+    masks: Tree,
+    data: Batch,
 ) -> tuple[SimclrState, dict[str, jax.Array]]:
     tx = optimizer(config.sgd, config.epochs * (data.labels.shape[0] // config.batch_size))
 
-    def loss_of(params: Tree, batch_stats: Tree, images: jax.Array):
+    def loss_of(params: Tree, batch_stats: Tree, images: jax.Array, labels: jax.Array):
         variables = {"params": params["trunk"], "batch_stats": batch_stats, "masks": masks}
         features, moved = network.features(variables, images, train=True)
-        loss, found = nt_xent(_project(params["projection"], features), config.temperature)
+        loss, found = contrast(_project(params["projection"], features), labels, config.temperature)
         return loss.mean(), (moved, {"loss": loss.sum() / 2, "accuracy": found.sum() / 2})
 
     def step(carry, batch: Batch, key: jax.Array):
         params, batch_stats, opt_state = carry
         pairs = views(key, jnp.concatenate([batch.images, batch.images]))
-        gradient, (batch_stats, metrics) = jax.grad(loss_of, has_aux=True)(params, batch_stats, pairs)
+        gradient, (batch_stats, metrics) = jax.grad(loss_of, has_aux=True)(params, batch_stats, pairs, batch.labels)
         params, opt_state = descend(tx, gradient, opt_state, params)
         return (params, batch_stats, opt_state), metrics
 

@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from rnp_jax.errors import ConfigError
+from rnp_jax.traced import is_off
 
 _GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601
 _YIQ = np.array([_GREY, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)])  # NTSC: luma and two axes of chroma
@@ -58,7 +59,7 @@ class Views:
         crop_key, colour_key = jax.random.split(key)
         pixels = images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images.astype(jnp.float32)
         pixels = self._crop(crop_key, pixels)
-        if self.jitter == 0 and (self.grayscale == 0 or pixels.shape[-1] != 3):
+        if is_off(self.jitter) and (is_off(self.grayscale) or pixels.shape[-1] != 3):
             return pixels
         return self._recolour(colour_key, pixels)
 
@@ -66,7 +67,7 @@ class Views:
         B, H, W, _ = pixels.shape
         area_key, aspect_key, top_key, left_key, flip_key = jax.random.split(key, 5)
         area = jax.random.uniform(area_key, (B,), minval=self.scale[0], maxval=self.scale[1])
-        bound = math.log(self.aspect)
+        bound = jnp.log(self.aspect)
         root = jnp.exp(jax.random.uniform(aspect_key, (B,), minval=-bound, maxval=bound) / 2)
         height, width = jnp.minimum(jnp.sqrt(area) / root, 1), jnp.minimum(jnp.sqrt(area) * root, 1)
         top, left = (jax.random.uniform(key, (B,)) * (1 - size) for key, size in ((top_key, height), (left_key, width)))

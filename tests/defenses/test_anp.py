@@ -139,14 +139,16 @@ def test_defends_a_head(features):
 
 
 def test_one_program_whatever_is_asked_of_it(features):
-    config = replace(FAST, learning_rate=0.11)  # compiled by no other test
+    anp(features.network, features.variables, features.data, KEY, replace(FAST, prune=PruneConfig("release", number=1)))
     before = count_compiled(_run_until)
-    for prune in (PruneConfig("release", threshold=0.2), PruneConfig("release", threshold=0.5)):
-        anp(features.network, features.variables, features.data, KEY, replace(config, prune=prune))
-    short = replace(config, iterations=70)
+    for rate, threshold in ((0.11, 0.2), (0.07, 0.5)):
+        other = replace(FAST, learning_rate=rate, eps=rate, prune=PruneConfig("release", threshold=threshold))
+        anp(features.network, features.variables, features.data, KEY, other)
+    assert count_compiled(_run_until) == before
+    short = replace(FAST, iterations=70)
     _, history = optimize_masks(features.network, features.variables, features.data, KEY, short)
     assert history["loss"].shape == (4,)  # the last of 10 steps
-    assert count_compiled(_run_until) - before == 2  # 70 iterations are another setting
+    assert count_compiled(_run_until) - before == 1  # 70 iterations are another program
 
 
 def test_masks_the_network_came_with_become_weights(features):

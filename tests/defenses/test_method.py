@@ -183,3 +183,28 @@ def test_the_group_of_settings():
 def test_by_default_it_decides_nothing_about_filters():
     assert make().chooses(Settings()) == Chooses(False, False, None, "prune.number")
     assert (make().needs, make().changes, make().augments, make().control) == ("clean", "filters", False, False)
+
+
+def test_a_stage_of_its_own_is_given_by_whoever_keeps_it(features):
+    asked = []
+
+    def keep(stage, compute):
+        asked.append((stage, compute.func, compute.args, compute.keywords))
+        return 7, 2.5
+
+    def run(task: Task, config: Settings) -> Defended:
+        assert [task.do("think", max, 1, 2, key=abs) for _ in range(2)] == [7, 7]
+        assert task.do("compare", min, 3, 4) == 7
+        return leave(task, config)
+
+    done = call(make(run), features, keep=keep)
+    assert asked == [("think", max, (1, 2), {"key": abs})] * 2 + [("compare", min, (3, 4), {})]
+    assert done.timing == {"think": 5.0, "compare": 2.5}
+
+
+def test_without_anybody_who_keeps_it_a_stage_is_computed_and_timed(features):
+    def run(task: Task, config: Settings) -> Defended:
+        assert task.do("think", max, 1, 2) == 2
+        return leave(task, config)
+
+    assert list(call(make(run), features).timing) == ["think"]

@@ -16,10 +16,16 @@ from matplotlib.markers import MarkerStyle
 from rnp_jax import masks
 from rnp_jax.defenses import (
     METHODS,
+    AblConfig,
     AnpConfig,
+    CbdConfig,
     Chooses,
     ClpConfig,
+    DbdConfig,
+    DbrConfig,
     Defended,
+    DstConfig,
+    EpConfig,
     FinePruningConfig,
     FinetuneConfig,
     FtConfig,
@@ -39,7 +45,10 @@ from rnp_jax.defenses import (
 )
 from rnp_jax.defenses.activeness import ActiveTuneConfig
 from rnp_jax.defenses.auto import AutoConfig
+from rnp_jax.defenses.consistency import ConsistencyConfig
+from rnp_jax.defenses.dbd import WarmupConfig
 from rnp_jax.defenses.distil import DistilConfig
+from rnp_jax.defenses.fitting import FitConfig
 from rnp_jax.defenses.fmp import FmpConfig
 from rnp_jax.defenses.fst import FstConfig
 from rnp_jax.defenses.mcr import McrConfig
@@ -77,11 +86,19 @@ HID = HidConfig(
     prune=NUMBER,
     mixmatch=MixMatchConfig(epochs=1, batch_size=8),
 )
+FIT = FitConfig(epochs=1, batch_size=16, learning_rate=0.01)
+SEPARATION = ConsistencyConfig(0.3, 0.1, FIT, FIT)
 
 QUICK: dict[str, Any] = {
     "none": None,
     "holder": NUMBER,
     "hid": HID,
+    "abl": AblConfig(isolate=0.1, tuning=FIT, finetune=FIT, unlearn=FIT),
+    "cbd": CbdConfig(biased=FIT, clean=FIT),
+    "dbr": DbrConfig(SEPARATION, FIT),
+    "ep": EpConfig(threshold=ThresholdConfig("number", number=2)),
+    "dst": DstConfig(SEPARATION, HID.simclr, classifier=FIT),
+    "dbd": DbdConfig(HID.simclr, warmup=WarmupConfig(epochs=1, batch_size=16), mixmatch=HID.mixmatch),
     "clp": ClpConfig(ThresholdConfig("number", number=2)),
     "anp": AnpConfig(iterations=20, batch_size=16, learning_rate=10.0, prune=PruneConfig("release", 1.0)),
     "fp": FinePruningConfig(finetune=FinetuneConfig(epochs=1, batch_size=16)),
@@ -166,7 +183,13 @@ CHOICES: list[tuple[str, Any, Chooses]] = [
 ]
 
 
-WEIGHTS = ("none", "ft", "nad", "ft_sam", "ibau", "nc", "fst", "nft", "ulrl", "tsbd", "sau", "fmp", "mcr", "npd", "pam")
+TRAINING = ("abl", "cbd", "dbr", "dst", "dbd")
+"""The methods without masks and scores that learn from an untrusted set."""
+
+WEIGHTS = (
+    *("none", *TRAINING, "ft", "nad", "ft_sam", "ibau", "nc", "fst", "nft", "ulrl", "tsbd", "sau", "fmp", "mcr", "npd"),
+    "pam",
+)
 """The methods without masks and scores."""
 
 
@@ -189,7 +212,11 @@ def ran(features, maps) -> Callable[..., SimpleNamespace]:
 
     @cache
     def run(name: str) -> SimpleNamespace:
-        method, given, calls = METHODS[name], maps if name in ("nad", "hid", "nc", "pam") else features, []
+        method, given, calls = (
+            METHODS[name],
+            maps if name in ("nad", "hid", "dst", "dbd", "nc", "pam") else features,
+            [],
+        )
 
         def augment(key: jax.Array, images: jax.Array) -> jax.Array:
             del key
@@ -229,8 +256,9 @@ def frozen_throughout(config: Any) -> bool:
 def test_the_registry_cannot_be_changed_by_accident():
     assert isinstance(METHODS, MappingProxyType)
     assert list(METHODS) == [
-        "none", "holder", "hid", "clp", "anp", "fp", "ft", "nad", "ft_sam", "ibau", "nc", "fst", "nft", "ulrl", "tsbd",
-        "sau", "fmp", "mcr", "npd", "pam", "unit", "rnp", "auto", "random", "oracle",
+        "none", "holder", "hid", "abl", "cbd", "dbr", "ep", "dst", "dbd", "clp", "anp", "fp", "ft", "nad", "ft_sam",
+        "ibau", "nc", "fst", "nft", "ulrl", "tsbd", "sau", "fmp", "mcr", "npd", "pam", "unit", "rnp", "auto", "random",
+        "oracle",
     ]  # fmt: skip
     with pytest.raises(AttributeError):
         METHODS["none"].title = "another"  # pyright: ignore[reportAttributeAccessIssue]
@@ -240,10 +268,9 @@ def test_the_registry_cannot_be_changed_by_accident():
 def test_one_signature(name):
     assert isinstance(METHODS[name], Method)
     found = inspect.signature(METHODS[name]).parameters
-    assert list(found) == ["network", "variables", "data", "key", "config", "holdout", "augment", "progress", "pairs"]
-    assert {each for each, value in found.items() if value.kind is value.KEYWORD_ONLY} == {
-        "holdout", "augment", "progress", "pairs",
-    }  # fmt: skip
+    named = ["holdout", "augment", "progress", "pairs", "keep"]
+    assert list(found) == ["network", "variables", "data", "key", "config", *named]
+    assert [each for each, value in found.items() if value.kind is value.KEYWORD_ONLY] == named
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -295,11 +322,11 @@ def test_an_unknown_method_keeps_its_name_and_claims_nothing():
 
 def test_a_method_is_found_by_its_name():
     assert all(find_method(name) is method for name, method in METHODS.items())
-    with pytest.raises(ConfigError, match="--method zzz: there is no such method; choose among none, holder, hid"):
+    with pytest.raises(ConfigError, match="--method zzz: there is no such method; choose among none, holder, hid, abl"):
         find_method("zzz")
 
 
-@pytest.mark.parametrize("method", ["rnp", "holder", "clp", "anp", "fp", "hid"])
+@pytest.mark.parametrize("method", ["rnp", "holder", "clp", "anp", "fp", "hid", "ep"])
 def test_every_defense_says_what_it_rests_on_with_the_source(method: str):
     text = basis(method)
     assert text.startswith("The mask" if method in ("rnp", "anp") else "The score")
@@ -338,7 +365,7 @@ def test_every_method_gives_a_network_back(name, ran):
     assert (found.release is not None) == (name in ("rnp", "auto"))
     assert found.choice.ranking == ("path" if name in ("rnp", "auto") else name)  # auto prunes by the order of rnp
     assert (sum(found.timing.values()) > 0) == (name != "none")
-    if run.method.needs != "untrusted" and run.method.changes != "bounds":
+    if not run.method.anew and run.method.changes != "bounds":
         assert jax.tree.structure(found.variables) == jax.tree.structure(given.variables)
 
 
@@ -346,8 +373,8 @@ def test_every_method_gives_a_network_back(name, ran):
 def test_it_changes_what_it_says(name, ran):
     run = ran(name)
     found, given, changes = run.found.variables, run.given.variables, run.method.changes
-    if run.method.needs == "untrusted":
-        assert changes == "both"
+    if run.method.anew:
+        assert changes == ("both" if run.found.prunes else "weights")
         return
     assert bool(find_bounds(found["masks"])) == (changes == "bounds")
     found = apply_bounds(found, {})
@@ -377,8 +404,11 @@ def test_a_method_that_needs_nothing_runs_without_images(name, ran):
 @pytest.mark.parametrize("name", METHODS)
 def test_only_a_method_that_needs_an_untrusted_set_trains_a_network_of_its_own(name, ran):
     run = ran(name)
-    anew = run.method.needs == "untrusted"
-    assert (run.found.network is not None) == (run.found.extractor is not None) == (len(run.found.kept) > 0) == anew
+    anew = run.method.anew
+    assert anew == (run.method.needs == "untrusted" and name not in ("dbr", "ep"))
+    assert (run.found.network is not None) == anew
+    assert (run.found.extractor is not None) == (name == "hid")
+    assert (run.found.suspicion is not None) == (run.method.needs == "untrusted" and name != "ep")
     if anew:
         fresh = run.method(run.given.network, None, run.given.data, KEY, QUICK[name])
         assert fresh.network == run.found.network

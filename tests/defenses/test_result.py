@@ -91,8 +91,11 @@ def test_a_class_that_hangs_on_one_filter_is_spared_where_classes_count(paired, 
     assert choice.pruned == pruned
     assert choice.holdout_acc_after is not None
     assert choice.holdout_acc_after.count == (100 if spare_classes else 90)
-    assert choice.rule.endswith("no class loses more than chance explains" if spare_classes else "")
-    assert choice.rule.endswith("; class 3 loses most, 10 of its 10") != spare_classes
+    assert ("no class loses more than chance explains" in choice.rule) == spare_classes
+    assert ("; class 3 loses most, 10 of its 10; " in choice.rule) != spare_classes
+    assert choice.holdout_acc_lost is not None
+    assert choice.holdout_acc_lost.value == pytest.approx(0.0 if spare_classes else 0.1)
+    assert choice.rule.endswith(f"; it fell by {choice.holdout_acc_lost}")
 
 
 @pytest.mark.parametrize("budget", [0.0, 0.03, 0.3, 1.0])

@@ -1,5 +1,7 @@
 """What tuning starts from and returns; the defenses' own tests tune."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -8,14 +10,21 @@ from rnp_jax import masks
 from rnp_jax.defenses import (
     Chooses,
     FinetuneConfig,
+    FtConfig,
     PruneConfig,
     RecoverConfig,
     RnpConfig,
     Task,
+    TsbdConfig,
+    UlrlConfig,
     UnlearnConfig,
+    ft,
     rnp,
+    tsbd,
+    ulrl,
     unlearn,
 )
+from rnp_jax.defenses.activeness import ActiveTuneConfig
 from rnp_jax.defenses.finetune import finetune, start_finetuning
 from rnp_jax.defenses.tuning import begin, check_rnp, chooses_before, conclude, tune
 from rnp_jax.errors import ConfigError, DefenseError
@@ -57,6 +66,26 @@ def test_the_unlearned_network_has_lost_the_clean_task_and_no_filter(features):
         jax.tree.leaves(begun.variables["params"]), jax.tree.leaves(expected.variables["params"]), strict=True
     ):
         np.testing.assert_array_equal(found, wanted)
+
+
+SLOW = UnlearnConfig(max_epochs=1, batch_size=16, learning_rate=1e-9)
+"""Steps so short that the network stays as it came."""
+
+
+@pytest.mark.parametrize(
+    ("method", "config"),
+    [
+        (ft, FtConfig("unlearned", RnpConfig(SLOW), replace(QUICK, epochs=1))),
+        (ft, FtConfig("rnp", RnpConfig(SLOW, RecoverConfig(1, 16), PruneConfig(number=0)), replace(QUICK, epochs=1))),
+        (ulrl, UlrlConfig(SLOW, relearn=replace(QUICK, epochs=1))),
+        (tsbd, TsbdConfig(SLOW, share=0.1, finetune=ActiveTuneConfig(1, 16))),
+    ],
+)
+def test_unlearning_that_failed_is_a_warning_of_whatever_rests_on_it(features, method, config):
+    found = method(features.network, features.variables, features.data, KEY, config)
+    warning = found.warnings[0]
+    assert warning.startswith("Unlearning never reached the stop accuracy 0.20: after 1 epochs it stood at ")
+    assert warning.endswith("may reveal little; raise unlearn.max_epochs or unlearn.learning_rate.")
 
 
 def test_what_rnp_left_is_rnp_s_own_result(features):

@@ -185,7 +185,9 @@ def test_without_a_flag_it_is_fine_tuning_and_says_so(features):
     jax.tree.map(np.testing.assert_array_equal, found.variables, tuned)
     np.testing.assert_allclose(found.history["relearn"]["loss"], history["loss"], rtol=1e-5)
     assert found.choice.rule.startswith("No label stands out by how far unlearning moved its row of the last layer")
-    assert found.warnings == (found.choice.rule,)
+    slow, nothing = found.warnings
+    assert slow.startswith("Unlearning never reached the stop accuracy 0.20: after 3 epochs")
+    assert nothing == found.choice.rule
 
 
 def test_a_flagged_row_turns_away_and_the_task_is_learnt_again(features):
@@ -200,7 +202,7 @@ def test_a_flagged_row_turns_away_and_the_task_is_learnt_again(features):
     assert found.choice.holdout_acc_after is not None
     assert found.choice.holdout_acc_after.value > 0.9
     assert list(found.timing) == list(found.history) == ["unlearn", "relearn"]
-    assert found.warnings == ()
+    assert len(found.warnings) == 1  # three epochs do not unlearn
 
 
 def test_a_second_model_compiles_nothing_whatever_is_flagged(features):

@@ -156,12 +156,12 @@ def test_it_learns_from_few_labels():
 def test_the_unlabelled_loss_ramps_up_and_an_average_lags_behind_in_one_program():
     """One step an epoch."""
     config = MixMatchConfig(epochs=5, batch_size=12, learning_rate=1e-2, lambda_u=7.0, ramp_epochs=2, ema_decay=0.75)
-    before, states, seen = count_compiled(module._mixmatch_epoch), [], []
+    before, states, seen = count_compiled(module.mixmatch_epoch), [], []
     variables, trained, history = run(
         config, save=states.append, progress=lambda *row: seen.append((*row[:3], row[3]["loss"]))
     )
     run(config, seed=3)
-    assert count_compiled(module._mixmatch_epoch) - before == 1
+    assert count_compiled(module.mixmatch_epoch) - before == 1
     assert seen == [("mixmatch", epoch, 5, loss) for epoch, loss in enumerate(history["loss"], 1)]
     weights = (history["loss"] - history["labelled_loss"]) / history["unlabelled_loss"]
     np.testing.assert_allclose(weights, [0, 3.5, 7, 7, 7], atol=1e-3)
