@@ -46,6 +46,12 @@ FLAT = tyro.conf.arg(name="")
 """A group whose options go by their own names on the command line (``--data``, not ``--images.data``)."""
 
 
+FOLDER, FILE, PATH, NAME, METHOD, NORMALIZATION, DATA = (
+    tyro.conf.arg(metavar=shown) for shown in ("FOLDER", "FILE", "PATH", "NAME", "METHOD", "NAME|VALUES", "NAME|PATH")
+)
+CHECKPOINTS = tyro.conf.arg(metavar="CHECKPOINT [CHECKPOINT ...]")
+"""What an option is given, as its help shows it: one of these annotates each option that takes text."""
+
 _PRESET_BYTES = MIB // 4
 
 UNREAD = "unread"
@@ -70,12 +76,12 @@ class SourceOptions:
       allow_bad_crc: read a zip container even if its checksums are wrong.
     """
 
-    key: str | None = None
-    prefix: str | None = None
-    architecture: str | None = None
+    key: Annotated[str | None, NAME] = None
+    prefix: Annotated[str | None, NAME] = None
+    architecture: Annotated[str | None, NAME] = None
     image_shape: tuple[int, int, int] | None = None
-    normalization: str | None = None
-    extractor: str | None = None
+    normalization: Annotated[str | None, NORMALIZATION] = None
+    extractor: Annotated[str | None, PATH] = None
     allow_bad_crc: bool = False
 
     def __post_init__(self):
@@ -89,14 +95,14 @@ class DataOptions:
 
     Attributes:
       data: data set: digits, the name of a prepared TensorFlow Datasets set, a folder of CIFAR batches, of GTSRB, of
-        Tiny-ImageNet or of images, or a .npz file; by default the set that the checkpoint's card names.
+        Tiny-ImageNet or of images, or a .npz file; None for the set that the checkpoint's card names.
       data_dir: folder of the prepared TensorFlow Datasets sets.
       image_size: side, in pixels, to which images are resized.
       test_images: number of test images to use, drawn evenly from the classes; by default all.
     """
 
-    data: str | None = None
-    data_dir: str | None = None
+    data: Annotated[str | None, DATA] = None
+    data_dir: Annotated[str | None, FOLDER] = None
     image_size: int | None = None
     test_images: int | None = None
 
@@ -142,11 +148,11 @@ class TriggerOptions:
         or a picture of its pattern (NAME.png, with its mask in NAME_mask.npy or NAME_mask.png).
     """
 
-    attack: str = "card"
+    attack: Annotated[str, NAME] = "card"
     target: int = 0
     mapping: Literal["all_to_one", "all_to_all"] = "all_to_one"
     constants: Constants = dataclasses.field(default_factory=dict)
-    artefact: str | None = None
+    artefact: Annotated[str | None, FILE] = None
 
 
 @dataclasses.dataclass(frozen=True)

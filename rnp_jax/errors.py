@@ -85,6 +85,18 @@ class RequirementError(RnpError):
     status = 3
 
 
+class VerdictError(RnpError):
+    """A finished check whose verdict is another than that nothing speaks for a backdoor. Everything was written.
+
+    Attributes:
+      status: as ``rnp-jax check --help`` says.
+    """
+
+    def __init__(self, message: str, status: int):
+        super().__init__(message)
+        self.status = status
+
+
 class ResultError(RnpError):
     """A result or report that cannot be read, written or drawn."""
 
@@ -95,6 +107,10 @@ class OutsideError(RnpError):
 
 class DiskFullError(OutsideError):
     """No room on the disk, or in the quota, for what is being written. Nothing of it is left behind."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in a command that says what it keeps and how to go on."""
 
 
 class SweepError(RnpError):

@@ -1,6 +1,7 @@
-"""What a command needs of its process: streams that take any text, room for open files; and the last words of a bug."""
+"""What a command needs of its process: streams that take any text and no noise, open files; and a bug's last words."""
 
 import io
+import logging
 import os
 import platform
 import resource
@@ -15,15 +16,20 @@ from rnp_jax.untrusted_text import spell_hidden
 
 _FEWEST_FILES = 128
 _MOST_FILES = 4096
+_LEVEL, _FATAL = "TF_CPP_MIN_LOG_LEVEL", "3"
 
 
 def prepare_process() -> None:
     """Makes the standard streams usable whatever they are, and lets the process have enough files open.
 
+    It has to come before JAX is imported: what XLA and absl log for their developers is kept out, unless the variable
+    ``TF_CPP_MIN_LOG_LEVEL`` of the environment asks for it. Child processes inherit it.
+
     Raises:
       OutsideError: the limit of open files is too low, and cannot be raised.
     """
     _open_streams()
+    _still()
     _raise_file_limit()
 
 
@@ -58,6 +64,12 @@ def _open_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # in a locale that lacks a letter
+
+
+def _still() -> None:
+    if _LEVEL not in os.environ:
+        os.environ[_LEVEL] = _FATAL  # whatever else fails comes as an exception, too
+        logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 def _raise_file_limit() -> None:
