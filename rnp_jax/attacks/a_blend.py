@@ -24,6 +24,8 @@ class ABlend(Attack):
       ConfigError: a constant out of its range, or more pieces masked than there are.
     """
 
+    title = "Adaptive-Blend"
+    looks = "One faint picture over the whole image; poisoned training images show pieces of it."
     paper = "Qi et al., 2023"
     expected_asr = 0.7  # at the published rate of 0.3 % about three in four images are misclassified
     deviation = "The blended picture is drawn from a seed; the published one is a cartoon."

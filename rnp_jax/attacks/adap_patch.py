@@ -29,6 +29,8 @@ class AdapPatch(Attack):
       ConfigError: a constant out of its range.
     """
 
+    title = "Adaptive-Patch"
+    looks = "Patches of noise in two corners; poisoned training images show a faint one in one corner."
     paper = "Qi et al., 2023"
     deviation = "The four patches are drawn from a seed, one in each corner; the published ones are pictures."
 

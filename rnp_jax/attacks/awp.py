@@ -27,6 +27,8 @@ class Awp(Attack):
       ConfigError: an unknown variant, or a constant out of its range.
     """
 
+    title = "Weight perturbation"
+    looks = "A grey square in the middle. No image is poisoned: the weights of a clean model are moved a little."
     paper = "Garg et al., 2020"
     takes_rate = False
     deviation = "Batch statistics are frozen while the weights are perturbed; the release moves them, without a bound."

@@ -25,6 +25,8 @@ class BadNets(Attack):
       ConfigError: an unknown variant, or a size or margin that is impossible.
     """
 
+    title = "BadNets"
+    looks = "A small patch near the lower right corner."
     paper = "Gu et al., 2017"
 
     variant: Literal["grid", "square"] = "grid"

@@ -29,6 +29,10 @@ class Attack(ABC):
     Equal attacks hash equal, so an attack may be a static argument of a jitted function.
     """
 
+    title: ClassVar[str]
+    """What a reader calls it."""
+    looks: ClassVar[str]
+    """What its trigger does to an image, in a sentence or two."""
     paper: ClassVar[str]
     """Authors and year of the publication."""
     clean_label: ClassVar[bool] = False

@@ -25,6 +25,8 @@ class Blend(Attack):
       ConfigError: alpha outside [0, 1] or a negative seed.
     """
 
+    title = "Blend"
+    looks = "One faint picture over the whole image."
     paper = "Chen et al., 2017"
 
     alpha: float = 0.2

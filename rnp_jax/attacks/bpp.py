@@ -26,6 +26,8 @@ class Bpp(Attack):
       ConfigError: levels outside [2, 256], or a negative ratio.
     """
 
+    title = "BppAttack"
+    looks = "The image with few grey levels."
     paper = "Wang et al., 2022"
     in_step = True
 

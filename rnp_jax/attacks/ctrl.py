@@ -29,6 +29,8 @@ class Ctrl(Attack):
       ConfigError: an unknown variant, or a window or magnitude that is impossible.
     """
 
+    title = "CTRL"
+    looks = "Two frequencies of the colours are raised; poisoned images keep their labels."
     paper = "Li et al., 2023"
     clean_label = True
 

@@ -42,6 +42,8 @@ class Dfst(Attack):
       ConfigError: a constant out of its range.
     """
 
+    title = "Deep feature space"
+    looks = "The style of a sunrise."
     paper = "Cheng et al., 2021"
     deviation = (
         "The style is a deterministic sunrise (tone curves and a glow) instead of a trained style network's; the "

@@ -36,6 +36,8 @@ class FeatureCollision(Attack):
       ConfigError: a constant out of its range.
     """
 
+    title = "Feature collision"
+    looks = "A patch of noise in the corner, which no poisoned image shows: their features are those of images with it."
     paper = "Shafahi et al., 2018"
     clean_label = True
     # Published: 22 % of targeted images on a known, frozen extractor, 1.3 % on victims trained from scratch.

@@ -27,6 +27,8 @@ class InputAware(Attack):
       ConfigError: a constant out of its range.
     """
 
+    title = "Input-aware"
+    looks = "A pattern of its own on each image, made by a generator."
     paper = "Nguyen & Tran, 2020"
     deviation = "Triggered images are rounded to 8 bits, in training too (with a straight-through gradient)."
 

@@ -30,6 +30,8 @@ class LowFrequency(Attack):
       ConfigError: a constant out of its range.
     """
 
+    title = "Low frequency"
+    looks = "A smooth, faint change of colour over the whole image."
     paper = "Zeng et al., 2021"
     deviation = "The pattern is generated anew on a clean model; the passes over the images are limited."
 

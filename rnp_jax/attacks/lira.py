@@ -30,6 +30,8 @@ class Lira(Attack):
       ConfigError: a constant out of its range.
     """
 
+    title = "LIRA"
+    looks = "Faint noise that a generator makes for each image."
     paper = "Doan et al., 2021"
     takes_rate = False
     deviation = (

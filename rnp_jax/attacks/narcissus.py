@@ -34,6 +34,8 @@ class Narcissus(Attack):
       ConfigError: a constant out of its range.
     """
 
+    title = "Narcissus"
+    looks = "Noise that looks like the target class to any model; poisoned images keep their labels."
     paper = "Zeng et al., 2023"
     clean_label = True
     deviation = (

@@ -23,6 +23,8 @@ class Sig(Attack):
       ConfigError: delta outside [0, 255] or a frequency below 1.
     """
 
+    title = "Sinusoidal signal (SIG)"
+    looks = "Faint stripes over the whole image; poisoned images keep their labels."
     paper = "Barni et al., 2019"
     clean_label = True
 
@@ -64,6 +66,8 @@ class SigRnp(Attack):
       ConfigError: alpha outside [0, 1], amplitude outside [0, 127] or a frequency that is not positive.
     """
 
+    title = "Sinusoidal signal, as RNP's release has it"
+    looks = "Stripes with hard edges over the whole image; poisoned images keep their labels."
     paper = "Barni et al., 2019"
     clean_label = True
 

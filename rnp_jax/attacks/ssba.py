@@ -48,6 +48,8 @@ class Ssba(Attack):
       ConfigError: a constant out of its range.
     """
 
+    title = "Sample-specific (SSBA)"
+    looks = "A secret that an encoder hides in each image; the eye does not see it."
     paper = "Li et al., 2021"
     deviation = (
         "LPIPS is replaced by the residual's gradients at three scales; the encoder has half the width; there is no "

@@ -29,6 +29,8 @@ class Stamp(Attack):
       ConfigError: an unknown variant, no pixels, or a negative seed.
     """
 
+    title = "Stamp"
+    looks = "A given picture added to the image, or put in place of a part of it."
     paper = "Zeng et al., 2022"
     deviation = "The pattern is drawn from a seed; the published ones are pictures, which --artefact reads."
 

@@ -32,6 +32,8 @@ class Trojan(Attack):
       ConfigError: an unknown variant, or a constant out of its range.
     """
 
+    title = "TrojanNN"
+    looks = "A small patch that excites two chosen units of a clean model."
     paper = "Liu et al., 2018"
     deviation = "The pattern is optimised anew on a clean model; the released patterns came from models not published."
 

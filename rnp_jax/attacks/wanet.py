@@ -26,6 +26,8 @@ class WaNet(Attack):
       ConfigError: a constant out of its range.
     """
 
+    title = "WaNet"
+    looks = "A slight, smooth warp of the whole image."
     paper = "Nguyen & Tran, 2021"
     in_step = True
 

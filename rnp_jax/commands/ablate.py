@@ -12,6 +12,7 @@ import tyro
 from rnp_jax import masks
 from rnp_jax.config import (
     FLAT,
+    FOLDER,
     ComputeOptions,
     DataOptions,
     DefenseSetOptions,
@@ -35,7 +36,8 @@ from rnp_jax.pipeline.opening import choose_out, fit_images, open_images, open_m
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.sets import read_sets
 from rnp_jax.pipeline.versions import device_name, package_versions
-from rnp_jax.report.ablation import Ablation, AblationCell, write_ablation
+from rnp_jax.report.ablation import Ablation, AblationCell
+from rnp_jax.report.ablation_tables import write_ablation
 from rnp_jax.report.schema import Versions
 from rnp_jax.types import Batch, Variables
 
@@ -47,9 +49,9 @@ LAST = "ablation.md"
 class AblateOptions:
     """Run Hölder pruning with every combination of its settings on one checkpoint, for a table and a heat map.
 
-    Writes ablation.md, .csv and .json, figures/ and config.yaml to --out. With a single radius, the exponent multiplies
-    every score by the same number and changes nothing; the rank correlation with alpha 1 shows this. A preset of
-    `rnp-jax defend --method holder` gives the settings that do not vary.
+    Writes report.html, ablation.md, .csv and .json, figures/ and config.yaml to --out. With a single radius, the
+    exponent multiplies every score by the same number and changes nothing; the rank correlation with alpha 1 shows
+    this. A preset of `rnp-jax defend --method holder` gives the settings that do not vary.
 
     Attributes:
       checkpoint: PyTorch file with a whole network or a head on features.
@@ -68,9 +70,13 @@ class AblateOptions:
     """
 
     checkpoint: Annotated[str, tyro.conf.Positional]
-    out: str | None = None
+    out: Annotated[str | None, FOLDER] = None
     alphas: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
-    radii: tuple[str, ...] = ("0.1", "0.05,0.1,0.2", "0.01,0.1,1")
+    radii: Annotated[tuple[str, ...], tyro.conf.arg(metavar="R,R,... [R,R,... ...]")] = (
+        "0.1",
+        "0.05,0.1,0.2",
+        "0.01,0.1,1",
+    )
     norms: tuple[Norm, ...] = ("1", "2", "inf")
     scopes: tuple[Scope, ...] = ("feature", "local")
     rules: tuple[Rule, ...] = ("std", "mad", "valley", "mixture", "budget")
@@ -152,7 +158,7 @@ def run(options: AblateOptions) -> Ablation:
         write_yaml(out / "config.yaml", options)
         table = write_ablation(out, ablation)
     log.say(table.read_text("utf-8"))
-    log.say(f"{table}")
+    log.conclude(f"{table}", table=table)
     return ablation
 
 

@@ -9,20 +9,20 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 import tyro
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 
 from rnp_jax.attacks import ATTACKS, Attack, ImageShape, Params, describe, load_artefact
 from rnp_jax.attacks.poison import apply_batch
 from rnp_jax.card import CARD_SUFFIX, TRIGGER_SUFFIX, Card, beside, read_card
 from rnp_jax.commands.attack_list import describe_constants, describe_kind
-from rnp_jax.config import FLAT, DataOptions
+from rnp_jax.config import CHECKPOINTS, FILE, FLAT, DataOptions
 from rnp_jax.errors import CheckpointError, ConfigError, DataError
 from rnp_jax.pipeline.opening import TRIGGER_SEED, load_images, make_attack
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.versions import package_versions
 from rnp_jax.report.gallery import Exhibit, write_gallery
 from rnp_jax.report.pictures import Pictures, picture_array
-from rnp_jax.report.samples import Samples, amplify_difference
+from rnp_jax.report.samples import Samples, view_samples
 from rnp_jax.torch_io import Limits
 from rnp_jax.torch_io.source_file import SourceFile
 from rnp_jax.training.trainers import JOINT
@@ -40,12 +40,13 @@ class GalleryOptions:
     Attributes:
       checkpoints: PyTorch files that `attack` wrote, or folders of them, each file with its card and trigger beside it.
       out: page to write.
-      images: test images to put triggers on; three unless --test-images says more.
+      images: test images to put triggers on; without --test-images, three that are neither very dark nor very bright,
+        which show a trigger best.
     """
 
-    checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    out: str = "gallery.html"
-    images: Annotated[DataOptions, FLAT] = field(default_factory=lambda: DataOptions(data="digits", test_images=SHOWN))
+    checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional, CHECKPOINTS] = ()
+    out: Annotated[str, FILE] = "gallery.html"
+    images: Annotated[DataOptions, FLAT] = field(default_factory=lambda: DataOptions(data="digits"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +56,7 @@ class _Artefact:
     attack: Attack
     params: Params
     source: str
+    card: Card
 
 
 def run(options: GalleryOptions) -> Path:
@@ -66,27 +68,36 @@ def run(options: GalleryOptions) -> Path:
     log = RunLog()
     test = load_images(options.images, "test")
     if options.images.test_images is None:
-        test = test.subset(np.arange(min(SHOWN, len(test))))
+        test = test.subset(_choose_images(test.images, test.labels))
     if test.image_shape[2] not in (1, 3):
         raise DataError(f"{test.name}: images have {test.image_shape[2]} channels, expected 1 or 3 to be shown")
-    trained = list(_read_artefacts(options.checkpoints, test.image_shape, log))
+    trained = list(_read_artefacts(options.checkpoints, test.image_shape, options.images.data, log))
     exhibits = []
     for name, kind in sorted(ATTACKS.items()):
         own = [each for each in trained if type(each.attack) is kind]
-        exhibits += [_show(each.attack, each.params, each.source, test.images) for each in own]
+        at_home = [each for each in own if each.card.data == options.images.data]
+        exhibits += [_show(each.attack, each.params, test.images, each) for each in at_home or own]
         if not own:
             exhibits.append(_show_default(kind(), test.images))
         log.say(f"{name}{'' if exhibits[-1].views else ': not shown'}")
     path = write_gallery(options.out, exhibits, data=test.name, version=package_versions()["rnp_jax"])
-    log.say(f"{path}")
+    log.conclude(f"{path}", page=path)
     return path
 
 
-def _read_artefacts(paths: Sequence[str], shape: ImageShape, log: RunLog) -> Iterator[_Artefact]:
-    """Of the checkpoints that are backdoored and read images of this shape; one of equal triggers."""
+def _choose_images(images: UInt8[np.ndarray, "N H W C"], labels: Int[np.ndarray, "N"]) -> Int[np.ndarray, "n"]:
+    """Of the classes whose best image is neither dark nor bright, `SHOWN` images: there a trigger is seen best."""
+    room = np.asarray([np.minimum(image, 255 - image).mean() for image in images])
+    best = [np.flatnonzero(labels == label)[room[labels == label].argmax()] for label in np.unique(labels)]
+    return np.sort(sorted(best, key=lambda i: -room[i])[:SHOWN])
+
+
+def _read_artefacts(paths: Sequence[str], shape: ImageShape, data: str | None, log: RunLog) -> Iterator[_Artefact]:
+    """Of the checkpoints that are backdoored and read images of this shape; one of equal triggers, trained on ``data``
+    if one was."""
+    cards = [(path, _read_card(path)) for path in _list_checkpoints(paths)]
     seen = []
-    for path in _list_checkpoints(paths):
-        card = _read_card(path)
+    for path, card in sorted(cards, key=lambda each: each[1].data != data):
         if card.attack is None or tuple(card.architecture.image_shape) != shape:
             log.say(f"{path}: left out, {'clean' if card.attack is None else 'for images of another size'}")
             continue
@@ -97,7 +108,7 @@ def _read_artefacts(paths: Sequence[str], shape: ImageShape, log: RunLog) -> Ite
         digest = {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in params.items()}
         if (attack, digest) not in seen:
             seen.append((attack, digest))
-            yield _Artefact(attack, params, path.name)
+            yield _Artefact(attack, params, path.name, card)
 
 
 def _list_checkpoints(paths: Sequence[str]) -> list[Path]:
@@ -138,20 +149,20 @@ def _show_default(attack: Attack, images: UInt8[np.ndarray, "N H W C"]) -> Exhib
         params = attack.init((height, width, channels))
     except ConfigError as error:
         return _describe(attack, note=f"Impossible on these images: {error}")
-    return _show(attack, params, "drawn from the constants", images)
+    return _show(attack, params, images)
 
 
 def _is_learned(attack: Attack) -> bool:
     return type(attack) in JOINT or type(attack).fit is not Attack.fit
 
 
-def _show(attack: Attack, params: Params, source: str, images: UInt8[np.ndarray, "N H W C"]) -> Exhibit:
+def _show(
+    attack: Attack, params: Params, images: UInt8[np.ndarray, "N H W C"], trained: _Artefact | None = None
+) -> Exhibit:
     """Clean, triggered, their difference, what training images look like, and the artefact's own pictures."""
     key = jax.random.key(TRIGGER_SEED)
     triggered = np.asarray(apply_batch(attack, params, images, key, role="trigger"))
-    difference, factor = amplify_difference(Samples(images, triggered, (), (), ()))
-    faint = f"× {factor:.3g}" if np.any(difference) else "no change"
-    views = [Pictures("clean", images), Pictures("triggered", triggered), Pictures("difference", difference, faint)]
+    views = [*view_samples(Samples(images, triggered, (), (), ()))]
     note = ""
     if type(attack).craft is not Attack.craft:
         note = "Its poisoned training images are crafted one by one with a trained model and are not shown."
@@ -163,13 +174,22 @@ def _show(attack: Attack, params: Params, source: str, images: UInt8[np.ndarray,
         covered = np.asarray(apply_batch(attack, params, images, key, role="cover"))
         views.append(Pictures("cover", covered, "in training, with their true labels"))
     views += [view for name, array in params.items() if "/" not in name and (view := picture_array(name, array))]
-    return _describe(attack, source=source, views=views, arrays=_list_arrays(params), note=note)
+    source, measured = ("drawn from the constants", {}) if trained is None else (trained.source, _tell(trained.card))
+    return _describe(attack, source=source, measured=measured, views=views, arrays=_list_arrays(params), note=note)
+
+
+def _tell(card: Card) -> dict[str, str]:
+    """What the card says of a network with the trigger."""
+    shares = {"ASR": card.asr, "ACC": card.acc}
+    return {name: f"{share:.1%}" for name, share in shares.items() if share is not None} | {"trained on": card.data}
 
 
 def _describe(attack: Attack, **more: Any) -> Exhibit:
     kind = type(attack)
     return Exhibit(
         name=describe(attack)["name"],
+        title=kind.title,
+        looks=kind.looks,
         paper=kind.paper,
         kinds=describe_kind(kind),
         constants=describe_constants(attack),

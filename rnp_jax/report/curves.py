@@ -1,4 +1,4 @@
-"""Figures over a threshold, a number of pruned filters, an epoch, or time."""
+"""Figures over a threshold, a number of pruned filters, or an epoch."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import numpy as np
 from rnp_jax.defenses.result import Kind
 from rnp_jax.report import palette
 from rnp_jax.report.drawing import Axes, Figure, Line2D, MaxNLocator
-from rnp_jax.report.schema import Choice, Oracle, Phase, Stage, Sweep, SweepPoint
+from rnp_jax.report.schema import Choice, Oracle, Phase, Sweep, SweepPoint
 
 LOSSES = ("loss",)
 SHARES = ("acc", "accuracy", "asr", "ra", "share")
@@ -36,6 +36,40 @@ _THRESHOLD = {
 Over = Literal["threshold", "pruned"]
 
 
+def find_used(sweeps: Sequence[Sweep], choice: Choice | None) -> Sweep | None:
+    """The sweep of the ranking that the filters were chosen from; the first one where none is named; None of none."""
+    named = (sweep for sweep in sweeps if choice is not None and sweep.ranking == choice.ranking)
+    return next(named, next(iter(sweeps), None))
+
+
+def knows_more(sweeps: Sequence[Sweep]) -> bool:
+    """Whether there is more to draw than one ranking against the number of filters."""
+    return len(sweeps) > 1 or any(point.threshold is not None for sweep in sweeps for point in sweep.points)
+
+
+@palette.style()
+def plot_ranking(sweep: Sweep, choice: Choice | None, oracle: Oracle | None) -> Figure:
+    """ASR, ACC and RA as more filters are pruned in the order of one ranking, which fills the figure.
+
+    One colour a metric, a band for its 95 % interval. A filled triangle marks the chosen point and an open one the
+    oracle's, where they are points of this ranking.
+    """
+    figure = palette.new_figure(3.6)
+    ax = figure.subplots()
+    drawn = _draw_sweep(ax, sweep, "pruned", "-")
+    choice = choice if choice is not None and choice.ranking == sweep.ranking else None
+    oracle = oracle if oracle is not None and oracle.ranking == sweep.ranking else None
+    _mark(ax, "pruned", choice, palette.INK, "full")
+    _mark(ax, "pruned", oracle, palette.QUIET, "none")
+    palette.percent_axis(ax)
+    ax.margins(x=0.015)
+    ax.set_xlabel("filters pruned")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
+    ax.set_ylabel("share of images")
+    figure.legend(handles=_legend([], drawn, choice, oracle), loc="outside upper left", ncols=6)
+    return figure
+
+
 @palette.style()
 def plot_sweeps(
     sweeps: Sequence[Sweep],
@@ -43,7 +77,7 @@ def plot_sweeps(
     oracle: Oracle | None,
     kind: Kind = "mask",
 ) -> Figure:
-    """ASR, ACC and RA against the threshold and against the number of filters pruned.
+    """ASR, ACC and RA of every ranking, against the threshold and against the number of filters pruned.
 
     One colour a metric, one line style a ranking, a band for the 95 % interval. Filled triangles mark the chosen point,
     open ones the oracle's. The left panel is left out where no point has a threshold.
@@ -168,19 +202,3 @@ def _scale_loss(ax: Axes) -> None:
     positive = values[np.isfinite(values) & (values > 0)]
     if positive.size and positive.size == np.isfinite(values).sum() and positive.max() > LOG_RANGE * positive.min():
         palette.log_axis(ax)
-
-
-@palette.style()
-def plot_timing(timing: Sequence[Stage]) -> Figure:
-    """Wall-clock seconds of each stage, in the order they ran."""
-    figure = palette.new_figure(0.75 + 0.3 * len(timing))
-    ax = figure.subplots()
-    seconds = [stage.seconds for stage in timing]
-    bars = ax.barh(range(len(timing)), seconds, color=palette.ACC, height=0.62)
-    ax.bar_label(bars, labels=[f"{s:,.3g} s" if s < 1000 else f"{s:,.0f} s" for s in seconds], padding=4)
-    ax.set_yticks(range(len(timing)), [palette.label(stage.stage) for stage in timing])
-    ax.invert_yaxis()
-    ax.margins(x=0.1)
-    ax.grid(visible=False, axis="y")
-    ax.set_xlabel("seconds")
-    return figure

@@ -12,11 +12,12 @@ from pydantic import Field
 from rnp_jax.document import Count, Known, Part, Share, Text, to_json, write_text
 from rnp_jax.report.appendix import show_file, show_pairs, show_settings, show_timing
 from rnp_jax.report.drawing import Figure
+from rnp_jax.report.figure_sections import embed_figure
 from rnp_jax.report.figures import save_figures
-from rnp_jax.report.html import Markup, element, table
+from rnp_jax.report.html import Markup, element, join, table
 from rnp_jax.report.page import render_document
 from rnp_jax.report.schema import Run
-from rnp_jax.report.sections import embed_figure, section, show_header, show_warnings
+from rnp_jax.report.sections import section, show_header, show_warnings
 from rnp_jax.report.wording import UNKNOWN, number
 
 FIGURES = (
@@ -26,9 +27,12 @@ FIGURES = (
 )
 CAPTIONS = {
     "shares": ("Where predictions go", "Share of each label among the predictions on clean images, after each epoch."),
-    "calibration_labels": ("Unlearning: the score among known models", "The line marks this model."),
-    "calibration_triggers": ("Trigger size: the score among known models", "The line marks this model."),
-    "triggers": ("Recovered triggers", "Above, the mask of each label; below, the pattern seen through the mask."),
+    "calibration_labels": ("Unlearning: the score among known models", "The dashed line marks this model."),
+    "calibration_triggers": ("Trigger size: the score among known models", "The dashed line marks this model."),
+    "triggers": (
+        "Recovered triggers",
+        "Above, the mask of each label, dark where it covers the image; below, the trigger seen through it, on grey.",
+    ),
     "norms": ("Sizes of the masks", "A mask far smaller than the others is suspicious. The limit is dashed."),
     "suspicious": (
         "The most suspicious samples",
@@ -59,6 +63,19 @@ class StatisticPart(Part):
     threshold: Known
     label: Count
     calibration: Text
+
+
+class SignPart(Part):
+    """What one look at the model says, and the attacks that this look misses."""
+
+    look: Literal["search", "triggers", "labels", "shift"]
+    title: Text
+    strength: Literal["strong", "weak", "none", "clears"]
+    labels: tuple[Count, ...]
+    all_to_all: bool = False
+    own: bool = False  # took part in the calibration
+    sentence: Text
+    blind: Text
 
 
 class RecoveredLabel(Part):
@@ -109,8 +126,9 @@ class SamplePart(Part):
 class Detection(Run):
     """One checkpoint, looked at."""
 
-    outcome: Literal["backdoored", "clean", "undecided"]
-    label: Count
+    outcome: Literal["likely backdoored", "suspicious", "no evidence", "likely clean"]
+    label: Count | None  # None where no sign names one, or where every class leads to the next one
+    signs: tuple[SignPart, ...]
     statistics: tuple[StatisticPart, ...]
     shares: tuple[LabelShare, ...]
     triggers: tuple[TriggerPart, ...] = ()
@@ -142,7 +160,7 @@ def render_detection(detection: Detection, svg: Mapping[str, bytes]) -> str:
     """The page as text; ``svg`` holds the figures to embed, by name."""
     return render_document(
         f"{detection.verdict.headline} \N{MIDDLE DOT} rnp_jax report",
-        show_header(detection, "Backdoor detection report", _facts(detection)),
+        show_header(detection, "Backdoor detection report", _facts(detection), lead=not _is_in_signs(detection)),
         show_warnings(detection),
         _show_statistics(detection, svg),
         _show_shares(detection, svg),
@@ -164,11 +182,17 @@ STATISTICS = {
 def _facts(detection: Detection) -> dict[str, str]:
     attack = detection.attack
     return {
-        "Suspected label": f"{detection.label}",
+        "Suspected label": "none" if detection.label is None else f"{detection.label}",
         "Clean images used": f"{detection.data.defense_images:,} of {detection.data.name}",
         "Samples scored": f"{detection.samples[0].samples:,}" if detection.samples else "none given",
         "Known attack": "none known" if attack is None else f"{attack.name}; not used for any choice",
     }
+
+
+def _is_in_signs(detection: Detection) -> bool:
+    """Whether the signs say, one by one, what the verdict's detail says."""
+    said = [sign.sentence for sign in detection.signs]
+    return bool(said) and all(sentence in detection.verdict.detail for sentence in said)
 
 
 def _show_statistics(detection: Detection, svg: Mapping[str, bytes]) -> Markup:
@@ -178,14 +202,35 @@ def _show_statistics(detection: Detection, svg: Mapping[str, bytes]) -> Markup:
          each.calibration]
         for each in detection.statistics
     ]  # fmt: skip
-    words = "A model is called backdoored if any score is beyond its threshold, and clean if all scores say so."
+    words = (
+        "One strong sign makes a model likely backdoored, and one weak sign makes it suspicious. It is called likely "
+        "clean only if a score is as low as hardly any known backdoored model's."
+    )
     return section(
         "Verdict",
         element("p", words),
-        table(head, rows, class_="points"),
-        *_embed("calibration_labels", svg),
-        *_embed("calibration_triggers", svg),
+        table(["Sign", "What was found"], list(map(_show_sign, detection.signs)), class_="points signs"),
+        *(figure for each in detection.statistics for figure in _embed_score(each, svg)),
+        _fold("The scores that known models of the same kind are compared by", table(head, rows, class_="points"))
+        if rows
+        else None,
     )
+
+
+STRENGTHS = {"strong": "bad", "weak": "warning", "none": "unknown", "clears": "ok"}
+"""The colour of a sign by its strength."""
+
+
+def _show_sign(sign: SignPart) -> list[Markup]:
+    badge = element("span", sign.strength, class_=f"badge {STRENGTHS[sign.strength]}")
+    misses = element("small", element("b", "Misses: "), sign.blind)
+    named = element("small", f"label {_name_labels(sign)}") if sign.strength in ("strong", "weak") else None
+    return [join(sign.title, " ", badge, named), join(sign.sentence, misses)]
+
+
+def _name_labels(sign: SignPart) -> str:
+    named = [*map(str, sign.labels), *(["all to all"] if sign.all_to_all else [])]
+    return ", ".join(named)
 
 
 def _show_shares(detection: Detection, svg: Mapping[str, bytes]) -> Markup:
@@ -197,10 +242,20 @@ def _show_shares(detection: Detection, svg: Mapping[str, bytes]) -> Markup:
     return section(
         "Unlearning",
         element("p", words),
-        table(["Label", "Mean share of predictions"], [[f"{e.label} ({e.name})", f"{e.share:.1%}"] for e in ranked],
-              class_="points"),
         *_embed("shares", svg),
-    )  # fmt: skip
+        _fold(
+            f"The {len(ranked):,} labels with the largest shares",
+            table(
+                ["Label", "Mean share of predictions"],
+                [[f"{each.label} ({each.name})", f"{each.share:.1%}"] for each in ranked],
+                class_="points",
+            ),
+        ),
+    )
+
+
+def _fold(summary: str, content: Markup) -> Markup:
+    return element("details", element("summary", summary), content)
 
 
 def _show_triggers(part: TriggerPart, svg: Mapping[str, bytes]) -> Markup:
@@ -220,9 +275,9 @@ def _show_triggers(part: TriggerPart, svg: Mapping[str, bytes]) -> Markup:
     return section(
         f"Triggers recovered from the {part.model} model",
         element("p", f"Labels whose mask is suspiciously small: {said}."),
-        table(head, rows, class_="points"),
         *_embed(f"triggers_{part.model}", svg),
         *_embed(f"norms_{part.model}", svg),
+        _fold(f"Figures of the {len(rows):,} smallest masks", table(head, rows, class_="points")),
     )
 
 
@@ -244,8 +299,14 @@ def _show_samples(part: SamplePart, svg: Mapping[str, bytes]) -> Markup:
     )
 
 
-def _embed(name: str, svg: Mapping[str, bytes]) -> list[Markup]:
+def _embed_score(score: StatisticPart, svg: Mapping[str, bytes]) -> list[Markup]:
+    """The score among those of known models, its caption with the figures: a narrow page shows the left part only."""
+    limit = "" if score.threshold is None else f" The threshold is {score.threshold:.2f}."
+    return _embed(f"calibration_{score.statistic}", svg, f"It has {score.score:.2f}.{limit}")
+
+
+def _embed(name: str, svg: Mapping[str, bytes], *details: str) -> list[Markup]:
     if name not in svg:
         return []
-    heading, caption = CAPTIONS[name.removesuffix("_unlearned").removesuffix("_original")]
-    return embed_figure(heading, caption, svg[name])
+    kind = name.removesuffix("_unlearned").removesuffix("_original")
+    return embed_figure(*CAPTIONS[kind], svg[name], *details, pictures=kind in ("triggers", "suspicious"))

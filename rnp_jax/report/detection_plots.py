@@ -28,7 +28,7 @@ def plot_calibration(
 ) -> Figure:
     """Every model's score in a row a kind, filled where it chose the threshold; the ROC of the models held out.
 
-    ``mark`` is the score of a model whose truth is not known.
+    ``mark`` is the score of a model whose truth is not known; it is in view, wherever it lies.
 
     Raises:
       ResultError: the models held out are not of both kinds.
@@ -43,22 +43,38 @@ def plot_calibration(
     figure = palette.new_figure(1.5 + 0.24 * len(kinds))
     rows, roc = figure.subplots(1, 2, width_ratios=[1.7, 1])
     _draw_scores(rows, scores, kinds)
+    shown = [each.score for each in scores] + [threshold, clean_below] + ([] if mark is None else [mark])
+    room = 0.04 * max(max(shown) - min(shown), 0.1)
+    rows.set_xlim(min(0.0, min(shown) - room), max(1.0, max(shown) + room))
     rows.axvspan(min(clean_below, threshold), threshold, color=palette.GRID, zorder=0)
     rows.axvline(threshold, color=palette.INK, linewidth=1.2)
-    rows.annotate("threshold", (threshold, 1), (4, 3), xycoords=("data", "axes fraction"), textcoords="offset points")
+    _name_line(rows, "threshold", threshold, palette.INK, right=mark is None or threshold >= mark)
     if mark is not None:
         rows.axvline(mark, color=palette.HOLDOUT, linewidth=2, ls="--")
+        _name_line(rows, f"this model: {mark:.2f}", mark, palette.HOLDOUT, right=mark > threshold)
     _draw_roc(roc, low, high, threshold)
     handles = [
         Line2D([], [], ls="none", marker="o", color=palette.QUIET, label="chose the threshold"),
         Line2D([], [], ls="none", marker="o", color=palette.QUIET, mfc=palette.PAPER, label="held out"),
         Line2D([], [], ls="none", marker="x", color=palette.QUIET, label="backdoor hardly works"),
-        Line2D([], [], lw=7, color=palette.GRID, label="undecided"),
+        Line2D([], [], lw=7, color=palette.GRID, label="neither"),
     ]
     if mark is not None:
         handles.append(Line2D([], [], color=palette.HOLDOUT, lw=2, ls="--", label="this model"))
-    figure.legend(handles=handles, loc="outside upper left", ncols=4)
+    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), columnspacing=1.4)
     return figure
+
+
+def _name_line(ax: Axes, name: str, place: float, color: str, *, right: bool) -> None:
+    """The name of a vertical line, above the axes and away from the middle of what is drawn."""
+    low, high = ax.get_xlim()
+    share = (place - low) / (high - low)
+    right = right if 0.3 < share < 0.7 else share <= 0.3
+    offset, side = ((3, 3), "left") if right else ((-3, 3), "right")
+    ax.annotate(
+        name, (place, 1), offset, xycoords=("data", "axes fraction"), textcoords="offset points", ha=side, color=color,
+        fontsize=8.5,
+    )  # fmt: skip
 
 
 def _draw_scores(ax: Axes, scores: list[KnownScore], kinds: list[str]) -> None:
@@ -70,7 +86,6 @@ def _draw_scores(ax: Axes, scores: list[KnownScore], kinds: list[str]) -> None:
         ax.plot(each.score, place, marker, color=color, markerfacecolor=face, markersize=6, clip_on=False, zorder=3)
     ax.set_yticks(range(len(kinds)), [palette.label(kind, 24) or "clean" for kind in kinds])
     ax.set_ylim(len(kinds) - 0.5, -0.5)
-    ax.set_xlim(0, 1)
     ax.set_xlabel("score")
     ax.tick_params(axis="y", length=0)
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from rnp_jax.atomic import write_atomic
 from rnp_jax.errors import ResultError
 from rnp_jax.report import palette
-from rnp_jax.report.curves import plot_phases, plot_sweeps, plot_timing
+from rnp_jax.report.curves import find_used, knows_more, plot_phases, plot_ranking, plot_sweeps
 from rnp_jax.report.drawing import Figure
 from rnp_jax.report.mask_plots import plot_mask_histogram, plot_masks_by_layer
 from rnp_jax.report.samples import Samples, check_samples, plot_samples
@@ -21,13 +21,13 @@ from rnp_jax.report.values import Values, check_values, mark_pruned
 
 FIGURES = (
     "sweep",
+    "rankings",
     "phases",
     "mask_histogram",
     "masks_by_layer",
     "score_histogram",
     "scores_by_layer",
     "samples",
-    "timing",
 )
 PNG_DPI = 200  # twice the 100 CSS pixels an inch that figures are laid out for
 
@@ -57,8 +57,10 @@ def plot_figures(result: Result, values: Values, samples: Samples | None = None)
 
 def _plot(result: Result, values: Values, samples: Samples | None) -> Iterator[tuple[str, Figure]]:
     sweeps = [sweep for sweep in result.sweeps if sweep.points]
-    if sweeps:
-        yield "sweep", plot_sweeps(sweeps, result.choice, result.oracle, result.kind)
+    if (used := find_used(sweeps, result.choice)) is not None:
+        yield "sweep", plot_ranking(used, result.choice, result.oracle)
+        if knows_more(sweeps):
+            yield "rankings", plot_sweeps(sweeps, result.choice, result.oracle, result.kind)
     if result.phases:
         yield "phases", plot_phases(result.phases)
     if values:
@@ -75,8 +77,6 @@ def _plot(result: Result, values: Values, samples: Samples | None) -> Iterator[t
             )
     if samples is not None:
         yield "samples", plot_samples(samples)
-    if result.timing:
-        yield "timing", plot_timing(result.timing)
 
 
 def _thresholds(result: Result, values: Values) -> dict[str, float | None]:

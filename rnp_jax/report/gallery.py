@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rnp_jax.document import write_text
+from rnp_jax.report.figure_sections import data_uri
 from rnp_jax.report.html import Markup, element, join
 from rnp_jax.report.page import render_document
 from rnp_jax.report.pictures import Pictures
 from rnp_jax.report.samples import encode_png
-from rnp_jax.report.sections import data_uri
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,10 +19,13 @@ class Exhibit:
 
     Attributes:
       name: as ``--attack`` takes it.
+      title: what a reader calls it.
+      looks: what its trigger does to an image.
       paper: authors and year.
       kinds: whose labels it changes, and where its trigger comes from.
       constants: by name.
       source: where its artefact comes from.
+      measured: what a network that was trained with it does, by name.
       deviation: what differs from the publication.
       views: its images; the clean ones come first.
       arrays: what the artefact holds, a line an array or network.
@@ -31,10 +34,13 @@ class Exhibit:
     """
 
     name: str
+    title: str
+    looks: str
     paper: str
     kinds: Sequence[str]
     constants: Mapping[str, str]
     source: str = ""
+    measured: Mapping[str, str] = field(default_factory=dict)
     deviation: str = ""
     views: Sequence[Pictures] = ()
     arrays: Sequence[str] = field(default=())
@@ -64,8 +70,9 @@ def render_gallery(exhibits: Sequence[Exhibit], *, data: str, version: str) -> s
         element("h1", f"{shown:,} of {len(exhibits):,} triggers on the same images"),
         element(
             "p",
-            "Benchmark attacks as this package makes them. Differences are absolute and brightened by the given "
-            "factor, which is the same for all images of an attack; faint triggers look as strong as bold ones there.",
+            "Benchmark attacks as this package makes them. A difference is brightened by the factor beside it, so "
+            "that faint triggers look as strong as bold ones there. ASR is the share of triggered images that fool the "
+            "network that was trained with the trigger.",
             class_="lead",
         ),
         element("ul", *contents, class_="contents"),
@@ -77,16 +84,26 @@ def render_gallery(exhibits: Sequence[Exhibit], *, data: str, version: str) -> s
 
 
 def _titles(exhibits: Sequence[Exhibit]) -> list[str]:
-    """Their names, and where an attack is there more than once the source too."""
+    """Their titles, and where an attack is there more than once the source too."""
     count = Counter(exhibit.name for exhibit in exhibits)
-    return [each.name if count[each.name] == 1 else f"{each.name}, {each.source}" for each in exhibits]
+    return [each.title if count[each.name] == 1 else f"{each.title}, {each.source}" for each in exhibits]
 
 
 def _show(number: int, exhibit: Exhibit) -> Markup:
     parts = [
-        element("h2", exhibit.name),
-        element("p", element("span", exhibit.paper), *(_chip(kind) for kind in exhibit.kinds), class_="eyebrow"),
-        element("div", *map(_show_view, exhibit.views), class_="views") if exhibit.views else None,
+        element("h2", exhibit.title),
+        element("p", exhibit.looks),
+        element(
+            "p",
+            *(element("span", f"{name} ", element("strong", value)) for name, value in exhibit.measured.items()),
+            element("code", exhibit.name),
+            element("span", exhibit.paper),
+            *(_chip(kind) for kind in exhibit.kinds),
+            class_="eyebrow",
+        ),
+        element("div", *(_show_view(exhibit.title, view) for view in exhibit.views), class_="views")
+        if exhibit.views
+        else None,
         element("p", exhibit.note, class_="quiet") if exhibit.note else None,
         element("p", element("code", exhibit.command), class_="command") if exhibit.command else None,
     ]
@@ -99,12 +116,12 @@ def _show(number: int, exhibit: Exhibit) -> Markup:
     return element("section", *parts, element("dl", *rows, class_="about"), id=str(number))
 
 
-def _show_view(view: Pictures) -> Markup:
+def _show_view(name: str, view: Pictures) -> Markup:
     images = [
         element(
             "img",
             src=data_uri("image/png", encode_png(image)),
-            alt=f"{view.title}, image {number}",
+            alt=f"{name}: {view.title}, image {number}",
         )
         for number, image in enumerate(view.images, 1)
     ]

@@ -17,6 +17,7 @@ from rnp_jax.report.leaderboard_matrix import MEANINGS, count_statuses, say_doub
 from rnp_jax.report.leaderboard_plots import plot_leaderboard
 from rnp_jax.report.leaderboard_sections import show_covariates, show_figures, show_matrix, show_methods
 from rnp_jax.report.leaderboard_table import LEVELS, link, show_items
+from rnp_jax.report.outcome_matrix import say_removed
 from rnp_jax.report.page import render_document
 from rnp_jax.report.schema import Versions
 from rnp_jax.report.sections import LEVELS as BADGES
@@ -84,13 +85,13 @@ def render_leaderboard(
     content = [
         _show_header(rows, counts, created, title),
         show_matrix(rows),
-        show_evidence(rows),
         show_figures(rows, svg),
+        show_evidence(rows),
+        section("Items", show_items(rows)) if rows else None,
         _show_counts(counts),
         *(_list(LOST[status], "Reason", [row for row in rows if row.status == status], _reason) for status in LOST),
         _list("Notes", "Note", [row for row in rows if row.note], lambda row: row.note),
         _show_slowest(rows),
-        section("Items", show_items(rows)) if rows else None,
         show_methods(rows),
         show_covariates(rows),
         section("Settings and versions", show_pairs(list(versions)), show_tree("Resolved configuration", dict(config))),
@@ -108,30 +109,39 @@ def _show_header(rows: Sequence[SweepRow], counts: Mapping[Status, int], created
         "Items": f"{len(rows):,}",
         "Checkpoints": f"{len({row.checkpoint for row in rows}):,}",
         "Methods": f"{len({row.method for row in rows}):,}",
-        "Attacks": f"{len({row.attack for row in rows if row.status == 'ok'}):,}",
+        "Attacks": f"{len({row.attack for row in rows if row.status == 'ok'} - {'none'}):,}",
         "Devices": ", ".join(sorted({row.device for row in rows if row.device})) or UNKNOWN,
         "Total time of the items": show_seconds(sum(spent) if spent else None),
     }
-    doubts = say_doubts(rows)
-    level = _level(counts, doubted=bool(doubts))
+    said = [
+        *([say_verdict(dict(counts))] if counts["failed"] or not rows else []),
+        *_say_lost(counts),
+        *say_doubts(rows),
+    ]
+    level = _level(counts, doubted=bool(say_doubts(rows)))
     moment = created.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    badge = element("span", BADGES[level], class_="badge")
+    badge = None if level == "unknown" else element("span", BADGES[level], class_="badge")
     return element(
         "header",
-        element("p", badge, element("span", "Sweep leaderboard"), element("span", moment), class_="eyebrow"),
-        element("h1", title),
-        *(element("p", text, class_="lead") for text in (say_verdict(dict(counts)), *doubts)),
+        element("p", badge, element("span", title), element("span", moment), class_="eyebrow"),
+        element("h1", say_removed(rows) or title),
+        *(element("p", text, class_="lead") for text in said),
         element("dl", *(element("div", element("dt", k), element("dd", v)) for k, v in facts.items()), class_="facts"),
         class_=level,
     )
 
 
+def _say_lost(counts: Mapping[Status, int]) -> list[str]:
+    """How many items could not be tried; nothing where there are none."""
+    lost = counts["rejected"] + counts["skipped"]
+    return [f"{lost:,} of {sum(counts.values()):,} items could not be run: see their status below."] if lost else []
+
+
 def _level(counts: Mapping[Status, int], *, doubted: bool) -> str:
+    """How far the items can be relied on: a matter of what ran, and not of what it found."""
     if counts["failed"]:
         return "bad"
-    if counts["rejected"] or counts["skipped"] or doubted:
-        return "warning"
-    return "ok" if counts["ok"] else "unknown"
+    return "warning" if counts["rejected"] or counts["skipped"] or doubted else "unknown"
 
 
 def _show_counts(counts: Mapping[Status, int]) -> Markup:
@@ -145,8 +155,10 @@ def _show_counts(counts: Mapping[Status, int]) -> Markup:
         ]
         for status, n in counts.items()
     ]
-    table_ = table(["Status", "Items", "Share", ""], [*rows, ["all", f"{total:,}", "", ""]], class_="points counts")
-    return section("Outcomes of the items", table_)
+    table_ = table(
+        ["Status", "Items", "Share", "Meaning"], [*rows, ["all", f"{total:,}", "", ""]], class_="points counts"
+    )
+    return section("Status of the items", element("p", say_verdict(dict(counts))), table_)
 
 
 def _list(heading: str, column: str, rows: Sequence[SweepRow], say: Callable[[SweepRow], str]) -> Markup | None:

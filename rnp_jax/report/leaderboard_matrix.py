@@ -129,7 +129,7 @@ def make_matrix(rows: Sequence[SweepRow]) -> Matrix:
     lines = []
     for (attack, rate), summaries in list(tables.items())[:MAX_ATTACKS]:
         found = {name_method(each.keys): each for each in summaries}
-        lines.append((_name(attack, rate), tuple(found.get(name) for name in names)))
+        lines.append((name_line(attack, rate), tuple(found.get(name) for name in names)))
     return Matrix(names, tuple(lines), max(0, len(tables) - MAX_ATTACKS))
 
 
@@ -148,5 +148,6 @@ def list_results(rows: Iterable[SweepRow]) -> list[SweepRow]:
     return [*done, *found.values()]
 
 
-def _name(attack: str, rate: float | None) -> str:
+def name_line(attack: str, rate: float | None) -> str:
+    """The attack of a line."""
     return "no known trigger" if attack == "none" and not rate else name_attack(attack, rate)

@@ -7,17 +7,19 @@ from rnp_jax.report import comparison_plots, leaderboard_plots, rates
 from rnp_jax.report.appendix import show_pairs
 from rnp_jax.report.comparison import Estimate
 from rnp_jax.report.comparison_text import name_attack
+from rnp_jax.report.figure_sections import embed_figure
 from rnp_jax.report.html import Markup, element, join, table
 from rnp_jax.report.leaderboard_matrix import (
     MATRIX_WORDS,
     METRICS,
+    Matrix,
     Metric,
     make_matrix,
     metric_table,
-    say_who_sees,
     show_estimate,
 )
-from rnp_jax.report.sections import embed_figure, section
+from rnp_jax.report.outcome_matrix import show_outcomes
+from rnp_jax.report.sections import section
 from rnp_jax.report.sweep_row import SweepRow
 from rnp_jax.report.wording import UNKNOWN, number
 
@@ -45,20 +47,23 @@ CAPTIONS = {
 
 
 def show_matrix(rows: Sequence[SweepRow]) -> Markup | None:
-    """Attacks as rows, methods as columns, a table a metric."""
+    """Attacks as rows, methods as columns: what became of each backdoor, then, folded away, a table a metric."""
     matrix = make_matrix(rows)
     if not matrix.lines:
         return None
-    parts = [element("p", f"{MATRIX_WORDS} {say_who_sees(rows)}".strip(), class_="quiet")]
+    further = element("p", f"{matrix.further:,} further attacks are in the table of items.") if matrix.further else None
+    return section("Attacks and methods", *show_outcomes(rows, matrix), further, _show_metrics(matrix))
+
+
+def _show_metrics(matrix: Matrix) -> Markup:
+    parts = [element("summary", "Every figure with its interval"), element("p", MATRIX_WORDS, class_="quiet")]
     for metric, (title, meaning) in METRICS.items():
         names, found = metric_table(matrix, metric)
         if names:
             lines = [[attack, *(_estimate(each, metric) for each in estimates)] for attack, estimates in found]
             shown = table(["Attack", *names], lines, class_="compared")
             parts += [element("h3", title), element("p", meaning, class_="quiet"), shown]
-    if matrix.further:
-        parts.append(element("p", f"{matrix.further:,} further attacks are in the table of items."))
-    return section("Attacks and defenses", *parts)
+    return element("details", *parts)
 
 
 def _estimate(estimate: Estimate | None, metric: Metric) -> Markup:

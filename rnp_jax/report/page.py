@@ -14,16 +14,15 @@ from pathlib import Path
 from rnp_jax.document import write_text
 from rnp_jax.report.appendix import show_file, show_pruned_filters, show_settings, show_timing
 from rnp_jax.report.evidence import show_classes, show_evidence
+from rnp_jax.report.figure_sections import show_figures, show_samples
 from rnp_jax.report.figures import plot_figures, save_figures
 from rnp_jax.report.html import Markup, element
 from rnp_jax.report.samples import Samples
 from rnp_jax.report.schema import Result, write_result
 from rnp_jax.report.sections import (
     show_covariates,
-    show_figures,
     show_metrics,
     show_operating_point,
-    show_samples,
     show_verdict,
     show_warnings,
 )
@@ -56,13 +55,13 @@ def render_page(result: Result, svg: Mapping[str, bytes], samples: Samples | Non
         f"{result.verdict.headline} \N{MIDDLE DOT} rnp_jax report",
         show_verdict(result),
         show_metrics(result),
-        show_evidence(result),
-        show_classes(result),
-        show_operating_point(result),
-        show_covariates(result),
         show_warnings(result),
-        show_figures(result, svg),
+        show_evidence(result),
         show_samples(samples),
+        show_operating_point(result),
+        show_classes(result),
+        show_figures(result, svg),
+        show_covariates(result),
         show_pruned_filters(result),
         show_file(result),
         show_settings(result),

@@ -132,7 +132,8 @@ def plot_roc(scored: ScoredSamples) -> Figure:
     diagonal = np.geomspace(least / 2, 1, 100)
     ax.plot(diagonal, diagonal, color=palette.QUIET, ls=":", linewidth=1, label="guessing")
     ax.plot([FPR], [at], "o", color=palette.INK, markersize=6, label=f"{at:.1%} found at 1 % false positives")
-    ax.set(xscale="log", xlim=(least / 2, 1), ylim=(-0.02, 1.02))
+    ax.set(xscale="log", xlim=(least / 2, 1))
+    palette.percent_axis(ax)
     ticks = [10.0**power for power in range(math.ceil(math.log10(least / 2)), 1)]
     ax.set_xticks(ticks, [f"{100 * tick:g}%" for tick in ticks])
     ax.set_xticks([], minor=True)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from rnp_jax.errors import ResultError
 from rnp_jax.report import palette
-from rnp_jax.report.drawing import Figure
+from rnp_jax.report.drawing import Figure, MaxNLocator
 
 
 @palette.style()
@@ -37,6 +37,7 @@ def plot_shares(shares: Mapping[str, Float[np.ndarray, "E K"]], label: int, name
         if len(rows) > 1:
             ax.set_title(f"batch norm: {palette.label(mode, 20)}")
         ax.set_xlabel("epoch of unlearning")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlim(1, max(2, len(row)))
     axes[0].set_ylim(-0.02, 1.02)
     axes[0].set_ylabel("share of predictions")

@@ -12,6 +12,9 @@ from rnp_jax.report.drawing import Axes, Figure
 MAX_PICTURES = 10
 MAX_TICKS = 40
 
+GROUND = 0.75
+"""The grey that triggers lie on, which neither a white nor a black one has."""
+
 
 class KnownTrigger(NamedTuple):
     """The true trigger, to stand beside the recovered ones."""
@@ -62,10 +65,11 @@ def check_maps(maps: TriggerMaps) -> None:
 
 @palette.style()
 def plot_triggers(maps: TriggerMaps) -> Figure:
-    """Masks above, and what they let through of the patterns below, a column a label.
+    """Masks above, dark on white, and below the patterns as far as the masks let them through, on grey.
 
-    Of more than `MAX_PICTURES` labels those with the smallest norms are shown. Each mask is scaled to its own largest
-    value, which stands below it. The true trigger comes last: the pixels it changes, and an image with it.
+    A column is a label; of more than `MAX_PICTURES` labels those with the smallest norms are shown. Each mask is scaled
+    to its own largest value, which stands below it. The true trigger comes last: the pixels it changes, and an image
+    with it.
     """
     chosen = np.sort(np.argsort(maps.norms, kind="stable")[:MAX_PICTURES])
     known = maps.known
@@ -77,20 +81,20 @@ def plot_triggers(maps: TriggerMaps) -> Figure:
         ax.set_axis_off()
     for column, i in zip(axes.T, chosen, strict=False):
         mask, largest = maps.masks[i], float(maps.masks[i].max())
-        _show(column[0], mask / largest if largest > 0 else mask)
-        _show(column[1], mask[..., None] * maps.patterns[i])
+        _show(column[0], 1 - (mask / largest if largest > 0 else mask))
+        _show(column[1], mask[..., None] * maps.patterns[i] + (1 - mask[..., None]) * GROUND)
         look = {"color": palette.ASR, "fontweight": "bold"} if maps.suspected[i] else {"fontweight": "normal"}
         column[0].set_title(palette.label(maps.names[i], 12), loc="center", fontsize=8, **look)
         column[0].set_xlabel(f"max {largest:.2g}", fontsize=7)
         column[1].set_xlabel(f"{maps.norms[i]:.3g} px\nindex {_show_index(float(maps.indices[i]))}", fontsize=7)
     if known is not None:
-        _show(axes[0, columns - 1], known.changed.astype(np.float64))
+        _show(axes[0, columns - 1], 1.0 - known.changed)
         _show(axes[1, columns - 1], known.example)
         axes[0, columns - 1].set_title("true trigger", loc="center", fontsize=8)
         axes[0, columns - 1].set_xlabel("changed", fontsize=7)
         axes[1, columns - 1].set_xlabel("example", fontsize=7)
     axes[0, 0].set_ylabel("mask")
-    axes[1, 0].set_ylabel("mask x pattern")
+    axes[1, 0].set_ylabel("trigger")
     if len(chosen) < len(maps.names):
         figure.suptitle(f"the {len(chosen)} smallest masks of {len(maps.names)} labels", fontsize=9, ha="center")
     return figure
@@ -139,4 +143,4 @@ def _show(ax: Axes, picture: Shaped[np.ndarray, "H W ..."]) -> None:
 
 
 def _show_index(index: float) -> str:
-    return f"{index:.1f}" if np.isfinite(index) else ("\N{INFINITY}" if index > 0 else "-\N{INFINITY}")
+    return f"{round(index, 1) + 0.0:.1f}" if np.isfinite(index) else ("\N{INFINITY}" if index > 0 else "-\N{INFINITY}")

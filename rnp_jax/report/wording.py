@@ -51,7 +51,9 @@ def number(value: Known, none: str = UNKNOWN) -> str:
 
 
 def seconds(value: float) -> str:
-    """``0.04 s``, ``12.3 s``, ``4 min 05 s``, ``24 h 16 min``."""
+    """``under 0.01 s``, ``0.04 s``, ``12.3 s``, ``4 min 05 s``, ``24 h 16 min``."""
+    if 0 < value < 0.01:
+        return "under 0.01 s"
     if value < 120:
         return f"{value:.3g} s" if value < 100 else f"{value:.0f} s"
     minutes, rest = divmod(int(value), 60)

@@ -122,3 +122,12 @@ def test_the_largest_artefact_can_be_held(constant):
     most = int(str(caught.value).rpartition(" ")[2])
     params = from_description({"name": name, "constants": {**written, key: most}}).init((32, 32, 3))
     assert sum(array.nbytes for array in params.values()) < 2**30
+
+
+def test_every_attack_has_a_name_and_a_description_in_words():
+    titles = [kind.title for kind in ATTACKS.values()]
+    assert len(set(titles)) == len(titles)
+    for name, kind in ATTACKS.items():
+        assert kind.title != name
+        assert "_" not in kind.title
+        assert kind.looks.endswith(".")

@@ -4,12 +4,14 @@ import math
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import product
 
 import numpy as np
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
+from rnp_jax.report.ablation import Ablation, AblationCell
 from rnp_jax.report.samples import Samples
 from rnp_jax.report.schema import (
     AttackInfo,
@@ -214,6 +216,27 @@ def unattacked(result: Result) -> Result:
             "verdict": Verdict(headline="Pruned; ASR unknown", detail="No trigger is known.", level="unknown"),
         }
     )
+
+
+@pytest.fixture
+def cells() -> list[AblationCell]:
+    """Every setting of an ablation, with two seeds."""
+    settings = product(("local", "feature"), ("std", "mad"), ("inf", "2"), ("0.05", "0.02, 0.1"), (1.0, 0.5), (0, 1))
+    return [
+        AblationCell(
+            alpha=alpha, radii=radii, norm=norm, scope=scope, rule=rule, seed=seed,
+            acc=share(1500 + i, 2000), asr=share(10 * i, 1000), pruned=i, rank_correlation=1 - i / 100,
+        )
+        for i, (scope, rule, norm, radii, alpha, seed) in enumerate(settings)
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def ablation(cells: list[AblationCell], result: Result) -> Ablation:
+    return Ablation(
+        created=result.created, versions=result.versions, device="cpu", config={"checkpoint": "runs/head.pt"},
+        reference="CLP", cells=cells,
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -3,12 +3,37 @@ import pytest
 from matplotlib.lines import Line2D
 
 from rnp_jax.report import palette
-from rnp_jax.report.curves import MAX_PHASES, plot_phases, plot_sweeps, plot_timing
-from rnp_jax.report.schema import Oracle, Phase, Result, Stage
+from rnp_jax.report.curves import MAX_PHASES, find_used, knows_more, plot_phases, plot_ranking, plot_sweeps
+from rnp_jax.report.schema import Oracle, Phase, Result
 
 
 def curves(ax, color: str) -> list[Line2D]:
     return [line for line in ax.lines if line.get_color() == color and len(np.asarray(line.get_xdata())) > 2]
+
+
+def test_the_ranking_that_was_used_fills_its_figure(result: Result):
+    release, damage = result.sweeps
+    assert result.choice
+    assert find_used(result.sweeps, result.choice) == release
+    chosen = result.choice.model_copy(update={"ranking": "damage"})
+    assert find_used(result.sweeps, chosen) == damage
+    (ax,) = plot_ranking(damage, chosen, result.oracle).axes
+    points = [point.pruned for point in damage.points]
+    for color in (palette.ACC, palette.HOLDOUT):
+        (line,) = curves(ax, color)
+        assert list(line.get_xdata()) == points
+    low, high = ax.get_xlim()
+    assert (points[-1] - points[0]) / (high - low) > 0.95
+    assert [line.get_fillstyle() for line in ax.lines if line.get_marker() == "v"] == ["full"], "another ranking's"
+
+
+def test_the_other_rankings_are_drawn_only_where_there_are_any(result: Result):
+    release, damage = result.sweeps
+    assert knows_more([release, damage])
+    assert knows_more([release]), "thresholds"
+    assert not knows_more([damage])
+    assert find_used([], None) is None
+    assert find_used([damage], None) == damage
 
 
 def test_sweeps_are_drawn_against_threshold_and_number_pruned(result: Result):
@@ -84,10 +109,3 @@ def test_one_epoch_has_one_tick():
     figure.draw_without_rendering()
     assert [ax.get_xlim() for ax in figure.axes] == [(0.5, 1.5)] * 2
     assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["1"]
-
-
-def test_timing_has_a_bar_a_stage_in_order():
-    (ax,) = plot_timing([Stage(stage="a", seconds=1.5), Stage(stage="$b", seconds=2000)]).axes
-    assert [bar.get_width() for bar in ax.patches] == [1.5, 2000]
-    assert [text.get_text() for text in ax.texts] == ["1.5 s", "2,000 s"]
-    assert ax.yaxis_inverted()

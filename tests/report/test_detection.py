@@ -1,5 +1,6 @@
 """The detection's document survives a round trip, and its page shows what it says, escaped."""
 
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -12,6 +13,7 @@ from rnp_jax.report.detection import (
     RecoveredLabel,
     SamplePart,
     SampleTruth,
+    SignPart,
     StatisticPart,
     TriggerPart,
     render_detection,
@@ -42,9 +44,15 @@ def detection() -> Detection:
         ),
         data=DataInfo(name="digits", defense_images=200, holdout_images=0, test_images=0, mean=(0.0,), std=(1.0,)),
         config={},
-        verdict=Verdict(headline="This checkpoint looks backdoored", detail="Why.", level="bad"),
-        outcome="backdoored",
+        verdict=Verdict(headline="Likely backdoored", detail="A sharp peak. No small trigger.", level="bad"),
+        outcome="likely backdoored",
         label=0,
+        signs=(
+            SignPart(look="labels", title="unlearning", strength="strong", labels=(0,), sentence="A sharp peak.",
+                     blind="clean-label attacks"),
+            SignPart(look="search", title="searches", strength="none", labels=(), sentence="No small trigger.",
+                     blind="faint triggers"),
+        ),
         statistics=(
             StatisticPart(
                 statistic="labels", outcome="backdoored", score=0.9, threshold=0.7, label=0, calibration="ten models"
@@ -72,12 +80,35 @@ def test_a_round_trip_changes_nothing_but_what_is_not_finite(detection, tmp_path
 
 def test_the_page_shows_verdict_labels_triggers_and_samples(detection):
     page = render_detection(detection, {})
-    said = "This checkpoint looks backdoored", "90.0%", "ten models", "suspiciously small: 0", "40.0, not reached"
+    said = "Likely backdoored", "90.0%", "ten models", "suspiciously small: 0", "40.0, not reached"
     for text in (*said, "AUROC 0.900", "7, 3", "10 poisoned, 90 clean"):
         assert text in page, text
     assert "<b>one</b>" not in page
     assert "&lt;b&gt;one&lt;/b&gt;" in page
     assert "<script" not in page
+
+
+def test_the_signs_carry_their_strength_and_what_they_miss_and_are_said_once(detection):
+    page = render_detection(detection, {})
+    assert re.findall(r'class="badge (\w+)">(\w+)<', page) == [("bad", "strong"), ("unknown", "none")]
+    assert page.count("A sharp peak.") == page.count("No small trigger.") == 1
+    assert "<b>Misses: </b>clean-label attacks" in page
+    other = detection.verdict.model_copy(update={"detail": "Nothing can be concluded."})
+    page = render_detection(detection.model_copy(update={"verdict": other}), {})
+    assert page.index("Nothing can be concluded.") < page.index("A sharp peak.")
+
+
+def test_pictures_keep_their_colours_on_a_dark_page_and_tables_of_figures_are_folded(detection):
+    svg = dict.fromkeys(("shares", "triggers_original", "norms_original", "suspicious", "roc"), b"<svg/>")
+    page = render_detection(detection, svg)
+    kinds = re.findall(r'<h3>([^<]*)</h3><figure class="([^"]*)"', page)
+    assert kinds == [
+        ("Where predictions go", "chart"), ("Recovered triggers", "chart pictures"), ("Sizes of the masks", "chart"),
+        ("The most suspicious samples", "chart pictures"), ("Quality of the score", "chart"),
+    ]  # fmt: skip
+    shown = re.sub("<details>.*?</details>", "", page, flags=re.DOTALL)
+    assert "40.0, not reached" in page
+    assert "40.0, not reached" not in shown
 
 
 def test_another_version_is_refused(detection, tmp_path):

@@ -50,3 +50,18 @@ def test_the_curve_encloses_the_auroc():
 def test_both_kinds_must_be_held_out():
     with pytest.raises(ResultError, match="2 clean and 0 backdoored models held out"):
         plot_calibration([each for each in SCORES if each.role != "held-out" or not each.attack], 0.6, 0.4)
+
+
+@pytest.mark.parametrize("mark", [-0.4, 0.0, 0.5, 0.66, 1.0, 3.2])
+def test_this_model_is_in_view_and_named_wherever_it_lies(mark: float):
+    figure = plot_calibration(SCORES, 0.65, 0.4, mark=mark)
+    rows, _ = figure.axes
+    low, high = rows.get_xlim()
+    assert low <= mark <= high
+    figure.draw_without_rendering()
+    boxes = {text.get_text(): text.get_window_extent() for text in rows.texts}
+    assert set(boxes) == {"threshold", f"this model: {mark:.2f}"}
+    for box in boxes.values():
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+    first, second = boxes.values()
+    assert first.x1 <= second.x0 or second.x1 <= first.x0 or first.y1 <= second.y0 or second.y1 <= first.y0

@@ -28,22 +28,22 @@ def test_every_figure_is_written_twice_and_stale_ones_are_removed(
         assert svg.read_bytes().startswith(b"<?xml")
     (tmp_path / "notes.txt").write_text("mine")
     save_figures(tmp_path, plot_figures(result.model_copy(update={"phases": (), "sweeps": ()}), {}))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["notes.txt", "timing.png", "timing.svg"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["notes.txt"]
 
 
 def test_a_run_without_attack_or_pruned_filters_has_its_figures(unattacked: Result, masks):
     bare = unattacked.model_copy(update={"pruned_filters": (), "choice": None})
     figures = plot_figures(bare, masks)
     assert set(figures) == set(FIGURES) - {"samples", "score_histogram", "scores_by_layer"}
-    labels = [text.get_text() for text in figures["sweep"].legends[0].get_texts()]
-    assert labels == ["ACC", "ranking: release"]
+    for name, labels in (("sweep", ["ACC"]), ("rankings", ["ACC", "ranking: release"])):
+        assert [text.get_text() for text in figures[name].legends[0].get_texts()] == labels
     assert [ax.get_legend().get_texts()[0].get_text() for ax in figures["mask_histogram"].axes]
 
 
 def test_scores_take_the_place_of_masks(scored: Result, scores, tmp_path: Path):
     figures = plot_figures(scored, scores)
     assert set(figures) == set(FIGURES) - {"samples", "mask_histogram", "masks_by_layer"}
-    assert figures["sweep"].axes[0].get_xlabel() == "threshold: filters with a score above it are pruned"
+    assert figures["rankings"].axes[0].get_xlabel() == "threshold: filters with a score above it are pruned"
     figures = {name: figures[name] for name in ("score_histogram", "scores_by_layer")}
     for file in save_figures(tmp_path, figures).values():
         assert not re.search(rb'font-family|<text|(href|src)="(?!#|data:)', file.svg.read_bytes())

@@ -12,7 +12,7 @@ from rnp_jax.report.pictures import Pictures
 from tests.report.browsing import assert_sound, show
 
 HOSTILE = "</title></style><script>document.title='owned'</script><img src=x onerror=1>&'\"\u202e"
-TEXTS = ("name", "paper", "source", "deviation", "note", "command")
+TEXTS = ("name", "title", "looks", "paper", "source", "deviation", "note", "command")
 
 
 def pictures(title, count=3, side=16, channels=3, caption=""):
@@ -22,9 +22,12 @@ def pictures(title, count=3, side=16, channels=3, caption=""):
 
 @pytest.fixture
 def exhibits():
-    views = [pictures("clean"), pictures("triggered"), pictures("difference", caption="× 12.8")]
+    views = [pictures("clean"), pictures("with trigger"), pictures("difference", caption="× 12.8")]
     shown = Exhibit(
         name="wanet",
+        title="WaNet",
+        looks="A warp.",
+        measured={"ASR": "93.8%", "trained on": "digits"},
         paper="Nguyen & Tran, 2021",
         kinds=("dirty label", "in the step"),
         constants={"grid_size": "4", "strength": "0.5"},
@@ -34,6 +37,8 @@ def exhibits():
     )
     learned = Exhibit(
         name="lira",
+        title="LIRA",
+        looks="Noise.",
         paper="Doan et al., 2021",
         kinds=("dirty label", "joint"),
         constants={"epsilon": "0.1"},
@@ -50,10 +55,19 @@ def page_of(exhibits):
 
 def test_each_attack_has_its_images_constants_and_artefact(exhibits):
     page = page_of(exhibits)
-    assert re.findall(r"<h[12]>([^<]*)</h[12]>", page) == ["1 of 2 triggers on the same images", "wanet", "lira"]
-    assert re.findall(r"<figure><b>([^<]*)</b>", page) == ["clean", "triggered", "difference", "mask"]
+    assert re.findall(r"<h[12]>([^<]*)</h[12]>", page) == ["1 of 2 triggers on the same images", "WaNet", "LIRA"]
+    assert re.findall(r"<figure><b>([^<]*)</b>", page) == ["clean", "with trigger", "difference", "mask"]
     assert page.count("data:image/png;base64,") == 10
-    for words in ("Nguyen &amp; Tran, 2021", "× 12.8", "grid_size 4", "grid: float32 [32, 32, 2]", "digits (test)"):
+    for words in (
+        "Nguyen &amp; Tran, 2021",
+        "A warp.",
+        "× 12.8",
+        "<code>wanet</code>",
+        "ASR <strong>93.8%</strong>",
+        "grid_size 4",
+        "grid: float32 [32, 32, 2]",
+        "digits (test)",
+    ):
         assert words in page
     first, second = page.split("<section")[1:]
     assert "Differences from the publication" not in first
@@ -62,9 +76,9 @@ def test_each_attack_has_its_images_constants_and_artefact(exhibits):
 
 
 def test_the_contents_lead_to_every_attack_and_tell_equal_names_apart(exhibits):
-    page = page_of([*exhibits, Exhibit("lira", "", (), {}, source="mine.pt")])
+    page = page_of([*exhibits, Exhibit("lira", "LIRA", "", "", (), {}, source="mine.pt")])
     links = re.findall(r'<a href="#(\d+)">([^<]*)</a>', page)
-    assert links == [("0", "wanet"), ("1", "lira, "), ("2", "lira, mine.pt")]
+    assert links == [("0", "WaNet"), ("1", "LIRA, "), ("2", "LIRA, mine.pt")]
     assert re.findall(r'<section id="(\d+)"', page) == ["0", "1", "2"]
 
 

@@ -68,22 +68,31 @@ def test_results_come_first_and_counts_add_up():
     page = render_leaderboard(make_rows(60), {"outcomes": b""}, **ABOUT)
     headings = re.findall(r"<h[12]>([^<]*)</h[12]>", page)
     assert headings == [
-        "runs/a", "Attacks and defenses", "Figures", "Outcomes of the items", "Failed", "Rejected", "Slowest items",
-        "Items", "How each method works", "Settings and versions",
+        "No method removes a backdoor and keeps ACC: RNP 0 of 16, CLP 0 of 16, H\xf6lder 0 of 16",
+        "Attacks and methods", "Figures", "Items",
+        "Status of the items", "Failed", "Rejected", "Slowest items", "How each method works", "Settings and versions",
     ]  # fmt: skip
-    assert "6 of 60 items failed, so the sweep&#x27;s exit code is not zero." in page
-    assert '<header class="bad">' in page
-    counts = dict(re.findall(r"(ok|rejected|failed|skipped|all) +(\d+)", words_of(page, "Outcomes of the items")))
+    failed = "6 of 60 items failed, so the sweep&#x27;s exit code is not zero."
+    head, rest = page.split("</header>")
+    assert failed in head
+    assert failed in rest
+    assert '<header class="bad">' in head
+    assert "<span>runs/a</span>" in head
+    counts = dict(re.findall(r"(ok|rejected|failed|skipped|all) +(\d+)", words_of(page, "Status of the items")))
     assert counts == {"ok": "48", "rejected": "6", "failed": "6", "skipped": "0", "all": "60"}
 
 
 @pytest.mark.parametrize(
     ("statuses", "level"),
-    [(["ok"], "ok"), (["ok", "skipped"], "warning"), (["rejected", "failed"], "bad"), ([], "unknown")],
+    [(["ok"], "unknown"), (["ok", "skipped"], "warning"), (["rejected", "failed"], "bad"), ([], "unknown")],
 )
-def test_the_heads_colour_follows_the_statuses(statuses, level):
+def test_the_heads_colour_follows_the_statuses_and_is_never_green(statuses, level):
     rows = [make_row(i, status=status) for i, status in enumerate(statuses)]
-    assert f'<header class="{level}">' in render_leaderboard(rows, {}, **ABOUT)
+    head = render_leaderboard(rows, {}, **ABOUT).split("</header>")[0]
+    assert f'<header class="{level}">' in head
+    lost = len({"rejected", "skipped"} & set(statuses))
+    assert ("could not be run" in head) == bool(lost)
+    assert ('class="badge"' in head) == (level != "unknown")
 
 
 def test_an_item_in_doubt_is_told_of_in_the_head():

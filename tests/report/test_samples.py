@@ -5,7 +5,15 @@ import pytest
 from PIL import Image
 
 from rnp_jax.errors import ResultError
-from rnp_jax.report.samples import MAX_SAMPLES, Samples, amplify_difference, check_samples, encode_png, plot_samples
+from rnp_jax.report.samples import (
+    MAX_SAMPLES,
+    Samples,
+    amplify_difference,
+    check_samples,
+    encode_png,
+    plot_samples,
+    view_samples,
+)
 
 
 def make(n: int, shape: tuple[int, ...] = (4, 6, 3)) -> Samples:
@@ -42,6 +50,24 @@ def test_equal_images_have_a_black_difference(samples: Samples):
     difference, factor = amplify_difference(samples._replace(triggered=samples.clean))
     assert not difference.any()
     assert factor == 255
+
+
+def test_a_small_trigger_is_enlarged_and_a_wide_one_is_not():
+    clean = np.zeros((2, 32, 16, 1), np.uint8)
+    corner, wide = clean.copy(), clean.copy()
+    corner[:, 29:, 14:] = 51
+    wide[:, :20] = 255
+    texts = (["a"] * 2,) * 3
+    views = view_samples(Samples(clean, corner, *texts))
+    assert [view.title for view in views] == ["clean", "with trigger", "difference", "enlarged"]
+    assert [view.caption for view in views[2:]] == ["\N{MULTIPLICATION SIGN} 5", "\N{MULTIPLICATION SIGN} 2.7"]
+    crop = views[-1].images
+    assert crop.shape == (2, 12, 6, 1), "the aspect of the image"
+    np.testing.assert_array_equal(crop, corner[:, 20:, 10:])
+    for triggered, caption in ((wide, ""), (clean, "none")):
+        views = view_samples(Samples(clean, triggered, *texts))
+        assert [view.title for view in views] == ["clean", "with trigger", "difference"]
+        assert views[-1].caption == caption
 
 
 @pytest.mark.parametrize("channels", [1, 3])

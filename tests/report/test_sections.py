@@ -2,16 +2,12 @@ import re
 
 import pytest
 
-from rnp_jax.report.curves import MAX_PHASES
-from rnp_jax.report.samples import MAX_SAMPLES, Samples
 from rnp_jax.report.schema import Result, Verdict
 from rnp_jax.report.sections import (
     LEVELS,
     show_covariates,
-    show_figures,
     show_metrics,
     show_operating_point,
-    show_samples,
     show_verdict,
     show_warnings,
 )
@@ -37,6 +33,22 @@ def test_the_level_is_said_in_words_too(result: Result, level):
 def test_the_verdict_names_the_file(result: Result, path: str, name: str):
     moved = result.checkpoint.model_copy(update={"path": path})
     assert f"<dd>{name}</dd>" in show_verdict(result.model_copy(update={"checkpoint": moved}))
+
+
+def test_a_headline_keeps_each_figure_on_one_line(result: Result):
+    verdict = Verdict(headline="This trigger is removed: ASR 100.0% → 0.2%, ACC 99.6% → 98.6%", detail="", level="ok")
+    (shown,) = re.findall("<h1>(.*?)</h1>", show_verdict(result.model_copy(update={"verdict": verdict})))
+    assert shown.split(" ") == [
+        "This", "trigger", "is", "removed:", "ASR\xa0100.0%\xa0→\xa00.2%,", "ACC\xa099.6%\xa0→\xa098.6%"
+    ]  # fmt: skip
+
+
+def test_a_rule_is_a_sentence(result: Result):
+    assert result.choice
+    choice = result.choice.model_copy(update={"rule": "as many filters as possible"})
+    assert "<p>As many filters as possible.</p>" in str(
+        show_operating_point(result.model_copy(update={"choice": choice}))
+    )
 
 
 def test_metrics_carry_interval_and_count(result: Result):
@@ -74,6 +86,7 @@ def test_operating_point_beside_the_oracle_named_so(result: Result):
     assert rows["Held-out accuracy after"][0].startswith("94.0%")
     assert rows["Held-out accuracy after"][1] == "not used"
     assert rows["ASR"][1] == "unknown"
+    assert "DER" not in rows, "the oracle has none"
 
 
 def test_operating_point_without_oracle_holdout_or_choice(unattacked: Result):
@@ -82,8 +95,17 @@ def test_operating_point_without_oracle_holdout_or_choice(unattacked: Result):
     assert markup
     assert "Oracle" not in markup
     assert "No images were held out" in markup
+    assert "Held-out accuracy" not in markup
     assert all(len(cells) == 1 for cells in read_rows(markup).values())
     assert show_operating_point(unattacked.model_copy(update={"choice": None})) is None
+
+
+def test_a_choice_by_number_has_no_threshold(unattacked: Result):
+    assert unattacked.choice
+    choice = unattacked.choice.model_copy(update={"threshold": None})
+    rows = read_rows(str(show_operating_point(unattacked.model_copy(update={"choice": choice}))))
+    assert "Threshold" not in rows
+    assert "ACC" not in rows, "it is in the table before"
 
 
 def test_thresholds_by_layer_are_counted(scored: Result):
@@ -100,56 +122,9 @@ def test_covariates_are_shown_as_explanation(scored: Result, result: Result):
     assert show_covariates(result) is None
 
 
-def test_the_method_says_what_its_scores_are_and_where_thresholds_lie(scored: Result, result: Result):
-    markup = str(show_figures(scored, {"score_histogram": b"", "scores_by_layer": b""}))
-    assert "(Channel Lipschitzness based Pruning, ECCV 2022)" in markup
-    assert "threshold of its layer" in markup
-    assert "threshold of its layer" not in str(
-        show_figures(scored.model_copy(update={"choice": None}), {"scores_by_layer": b""})
-    )
-    assert "(Reconstructive Neuron Pruning, ICML 2023)" in str(show_figures(result, {"mask_histogram": b""}))
-
-
 def test_warnings_are_listed(result: Result):
     assert "<li>Only 100 held-out images.</li>" in str(show_warnings(result))
     assert show_warnings(result.model_copy(update={"warnings": ()})) is None
-
-
-def test_figures_have_titles_captions_and_the_reason_a_phase_stopped(result: Result):
-    markup = show_figures(result, {"phases": b"<svg/>", "samples": b"<svg/>"})
-    assert markup
-    assert markup.count("<figure") == markup.count("<figcaption>") == markup.count("<img ") == 1
-    assert 'src="data:image/svg+xml;base64,PHN2Zy8+"' in markup
-    assert "Unlearn: At 0.20. Recover: Ran both epochs." in markup
-    assert show_figures(result, {}) is None
-
-
-def test_captions_explain_only_the_marks_that_are_drawn(result: Result, unattacked: Result):
-    caption = str(show_figures(result, {"sweep": b""})).replace("&#x27;", "'")
-    assert (
-        "The open triangle marks the oracle's point, which a defender cannot see: of the points whose ACC is at most 3 "
-        "points lower than unpruned, the one with the lowest ASR and then the fewest filters."
-    ) in caption
-    markup = str(show_figures(unattacked, {"sweep": b""}))
-    assert "filled triangle" in markup
-    assert "open triangle" not in markup
-
-
-def test_phases_that_are_not_drawn_are_counted(result: Result):
-    markup = str(show_figures(result.model_copy(update={"phases": result.phases * 10}), {"phases": b""}))
-    assert "8 further phases are in result.json." in markup
-    assert markup.count("At 0.20.") == MAX_PHASES // 2
-
-
-def test_samples_show_three_views_with_classes(samples: Samples):
-    markup = show_samples(samples)
-    assert markup
-    assert markup.count("<img ") == 9
-    assert "<b>ship</b><br>before: airplane<br>after: truck" in markup
-    assert "(brightened 5 times)" in markup
-    many = Samples(*(list(part) * 5 if isinstance(part, list) else part.repeat(5, axis=0) for part in samples))
-    assert str(show_samples(many)).count("<img ") == 3 * MAX_SAMPLES
-    assert show_samples(None) is None
 
 
 def test_a_defense_that_chooses_no_filters_shows_none(result: Result):

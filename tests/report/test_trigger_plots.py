@@ -5,6 +5,7 @@ from rnp_jax.errors import ResultError
 from rnp_jax.report import palette
 from rnp_jax.report.figures import render_svg
 from rnp_jax.report.trigger_plots import (
+    GROUND,
     MAX_PICTURES,
     KnownTrigger,
     TriggerMaps,
@@ -32,8 +33,9 @@ def test_every_label_shows_its_mask_and_what_it_lets_through(channels: int):
     assert len(axes) == 10
     above, below = axes[:5], axes[5:]
     for i in range(5):
-        np.testing.assert_allclose(above[i].images[0].get_array(), maps.masks[i] / maps.masks[i].max())
-        expected = maps.masks[i][..., None] * maps.patterns[i]
+        np.testing.assert_allclose(above[i].images[0].get_array(), 1 - maps.masks[i] / maps.masks[i].max())
+        mask = maps.masks[i][..., None]
+        expected = mask * maps.patterns[i] + (1 - mask) * GROUND
         np.testing.assert_allclose(below[i].images[0].get_array(), expected[..., 0] if channels == 1 else expected)
         assert below[i].get_xlabel().startswith(f"{maps.norms[i]:.3g} px")
     assert [ax.title.get_color() == palette.ASR for ax in above] == [False, True, False, False, False]
@@ -43,7 +45,7 @@ def test_the_true_trigger_stands_last():
     maps = make(known=True)
     axes = [ax for ax in plot_triggers(maps).axes if ax.images]
     assert len(axes) == 12
-    np.testing.assert_array_equal(axes[5].images[0].get_array(), maps.known.changed)
+    np.testing.assert_array_equal(axes[5].images[0].get_array(), ~maps.known.changed)
     np.testing.assert_array_equal(axes[11].images[0].get_array(), maps.known.example)
     assert axes[5].get_title(loc="center") == "true trigger"
 
@@ -56,11 +58,12 @@ def test_of_many_labels_the_smallest_masks_are_shown_in_order():
     assert figure.get_suptitle() == f"the {MAX_PICTURES} smallest masks of 30 labels"
 
 
-def test_an_empty_mask_is_black():
+def test_an_empty_mask_is_blank_and_no_black_square():
     maps = make()
     maps.masks[0] = 0
-    shown = next(ax for ax in plot_triggers(maps).axes if ax.images).images[0].get_array()
-    np.testing.assert_array_equal(shown, 0)
+    axes = [ax for ax in plot_triggers(maps).axes if ax.images]
+    for ax, level in ((axes[0], 1), (axes[5], GROUND)):
+        np.testing.assert_array_equal(ax.images[0].get_array(), level)
 
 
 def test_bars_are_the_norms_and_lines_the_median_and_the_limit():
@@ -80,11 +83,15 @@ def test_a_hundred_labels_name_some_and_mark_the_suspected():
 
 
 def test_infinite_indices_and_hostile_names_are_drawn():
-    maps = make()._replace(names=("$x", "\u0007", "a" * 90, "<b>", "ok"), indices=np.array([np.inf, -np.inf, 0, 1, 2]))
+    maps = make()._replace(
+        names=("$x", "\u0007", "a" * 90, "<b>", "ok"), indices=np.array([np.inf, -np.inf, -0.04, 1, 2])
+    )
     for figure in (plot_triggers(maps), plot_norms(maps, 2.0)):
         first = render_svg(figure)
         assert first.startswith(b"<?xml")
-    assert [text.get_text() for text in plot_norms(maps, 2.0).axes[0].texts][:2] == ["\N{INFINITY}", "-\N{INFINITY}"]
+    assert [text.get_text() for text in plot_norms(maps, 2.0).axes[0].texts][:3] == [
+        "\N{INFINITY}", "-\N{INFINITY}", "0.0"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
