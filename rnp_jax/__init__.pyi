@@ -39,7 +39,7 @@ from rnp_jax.errors import (
 from rnp_jax.extractors import Extractor, feature_set, from_function, open_extractor
 from rnp_jax.models import Architecture, Network, mlp_head
 from rnp_jax.pipeline.options import RunOptions
-from rnp_jax.pipeline.python import Cleaned, defend, detect, evaluate
+from rnp_jax.pipeline.python import Checked, Cleaned, check, defend, detect, evaluate
 
 __all__ = [
     "METHODS",
@@ -48,6 +48,7 @@ __all__ = [
     "Architecture",
     "ArchitectureError",
     "Augmentation",
+    "Checked",
     "CheckpointError",
     "Cleaned",
     "ClpConfig",
@@ -73,6 +74,7 @@ __all__ = [
     "ThresholdConfig",
     "UnlearnConfig",
     "anp",
+    "check",
     "clp",
     "defend",
     "detect",

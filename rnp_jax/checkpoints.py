@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from os import PathLike
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +56,8 @@ class Model:
       copies: the same network elsewhere in the file, which is written with it.
       size_assumed: whether nothing but its design says the size of its images.
       assumptions: what the file left open and how that was settled, a sentence each.
+      normalized_by: what says how its images are normalised: what was ``given``, its ``card``, the ``file``, or the
+        clean ``images`` on which it was settled.
     """
 
     network: Network
@@ -66,6 +68,7 @@ class Model:
     copies: Copies = NO_COPIES
     size_assumed: bool = False
     assumptions: tuple[str, ...] = ()
+    normalized_by: Literal["given", "card", "file", "images"] = "given"
 
 
 def open_checkpoint(
@@ -162,7 +165,8 @@ def load_model(
     assumed = image_shape is None and stated_size(checkpoint) is None
     copies = list_copies(checkpoint, state_dict)
     assumptions = (*(tell_location(state_dict.location) if key is None else ()), *tell_normaliser(normaliser), *notes)
-    return Model(network, variables, checkpoint, state_dict, card, copies, assumed, assumptions)
+    by = "given" if given is not None else "card" if card is not None else "file"
+    return Model(network, variables, checkpoint, state_dict, card, copies, assumed, assumptions, by)
 
 
 @lru_cache(maxsize=64)

@@ -4,12 +4,16 @@ import contextlib
 import importlib
 import io
 import os
+import re
+import shutil
 import sys
+import textwrap
 from typing import Any
 
-from rnp_jax.commands.table import COMMANDS, COMPILE_NOTHING, HOLD_NO_DEVICE, LISTINGS
-from rnp_jax.errors import RnpError
+from rnp_jax.commands.table import COMMANDS, COMPILE_NOTHING, HAVE_NO_LOG, HOLD_NO_DEVICE, LISTINGS
+from rnp_jax.errors import ConfigError, RnpError
 from rnp_jax.help_cache import keep_help, read_help
+from rnp_jax.log_style import LogStyle, log_in, take_style
 from rnp_jax.process import keep_traceback, prepare_process
 from rnp_jax.threads import take_threads
 from rnp_jax.untrusted_text import spell_hidden
@@ -17,35 +21,52 @@ from rnp_jax.untrusted_text import spell_hidden
 UNEXPECTED = 70
 """Exit status of an error that nobody foresaw, as sysexits.h has it."""
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
       The exit status: 0 well, 1 an error that the user can mend, 3 a result that does not support what was required
-      of it, 70 an error that nobody foresaw, whose traceback is in a file, 130 interrupted.
+      of it, 4 and 5 further verdicts of `check`, 70 an error that nobody foresaw, whose traceback is in a file, 130
+      interrupted.
 
     Raises:
       SystemExit: 2 for unusable arguments, 0 where help was asked for.
     """
     arguments, cached = _take_no_cache(sys.argv[1:] if arguments is None else arguments)
+    style = LogStyle()
     try:
         prepare_process()
-        status = _dispatch(take_threads(arguments), cached)
+        arguments, style = _take_style(take_threads(arguments))
+        with log_in(style):
+            status = _dispatch(arguments, cached)
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         _drop_output()
         return 1
     except (RnpError, OSError) as error:
-        _tell(f"{type(error).__name__}: {error}")
-        return error.status if isinstance(error, RnpError) else 1
-    except KeyboardInterrupt:
-        _tell("interrupted")
-        return 130
+        status = error.status if isinstance(error, RnpError) else 1
+        text = str(error)
+        if isinstance(error, ConfigError):
+            text = _find("rnp_jax.commands.spelling:spell_options")(text, arguments)
+        return _end(status, f"{type(error).__name__}: {text}", error, style)
+    except KeyboardInterrupt as stopped:
+        return _end(INTERRUPTED, ": ".join(("interrupted", *map(str, stopped.args))), stopped, style)
     except Exception as error:  # a bug, or a machine that fails in a way of its own
-        _tell(_tell_unexpected(error, arguments))
-        return UNEXPECTED
+        return _end(UNEXPECTED, _tell_unexpected(error, arguments), error, style)
+
+
+def _end(status: int, text: str, error: BaseException, style: LogStyle) -> int:
+    """Says why the command ends with this status: a line on standard error, and one of the log if that is of JSON."""
+    if style.json:
+        with contextlib.suppress(OSError):
+            _find("rnp_jax.pipeline.log_lines:write_line")("error", kind=type(error).__name__, text=text, status=status)
+    _tell(text)
+    return status
 
 
 def _tell(text: str) -> None:
@@ -101,7 +122,8 @@ def usage() -> str:
         "Each command takes --config FILE.yaml, a preset; options on the command line override it.\n"
         "Compiled programs are kept for later runs in ~/.cache/rnp_jax/programs, or in the folder that the variable\n"
         "RNP_JAX_CACHE_DIR of the environment names; --no-cache, or RNP_JAX_CACHE=off, goes without.\n"
-        "--threads N has a processor compute with N threads; with 1, machines of a kind give the same bytes.\n"
+        "--threads N computes with N processor threads; with 1, machines of a kind give the same bytes.\n"
+        "--quiet shows only warnings and the outcome; --log-format json writes one JSON object a line, for scripts.\n"
     )
 
 
@@ -118,14 +140,32 @@ def _show_help(arguments: list[str]) -> int:
             if stopped.code:
                 sys.stdout.write(page)
                 raise
+            page = _lay_out(page)
             keep_help(arguments, page)
     sys.stdout.write(page or "")
     return 0
 
 
+def _lay_out(page: str) -> str:
+    """A help page whose paragraphs fit the terminal, without blanks at the ends of lines and marks of docstrings."""
+    width, page = shutil.get_terminal_size().columns, page.replace("``", "`").replace("(default: )", "(default: none)")
+    own = {name.rpartition(".")[2] for name in re.findall(r"--([\w.-]+)", page)}
+    page = re.sub(r"`(\w+)`", lambda told: f"`{each}`" if (each := told[1].replace("_", "-")) in own else told[0], page)
+    lines = (line.rstrip() for line in page.splitlines())
+    wrapper = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
+    lines = (wrapper.fill(line) if len(line) > width else line for line in lines)
+    return re.sub("\n{3,}", "\n\n", "\n".join(lines) + "\n")
+
+
 def _find(path: str) -> Any:
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def _take_style(arguments: list[str]) -> tuple[list[str], LogStyle]:
+    """What is left of the arguments, and how the log is told, if the command has one."""
+    has_log = arguments[:1] and arguments[0] in COMMANDS and arguments[0] not in HAVE_NO_LOG
+    return take_style(arguments) if has_log else (arguments, LogStyle())
 
 
 def _take_no_cache(arguments: list[str]) -> tuple[list[str], bool]:

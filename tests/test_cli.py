@@ -1,6 +1,7 @@
 """Dispatch, presets under the command line, help, exit statuses."""
 
 import importlib
+import json
 import os
 import re
 import shlex
@@ -21,7 +22,7 @@ from rnp_jax.commands.defend import DefendOptions
 from rnp_jax.commands.table import COMMANDS, COMPILE_NOTHING
 from rnp_jax.config import UNREAD, DataOptions, to_plain
 from rnp_jax.defenses import METHODS, RecoverConfig, UnlearnConfig
-from rnp_jax.errors import ConfigError
+from rnp_jax.errors import ConfigError, Interrupted
 from rnp_jax.pipeline.options import RunOptions, names_in, schema_for
 from rnp_jax.report.schema import read_result
 from tests.runs import ROOT
@@ -166,7 +167,8 @@ def name_those(that) -> str:
 
 AUGMENTING = name_those(lambda method: method.augments)
 CHANGING = name_those(lambda method: method.changes != "nothing" and method.needs != "untrusted")
-PRUNING = name_those(lambda method: method.changes in ("filters", "both") and method.needs != "untrusted")
+UNTRUSTED = name_those(lambda method: method.needs == "untrusted")
+PRUNING = name_those(lambda method: method.changes in ("filters", "both") and not method.anew)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +181,7 @@ PRUNING = name_those(lambda method: method.changes in ("filters", "both") and me
         (("defend", "--method", "hid", "--sweep-images", "3"), "--sweep-images", PRUNING),
         (("defend", "--method", "hid", "--rnp.recover.epochs", "3"), "--rnp.recover.epochs", "rnp"),
         (("defend", "--method=clp", "--hid.units", "4"), "--hid.units", "hid"),
-        (("defend", "--untrusted.width", "4"), "--untrusted.width", "hid"),
+        (("defend", "--untrusted.width", "4"), "--untrusted.width", UNTRUSTED),
         (
             (
                 "defend",
@@ -493,3 +495,51 @@ def test_help_that_was_shown_before_imports_nothing_that_computes(tmp_path):
     assert second.stderr == ""
     assert second.stdout == first.stdout
     assert "--clp.threshold.u" in first.stdout
+
+
+def test_ctrl_c_is_one_line_that_says_how_to_go_on(monkeypatch, capsys):
+    def stop(*_):
+        raise Interrupted("out keeps unlearn; the same command goes on")
+
+    monkeypatch.setattr("rnp_jax.commands.arguments.parse", stop)
+    assert main(["defend", "a.pt", "--log-format", "json"]) == 130
+    shown, error = capsys.readouterr()
+    assert error == "rnp-jax: interrupted: out keeps unlearn; the same command goes on\n"
+    line = json.loads(shown)
+    assert (line["event"], line["kind"], line["status"]) == ("error", "Interrupted", 130)
+
+
+def test_a_log_of_json_lines_holds_errors_too_and_nothing_else_is_on_standard_output(small_victim, tmp_path, capsys):
+    out = str(tmp_path / "out.safetensors")
+    command = ["convert", str(small_victim), out, "--log-format", "json"]
+    assert main(command) == 0
+    *_, result = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (result["event"], result["paths"]) == ("result", {"converted": out})
+    assert main(command) == 1
+    shown, error = capsys.readouterr()
+    *_, failed = map(json.loads, shown.splitlines())
+    assert (failed["event"], failed["kind"], failed["status"]) == ("error", "CheckpointError", 1)
+    assert error == f"rnp-jax: {failed['text']}\n"
+    assert main(["convert", str(small_victim), out, "--quiet"]) == 1
+    assert capsys.readouterr().out == ""
+
+
+def test_a_command_without_a_log_does_not_know_how_to_tell_one(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["inspect", "a.pt", "--quiet"])
+    assert stopped.value.code == 2
+    assert "--quiet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("given", "level"), [({}, "3"), ({"TF_CPP_MIN_LOG_LEVEL": "0"}, "0")])
+def test_what_xla_logs_for_its_developers_is_kept_out_unless_it_is_asked_for(given, level):
+    code = (
+        "import os, sys\nfrom rnp_jax.cli import main\nmain(['cache'])\nimport jax\njax.devices()\n"
+        "sys.stdout.write(os.environ['TF_CPP_MIN_LOG_LEVEL'])\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**environment, **given}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.endswith(level)
+    assert bool(re.search(r"(?m)^[IWEF]\d{4} ", done.stderr)) == bool(given), done.stderr

@@ -293,7 +293,7 @@ with open(sys.argv[1], "w") as file:
 def test_a_second_process_finds_what_the_first_compiled(tmp_path):
     environment = {**os.environ, "RNP_JAX_CACHE": "on", "RNP_JAX_CACHE_DIR": str(tmp_path / "programs")}
     environment["PYTHONPATH"] = str(ROOT)
-    shrunk = ("--test-images", "20", "--batch-size", "20")
+    shrunk = ("--test-images", "100", "--batch-size", "100")
 
     def evaluate(name: str) -> tuple[dict, dict]:
         arguments = ["evaluate", str(ROOT / "checkpoints" / "digits_clean.pt"), *shrunk, "--out", f"{name}.json"]

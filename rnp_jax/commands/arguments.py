@@ -13,12 +13,15 @@ from typing import Any
 
 import tyro
 
-from rnp_jax.commands.table import COMMANDS, LISTINGS
+from rnp_jax.commands.table import COMMANDS, HAVE_NO_LOG, LISTINGS
 from rnp_jax.config import UNREAD, over_preset, read_yaml, resolve
 from rnp_jax.defenses import METHODS
 from rnp_jax.errors import ConfigError
 from rnp_jax.pipeline.options import RunOptions, names_in, readers_of, schema_for
 from rnp_jax.untrusted_text import spell_hidden
+
+_STYLE = (tyro.conf.PositionalMetavarFromFieldName,)
+_HELP_STYLE = (*_STYLE, tyro.conf.DisallowNone)  # None can be given to most options, which need not say it one by one
 
 
 def parse(name: str, arguments: list[str]) -> tuple[Any, Any]:
@@ -28,32 +31,60 @@ def parse(name: str, arguments: list[str]) -> tuple[Any, Any]:
       ConfigError: an unknown command, or a preset that does not fit it.
       SystemExit: unusable arguments, or help was asked for.
     """
-    if name not in COMMANDS:
-        near = get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"commands: {', '.join(COMMANDS)}"
-        raise ConfigError(f"unknown command {name!r}; {hint}")
-    module = importlib.import_module(f"rnp_jax.commands.{name}")
-    schema = getattr(module, COMMANDS[name][0])
+    module, schema = _open_command(name)
     preset, rest = _take_preset(arguments)
     values = {} if preset is None else read_yaml(preset)
     if issubclass(schema, RunOptions):
         schema, values = _for_methods(schema, values, rest)
     values = _own(schema, values)
     default = None if preset is None else schema_default(schema, values, preset)
-    about = (inspect.getdoc(schema) or "").partition("Attributes:")[0].strip()
-    description = f"{about}\n\n--config FILE.yaml takes a preset; options given here override it."
-    if issubclass(schema, RunOptions):
-        description += f" The settings shown are those of the chosen methods; --method takes {', '.join(METHODS)}."
-    if name in LISTINGS:
-        description += f" rnp-jax {name} --list shows the names to choose from."
+    prog, description = f"rnp-jax {name}", _describe(name, schema)
+    style = _HELP_STYLE if {"-h", "--help"} & set(rest) else _STYLE
     try:
         with _spelled_out(rest):
-            options = tyro.cli(schema, prog=f"rnp-jax {name}", description=description, args=rest, default=default)
+            options = tyro.cli(schema, prog=prog, description=description, args=rest, default=default, config=style)
     except SystemExit as stopped:
         if stopped.code and issubclass(schema, RunOptions):
             sys.stderr.write(_tell_readers(schema, rest))
         raise
     return module.run, options if default is None else over_preset(default, options)
+
+
+def find_schema(arguments: list[str]) -> Any:
+    """The options that a command line may have: its command's, with those of its methods.
+
+    Raises:
+      ConfigError: as ``parse``.
+    """
+    name, *rest = arguments or [""]
+    _, schema = _open_command(name)
+    preset, rest = _take_preset(rest)
+    values = {} if preset is None else read_yaml(preset)
+    return _for_methods(schema, values, rest)[0] if issubclass(schema, RunOptions) else schema
+
+
+def _open_command(name: str) -> tuple[Any, Any]:
+    """A command's module and the class of its options."""
+    if name not in COMMANDS:
+        near = get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"commands: {', '.join(COMMANDS)}"
+        raise ConfigError(f"unknown command {name!r}; {hint}")
+    module = importlib.import_module(f"rnp_jax.commands.{name}")
+    return module, getattr(module, COMMANDS[name][0])
+
+
+def _describe(name: str, schema: Any) -> str:
+    """What a command's help says above the options, a line a paragraph."""
+    about = (inspect.getdoc(schema) or "").partition("Attributes:")[0].strip()
+    more = "--config FILE.yaml takes a preset; options given here override it (None undoes one whose default is None)."
+    if issubclass(schema, RunOptions):
+        methods = ", ".join(schema.list_methods())
+        more += f" The settings shown are those of the chosen methods; --method takes {methods}."
+    if name in LISTINGS:
+        more += f" rnp-jax {name} --list shows the names to choose from."
+    if name not in HAVE_NO_LOG:
+        more += " --quiet shows only warnings and the outcome; --log-format json writes one JSON object a line instead."
+    return "\n\n".join(" ".join(each.split()) for each in (*about.split("\n\n"), more))
 
 
 def _for_methods(schema: type[RunOptions], values: dict[str, Any], arguments: list[str]) -> tuple[Any, dict[str, Any]]:

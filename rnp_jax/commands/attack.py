@@ -13,7 +13,18 @@ import tyro
 from rnp_jax.attacks import Attack, Goal
 from rnp_jax.commands.new_model import NewModel, check_free, hold_place, make_network, measure_model, write_model
 from rnp_jax.commands.saved_states import SavedStates, open_states
-from rnp_jax.config import FLAT, ComputeOptions, Constants, DataOptions, check_seed, to_plain
+from rnp_jax.config import (
+    FILE,
+    FLAT,
+    NAME,
+    NORMALIZATION,
+    PATH,
+    ComputeOptions,
+    Constants,
+    DataOptions,
+    check_seed,
+    to_plain,
+)
 from rnp_jax.data import Augmentation, Dataset
 from rnp_jax.errors import ConfigError
 from rnp_jax.evaluation.acceptance import find_weakness
@@ -23,7 +34,6 @@ from rnp_jax.models import Network, mlp_head
 from rnp_jax.models.registry import DESIGNS, suggest
 from rnp_jax.pipeline.opening import load_images
 from rnp_jax.pipeline.run_log import RunLog
-from rnp_jax.pipeline.tables import metrics_table
 from rnp_jax.pipeline.training_set import describe_attack, open_attack
 from rnp_jax.training.backdoor import Backdoored, PoisonConfig, start_state, train_backdoored
 from rnp_jax.training.supervised import TrainConfig
@@ -58,15 +68,15 @@ class AttackOptions:
     """
 
     attack: Annotated[str, tyro.conf.Positional]
-    out: str
-    model: str = "resnet18"
+    out: Annotated[str, FILE]
+    model: Annotated[str, NAME] = "resnet18"
     width: int | None = None
-    extractor: str | None = None
+    extractor: Annotated[str | None, PATH] = None
     head: tuple[int, ...] = (256, 256)
     target: int = 0
     mapping: Literal["all_to_one", "all_to_all"] = "all_to_one"
     constants: Constants = field(default_factory=dict)
-    normalization: str = "cifar10_rnp"
+    normalization: Annotated[str, NORMALIZATION] = "cifar10_rnp"
     images: Annotated[DataOptions, FLAT] = field(default_factory=lambda: DataOptions(data="cifar10"))
     poison: PoisonConfig = field(default_factory=PoisonConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -95,8 +105,8 @@ def run(options: AttackOptions) -> None:
     train_set, test = (load_images(options.images, split) for split in ("train", "test"))
     extractor = None if options.extractor is None else open_extractor(options.extractor)
     metrics = make_victim(options, train_set, test, extractor, extractor, log)
-    log.console.print(metrics_table({"": metrics}))
-    log.say(f"{out}")
+    log.show({"": metrics})
+    log.conclude(f"{out}", checkpoint=out)
 
 
 def _check_read(options: AttackOptions) -> None:
@@ -151,7 +161,7 @@ def make_victim(
         )
         states.remove()
         if attack is not None and (weakness := find_weakness(attack, goal, metrics)) is not None:
-            log.say(f"  warning: {weakness}")
+            log.warn(weakness)
         return metrics
 
 
@@ -179,7 +189,7 @@ def _train(
         with log.stage("cache"):
             return read(images)[:, None, None]  # pyright: ignore[reportOptionalCall]
 
-    with states.going_on(options.resume, like, log) as (state, bars):
+    with states.going_on(options.resume, like, options.train.epochs, log) as (state, bars):
         started = time.perf_counter()
         trained = train_backdoored(
             victim,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from rnp_jax.config import UNREAD
+from rnp_jax.config import CHECKPOINTS, FOLDER, UNREAD
 from rnp_jax.defenses import METHODS
 from rnp_jax.errors import CheckpointError, ConfigError
 from rnp_jax.pipeline.options import RunOptions
@@ -16,8 +16,12 @@ from rnp_jax.sweep.options import Methods
 from rnp_jax.sweep.plan import check_options
 from rnp_jax.sweep.running import open_folder, run_here
 
-COMPARED = tuple(name for name, each in METHODS.items() if each.control or each.chooses(each.defaults).filters)
-"""By default: the methods that prune filters, and the controls."""
+COMPARED = tuple(
+    name
+    for name, each in METHODS.items()
+    if each.needs != "untrusted" and (each.control or each.chooses(each.defaults).filters)
+)
+"""By default: the methods that prune filters and need no untrusted set, and the controls."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,10 @@ class CompareOptions(RunOptions):
       out: output folder.
     """
 
-    checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional, CHECKPOINTS] = ()
     _: KW_ONLY
     method: Methods = COMPARED
-    out: str = "runs/compare"
+    out: Annotated[str, FOLDER] = "runs/compare"
     sweep_images: Annotated[int, tyro.conf.Fixed, tyro.conf.Suppress] = field(default=0, metadata={UNREAD: True})
 
 

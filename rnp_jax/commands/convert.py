@@ -36,8 +36,8 @@ class ConvertOptions:
       source: how a PyTorch file is read.
     """
 
-    source_path: Annotated[str, tyro.conf.Positional]
-    target_path: Annotated[str, tyro.conf.Positional]
+    source_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+    target_path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")]
     source: Annotated[SourceOptions, FLAT] = field(default_factory=SourceOptions)
 
 
@@ -61,7 +61,7 @@ def run(options: ConvertOptions) -> None:
         _convert_tensors(source, target, options.source, log)
     else:
         _to_orbax(options, target)
-    log.say(str(target))
+    log.conclude(str(target), converted=target)
 
 
 def _convert_tensors(source: Path, target: Path, given: SourceOptions, log: RunLog) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import tyro
 
+from rnp_jax.config import METHOD
 from rnp_jax.pipeline.defending import defend_checkpoint
 from rnp_jax.pipeline.judging import check_required
 from rnp_jax.pipeline.options import Require, RunOptions, When
@@ -18,7 +19,7 @@ class DefendOptions(RunOptions):
 
     Writes into --out: the cleaned checkpoint (same layout as the source), masks/ (orbax) and mask_values.txt (the RNP
     release's format), report.html, result.json, figures/, run.log and config.yaml. A method that trains a new network
-    on an untrusted set, such as hid, writes that network in place of the cleaned one, and its extractor.pt.
+    on an untrusted set, such as abl, writes that network in place of the cleaned one; hid adds its extractor.pt.
 
     Attributes:
       checkpoint: PyTorch file to defend.
@@ -30,7 +31,7 @@ class DefendOptions(RunOptions):
 
     checkpoint: Annotated[str, tyro.conf.Positional]
     _: KW_ONLY
-    method: str = "auto"
+    method: Annotated[str, METHOD] = "auto"
     evidence: When = "unknown"
     require: Require = "nothing"
 

@@ -9,17 +9,15 @@ import tyro
 
 from rnp_jax.atomic import write_atomic
 from rnp_jax.attacks import describe
-from rnp_jax.config import FLAT, ComputeOptions, DataOptions, SourceOptions, TriggerOptions, to_plain
-from rnp_jax.console import open_console
+from rnp_jax.config import FILE, FLAT, ComputeOptions, DataOptions, SourceOptions, TriggerOptions, to_plain
 from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.pipeline.copies import tell_copies
 from rnp_jax.pipeline.doubts import find_doubt
-from rnp_jax.pipeline.few_images import tell_opened, warn_of_classes
+from rnp_jax.pipeline.few_images import tell_opened, warn_of_classes, warn_of_few_measured
 from rnp_jax.pipeline.opening import fit_images, open_data, open_model, open_trigger
 from rnp_jax.pipeline.rivals import warn_of_rivals
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.sets import evaluation_sets
-from rnp_jax.pipeline.tables import metrics_table
 from rnp_jax.pipeline.versions import device_name, package_versions
 
 
@@ -41,7 +39,7 @@ class EvaluateOptions:
     images: Annotated[DataOptions, FLAT] = field(default_factory=DataOptions)
     trigger: Annotated[TriggerOptions, FLAT] = field(default_factory=TriggerOptions)
     compute: Annotated[ComputeOptions, FLAT] = field(default_factory=ComputeOptions)
-    out: str | None = None
+    out: Annotated[str | None, FILE] = None
 
 
 def run(options: EvaluateOptions) -> Metrics:
@@ -64,9 +62,10 @@ def run(options: EvaluateOptions) -> Metrics:
     trigger = open_trigger(model, options.trigger, test)
     sets = evaluation_sets(model, test, trigger)
     (measured,) = sets.measure(model, model.variables, batch_size=options.compute.batch_size)
-    open_console().print(metrics_table({model.checkpoint.path.name: measured.metrics}))
+    log.show({model.checkpoint.path.name: measured.metrics}, wanted=True)
     if (doubt := find_doubt(model, measured)) is not None:
         warnings = (doubt.sentence, *warnings)
+    warnings = (*warnings, *warn_of_few_measured(len(test)))
     for warning in warnings:
         log.warn(warning)
     if options.out is not None:
@@ -82,4 +81,5 @@ def run(options: EvaluateOptions) -> Metrics:
             "versions": package_versions(),
         }
         write_atomic(options.out, (json.dumps(document, indent=2) + "\n").encode())
+    log.tell("result", text="measured", verdict=None, paths={} if options.out is None else {"figures": options.out})
     return measured.metrics

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from rnp_jax.card import beside
 from rnp_jax.config import to_plain
-from rnp_jax.errors import ConfigError
+from rnp_jax.errors import ConfigError, Interrupted
 from rnp_jax.pipeline.run_log import EpochBars, RunLog
 from rnp_jax.store import load_tree, remove_tree, save_tree
 
@@ -54,8 +54,10 @@ class SavedStates:
                 remove_tree(old)
         self._saved = time.perf_counter()
 
-    def resume(self, wanted: bool, start: Callable[[], State], say: Callable[[str], None]) -> State | None:
+    def resume(self, wanted: bool, start: Callable[[], State], epochs: int, say: Callable[[str], None]) -> State | None:
         """The last saved state if it is wanted and there; ``start`` gives one of its structure.
+
+        It says how many of all ``epochs`` are done.
 
         Raises:
           ConfigError: it is of a run with other settings.
@@ -67,7 +69,8 @@ class SavedStates:
             say(f"no saved state in {self.folder}: starting with the first epoch")
             return None
         state = self._load(found[-1], start())
-        say(f"continuing after epoch {int(state.epoch)}")
+        done = int(state.epoch)
+        say(f"continuing after epoch {done} of {epochs}: {done / max(epochs, 1):.0%} is done already")
         return state
 
     def _load(self, folder: Path, like: Any) -> Any:
@@ -83,21 +86,25 @@ class SavedStates:
 
     @contextlib.contextmanager
     def going_on(
-        self, wanted: bool, start: Callable[[], State], log: RunLog
+        self, wanted: bool, start: Callable[[], State], epochs: int, log: RunLog
     ) -> Iterator[tuple[State | None, EpochBars]]:
-        """What ``resume`` gives, and bars for the epochs; where the last state is, is told upon an interrupt."""
-        state = self.resume(wanted, start, log.say)
+        """What ``resume`` gives, and bars for the epochs.
+
+        Raises:
+          Interrupted: Ctrl-C, with where the last state is.
+        """
+        state: Any = self.resume(wanted, start, epochs, log.say)
         try:
-            with log.epochs() as bars:
+            with log.epochs(0 if state is None else int(state.epoch)) as bars:
                 yield state, bars
         except KeyboardInterrupt:
-            self.tell(log.say)
-            raise
+            raise Interrupted(self.tell()) from None
 
-    def tell(self, say: Callable[[str], None]) -> None:
-        """Says where the last state is, if there is one."""
-        if self.list():
-            say(f"the last saved state is in {self.folder}; --resume continues from it")
+    def tell(self) -> str:
+        """What is kept, and how to go on."""
+        if not (found := self.list()):
+            return f"no state is saved yet (one is every {SAVE_EVERY:.0f} s), so the same command begins again"
+        return f"the state after epoch {found[-1].name} is in {self.folder}; --resume continues from it"
 
     def remove(self) -> None:
         """Removes them all, once the run is finished."""

@@ -10,16 +10,16 @@ import jax
 import tyro
 
 from rnp_jax.attacks import Goal
+from rnp_jax.commands.attack_list import name_static
 from rnp_jax.commands.new_model import NewModel, check_free, hold_place, make_network, measure_model, write_model
 from rnp_jax.commands.saved_states import SavedStates, open_states
-from rnp_jax.config import FLAT, ComputeOptions, Constants, DataOptions, check_seed, to_plain
+from rnp_jax.config import FILE, FLAT, NAME, NORMALIZATION, ComputeOptions, Constants, DataOptions, check_seed, to_plain
 from rnp_jax.errors import ConfigError
 from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.models import Network
 from rnp_jax.models.resnet import DESIGNS as RESNETS
 from rnp_jax.pipeline.opening import load_images
 from rnp_jax.pipeline.run_log import RunLog
-from rnp_jax.pipeline.tables import metrics_table
 from rnp_jax.pipeline.training_set import describe_attack, open_attack
 from rnp_jax.training.backdoor import PoisonConfig, TrainingSet, poison_once
 from rnp_jax.training.extended import fit_probe
@@ -39,8 +39,7 @@ class SimclrOptions:
     Attributes:
       out: checkpoint to write; the card (.card.json) and, with an attack, the trigger (.trigger.npz) are written beside
         it.
-      attack: attack that poisons the images as 'attack' does: badnets, blend, sig, sig_rnp or wanet; none keeps the
-        images clean.
+      attack: attack that poisons the images as 'attack' does; none keeps them clean.
       model: architecture.
       width: channels of the first stage.
       target: label that the attacker wants.
@@ -57,14 +56,18 @@ class SimclrOptions:
       resume: continue from the state that an interrupted run saved.
     """
 
-    out: str
-    attack: Annotated[str, tyro.conf.Positional] = "none"
-    model: str = "resnet18"
+    out: Annotated[str, FILE]
+    attack: Annotated[
+        str,
+        tyro.conf.Positional,
+        tyro.conf.arg(help=f"attack that poisons the images as 'attack' does: {name_static()} to keep them clean."),
+    ] = "none"
+    model: Annotated[str, NAME] = "resnet18"
     width: int = 64
     target: int = 0
     mapping: Literal["all_to_one", "all_to_all"] = "all_to_one"
     constants: Constants = field(default_factory=dict)
-    normalization: str = "cifar10_rnp"
+    normalization: Annotated[str, NORMALIZATION] = "cifar10_rnp"
     images: Annotated[DataOptions, FLAT] = field(default_factory=lambda: DataOptions(data="cifar10"))
     poison: PoisonConfig = field(default_factory=PoisonConfig)
     simclr: SimclrConfig = field(default_factory=SimclrConfig)
@@ -117,8 +120,8 @@ def run(options: SimclrOptions) -> Metrics:
             seed=options.seed,
         )
         states.remove()
-    log.console.print(metrics_table({"linear probe": metrics}))
-    log.say(f"{out}")
+    log.show({"linear probe": metrics})
+    log.conclude(f"{out}", checkpoint=out)
     return metrics
 
 
@@ -130,7 +133,7 @@ def _train(
     init_key, train_key = jax.random.split(key)
     variables, images = network.init(init_key), untrusted.data.images
     like = partial(start, network, variables, train_key, options.simclr, len(images))
-    with states.going_on(options.resume, like, log) as (state, bars):
+    with states.going_on(options.resume, like, options.simclr.epochs, log) as (state, bars):
         started = time.perf_counter()
         trained, _ = pretrain(
             network,

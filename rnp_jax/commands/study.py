@@ -10,11 +10,23 @@ from rnp_jax.attacks import Goal
 from rnp_jax.card import beside
 from rnp_jax.checks import check_number
 from rnp_jax.commands.attack import AttackOptions, make_victim
+from rnp_jax.commands.attack_list import name_static
 from rnp_jax.commands.compare import COMPARED
 from rnp_jax.commands.new_model import tidy_place
 from rnp_jax.commands.saved_states import STATES
-from rnp_jax.config import FLAT, UNREAD, DataOptions, SourceOptions, TriggerOptions, read_yaml, to_plain, write_yaml
-from rnp_jax.errors import ConfigError, DataError
+from rnp_jax.config import (
+    FLAT,
+    FOLDER,
+    PATH,
+    UNREAD,
+    DataOptions,
+    SourceOptions,
+    TriggerOptions,
+    read_yaml,
+    to_plain,
+    write_yaml,
+)
+from rnp_jax.errors import ConfigError, DataError, Interrupted
 from rnp_jax.extractors import CachedFeatures, open_extractor
 from rnp_jax.models import mlp_head
 from rnp_jax.pipeline.opening import load_images
@@ -32,6 +44,10 @@ from rnp_jax.training.supervised import TrainConfig
 TRAINING = "training.yaml"
 """The seconds that each head took, by stage: they belong to its rows."""
 
+_ATTACKS = tyro.conf.arg(
+    metavar="ATTACK [ATTACK ...]", help=f"attacks to train heads with: {name_static()} for clean ones."
+)
+
 _EXTENSIBLE = ("attacks", "rates", "seeds", "out", "method")  # options that may change between the parts of one study
 
 
@@ -44,7 +60,7 @@ class StudyOptions(RunOptions):
     attacks, rates and seeds may be added to it.
 
     Attributes:
-      attacks: badnets, blend, sig, sig_rnp, wanet or none.
+      attacks: attacks to train heads with; none trains clean heads.
       method: methods to compare, one row each.
       out: output folder.
       images: training and test images.
@@ -56,10 +72,10 @@ class StudyOptions(RunOptions):
       train: training of the heads.
     """
 
-    attacks: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    attacks: Annotated[tuple[str, ...], tyro.conf.Positional, _ATTACKS] = ()
     _: KW_ONLY
     method: Methods = COMPARED
-    out: str = "runs/study"
+    out: Annotated[str, FOLDER] = "runs/study"
     evidence: Annotated[When, tyro.conf.Fixed, tyro.conf.Suppress] = field(default="never", metadata={UNREAD: True})
     sweep_images: Annotated[int, tyro.conf.Fixed, tyro.conf.Suppress] = field(default=0, metadata={UNREAD: True})
     source: Annotated[SourceOptions, tyro.conf.Fixed, tyro.conf.Suppress] = field(
@@ -69,7 +85,7 @@ class StudyOptions(RunOptions):
         default_factory=TriggerOptions, metadata={UNREAD: True}
     )
     images: Annotated[DataOptions, FLAT] = field(default_factory=lambda: DataOptions(data="cifar10"))
-    extractor: str = ""
+    extractor: Annotated[str, PATH] = ""
     head: tuple[int, ...] = (256, 256)
     rates: tuple[float, ...] = (0.1,)
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -110,7 +126,10 @@ def run(options: StudyOptions) -> tuple[SweepRow, ...]:
             tidy_place(Path(head.out), "study")
             continue
         spent = RunLog()
-        make_victim(head, train_set, test, extractor, cached, spent)
+        try:
+            make_victim(head, train_set, test, extractor, cached, spent)
+        except KeyboardInterrupt:
+            raise Interrupted(f"{number - 1} of {len(heads)} heads are trained; the same command goes on") from None
         trained[Path(head.out).stem] = {f"head: {name}": seconds for name, seconds in spent.timing.items()}
         write_yaml(out / TRAINING, trained)
 

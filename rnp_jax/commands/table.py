@@ -1,8 +1,10 @@
 """The commands: the class of each one's options, and what it does in a line."""
 
 COMMANDS = {
+    "check": ("CheckOptions", "the whole way: inspect, detect, defend, prove; one page, and an exit status for CI"),
     "inspect": ("InspectOptions", "list what a file holds and recognise its architecture; execute nothing"),
     "defend": ("DefendOptions", "remove a backdoor with clean images; write a cleaned checkpoint, masks and a report"),
+    "train": ("TrainOptions", "train a clean network on a training set that nobody trusts"),
     "detect": ("DetectOptions", "find the target label, the trigger and the suspicious samples; give a verdict"),
     "calibrate": ("CalibrateOptions", "fit verdict thresholds on models labelled clean or backdoored"),
     "evaluate": ("EvaluateOptions", "measure ACC, and ASR and RA if the trigger is known"),
@@ -19,6 +21,9 @@ COMMANDS = {
 
 COMPILE_NOTHING = ("inspect", "convert", "cache")
 """Commands to which the cache of compiled programs is of no use."""
+
+HAVE_NO_LOG = ("inspect", "cache")
+"""Commands that print what they were asked for and nothing else."""
 
 HOLD_NO_DEVICE = ("sweep", "cache")
 """Commands whose own process leaves the devices to others."""

@@ -39,7 +39,11 @@ class Normalization:
         if len(self.mean) == channels:
             return self
         if len(set(self.mean)) > 1 or len(set(self.std)) > 1:
-            raise DataError(f"normalisation for {len(self.mean)} channels, but the images have {channels}")
+            each = "" if channels == 1 else f"{channels} means and {channels} stds, or "
+            raise DataError(
+                f"normalisation for {len(self.mean)} channels, but the images have {channels}: give --normalization "
+                f"{each}one mean and one std"
+            )
         return Normalization(self.mean[:1] * channels, self.std[:1] * channels)
 
 

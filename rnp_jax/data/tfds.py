@@ -63,7 +63,7 @@ def explain_preparing(name: str, data_dir: Path) -> str:
         f"{name} is known to TensorFlow Datasets but not prepared under {data_dir}, and nothing is downloaded on its "
         f"own. Prepare it once: pip install tensorflow-cpu (only preparing needs it), then python -c "
         f"\"import tensorflow_datasets as tfds; tfds.builder('{name}', data_dir='{data_dir}', "
-        f"file_format='array_record').download_and_prepare()\"; or name the folder it is in as data_dir"
+        f"file_format='array_record').download_and_prepare()\"; or name the folder it is in with --data-dir"
     )
 
 

@@ -4,10 +4,13 @@ import math
 from typing import Annotated, Self
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from pydantic import Field
 
 from rnp_jax.document import Count, Known, Part, Share
+
+Z = 1.959963984540054
+"""Standard deviations to either side of the mean that hold 95 % of a normal distribution."""
 
 
 class Proportion(Part):
@@ -22,7 +25,7 @@ class Proportion(Part):
     @classmethod
     def of(cls, count: int, total: int) -> Self:
         """The share of ``count`` in ``total``, which is 1 or more."""
-        z, n, p = 1.959963984540054, total, count / total
+        z, n, p = Z, total, count / total
         centre = (p + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
         return cls(value=p, low=max(0.0, centre - half), high=min(1.0, centre + half), count=count, total=total)
@@ -31,6 +34,18 @@ class Proportion(Part):
     def interval(self) -> tuple[float, float]:
         """The ends of the interval."""
         return self.low, self.high
+
+
+class Difference(Part):
+    """A share of images lost, below 0 where it was won, and its 95 % interval."""
+
+    value: Annotated[float, Field(ge=-1, le=1)]
+    low: Annotated[float, Field(ge=-1, le=1)]
+    high: Annotated[float, Field(ge=-1, le=1)]
+
+    def __str__(self) -> str:
+        points = (100 * each for each in (self.value, self.low, self.high))
+        return "{:.1f} points (95 % interval {:.1f} to {:.1f})".format(*points)
 
 
 class Metrics(Part):
@@ -64,6 +79,23 @@ def share(hits: np.ndarray) -> Proportion | None:
 def known_share(hits: np.ndarray) -> Proportion:
     """Proportion of the true entries, of which the caller knows that there is at least one."""
     return Proportion.of(int(hits.sum()), hits.size)
+
+
+def accuracy_lost(before: Bool[np.ndarray, "N"], after: Bool[np.ndarray, "N"]) -> Difference:
+    """The accuracy lost between two networks on the same images, one or more.
+
+    Only images count of which one network is right and the other is not. The interval is that of Agresti and Min (Stat.
+    Med. 24, 2005): Wald's, with half an image more of each of the four kinds.
+
+    Args:
+      before: whether the one network is right about each image.
+      after: the same of the other.
+    """
+    lost, won, total = int((before & ~after).sum()), int((~before & after).sum()), len(before)
+    centre = (lost - won) / (total + 2)
+    half = Z * math.sqrt(lost + won + 1 - (lost - won) ** 2 / (total + 2)) / (total + 2)
+    low, high = max(-1.0, centre - half), min(1.0, centre + half)
+    return Difference(value=(lost - won) / total, low=low, high=high)
 
 
 def clean_metrics(predicted: Int[np.ndarray, "N"], labels: Int[np.ndarray, "N"], target: int | None = None) -> Metrics:

@@ -59,7 +59,8 @@ def settle_model(
         told = " and ".join(f"the {name} {value}" for name, value in choice)
         sentence = f"Of all that the tensors fit, only {told} takes images of {height}x{width}."
     model = open_one(replace(source, **dict(choice)))
-    return replace(model, assumptions=(sentence, *model.assumptions))
+    by = "images" if "normalization" in dict(choice) else model.normalized_by
+    return replace(model, assumptions=(sentence, *model.assumptions), normalized_by=by)
 
 
 def _open_each(source: SourceOptions, clean: Dataset, open_one: Open[AnyModel]) -> Iterator[tuple[Candidate, AnyModel]]:

@@ -50,7 +50,8 @@ class Case:
       trigger: the attack to measure, where it is known.
       sets: the test images without and with the trigger, as the model reads them.
       poisoned: which images of an untrusted set are poisoned, where that is known; for evaluation only.
-      anew: whether the method trains a new network on an untrusted set.
+      untrusted: whether the images that the method learns from are an untrusted training set.
+      anew: whether the method trains a new network on them.
       cautions: what speaks against the way in which the model was opened.
     """
 
@@ -63,13 +64,14 @@ class Case:
     trigger: Trigger | None
     sets: EvaluationSets
     poisoned: Bool[np.ndarray, "N"] | None = None
+    untrusted: bool = False
     anew: bool = False
     cautions: tuple[str, ...] = ()
 
     @property
     def clean_images(self) -> tuple[int, int]:
         """How many clean images the method has, and how many of them are held out."""
-        if self.anew:
+        if self.untrusted:
             return 0, 0
         held = 0 if self.holdout is None else len(self.holdout.labels)
         return len(self.data.labels) + held, held
@@ -119,9 +121,7 @@ def make_case(model: Suspect, request: Request, images: Dataset, test: Dataset |
             raise ConfigError(f"method {request.method.name} trains on an untrusted set: give test images as test")
         model, test = fit_images(model, test)
         network, start = _open_start(model, request)
-        trigger = open_trigger(model, options.trigger, test)
-        sets = evaluation_sets(model, test, trigger)
-        return Case(model, network, start, images.batch, None, test, trigger, sets, anew=True)
+        return _judge_untrusted(model, request, network, start, images.batch, test)
     data, holdout = images.batch, None
     if options.defense.holdout > 0:
         data, holdout = holdout_split(data, options.defense.holdout, options.defense.seed)
@@ -160,14 +160,29 @@ def _open_untrusted(model: Suspect, request: Request, log: RunLog) -> Case:
         validate(data, num_classes=num_classes, image_shape=image_shape, name=name)
         validate(test, num_classes=num_classes, image_shape=image_shape, name=test.name)
         check_overlap(data, test)
-        trigger = open_trigger(model, options.trigger, test)
-        sets = evaluation_sets(model, test, trigger)
-    return Case(model, network, start, data, None, test, trigger, sets, poisoned, anew=True)
+        return _judge_untrusted(model, request, network, start, data, test, poisoned)
+
+
+def _judge_untrusted(
+    model: Suspect,
+    request: Request,
+    network: Network,
+    start: Variables | None,
+    data: Batch,
+    test: Dataset,
+    poisoned: np.ndarray | None = None,
+) -> Case:
+    """The case of a method that learns from an untrusted set."""
+    trigger = open_trigger(model, request.options.trigger, test)
+    sets, anew = evaluation_sets(model, test, trigger), request.method.anew
+    return Case(model, network, start, data, None, test, trigger, sets, poisoned, untrusted=True, anew=anew)
 
 
 def _open_start(model: Suspect, request: Request) -> tuple[Network, Variables | None]:
     """The network to train, and its weights where it does not start fresh."""
     own, compute = request.options.untrusted, request.options.compute
+    if not request.method.anew:
+        return _open_own(model, request)
     num_classes = model.network.architecture.num_classes
     if own.start is not None:
         if Path(own.start).is_dir():
@@ -188,6 +203,22 @@ def _open_start(model: Suspect, request: Request) -> tuple[Network, Variables | 
         raise ConfigError(f"--untrusted.width {own.width}: {architecture.name} has no width")
     width = architecture.width if own.width is None else own.width
     return replace(like, architecture=replace(architecture, width=width)), None
+
+
+def _open_own(model: Suspect, request: Request) -> tuple[Network, Variables]:
+    """The model's own network, for a method that changes it by the untrusted set."""
+    own, name = request.options.untrusted, request.method.name
+    if own.start is not None or own.width is not None:
+        raise ConfigError(
+            f"--untrusted.start and --untrusted.width: not read by --method {name}, which trains the checkpoint's own "
+            "network further; remove them"
+        )
+    if model.extractor is not None:
+        raise ConfigError(
+            f"{model.checkpoint.path} is a head on {model.extractor.name}, and --method {name} learns from images: "
+            "give a network that reads them"
+        )
+    return model.network, model.variables
 
 
 def _with_classes(network: Network, variables: Variables, num_classes: int) -> tuple[Network, Variables]:

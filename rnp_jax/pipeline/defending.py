@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rnp_jax.checkpoints import Model
 from rnp_jax.config import write_yaml
+from rnp_jax.defenses.method import Keep, compute_anew
 from rnp_jax.evaluation.measure import Measured
 from rnp_jax.pipeline.case import Case, open_case
 from rnp_jax.pipeline.copies import tell_copies
@@ -13,6 +14,7 @@ from rnp_jax.pipeline.doubts import find_doubt
 from rnp_jax.pipeline.evidence import search_before_and_after
 from rnp_jax.pipeline.few_images import tell_opened
 from rnp_jax.pipeline.holding import hold_new
+from rnp_jax.pipeline.keeping import identify, keep_stages
 from rnp_jax.pipeline.measuring import Outcome, measure, measure_before, run_method
 from rnp_jax.pipeline.opening import choose_out, open_model
 from rnp_jax.pipeline.pruning_curves import measure_curves
@@ -34,6 +36,7 @@ def defend_checkpoint(request: Request, out: str | None = None, log: RunLog | No
     Raises:
       RnpError: an unusable checkpoint, data set or option; nothing is written to the source.
       DataError: another run writes into the folder, or has finished there.
+      Interrupted: Ctrl-C; the same call then goes on after the last stage that was finished.
     """
     check_request(request)
     folder = choose_out(out, request.checkpoint, "defend", LAST)
@@ -50,11 +53,13 @@ def defend_checkpoint(request: Request, out: str | None = None, log: RunLog | No
     with hold_new(folder, "defend", LAST):  # what came before left no folder behind
         write_yaml(folder / "config.yaml", request.plain())
         log.write_to(folder / "run.log")
-        case = _hold_against_rivals(case, request, log)
-        return write_outcome(case, defend_case(case, request, log), request, cleaned, log)
+        with keep_stages(folder, identify(request, case), log) as keep:
+            case = hold_against_rivals(case, request, log)
+            outcome = defend_case(case, request, log, keep=keep)
+            return write_outcome(case, outcome, request, cleaned, log, keep)
 
 
-def _hold_against_rivals(case: Case, request: Request, log: RunLog) -> Case:
+def hold_against_rivals(case: Case, request: Request, log: RunLog) -> Case:
     """The case, with a warning if another normalisation than the one that was given does far better."""
     with log.stage("measure"):
         cautions = warn_of_rivals(case.model, request.options.source, case.test)
@@ -65,12 +70,15 @@ def _hold_against_rivals(case: Case, request: Request, log: RunLog) -> Case:
 
 def _tell_copies(model: Model, request: Request) -> tuple[str, ...]:
     """What is said of copies of the network, all of which a new network's file leaves out."""
-    anew = request.method.needs == "untrusted"
-    return () if anew else tell_copies(model.copies, model.state_dict, replaced=True)
+    return () if request.method.anew else tell_copies(model.copies, model.state_dict, replaced=True)
 
 
-def defend_case(case: Case, request: Request, log: RunLog, before: Measured | None = None) -> Outcome:
+def defend_case(
+    case: Case, request: Request, log: RunLog, before: Measured | None = None, keep: Keep = compute_anew
+) -> Outcome:
     """Measures the model where that is not done, says so if it may be opened wrongly, runs the method, measures again.
+
+    ``keep`` gives what the longer stages compute.
 
     Raises:
       ConfigError, DefenseError: settings that do not fit the network; a method that cannot do its work.
@@ -80,22 +88,31 @@ def defend_case(case: Case, request: Request, log: RunLog, before: Measured | No
         before = measure_before(case, request, log)
     if (doubt := find_doubt(case.model, before)) is not None:
         log.warn(doubt.sentence)
-    return measure(case, run_method(case, request, log), request, log, before)
+    return measure(case, run_method(case, request, log, keep), request, log, before)
 
 
-def judge_outcome(case: Case, outcome: Outcome, request: Request, log: RunLog, dropped: tuple[str, ...] = ()) -> Result:
+def judge_outcome(
+    case: Case,
+    outcome: Outcome,
+    request: Request,
+    log: RunLog,
+    dropped: tuple[str, ...] = (),
+    keep: Keep = compute_anew,
+) -> Result:
     """The result document, with the pruning curves; ``dropped`` is what of the source the cleaned file lacks."""
     with log.stage("sweeps"):
         curves = measure_curves(case.model, outcome.defended, case.holdout, case.sets, request.options.sweep_images)
-    finding = search_before_and_after(case, outcome, request, log)
+    finding = search_before_and_after(case, outcome, request, log, keep)
     return describe_run(request, case, outcome, curves, finding, dropped, log.timing)
 
 
-def write_outcome(case: Case, outcome: Outcome, request: Request, cleaned: Path, log: RunLog) -> Result:
+def write_outcome(
+    case: Case, outcome: Outcome, request: Request, cleaned: Path, log: RunLog, keep: Keep = compute_anew
+) -> Result:
     """Writes the network, the masks, the result and the report beside the path of the cleaned checkpoint."""
     with log.stage("write checkpoint"):
         dropped = write_network(cleaned, case, outcome, request)
         write_masks(cleaned.parent, outcome, request.method.name)
-    result = judge_outcome(case, outcome, request, log, dropped)
+    result = judge_outcome(case, outcome, request, log, dropped, keep)
     write_page(cleaned.parent, result, case, outcome, cleaned, log)
     return result

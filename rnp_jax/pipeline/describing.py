@@ -27,6 +27,7 @@ from rnp_jax.pipeline.measuring import Outcome
 from rnp_jax.pipeline.opening import Suspect, Trigger
 from rnp_jax.pipeline.request import Request
 from rnp_jax.pipeline.training_set import name_attack
+from rnp_jax.pipeline.truth import rate_images
 from rnp_jax.pipeline.versions import device_name, package_versions
 from rnp_jax.report import schema
 
@@ -99,7 +100,7 @@ def describe_run(
         sweeps=curves,
         phases=_phases(defended),
         pruned_filters=_pruned(defended),
-        covariates=_covariates(case, defended),
+        covariates=rate_images(defended, case.poisoned),
         timing=tuple(schema.Stage(stage=name, seconds=seconds) for name, seconds in timing.items()),
         classes=classes,
         evidence=describe_evidence(finding, case.test.class_names),
@@ -227,25 +228,17 @@ def _tell_anew(case: Case, defended: Defended) -> str:
     """What a method that trains a new network did."""
     units = sum(len(values) for values in defended.values.values())
     pruned = f" {defended.choice.pruned} of its {units} hidden units were pruned." if defended.prunes else ""
-    kept = f" In the end, it trusted the labels of {len(defended.kept[-1]):,} images." if defended.kept else ""
+    told = _tell_told(defended)
     return (
-        f"A new network was trained on the {len(case.data.labels):,} untrusted images.{pruned}{kept} It used no "
+        f"A new network was trained on the {len(case.data.labels):,} untrusted images.{pruned}{told} It used no "
         "clean images, no knowledge of the trigger and none of the checkpoint's own weights."
     )
 
 
-def _covariates(case: Case, defended: Defended) -> dict[str, float | None]:
-    """How well a method told clean from poisoned images, where the truth is known."""
-    rows: dict[str, float | None] = {}
-    for number, kept in enumerate(defended.kept, 1):
-        if case.poisoned is None:
-            break
-        name = f"Round {number}: share of clean images among those kept (for evaluation only)"
-        rows[name] = float((~case.poisoned[kept]).mean())
-        if case.poisoned.any():
-            name = f"Round {number}: share of the poisoned images kept (for evaluation only)"
-            rows[name] = float(case.poisoned[kept].sum() / case.poisoned.sum())
-    return rows
+def _tell_told(defended: Defended) -> str:
+    """Which of the untrusted images a method trusted, and which it held to be poisoned."""
+    kept = f" In the end, it trusted the labels of {len(defended.kept[-1]):,} images." if defended.kept else ""
+    return kept + (f" It held {len(defended.isolated):,} to be poisoned." if len(defended.isolated) else "")
 
 
 def _warn_of_source(case: Case) -> tuple[str, ...]:
@@ -255,7 +248,7 @@ def _warn_of_source(case: Case) -> tuple[str, ...]:
 
 def _cautions(request: Request) -> tuple[str, ...]:
     """What weakens the conclusion where training started from weights that are given."""
-    start = request.options.untrusted.start if request.method.needs == "untrusted" else None
+    start = request.options.untrusted.start if request.method.anew else None
     caution = None if start is None else open_extractor(start).caution
     return () if caution is None else (f"{caution}.",)
 
@@ -269,7 +262,9 @@ def _tell_done(case: Case, request: Request, defended: Defended) -> tuple[str, s
     if defended.kind == "bounds":
         return "Activations were bounded", "All activations got upper bounds, without knowledge of the trigger."
     if not defended.prunes:
-        return "All weights were tuned", "All weights were tuned, without knowledge of the trigger."
+        on = f" on {len(case.data.labels):,} untrusted images" if case.untrusted else ""
+        told = f"All weights were tuned{on}, without knowledge of the trigger."
+        return "All weights were tuned", told + _tell_told(defended) * case.untrusted
     sees = request.method.needs == "trigger"
     how = "with knowledge of the trigger, which no defender has" if sees else "without knowledge of the trigger"
     count = defended.choice.pruned

@@ -1,7 +1,10 @@
 """Evidence without the trigger: what new searches for triggers find in a model before and after a defense."""
 
+from functools import partial
+
 import jax
 
+from rnp_jax.defenses.method import Keep, compute_anew
 from rnp_jax.detection.evidence import Finding, LabelEvidence
 from rnp_jax.detection.evidence_search import gather_evidence
 from rnp_jax.pipeline.case import Case
@@ -14,7 +17,9 @@ from rnp_jax.report.schema import Evidence, SearchedLabel
 _SEED = 0x65766964  # folded into the run's; a small number would give a key that methods split off theirs
 
 
-def search_before_and_after(case: Case, outcome: Outcome, request: Request, log: RunLog) -> Finding | None:
+def search_before_and_after(
+    case: Case, outcome: Outcome, request: Request, log: RunLog, keep: Keep = compute_anew
+) -> Finding | None:
     """What the searches find; None where they were not asked for, or do not apply.
 
     They apply to a network that reads images and was changed, not to a head on features and not to a new network. What
@@ -22,13 +27,14 @@ def search_before_and_after(case: Case, outcome: Outcome, request: Request, log:
     """
     when = request.options.evidence
     wanted = when == "always" or (when == "unknown" and case.trigger is None)
-    if not wanted or case.anew or case.model.extractor is not None or request.method.changes == "nothing":
+    if not wanted or case.untrusted or case.model.extractor is not None or request.method.changes == "nothing":
         return None
     if (doubt := find_doubt(case.model, outcome.before)) is not None and doubt.at_chance:
         return None
     log.say("searching for triggers before and after the defense")
     with log.stage("evidence"), log.epochs() as bars:
-        return gather_evidence(
+        searches = partial(
+            gather_evidence,
             case.network,
             case.model.variables,
             outcome.model.variables,
@@ -37,6 +43,7 @@ def search_before_and_after(case: Case, outcome: Outcome, request: Request, log:
             holdout=case.holdout,
             progress=bars,
         )
+        return keep("evidence", searches)[0]
 
 
 def describe_evidence(finding: Finding | None, class_names: tuple[str, ...]) -> Evidence | None:

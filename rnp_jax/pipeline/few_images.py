@@ -45,9 +45,19 @@ def warn_of_few(case: Case, request: Request) -> tuple[str, ...]:
             f"{_count(len(triggered.labels), 'triggered image')}: too few to call any trigger removed, even one that "
             f"never works; {needed:,} or more make sense."
         )
-    if len(case.test) < MEASURE:
-        warnings.append(f"{_count(len(case.test), 'image')} to measure ACC on: {MEASURE} or more make sense.")
-    return tuple(warnings)
+    return (*warnings, *warn_of_few_measured(len(case.test)))
+
+
+def warn_of_few_measured(count: int) -> tuple[str, ...]:
+    """That few images measure ACC, if so."""
+    return (f"{_count(count, 'image')} to measure ACC on: {MEASURE} or more make sense.",) * (count < MEASURE)
+
+
+def warn_of_few_examined(count: int, num_classes: int) -> tuple[str, ...]:
+    """That few clean images are examined, if so."""
+    needed = LEARN * num_classes
+    what = f"{_count(count, 'clean image')} to look at, for {num_classes} classes"
+    return (f"{what}: a verdict makes sense with {needed:,} or more.",) * (count < needed)
 
 
 def warn_of_classes(data: Dataset) -> tuple[str, ...]:

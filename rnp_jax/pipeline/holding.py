@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ from rnp_jax.errors import DataError
 
 LOCK = ".lock"
 """The hidden file, in a folder that is held."""
+
+STATES = "states"
+"""The folder, in a folder that is held, of what an unfinished run keeps to go on from."""
 
 _MOST = 4096  # bytes that it has
 _PATIENCE = 5.0  # seconds that another run may take to say who it is, or to leave
@@ -68,6 +72,7 @@ def hold_new(out: Path, command: str, finished: str) -> Iterator[None]:
     """
     with hold_folder(out, command):
         if (out / finished).exists():
+            shutil.rmtree(out / STATES, ignore_errors=True)
             raise DataError(f"{out} already contains a finished result; choose another folder with --out")
         yield
 

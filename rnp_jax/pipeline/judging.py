@@ -14,19 +14,8 @@ from rnp_jax.errors import RequirementError
 from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.pipeline.doubts import Doubt
 from rnp_jax.pipeline.options import Require
+from rnp_jax.report.outcome import CHANCE, COSTLY, MISLED, STILL_WORKS
 from rnp_jax.report.schema import Verdict
-
-CHANCE = 0.1
-"""ASR that is never held against a model of ten classes or fewer: what guessing among ten gives."""
-
-COSTLY = 0.05
-"""ACC that may be lost before a verdict calls it a cost."""
-
-MISLED = 0.25
-"""RA may lie so far below ACC before the trigger is said to lead elsewhere."""
-
-STILL_WORKS = 0.5
-"""ASR above which a trigger is not even weakened."""
 
 Z_SQUARED = 1.959963984540054**2
 """Of the 95 % interval."""

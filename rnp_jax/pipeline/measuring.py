@@ -1,11 +1,13 @@
 """Run and measure: what a method makes of a model, and the figures before and after it."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import numpy as np
 
 from rnp_jax.defenses import Defended, Pairs
+from rnp_jax.defenses.method import Keep, compute_anew
 from rnp_jax.evaluation.measure import Measured
 from rnp_jax.evaluation.metrics import with_effectiveness
 from rnp_jax.evaluation.predict import default_batch_size
@@ -40,19 +42,20 @@ class Outcome:
     batch_size: int
 
 
-def run_method(case: Case, request: Request, log: RunLog) -> Defended:
-    """Runs the method on the case.
+def run_method(case: Case, request: Request, log: RunLog, keep: Keep = compute_anew) -> Defended:
+    """Runs the method on the case; ``keep`` gives its outcome, and what its longer stages compute.
 
     Raises:
       ConfigError, DefenseError: settings that do not fit the network; a method that cannot do its work.
     """
     method, on_features = request.method, case.model.extractor is not None and not case.anew
-    named = "untrusted" if case.anew else "clean"
+    named = "untrusted" if case.untrusted else "clean"
     log.say(f"{case.network.architecture.name}: {method.name} on {len(case.data.labels)} {named} images")
     for warning in warn_of_few(case, request):
-        log.say(f"  warning: {warning}")
+        log.warn(warning)
     with log.epochs() as bars:
-        defended = method(
+        outcome = partial(
+            method,
             case.network,
             case.variables,
             case.data,
@@ -62,17 +65,24 @@ def run_method(case: Case, request: Request, log: RunLog) -> Defended:
             augment=request.options.augmentation if method.augments and not on_features else None,
             progress=bars,
             pairs=_pairs(case) if method.needs == "trigger" else None,
+            keep=keep,
         )
+        defended, _ = keep("outcome", outcome)
     for stage, seconds in defended.timing.items():
-        log.timing[stage] = log.timing.get(stage, 0.0) + seconds
+        log.spend(stage, seconds)
     for warning in defended.warnings:
-        log.say(f"  warning: {warning}")
+        log.warn(warning)
     unpruned = "activations bounded" if defended.kind == "bounds" else "tuned"
     done = f"pruned {defended.choice.pruned} filters" if defended.prunes else unpruned
     log.say(f"{'left as it came' if defended.unchanged else done}: {defended.choice.rule}")
     for number, kept in enumerate(defended.kept, 1):
         clean = "" if case.poisoned is None else f", {(~case.poisoned[kept]).mean():.1%} of them truly clean"
         log.say(f"round {number}: {len(kept)} images kept{clean}")
+    if len(defended.isolated):
+        found = (
+            "" if case.poisoned is None else f", {case.poisoned[defended.isolated].mean():.1%} of them truly poisoned"
+        )
+        log.say(f"{len(defended.isolated)} images isolated as poisoned{found}")
     return defended
 
 

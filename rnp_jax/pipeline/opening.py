@@ -214,11 +214,14 @@ def load_images(
     return data
 
 
-def open_images(model: Suspect, images: DataOptions, defense: DefenseSetOptions) -> tuple[Batch, Batch | None, Dataset]:
+def open_images(
+    model: Suspect, images: DataOptions, defense: DefenseSetOptions, *, unused: bool = False
+) -> tuple[Batch, Batch | None, Dataset]:
     """The clean images a defender has, those of them held out to choose by (None without), and the test images.
 
     Where the data has no test part of its own, a fifth of it is measured on, and the defender's images come from the
-    rest: all of it, where more are asked for. A class that is short gives all it has, and the others give more.
+    rest: all of it, where more are asked for. A class that is short gives all it has, and the others give more. With
+    ``unused``, what the defender leaves of the rest is measured on too, unless the options limit the test images.
 
     Raises:
       ConfigError: neither the options nor a card name the data.
@@ -229,12 +232,23 @@ def open_images(model: Suspect, images: DataOptions, defense: DefenseSetOptions)
     test = open_data(model, images, "test")
     scarce = train.source_images is not None
     size = min(defense.size, len(train)) if scarce else defense.size
-    drawn, _ = sample_defense_set(train, size, seed=defense.seed, stratified=defense.stratified, uneven=scarce)
+    drawn, taken = sample_defense_set(train, size, seed=defense.seed, stratified=defense.stratified, uneven=scarce)
+    if unused and scarce and images.test_images is None:
+        test = _add_unused(test, train, taken)
     check_overlap(drawn, test)
     if defense.holdout == 0:
         return drawn, None, test
     data, holdout = holdout_split(drawn, defense.holdout, defense.seed)
     return data, holdout, test
+
+
+def _add_unused(test: Dataset, train: Dataset, taken: Int[np.ndarray, "n"]) -> Dataset:
+    """The test images and, after them, those that were not taken and are like none that was, pixel for pixel."""
+    known = {train.images[i].tobytes() for i in taken}
+    rest = [i for i in np.setdiff1d(np.arange(len(train)), taken) if train.images[i].tobytes() not in known]
+    joined = (np.concatenate([ours, more[rest]]) for ours, more in zip(test.batch, train.batch, strict=True))
+    images, labels = joined
+    return replace(test, images=images, labels=labels)
 
 
 def tell_parts(data: Batch, holdout: Batch | None, test: Dataset) -> str | None:

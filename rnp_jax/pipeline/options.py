@@ -8,13 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, make_dataclass
 from functools import cache
 from os import PathLike
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 
 import tyro
 
 from rnp_jax.checks import check_number
 from rnp_jax.config import (
+    DATA,
+    FILE,
     FLAT,
+    FOLDER,
+    METHOD,
     UNREAD,
     ComputeOptions,
     DataOptions,
@@ -48,8 +52,8 @@ class UntrustedOptions:
       width: channels in the first stage of a fresh network; by default as in the defended one.
     """
 
-    data: str | None = None
-    start: str | None = None
+    data: Annotated[str | None, DATA] = None
+    start: Annotated[str | None, FILE] = None
     width: int | None = None
 
     def __post_init__(self):
@@ -81,8 +85,11 @@ class RunOptions:
       seed: random seed for shuffling and augmentation.
     """
 
-    method: str | tuple[str, ...] = "auto"
-    out: str | None = None
+    reads: ClassVar[tuple[str, ...]] = ()
+    """The shared options that the command reads itself, whatever its methods do."""
+
+    method: Annotated[str | tuple[str, ...], METHOD] = "auto"
+    out: Annotated[str | None, FOLDER] = None
     source: Annotated[SourceOptions, FLAT] = field(default_factory=SourceOptions)
     images: Annotated[DataOptions, FLAT] = field(default_factory=DataOptions)
     defense: DefenseSetOptions = field(default_factory=DefenseSetOptions)
@@ -113,6 +120,11 @@ class RunOptions:
             raise ConfigError(f"--method: no method is given; choose among {', '.join(METHODS)}")
         return tuple(map(find_method, names))
 
+    @classmethod
+    def list_methods(cls) -> tuple[str, ...]:
+        """The methods that the command takes."""
+        return tuple(METHODS)
+
     def settings(self, method: Method) -> Any:
         """The method's settings: as given, or its defaults."""
         return getattr(self, method.group, method.defaults) if method.group else None
@@ -122,7 +134,7 @@ _READERS: Mapping[str, Callable[[Method], bool]] = {
     "defense": lambda method: method.needs != "untrusted" and method.changes != "nothing",
     "untrusted": lambda method: method.needs == "untrusted",
     "augmentation": lambda method: method.augments,
-    "sweep_images": lambda method: method.changes in ("filters", "both") and method.needs != "untrusted",
+    "sweep_images": lambda method: method.changes in ("filters", "both") and not method.anew,
     "evidence": lambda method: method.needs != "untrusted" and method.changes != "nothing",
     "seed": lambda method: method.changes != "nothing",
 }
@@ -154,7 +166,7 @@ def _schema_for(schema: type[Schema], names: tuple[str, ...]) -> type[Schema]:
     methods = tuple(map(find_method, names))
     added: list[tuple[str, Any, Any]] = []
     for each in fields(schema):
-        if not any(is_read(each.name, method) for method in methods):
+        if each.name not in schema.reads and not any(is_read(each.name, method) for method in methods):
             added.append(_unread(each))
     for method in methods:
         if method.group and method.group not in {name for name, _, _ in added}:

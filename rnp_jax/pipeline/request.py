@@ -74,7 +74,7 @@ def check_filters(model: Model, request: Request) -> None:
       ConfigError: it has not.
     """
     method = request.method
-    if method.needs == "untrusted":  # it trains a network of its own
+    if method.anew:  # it trains a network of its own
         return
     chosen = method.chooses(request.settings)
     total = sum(len(values) for values in masks.filters(model.variables["masks"]).values())

@@ -20,7 +20,6 @@ from rnp_jax.pipeline.measuring import Outcome
 from rnp_jax.pipeline.opening import draw_evenly
 from rnp_jax.pipeline.request import Request
 from rnp_jax.pipeline.run_log import RunLog
-from rnp_jax.pipeline.tables import metrics_table
 from rnp_jax.regular_file import MIB, read_regular
 from rnp_jax.report.page import write_report
 from rnp_jax.report.samples import MAX_SAMPLES, Samples
@@ -41,7 +40,7 @@ def name_cleaned(out: Path, request: Request) -> Path:
     Raises:
       DataError: the run would replace a file that it reads.
     """
-    anew, source = request.method.needs == "untrusted", Path(request.checkpoint)
+    anew, source = request.method.anew, Path(request.checkpoint)
     suffix = ".safetensors" if source.suffix == ".json" else source.suffix or ".pt"  # an index becomes one file
     cleaned = out / ("cleaned.pt" if anew else f"cleaned{suffix}")
     written = [path.resolve() for path in ([cleaned, out / EXTRACTOR] if anew else [cleaned])]
@@ -127,10 +126,16 @@ def write_masks(out: Path, outcome: Outcome, method: str) -> None:
 def write_page(out: Path, result: Result, case: Case, outcome: Outcome, cleaned: Path, log: RunLog) -> None:
     """Writes the report, and says what came of it."""
     plain = {name: np.asarray(value) for name, value in outcome.defended.values.items()}
-    page = write_report(out, result, plain, _samples(case, outcome))
-    log.console.print(metrics_table({"before": outcome.before.metrics, "after": outcome.after.metrics}))
-    log.say(result.verdict.headline)
-    log.say(f"{_tell_checkpoint(result.verdict, cleaned)}\nreport              {page}")
+    page = write_report(out, result, plain, draw_samples(case, outcome))
+    log.show({"before": outcome.before.metrics, "after": outcome.after.metrics})
+    verdict = result.verdict
+    log.conclude(
+        f"{verdict.headline}\n{_tell_checkpoint(verdict, cleaned)}\nreport              {page}",
+        verdict=verdict.model_dump(),
+        checkpoint=cleaned,
+        report=page,
+        result=cleaned.with_name("result.json"),
+    )
 
 
 def _tell_checkpoint(verdict: Verdict, written: Path) -> str:
@@ -140,7 +145,8 @@ def _tell_checkpoint(verdict: Verdict, written: Path) -> str:
     return f"new checkpoint      {written}  (the result does not support that a backdoor is removed)"
 
 
-def _samples(case: Case, outcome: Outcome) -> Samples | None:
+def draw_samples(case: Case, outcome: Outcome) -> Samples | None:
+    """A few test images without and with the trigger, and what is predicted for them; None where it is not known."""
     if case.trigger is None:
         return None
     test, triggered = case.test, case.trigger.test

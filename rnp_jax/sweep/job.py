@@ -22,7 +22,7 @@ from rnp_jax.pipeline.copies import warn_of_replaced
 from rnp_jax.pipeline.defending import defend_case, write_outcome
 from rnp_jax.pipeline.doubts import find_doubt
 from rnp_jax.pipeline.evidence import describe_evidence, search_before_and_after
-from rnp_jax.pipeline.few_images import warn_of_classes
+from rnp_jax.pipeline.few_images import warn_of_classes, warn_of_few, warn_of_few_measured
 from rnp_jax.pipeline.measuring import Outcome
 from rnp_jax.pipeline.opening import Suspect, fit_images, open_images, open_model
 from rnp_jax.pipeline.options import RunOptions
@@ -154,6 +154,7 @@ class SweepJob:
         written, evidence = self._write(item, case, outcome, request, log)
         row = self._describe(item, loaded, attempt)
         defended, before, after = outcome.defended, outcome.before.metrics, outcome.after.metrics
+        few = warn_of_few(case, request)
         return row.model_copy(
             update={
                 **after.shares,
@@ -162,7 +163,7 @@ class SweepJob:
                 **(_count(defended) if defended.prunes else {}),
                 **({} if evidence is None else _tell_evidence(evidence)),
                 "batch_size": outcome.batch_size,
-                **_tell_opened(case, outcome.before, *warn_of_replaced(case), *defended.warnings),
+                **_tell_opened(case, outcome.before, *warn_of_replaced(case), *few, *defended.warnings),
                 "timing": as_stages(log.timing),
                 "report": written,
             }
@@ -175,9 +176,9 @@ class SweepJob:
         row = self._describe(item, loaded, attempt)
         case = loaded.case
         told = {"covariates": {COVARIATE: measure_shift(case.model, case.sets)}} if self._explain else {}
-        timing = as_stages({**_caching(loaded), **seconds})
+        timing, few = as_stages({**_caching(loaded), **seconds}), warn_of_few_measured(len(case.test))
         figures = {**measured.metrics.shares, "batch_size": size, "timing": timing}
-        return row.model_copy(update={**figures, **_tell_opened(case, measured), **told})
+        return row.model_copy(update={**figures, **_tell_opened(case, measured, *few), **told})
 
     def _write(
         self, item: Item, case: Case, outcome: Outcome, request: Request, log: RunLog
@@ -275,14 +276,14 @@ def _images_depend_on(model: Suspect, request: Request) -> Hashable:
 def _case_depends_on(model: Suspect, request: Request) -> Hashable:
     attack = None if model.card is None else model.card.attack
     artefact = beside(model.checkpoint.path, TRIGGER_SUFFIX)
-    anew = request.method.needs == "untrusted"
+    method, untrusted = request.method, request.options.untrusted
     return (
         _images_depend_on(model, request),
         repr(request.options.trigger),
         None if attack is None else attack.model_dump_json(include={"name", "constants", "target", "mapping"}),
         None if attack is None else digest_small(artefact),
         None if model.extractor is None else model.extractor.provenance.get("sha256", id(model.extractor)),
-        (model.checkpoint.sha256, repr(request.options.untrusted)) if anew else None,
+        (model.checkpoint.sha256, repr(untrusted), method.anew) if method.needs == "untrusted" else None,
     )
 
 

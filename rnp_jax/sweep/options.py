@@ -10,6 +10,7 @@ import tyro
 from rnp_jax.attacks.pictures import SUFFIXES
 from rnp_jax.card import CARD_SUFFIX, TRIGGER_SUFFIX, beside
 from rnp_jax.checks import check_number
+from rnp_jax.config import FOLDER, NAME
 from rnp_jax.defenses import find_method
 from rnp_jax.pipeline.options import RunOptions
 from rnp_jax.pipeline.request import Request
@@ -28,7 +29,9 @@ def _as_several(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-Methods = Annotated[tuple[str, ...], pydantic.BeforeValidator(_as_several)]
+Methods = Annotated[
+    tuple[str, ...], pydantic.BeforeValidator(_as_several), tyro.conf.arg(metavar="METHOD [METHOD ...]")
+]
 
 
 @dataclass(frozen=True)
@@ -57,15 +60,15 @@ class SweepOptions(RunOptions):
       item_seconds: how long one item may take before it counts as failed; by default as long as it takes.
     """
 
-    inputs: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    inputs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="INPUT [INPUT ...]")] = ()
     _: KW_ONLY
     method: Methods = ("auto",)
-    out: str = "runs/sweep"
+    out: Annotated[str, FOLDER] = "runs/sweep"
     write: Write = "cleaned"
     engine: Literal["local", "ray", "slurm"] = "local"
     workers: int | None = None
-    address: str | None = None
-    partition: str | None = None
+    address: Annotated[str | None, NAME] = None
+    partition: Annotated[str | None, NAME] = None
     tracker: TrackerName = "none"
     retry: tuple[Literal["failed", "rejected"], ...] = ()
     item_seconds: float | None = None

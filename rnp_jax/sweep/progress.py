@@ -9,6 +9,7 @@ from types import TracebackType
 from rich.live import Live
 from rich.table import Table
 
+from rnp_jax.pipeline.pace import tell_left
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.report.sweep_row import SweepRow
 from rnp_jax.sweep.items import Item
@@ -31,14 +32,14 @@ class SweepProgress:
         self._group = {item.key: item.group for item in items}
         self._total = Counter(self._group.values())
         self._seen: dict[str, str] = {}
-        self._started = self._drawn = time.monotonic()
         self._look()
         self._finished = finished
         self._before = Counter(self._group[key] for key in self._seen)
+        self._started = self._drawn = time.monotonic()  # what is read of an earlier run takes its time
         self._live = Live(self.table(), console=log.console, auto_refresh=False, transient=False)
 
     def __enter__(self) -> "SweepProgress":
-        if self._log.console.is_terminal:
+        if self._log.draws:
             self._live.start()
         return self
 
@@ -46,25 +47,31 @@ class SweepProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._look()
-        if self._log.console.is_terminal:
+        if self._log.draws:
             self._live.update(self.table(), refresh=True)
             self._live.stop()
 
     def watch(self) -> None:
         """Takes a look, not more often than anyone could see."""
         now = time.monotonic()
-        terminal = self._log.console.is_terminal
-        if now - self._drawn < (_REFRESH if terminal else _LINE_EVERY):
+        if now - self._drawn < (_REFRESH if self._log.draws else _LINE_EVERY):
             return
         self._drawn = now
         self._look()
-        if terminal:
+        if self._log.draws:
             self._live.update(self.table(), refresh=True)
         else:
-            rate = (len(self._seen) - sum(self._before.values())) / max(now - self._started, 1e-9)
-            left = len(self._group) - len(self._seen)
-            eta = f", {left / rate:.0f} s left" if rate else ""
-            self._log.say(f"{len(self._seen)} of {len(self._group)} done, {60 * rate:.3g} per minute{eta}")
+            done, before = len(self._seen), sum(self._before.values())
+            rate, left = self._judge(done - before, len(self._group) - done)
+            earlier = f" ({before} of them by an earlier run)" if before else ""
+            parts = (f"{done} of {len(self._group)} done{earlier}", f"{60 * rate:.3g} per minute", tell_left(left))
+            self._log.say(", ".join(filter(None, parts)))
+            self._log.tell("progress", name="items", done=done, total=len(self._group), seconds_left=left)
+
+    def _judge(self, fresh: int, left: int) -> tuple[float, float | None]:
+        """Items a second, and the seconds left, by those that this run has finished alone."""
+        rate = fresh / max(time.monotonic() - self._started, 1e-9)
+        return rate, left / rate if rate else None
 
     def _look(self) -> None:
         for key in self._ledger.done() & set(self._group) - set(self._seen):
@@ -77,15 +84,14 @@ class SweepProgress:
     def table(self) -> Table:
         """A line a group."""
         table = Table("group", "done", "failed", "per minute", "left")
-        spent = time.monotonic() - self._started
         done = Counter(self._group[key] for key in self._seen)
         failed = Counter(self._group[key] for key, status in self._seen.items() if status == "failed")
         for group, total in self._total.items():
-            fresh = done[group] - self._before[group]
-            rate = fresh / spent if spent else 0.0
-            left = f"{(total - done[group]) / rate:.0f} s" if rate and total > done[group] else ""
+            fresh, open_ones = done[group] - self._before[group], total - done[group]
+            rate, left = self._judge(fresh, open_ones)
             pace = f"{60 * rate:.3g}" if fresh else ""
-            table.add_row(_name(group), f"{done[group]} of {total}", str(failed[group]), pace, left)
+            shown = tell_left(left).removesuffix(" left") if open_ones else ""
+            table.add_row(_name(group), f"{done[group]} of {total}", str(failed[group]), pace, shown)
         return table
 
 

@@ -13,7 +13,7 @@ import jax
 from rnp_jax.atomic import is_draft, remove_drafts
 from rnp_jax.checks import check_path
 from rnp_jax.config import to_plain, write_yaml
-from rnp_jax.errors import ConfigError, DataError, OutsideError, SweepError
+from rnp_jax.errors import ConfigError, DataError, Interrupted, OutsideError, SweepError
 from rnp_jax.pipeline.holding import LOCK, hold_folder
 from rnp_jax.pipeline.options import RunOptions, read_options
 from rnp_jax.pipeline.run_log import RunLog
@@ -175,10 +175,14 @@ def run_items(
         remove_drafts(out, deep=True)  # of workers that were killed
         rows = compact(ledger, plan.items, options, finish)
         counts = Counter(row.status for row in rows)
-        log.say(", ".join(f"{counts[status]} {status}" for status in STATUSES) + f" of {len(rows)}")
+        reached = ", ".join(f"{counts[status]} {status}" for status in STATUSES) + f" of {len(rows)}"
         for doubt in say_doubts(rows):
             log.warn(doubt)
-        log.say(f"table  {out / 'rows.csv'}\npage   {out / 'leaderboard.html'}")
+        table, page = out / "rows.csv", out / "leaderboard.html"
+        log.conclude(f"{reached}\ntable  {table}\npage   {page}", table=table, page=page)
+        if isinstance(stopped, KeyboardInterrupt):
+            done = len(ledger.done() & {item.key for item in plan.items})
+            raise Interrupted(f"{done} of {len(plan.items)} items are done; the same command goes on with the others")
         if stopped is not None:
             raise stopped
         hint = " (--retry failed runs them again)" if isinstance(options, SweepOptions) else ""

@@ -57,7 +57,14 @@ def cells(folder):
 
 
 def test_everything_is_written(folder):
-    assert sorted(os.listdir(folder)) == ["ablation.csv", "ablation.json", "ablation.md", "config.yaml", "figures"]
+    assert sorted(os.listdir(folder)) == [
+        "ablation.csv",
+        "ablation.json",
+        "ablation.md",
+        "config.yaml",
+        "figures",
+        "report.html",
+    ]
 
 
 def test_every_combination_is_a_cell(cells):

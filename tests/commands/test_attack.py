@@ -114,14 +114,14 @@ def test_an_interrupted_run_goes_on_bit_for_bit(attacked, tmp_path, monkeypatch,
     path = tmp_path / "victim.pt"
     assert interrupt_after_one_epoch(monkeypatch, path) == 130
     error = capsys.readouterr().err
-    assert f"{tmp_path / 'victim.training'}; --resume continues from it" in error
-    assert error.endswith("rnp-jax: interrupted\n")
+    told = f"the state after epoch 1 is in {tmp_path / 'victim.training'}; --resume continues from it"
+    assert error.endswith(f"rnp-jax: interrupted: {told}\n")
     assert os.listdir(tmp_path) == ["victim.training"]
     assert os.listdir(tmp_path / "victim.training") == ["1"]
     error = fails("attack", "badnets", "--out", path, *ATTACK, "--target", "4", "--train.momentum", "0.5", "--resume")
     assert "victim.training/1 was saved by a run with different target, train; use the same options" in error
     assert main(["attack", "badnets", "--out", str(path), *ATTACK, "--target", "3", "--resume"]) == 0
-    assert "continuing after epoch 1" in capsys.readouterr().err
+    assert "continuing after epoch 1 of 2: 50% is done already" in capsys.readouterr().err
     assert path.read_bytes() == attacked.read_bytes()
     assert card_of(path) == card_of(attacked).model_copy(update={"seconds": card_of(path).seconds})
     assert sorted(os.listdir(tmp_path)) == ["victim.card.json", "victim.pt", "victim.trigger.npz"]
@@ -195,7 +195,7 @@ def test_options_that_do_not_fit_a_head(options, message, fails, tmp_path):
         (("dfst", "--poison.append"), "Dfst poisons in the victim's training step; remove --poison.append"),
         (("badnets", "--target", "10"), "target is 10, expected an integer between 0 and 9"),
         (("badnets", "--poison.rate", "1.5"), "rate is 1.5, expected a number between 0 and 1"),
-        (("badnets", "--train.batch-size", "2000"), "batch_size 2000 exceeds the 1297 training images"),
+        (("badnets", "--train.batch-size", "2000"), "--train.batch-size 2000 exceeds the 1297 training images"),
         (("badnets", "--model", "mlp"), "--model mlp: "),
         (("badnets", "--seed", "-1"), "seed is -1, expected an integer between 0 and"),
         (("badnets", "--normalization", "digit"), "unknown normalisation 'digit'; did you mean digits?"),

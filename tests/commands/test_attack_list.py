@@ -1,29 +1,31 @@
-import io
 import re
 
 import pytest
-from rich.console import Console
 
 from rnp_jax.attacks import ATTACKS, BadNets, Sig, WaNet
 from rnp_jax.cli import main
-from rnp_jax.commands.attack_list import attack_table, describe_constants, describe_kind
+from rnp_jax.commands.attack_list import describe_constants, describe_kind, list_attacks, name_static
 from rnp_jax.training.trainers import JOINT
 
 
-def shown(width):
-    console = Console(file=io.StringIO(), width=width)
-    console.print(attack_table())
-    return console.file.getvalue()
+@pytest.fixture
+def shown(capsys, monkeypatch):
+    def show(width: int) -> str:
+        monkeypatch.setenv("COLUMNS", str(width))
+        list_attacks()
+        return capsys.readouterr().out
+
+    return show
 
 
-def test_every_attack_has_a_row_with_its_paper_and_constants():
-    rows = re.split(r"\n[├└].*\n", shown(200))
-    assert len(rows) == len(ATTACKS) + 1  # after the last there is nothing
-    for (name, kind), row in zip(sorted(ATTACKS.items()), rows, strict=False):
-        assert re.search(rf"│ {name} +│", row)
-        assert kind.paper in row
+def test_every_attack_is_told_with_its_paper_its_constants_and_what_differs(shown):
+    blocks = re.split(r"\n(?=\S)", shown(1000).rstrip())
+    assert len(blocks) == len(ATTACKS)
+    for (name, kind), block in zip(sorted(ATTACKS.items()), blocks, strict=True):
+        assert block.startswith(f"{name}  {kind.paper}: ")
+        assert kind.deviation in block
         for constant, value in describe_constants(kind()).items():
-            assert f"{constant} {value}" in row
+            assert re.search(rf"[:,] {constant} {re.escape(value)}(,|$)", block, re.MULTILINE)
 
 
 def test_whose_labels_are_changed_and_where_a_trigger_comes_from():
@@ -65,3 +67,23 @@ def test_other_commands_have_no_list(capsys):
         main(["evaluate", "a.pt", "--list"])
     assert status.value.code == 2
     assert "--list" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_names_are_whole_however_narrow_the_terminal(width, shown):
+    words = set(re.findall(r"\w+", shown(width)))
+    constants = {name for kind in ATTACKS.values() for name in describe_constants(kind())}
+    assert set(ATTACKS) | constants <= words
+
+
+def test_the_attacks_that_poison_a_set_once_come_from_the_registry():
+    named = name_static()
+    assert named.startswith("a_blend, adap_patch, badnets, ")
+    assert {"stamp", "wanet"} <= set(re.findall(r"\w+", named))
+    assert not {"narcissus", "input_aware"} & set(re.findall(r"\w+", named))
+
+
+@pytest.mark.parametrize("command", ["study", "simclr"])
+def test_commands_that_poison_a_set_once_list_their_attacks(command, capsys):
+    assert main([command, "--help"]) == 0
+    assert name_static() in " ".join(capsys.readouterr().out.split())

@@ -7,10 +7,10 @@ from pathlib import Path
 import jax
 import pytest
 
-from rnp_jax.card import CARD_SUFFIX, AttackCard, beside, read_card, write_card
+from rnp_jax.card import CARD_SUFFIX, AttackCard, beside, write_card
 from rnp_jax.checkpoints import save_variables
 from rnp_jax.cli import main
-from rnp_jax.commands.calibrate import CalibrateOptions, is_weak
+from rnp_jax.commands.calibrate import CalibrateOptions
 from rnp_jax.config import read_yaml, resolve, write_yaml
 from rnp_jax.data import load
 from rnp_jax.detection import LabelConfig, read_calibration, rule_on
@@ -18,7 +18,6 @@ from rnp_jax.detection.calibration import plain_settings
 from rnp_jax.evaluation.metrics import Metrics, Proportion
 from rnp_jax.models import Architecture, Network
 from rnp_jax.pipeline.cards import describe_model
-from rnp_jax.torch_io import read_checkpoint
 from rnp_jax.training.supervised import TrainConfig, train
 from rnp_jax.types import Variables
 from tests.runs import CHECKPOINT
@@ -65,7 +64,7 @@ def known(tmp_path_factory) -> list[str]:
     folder = tmp_path_factory.mktemp("known")
     paths = [plant(folder / f"clean_{seed}.pt", seed, None) for seed in range(5)]
     paths += [plant(folder / f"badnets_{seed}.pt", seed, attack_card()) for seed in range(5)]
-    return [*paths, plant(folder / "weak.pt", 0, attack_card(weak=True))]
+    return [*paths, plant(folder / "weak.pt", 5, attack_card(weak=True))]
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +82,7 @@ def test_planted_backdoors_are_told_apart(calibrated):
     assert (found.held_out.labels_right.count, found.held_out.labels_right.total) == (2, 2)
     assert {each.name: each.role for each in found.models if each.role == "weak"} == {"weak": "weak"}
     assert all(each.label == each.target == TARGET for each in found.models if each.attack)
+    assert all(each.sha256 for each in found.models)
     assert [path.name for path in sorted(calibrated.parent.iterdir())] == ["mine.json", "mine.png", "mine.svg"]
 
 
@@ -99,22 +99,18 @@ def test_its_settings_are_those_of_a_detection_with_the_same_options(calibrated,
     assert "draws, images, unlearn.batch_size, unlearn.max_epochs" in other.sentence
 
 
-def test_what_a_card_must_say(fails, known, tmp_path):
+def test_everything_that_is_wrong_is_said_before_anything_is_computed(fails, known, tmp_path):
+    out = tmp_path / "calibration.json"
     bare = tmp_path / "bare.pt"
     shutil.copy(CHECKPOINT, bare)
-    assert "bare.pt has no card" in fails("calibrate", bare, *FAST)
-    out = tmp_path / "calibration.json"
-    message = fails("calibrate", known[0], CHECKPOINT, "--out", out, *FAST)
-    assert "digits_badnets.pt: resnet18, width 8, on digits, but the first is mlp, on digits" in message
-    assert "1 clean and 0 backdoored models: expected at least 4" in fails("calibrate", known[0], "--out", out, *FAST)
+    message = fails("calibrate", known[0], bare, CHECKPOINT, known[0], tmp_path / "none.pt", "--out", out, *FAST)
+    assert "nothing was computed" in message
+    for said in (
+        "bare.pt: no card beside it",
+        "but the first is mlp",
+        "the same file as",
+        "none.pt",
+        "at least 4 of each",
+    ):
+        assert said in message
     assert not out.exists()
-
-
-def test_backdoors_that_hardly_work():
-    card = read_card(CHECKPOINT, read_checkpoint(CHECKPOINT).sha256)
-    assert card is not None
-    assert card.attack is not None
-    assert not is_weak(card)
-    assert is_weak(card.model_copy(update={"asr": 0.4}))
-    assert is_weak(card.model_copy(update={"attack": card.attack.model_copy(update={"weak": True})}))
-    assert not is_weak(card.model_copy(update={"attack": None, "asr": None}))

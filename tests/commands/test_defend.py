@@ -121,7 +121,8 @@ def test_the_written_options_give_the_same_run_again_after_an_interruption_too(d
     with monkeypatch.context() as patch:
         patch.setattr("rnp_jax.pipeline.defending.write_network", interrupt)
         assert main(arguments) == 130
-    assert capsys.readouterr().err.endswith("rnp-jax: interrupted\n")
+    told = "no stage of 5 s or more was finished, so the same command begins again"
+    assert capsys.readouterr().err.endswith(f"rnp-jax: interrupted: {told}\n")
     assert sorted(os.listdir(tmp_path / "again")) == ["config.yaml", "run.log"]
     assert main(arguments) == 0
     again = read_result(tmp_path / "again" / "result.json")
@@ -181,13 +182,16 @@ def test_a_defender_s_own_images_and_a_trigger_by_name(write, tmp_path):
     ("options", "message"),
     [
         (("--defense.holdout", "0"), "--defense.holdout 0 leaves no held-out images"),
-        ((*RNP, "--rnp.prune.ranking", "release", "--rnp.prune.threshold", "1.5"), "threshold=1.5.*in \\[0, 1\\]"),
+        (
+            (*RNP, "--rnp.prune.ranking", "release", "--rnp.prune.threshold", "1.5"),
+            "--rnp.prune.threshold 1.5: expected .* and --rnp.prune.threshold in \\[0, 1\\]",
+        ),
         ((*RNP, "--rnp.prune.threshold", "0.3"), "threshold 0.3 with ranking path"),
         ((*RNP, "--rnp.prune.number", "-1"), "number >= 0"),
         ((*RNP, "--rnp.prune.number", "100000"), "--rnp.prune.number 100000: resnet18 has 600 filters"),
         (("--defense.size", "1298"), "1298 images wanted for the defense set, but there are only 1297"),
-        (("--test-images", "0"), "test_images is 0, expected an integer of at least 1"),
-        (("--batch-size", "0"), "batch_size is 0, expected"),
+        (("--test-images", "0"), "--test-images is 0, expected an integer of at least 1"),
+        (("--batch-size", "0"), "--batch-size is 0, expected"),
         (("--seed", str(2**32)), "seed is 4294967296, expected"),
         (("--image-size", "28"), "images are 28x28x3, but the model takes 32x32x3"),
         (("--placement", "unit"), "--placement unit: resnet18 has no filters there"),
@@ -219,8 +223,7 @@ def test_batches_that_are_too_large_for_a_later_step_are_refused_before_the_firs
 ):
     """Only the options and the log are there, so that the same folder can be used again."""
     error = fails("defend", small_victim, *HID, option, "2000", "--out", tmp_path / "out")
-    name = option.removeprefix("--").replace("-", "_")
-    assert error == f"ConfigError: {name} 2000 exceeds the 1297 training images: choose a smaller one\n"
+    assert error == f"ConfigError: {option} 2000 exceeds the 1297 training images: choose a smaller one\n"
     assert sorted(os.listdir(tmp_path / "out")) == ["config.yaml", "run.log"]
     assert "epoch" not in (tmp_path / "out" / "run.log").read_text()
 
@@ -231,7 +234,7 @@ def test_batches_that_are_too_large_for_a_later_step_are_refused_before_the_firs
         (("--untrusted.width", "4"), "--untrusted.width 4: mlp has no width"),
         (
             ("--untrusted.width", "4", "--untrusted.start", "a.pt"),
-            "untrusted.width 4 cannot be combined with untrusted.start",
+            "--untrusted.width 4 cannot be combined with --untrusted.start",
         ),
         (("--untrusted.start", "missing.pt"), "missing.pt"),
         (("--untrusted.start", str(CHECKPOINT.parent)), "not a file to train further: give a PyTorch checkpoint"),
@@ -239,7 +242,7 @@ def test_batches_that_are_too_large_for_a_later_step_are_refused_before_the_firs
         (("--untrusted.data", "missing.npz"), "no data set, file or folder 'missing.npz'"),
         (("--hid.units",), "give at least one hidden layer"),
         (("--hid.units", "0"), "expected sizes of 1 or more"),
-        (("--hid.keep", "1"), "keep 1.0, rounds 2: expected keep in (0, 1)"),
+        (("--hid.keep", "1"), "--hid.keep 1.0, rounds 2: expected --hid.keep in (0, 1)"),
         (("--hid.prune.threshold.rule", "budget"), "takes a number"),
         (("--data", "digit"), "no data set, file or folder 'digit'; did you mean digits"),
     ],

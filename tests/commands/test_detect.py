@@ -21,6 +21,7 @@ FAST = (
     *("--defense.size", "40", "--labels.images", "20", "--labels.draws", "1", "--labels.unlearn.max-epochs", "2"),
     *("--labels.unlearn.batch-size", "20", "--triggers.steps", "2", "--triggers.batches", "1"),
     *("--unlearn.max-epochs", "1", "--unlearn.batch-size", "20", "--batch-size", "20"),
+    *("--signs.looks", "shift", "--recover", "original"),
 )
 
 
@@ -55,8 +56,10 @@ def test_everything_is_written(detected):
 @pytest.mark.slow
 def test_without_a_calibration_of_such_models_nothing_is_decided(detected):
     detection = detected.detection
-    assert detection.outcome == "undecided"
-    assert detection.verdict.level == "warning"
+    assert detection.outcome in ("suspicious", "no evidence"), "a shift is at most a weak sign"
+    assert {sign.look: sign.strength for sign in detection.signs} | {"shift": ""} == {
+        "labels": "none", "triggers": "none", "shift": "",
+    }  # fmt: skip
     labels, triggers = detection.statistics
     assert (labels.threshold, triggers.threshold) == (None, None)
     shares = [each.share for each in detection.shares]
@@ -145,7 +148,7 @@ def test_a_network_at_chance_is_never_called_clean(small_victim, tmp_path, capsy
     wrong = ("--normalization", "5,5,5/0.01,0.01,0.01")
     assert main(["detect", str(small_victim), *FAST, *quick, *wrong, "--out", str(out)]) == 0
     found = read_document(out / "detection.json", Detection)
-    assert (found.outcome, found.verdict.headline, found.verdict.level) == ("undecided", AT_CHANCE, "bad")
+    assert (found.outcome, found.verdict.headline, found.verdict.level) == ("no evidence", AT_CHANCE, "bad")
     assert found.warnings[0] == found.verdict.detail
     assert "WARNING: ACC is" in capsys.readouterr().err
     for written in ("report.html", "run.log"):

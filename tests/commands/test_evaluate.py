@@ -40,7 +40,7 @@ def test_without_a_trigger_only_acc_is_measured(tmp_path):
     assert [name for name, value in document["metrics"].items() if value is not None] == ["acc"]
 
 
-@pytest.mark.parametrize(("given", "told"), [((), "all 200"), (("--test-images", "50"), "50 of the 200")])
+@pytest.mark.parametrize(("given", "told"), [((), "all 200"), (("--test-images", "100"), "100 of the 200")])
 def test_a_set_without_a_test_part_is_measured_whole(small_victim, given, told, tmp_path, capsys):
     data = load("digits", image_size=8)
     np.savez(tmp_path / "own.npz", images=data.images[:200], labels=data.labels[:200])
@@ -49,7 +49,7 @@ def test_a_set_without_a_test_part_is_measured_whole(small_victim, given, told, 
     assert main(["evaluate", str(small_victim), *options, *given, "--out", str(out)]) == 0
     document = json.loads(out.read_text())
     assert document["data"] == "own.npz"
-    assert document["metrics"]["acc"]["total"] == (50 if given else 200)
+    assert document["metrics"]["acc"]["total"] == (100 if given else 200)
     said = f"measuring on {told} images, which have no test part of their own\n"
     assert capsys.readouterr().err == said
 
@@ -81,6 +81,15 @@ def test_a_good_accuracy_is_no_warning(tmp_path, capsys):
     assert main(["evaluate", str(CHECKPOINT), *SMALL, "--attack", "none", "--out", str(out)]) == 0
     assert json.loads(out.read_text())["warnings"] == []
     assert "WARNING" not in capsys.readouterr().err
+
+
+def test_five_images_are_a_warning(small_victim, tmp_path, capsys):
+    out = tmp_path / "f.json"
+    few = ("--test-images", "5", "--attack", "none", "--out", str(out))
+    assert main(["evaluate", str(small_victim), *few]) == 0
+    *_, warning = json.loads(out.read_text())["warnings"]
+    assert warning == "Only 5 images to measure ACC on: 100 or more make sense."
+    assert f"WARNING: {warning}" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from PIL import Image
 from rnp_jax.attacks import ATTACKS, Attack, BadNets, Ssba, describe, save_artefact
 from rnp_jax.card import CARD_SUFFIX, TRIGGER_SUFFIX, beside
 from rnp_jax.cli import main
-from rnp_jax.commands.gallery import GalleryOptions, run
+from rnp_jax.commands.gallery import GalleryOptions, _choose_images, run
 from rnp_jax.config import DataOptions
 from rnp_jax.data import load
 from rnp_jax.training.trainers import JOINT
@@ -23,10 +23,10 @@ FOLDER = CHECKPOINT.parent
 
 
 def exhibits_of(path):
-    """Each section of the page by its heading; an attack may have several."""
-    sections = re.findall(r"<section[^>]*><h2>([^<]*)</h2>(.*?)</section>", path.read_text("utf-8"), re.DOTALL)
+    """Each section of the page by its attack's name; an attack may have several."""
+    sections = re.findall(r"<section[^>]*>(.*?)</section>", path.read_text("utf-8"), re.DOTALL)
     assert sections
-    return sections
+    return [(re.findall("<code>([^<]*)</code>", section)[0], section) for section in sections]
 
 
 def images_of(section, title):
@@ -64,7 +64,7 @@ def test_every_registered_attack_is_there(gallery):
 
 def test_images_are_those_of_the_test_set_and_the_trigger_is_on_them(gallery):
     section = next(section for name, section in gallery if name == "badnets" and "variant grid" in section)
-    clean, triggered = images_of(section, "clean"), images_of(section, "triggered")
+    clean, triggered = images_of(section, "clean"), images_of(section, "with trigger")
     assert len(clean) == 3
     test = {image.tobytes() for image in load("digits", split="test").images}
     assert all(image.tobytes() in test for image in clean)
@@ -73,6 +73,9 @@ def test_images_are_those_of_the_test_set_and_the_trigger_is_on_them(gallery):
     np.testing.assert_array_equal(images_of(section, "pattern"), params["pattern"][None])
     difference = np.abs(triggered.astype(int) - clean)
     np.testing.assert_array_equal(images_of(section, "difference"), np.round(difference * (255 / difference.max())))
+    crop = images_of(section, "enlarged")
+    assert crop.shape[1] < 16
+    np.testing.assert_array_equal(crop, triggered[:, -crop.shape[1] :, -crop.shape[2] :])
     assert "poisoned</b>" not in section  # poisoned images are triggered ones
 
 
@@ -117,6 +120,25 @@ def test_equal_triggers_are_shown_once_and_clean_models_left_out(tmp_path, capsy
     assert "digits_clean.pt: left out, clean" in capsys.readouterr().err
 
 
+def test_the_asr_is_the_cards_and_a_checkpoint_of_the_shown_data_comes_first(tmp_path):
+    for stem, data in (("abroad", "cifar10"), ("home", "digits")):
+        shutil.copy(CHECKPOINT, tmp_path / f"{stem}.pt")
+        card = json.loads(beside(CHECKPOINT, CARD_SUFFIX).read_text()) | {"data": data, "asr": 0.923}
+        (tmp_path / f"{stem}{CARD_SUFFIX}").write_text(json.dumps(card))
+    options = GalleryOptions((str(tmp_path),), str(tmp_path / "gallery.html"))
+    ((_, section),) = [each for each in exhibits_of(run(options)) if each[0] == "badnets"]
+    assert "<h2>BadNets</h2><p>A small patch near the lower right corner.</p>" in section
+    assert "ASR <strong>92.3%</strong>" in section
+    assert "trained on <strong>digits</strong>" in section
+    assert "home.pt</div>" in section
+
+
+def test_images_that_show_a_trigger_are_neither_dark_nor_bright_and_of_different_classes():
+    grey = np.asarray([0, 255, 120, 128, 100, 30, 126], np.uint8)
+    images = np.broadcast_to(grey[:, None, None, None], (7, 4, 4, 3))
+    assert _choose_images(images, np.asarray([0, 0, 1, 1, 2, 3, 1])).tolist() == [3, 4, 5]
+
+
 @pytest.mark.slow
 def test_images_of_another_size(tmp_path, capsys):
     path = tmp_path / "gallery.html"
@@ -124,7 +146,7 @@ def test_images_of_another_size(tmp_path, capsys):
     assert main(["gallery", str(CHECKPOINT), *arguments]) == 0
     assert "digits_badnets.pt: left out, for images of another size" in capsys.readouterr().err
     sections = dict(exhibits_of(path))
-    assert images_of(sections["badnets"], "triggered").shape == (2, 8, 8, 3)
+    assert images_of(sections["badnets"], "with trigger").shape == (2, 8, 8, 3)
     assert "Impossible on these images: frequency is 6" in sections["sig"]
 
 

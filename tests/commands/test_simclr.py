@@ -99,7 +99,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(extracted, tmp_path, monkeypatch
     assert f"{tmp_path / 'extractor.training'}; --resume continues from it" in capsys.readouterr().err
     assert os.listdir(tmp_path / "extractor.training") == ["1"]
     assert main([*arguments, "--resume"]) == 0
-    assert "continuing after epoch 1" in capsys.readouterr().err
+    assert "continuing after epoch 1 of 2: 50% is done already" in capsys.readouterr().err
     assert path.read_bytes() == extracted.read_bytes()
     assert card_of(path) == card_of(extracted)
     assert sorted(os.listdir(tmp_path)) == FILES
@@ -110,7 +110,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(extracted, tmp_path, monkeypatch
     [
         (("badnet",), "attack 'badnet' is unknown; did you mean badnets?"),
         (("--constants", "size", "3"), "attack none has no constants"),
-        (("--simclr.batch-size", "2000"), "batch_size 2000 exceeds the 1297 training images"),
+        (("--simclr.batch-size", "2000"), "--simclr.batch-size 2000 exceeds the 1297 training images"),
         (("--probe.batch-size", "2000"), "--probe.batch-size 2000 exceeds the 1297 training images"),
         (("--simclr.temperature", "0"), "temperature > 0"),
         (("--views.scale", "0", "1"), "0 < scale[0] <= scale[1] <= 1"),

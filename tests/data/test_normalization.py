@@ -41,8 +41,10 @@ def test_equal_channels_fit_any_number_and_others_do_not():
     assert NORMALIZATIONS["half"].for_channels(1) == Normalization((0.5,), (0.5,))
     assert NORMALIZATIONS["mnist"].for_channels(3).mean == (0.1307,) * 3
     assert NORMALIZATIONS["imagenet"].for_channels(3) is NORMALIZATIONS["imagenet"]
-    with pytest.raises(DataError, match="3 channels, but the images have 1"):
+    with pytest.raises(DataError, match="3 channels, but the images have 1: give --normalization one mean"):
         NORMALIZATIONS["imagenet"].for_channels(1)
+    with pytest.raises(DataError, match="2 channels, but the images have 3: give --normalization 3 means and 3 stds"):
+        parse_normalization("0.4,0.5/0.2,0.3").for_channels(3)
 
 
 def test_backdoorbench_leaves_signs_as_they_are_and_has_a_tiny_imagenet_of_its_own():

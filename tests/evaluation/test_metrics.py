@@ -7,6 +7,7 @@ from scipy.stats import binomtest
 from rnp_jax.evaluation.metrics import (
     Metrics,
     Proportion,
+    accuracy_lost,
     attack_metrics,
     class_accuracy,
     clean_metrics,
@@ -47,6 +48,27 @@ def test_share_counts_true_entries():
     hits = np.array([True, False, True, True])
     assert share(hits) == known_share(hits) == Proportion.of(3, 4)
     assert share(np.zeros(2, np.bool_)) == Proportion.of(0, 2)
+
+
+def test_accuracy_lost_counts_the_images_on_which_two_networks_differ():
+    """Of 100 images, 5 are lost and 2 won: with half an image more of each kind 5.5 and 2.5 of 102."""
+    before, after = np.ones(100, np.bool_), np.ones(100, np.bool_)
+    after[:5] = before[5:7] = False
+    found = accuracy_lost(before, after)
+    half = 1.959963984540054 * np.sqrt((5.5 + 2.5) - 3**2 / 102) / 102
+    assert (found.value, found.low, found.high) == pytest.approx((0.03, 3 / 102 - half, 3 / 102 + half))
+    assert str(found) == f"3.0 points (95 % interval {100 * found.low:.1f} to {100 * found.high:.1f})"
+    other = accuracy_lost(after, before)
+    assert (other.value, other.low, other.high) == pytest.approx((-found.value, -found.high, -found.low))
+    nothing = accuracy_lost(before, before)
+    assert nothing.low < nothing.value == 0 < nothing.high
+
+
+def test_the_interval_of_the_accuracy_lost_holds_the_truth_as_often_as_it_says():
+    """Of so many draws of 100 images, the networks differ on 8 % one way and on 3 % the other."""
+    drawn = np.random.default_rng(0).choice(3, (2000, 100), p=[0.89, 0.08, 0.03])
+    found = [accuracy_lost(row != 2, row != 1) for row in drawn]
+    assert 0.93 < np.mean([each.low <= 0.05 <= each.high for each in found]) < 0.98
 
 
 def test_a_proportion_in_a_document_has_its_ends_and_counts():

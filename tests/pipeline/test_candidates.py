@@ -32,6 +32,7 @@ class Opened:
     network: Network
     variables: Any = None
     assumptions: tuple[str, ...] = ()
+    normalized_by: str = "given"
 
 
 def open_one(source: SourceOptions) -> Opened:
@@ -60,6 +61,7 @@ def settle(monkeypatch, source: SourceOptions, right: tuple[str, str] | None, si
 def test_architecture_and_normalisation_are_settled_together(monkeypatch):
     found = settle(monkeypatch, SourceOptions(), ("mobilenet_v2", "imagenet"))
     assert (found.network.architecture.name, found.network.mean) == ("mobilenet_v2", NORMALIZATIONS["imagenet"].mean)
+    assert found.normalized_by == "images"
     (sentence,) = found.assumptions
     tried = 2 * len(list_normalizations(3))
     assert sentence.startswith(
@@ -70,7 +72,7 @@ def test_architecture_and_normalisation_are_settled_together(monkeypatch):
 
 def test_what_is_given_is_not_tried(monkeypatch):
     found = settle(monkeypatch, SourceOptions(normalization="half"), ("chenyaofo_mobilenet_v2", "half"))
-    assert found.network.architecture.name == "chenyaofo_mobilenet_v2"
+    assert (found.network.architecture.name, found.normalized_by) == ("chenyaofo_mobilenet_v2", "given")
     assert found.assumptions[0].startswith("The file does not say --architecture: ")
 
 

@@ -104,6 +104,22 @@ def test_an_untrusted_set_is_made_again_from_the_card(victim, small_victim):
     np.testing.assert_array_equal(case.sets.clean.images, case.test.images)
 
 
+def test_a_method_may_change_the_suspicious_network_by_an_untrusted_set(victim):
+    case = open_quietly(victim, ask("dbr"))
+    assert (case.network, case.variables) == (victim.network, victim.variables)
+    assert (case.untrusted, case.anew, case.clean_images) == (True, False, (0, 0))
+    assert case.poisoned is not None
+    for options in (UntrustedOptions(width=4), UntrustedOptions(start="a.pt")):
+        with pytest.raises(ConfigError, match="not read by --method dbr, which trains the checkpoint's own network"):
+            open_quietly(victim, ask("dbr", untrusted=options))
+
+
+def test_a_head_on_features_does_not_read_the_set(head):
+    model = open_model(str(head), SourceOptions(), ComputeOptions())
+    with pytest.raises(ConfigError, match="--method dbr learns from images: give a network that reads them"):
+        open_quietly(model, ask("dbr", path=head, images=DataOptions(test_images=20)))
+
+
 def write_set(path: Path, size: int = 8, split: str = "train") -> str:
     data, test = load("digits", split=split, image_size=size), load("digits", split="test", image_size=size)  # pyright: ignore[reportArgumentType]
     arrays = {"x_train": data.images, "y_train": data.labels, "x_test": test.images, "y_test": test.labels}

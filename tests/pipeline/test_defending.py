@@ -5,6 +5,9 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +19,17 @@ from rnp_jax.cli import main
 from rnp_jax.commands.arguments import parse
 from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, read_yaml
 from rnp_jax.data import load
-from rnp_jax.defenses import METHODS
-from rnp_jax.errors import ConfigError, DataError
+from rnp_jax.defenses import METHODS, Defended
+from rnp_jax.defenses.method import compute_anew
+from rnp_jax.errors import ConfigError, DataError, Interrupted
+from rnp_jax.pipeline import defending, keeping
 from rnp_jax.pipeline.case import open_case
 from rnp_jax.pipeline.defending import defend_case, defend_checkpoint, judge_outcome, write_outcome
+from rnp_jax.pipeline.keeping import identify, keep_stages
+from rnp_jax.pipeline.measuring import run_method
 from rnp_jax.pipeline.opening import draw_evenly, open_model
 from rnp_jax.pipeline.options import RunOptions
+from rnp_jax.pipeline.packing import pack
 from rnp_jax.pipeline.request import Request
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.training_set import remake
@@ -80,6 +88,69 @@ def test_the_checkpoint_as_it_is_has_a_report_too(small_victim, tmp_path):
     assert (result.verdict.detail, result.sweeps, result.pruned_filters) == ("Nothing was changed.", (), ())
     before, after = (torch.load(path)["state_dict"] for path in (small_victim, tmp_path / "out" / "cleaned.pt"))
     assert all(torch.equal(before[name], after[name]) for name in {**before, **after})
+
+
+@pytest.fixture
+def keep_everything(monkeypatch):
+    monkeypatch.setattr(keeping, "WORTH", 0.0)
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("stage", ["unlearn", "recover", "outcome"])
+def test_an_interrupted_method_goes_on_to_the_very_same_outcome(
+    stage, small_victim, keep_everything, tmp_path, monkeypatch
+):
+    """Interrupted at the end of any stage of RNP, the weights are the same to the bit, and all that is told of them."""
+    steps = ("--rnp.unlearn.max-epochs", "2", "--rnp.recover.epochs", "2", "--rnp.retries", "0", "--batch-size", "20")
+    given = ("--image-size", "8", "--test-images", "60", "--defense.size", "40", "--defense.holdout", "0.5")
+    options = parse("defend", [str(small_victim), "--method", "rnp", *steps, *given])[1]
+    request, log = Request.of(str(small_victim), METHODS["rnp"], options), RunLog(quiet=True)
+    case = open_case(open_model(str(small_victim), SourceOptions(), options.compute), request, log)
+
+    def run(seen: list[str], last: str | None = None) -> Defended:
+        def compute(name: str, call: partial) -> tuple[Any, float]:
+            found = compute_anew(name, call)
+            seen.append(name)
+            return found
+
+        def keep(name: str, call: partial) -> tuple[Any, float]:
+            found = kept(name, call)
+            return interrupt() if name == last else found
+
+        monkeypatch.setattr(keeping, "compute_anew", compute)
+        with keep_stages(tmp_path, identify(request, case), log) as kept:
+            return run_method(case, request, log, keep)
+
+    with pytest.raises(Interrupted, match=rf"[(, ]{stage}\); the same command goes on from there"):
+        run([], stage)
+    resumed, whole = [], []
+    outcome, expected = (pack(replace(run(seen), timing={})) for seen in (resumed, whole))
+    stages = ["unlearn", "recover", "outcome"]
+    assert (whole, resumed) == (stages, stages[stages.index(stage) + 1 :])
+    assert outcome.form == expected.form
+    assert len(outcome.arrays) > 10
+    for found, wanted in zip(outcome.arrays, expected.arrays, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_finished_run_that_was_interrupted_leaves_no_states(small_victim, keep_everything, tmp_path, monkeypatch):
+    request, out = Request.of(str(small_victim), METHODS["clp"], SMALL), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(defending, "measure", interrupt)
+        with pytest.raises(Interrupted, match=r"states keeps what is finished \(outcome\)"):
+            defend_checkpoint(request, str(out), RunLog(quiet=True))
+    assert (out / "states").is_dir()
+    result = defend_checkpoint(request, str(out), RunLog(quiet=True))
+    assert [each.stage for each in result.timing if each.stage in ("score", "choose")] == ["score", "choose"]
+    assert "outcome: taken from the interrupted run" in (out / "run.log").read_text()
+    assert not (out / "states").exists()
+    (out / "states" / "any").mkdir(parents=True)  # as one that was killed at the very end leaves them
+    with pytest.raises(DataError, match="already contains a finished result"):
+        defend_checkpoint(request, str(out), RunLog(quiet=True))
+    assert not (out / "states").exists()
 
 
 def test_by_default_the_folder_is_named_after_the_checkpoint(small_victim, tmp_path, monkeypatch):

@@ -225,7 +225,7 @@ def describe_as(anew, name: str, after: Measured | None = None, finding: Finding
     kind = "score" if METHODS[name].changes == "filters" else "weights"
     defended = replace(anew.outcome.defended, kind=kind, kept=())
     outcome = replace(anew.outcome, defended=defended, after=anew.outcome.after if after is None else after)
-    return describe_run(request, replace(anew.case, anew=False, **case), outcome, (), finding, (), {})
+    return describe_run(request, replace(anew.case, untrusted=False, anew=False, **case), outcome, (), finding, (), {})
 
 
 def blind(measured: Measured) -> Measured:

@@ -41,7 +41,7 @@ def search(method: str = "clp", log: RunLog | None = None, *, evidence="always",
         network=NETWORK,
         card=SimpleNamespace(acc=0.9),
     )
-    given = {"network": NETWORK, "model": model, "data": DATA, "holdout": HELD, "trigger": None, "anew": False}
+    given = {"network": NETWORK, "model": model, "data": DATA, "holdout": HELD, "trigger": None, "untrusted": False}
     measured = Measured(Metrics(acc=Proportion.of(acc, 100)), np.zeros(0, np.int32))
     outcome = SimpleNamespace(model=SimpleNamespace(variables=AFTER), before=measured)
     request = Request.of("a.pt", METHODS[method], RunOptions(method=method, evidence=evidence, seed=seed))
@@ -72,7 +72,7 @@ def test_evidence_is_gathered_where_it_is_wanted(calls, evidence: str, trigger, 
     assert len(calls) == expected
 
 
-@pytest.mark.parametrize("case", [{"anew": True}, {"extractor": object()}, {"method": "none"}])
+@pytest.mark.parametrize("case", [{"untrusted": True}, {"extractor": object()}, {"method": "none"}])
 def test_heads_new_networks_and_the_model_as_it_is_are_not_searched(calls, case: dict):
     assert search(**case) is None
     assert calls == []

@@ -8,7 +8,15 @@ import pytest
 from rnp_jax.data import Dataset
 from rnp_jax.defenses import METHODS
 from rnp_jax.evaluation.metrics import Proportion
-from rnp_jax.pipeline.few_images import CHOOSE, LEARN, MEASURE, warn_of_classes, warn_of_few
+from rnp_jax.pipeline.few_images import (
+    CHOOSE,
+    LEARN,
+    MEASURE,
+    warn_of_classes,
+    warn_of_few,
+    warn_of_few_examined,
+    warn_of_few_measured,
+)
 from rnp_jax.pipeline.judging import CHANCE, needed_images
 from rnp_jax.pipeline.options import RunOptions
 from rnp_jax.pipeline.request import Request
@@ -63,6 +71,14 @@ TRIGGERED = (
 )
 def test_what_is_scarce_is_told_with_a_number_that_makes_sense(given, expected):
     assert few(**given) == expected
+
+
+def test_few_images_to_look_at_or_to_measure_on_are_warned_of_alone_too():
+    assert warn_of_few_measured(MEASURE) == warn_of_few_examined(LEARN * 10, 10) == ()
+    assert warn_of_few_measured(1) == (MEASURED,)
+    assert warn_of_few_examined(5, 10) == (
+        "Only 5 clean images to look at, for 10 classes: a verdict makes sense with 100 or more.",
+    )
 
 
 @pytest.mark.parametrize("classes", [2, 10, 43, 100, 200])

@@ -81,9 +81,9 @@ def test_a_method_is_given_what_the_case_has(case, victim, tmp_path):
     said = [line.partition("Z ")[2] for line in (tmp_path / "run.log").read_text().splitlines()]
     assert said == [
         "mlp: try on 20 clean images",
-        "  warning: Only 20 clean images to learn from, for 10 classes: Try makes sense with 100 or more.",
+        "WARNING: Only 20 clean images to learn from, for 10 classes: Try makes sense with 100 or more.",
         "think epoch 1/2  loss 0.5",
-        "  warning: Mind this.",
+        "WARNING: Mind this.",
         "tuned: as it was",
     ]
 

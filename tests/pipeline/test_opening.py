@@ -215,6 +215,20 @@ def write_digits(path: Path, counts: list[int]) -> Path:
     return path
 
 
+def test_what_the_defender_leaves_is_measured_on_where_that_is_asked_for(model, tmp_path):
+    """Of 10 of each class 2 are test images and 8 the rest, of which the defender draws 3."""
+    folder = write_digits(tmp_path / "own", [10] * 10)
+    options, few = DataOptions(data=str(folder)), DefenseSetOptions(size=30, holdout=0.0)
+    data, _, test = open_images(model, options, few)
+    same, _, more = open_images(model, options, few, unused=True)
+    np.testing.assert_array_equal(data.images, same.images)
+    assert (len(data.labels), len(test), len(more)) == (30, 20, 70)
+    np.testing.assert_array_equal(more.images[:20], test.images)
+    assert not {image.tobytes() for image in data.images} & {image.tobytes() for image in more.images}
+    limited = open_images(model, replace(options, test_images=10), few, unused=True)[2]
+    assert len(limited) == 10
+
+
 @pytest.mark.parametrize("kind", ["folder", "npz"])
 def test_500_images_without_parts_are_enough(model, tmp_path, kind):
     path = write_digits(tmp_path / "own", [50] * 10)

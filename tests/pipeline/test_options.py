@@ -92,7 +92,7 @@ def test_settings_are_the_given_ones_or_the_defaults():
 
 def test_who_reads_an_option():
     assert readers_of("holder") == ("holder", "random", "oracle")
-    assert readers_of("untrusted") == ("hid",)
+    assert readers_of("untrusted") == ("hid", "abl", "cbd", "dbr", "ep", "dst", "dbd")
     for option in ("augmentation", "defense", "sweep_images", "seed"):
         readers = [name for name, missing in UNREAD_BY.items() if option not in missing]
         assert [name for name in readers_of(option) if name in UNREAD_BY] == readers

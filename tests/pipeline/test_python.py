@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import rnp_jax
-from rnp_jax.config import DefenseSetOptions
+from rnp_jax.config import DefenseSetOptions, TriggerOptions
 from rnp_jax.errors import ConfigError, RequirementError
 from rnp_jax.pipeline import python
 
@@ -43,6 +43,17 @@ def test_a_defense_of_a_model_in_memory(model, digits):
     assert result.before.acc.value == rnp_jax.evaluate(model, digits["test"]).acc.value
     assert result.after.acc.value == rnp_jax.evaluate(cleaned.model, digits["test"]).acc.value
     assert result.after.asr is not None
+
+
+def test_a_check_of_a_model_at_chance_gives_it_back_as_it_came(small_victim, digits, tmp_path):
+    wrong = rnp_jax.load_model(small_victim, normalization="5,5,5/0.01,0.01,0.01")
+    given = {"trigger": TriggerOptions(attack="none")}
+    checked = rnp_jax.check(wrong, digits["train"].subset(np.arange(60)), digits["test"], **given)
+    assert checked.model.variables is wrong.variables
+    assert (checked.check.conclusion, checked.check.seed) == ("unchecked", 0)
+    out = tmp_path / "out"
+    rnp_jax.check(wrong, digits["train"].subset(np.arange(60)), digits["test"], out=out, **given)
+    assert {"check.json", "config.yaml", "report.html"} <= {path.name for path in out.iterdir()}
 
 
 def test_what_is_required_is_checked_once_everything_is_written(model, digits, tmp_path):

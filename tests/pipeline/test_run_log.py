@@ -1,11 +1,18 @@
 import io
+import json
 import re
 import time
+from datetime import datetime
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from rnp_jax.errors import ResultError
+from rnp_jax.evaluation.metrics import Metrics, Proportion
+from rnp_jax.log_style import LogStyle, log_in
+from rnp_jax.pipeline import pace
+from rnp_jax.pipeline.log_lines import EVENTS
 from rnp_jax.pipeline.run_log import RunLog
 
 
@@ -101,3 +108,93 @@ def test_what_is_said_steers_no_terminal_and_obeys_no_markup(tmp_path, capsys):
     shown = capsys.readouterr().err
     assert shown.splitlines() == ["\\x1b[2J[/bold]\\udcff\\u202e", "[/x]\\x1b epoch 1/1  loss\\x1b 1"]
     assert [line.split("Z ")[1] for line in (tmp_path / "run.log").read_text().splitlines()] == shown.splitlines()
+
+
+def lines_of(text: str) -> list[dict]:
+    found = [json.loads(line) for line in text.splitlines()]
+    for line in found:
+        assert datetime.fromisoformat(line.pop("time")).tzinfo is not None
+        assert set(line) == {"event", *EVENTS[line["event"]]}
+    return found
+
+
+METRICS = Metrics(acc=Proportion.of(3, 4), der=float("nan"))
+
+
+def tell_all(log: RunLog) -> None:
+    """Whatever a log can tell."""
+    log.say("begun")
+    log.warn("mind this")
+    with log.stage("load"):
+        pass
+    with log.epochs() as bars:
+        bars("unlearn", 1, 2, {"loss": float("inf"), "accuracy": 0.25})
+    with log.bar("read", 1) as advance:
+        advance()
+    log.show({"before": METRICS})
+    log.conclude("done\nreport  page.html", verdict={"level": "ok"}, report=Path("page.html"))
+
+
+def test_json_lines_have_the_fields_of_their_events(tmp_path, capsys):
+    with log_in(LogStyle(json=True)):
+        log = RunLog()
+    log.write_to(tmp_path / "run.log")
+    tell_all(log)
+    shown, error = capsys.readouterr()
+    assert error == ""
+    note, warning, stage, epoch, progress, figures, result = lines_of(shown)
+    assert note == {"event": "note", "text": "begun"}
+    assert warning == {"event": "warning", "text": "mind this"}
+    assert (stage["stage"], stage["seconds"] >= 0) == ("load", True)
+    assert epoch.pop("seconds_left") >= 0
+    told = {"loss": None, "accuracy": 0.25}
+    assert epoch == {"event": "epoch", "phase": "unlearn", "epoch": 1, "epochs": 2, "figures": told}
+    assert progress == {"event": "progress", "name": "read", "done": 1, "total": 1, "seconds_left": 0.0}
+    assert figures["figures"] == {
+        "before": {"acc": 0.75, "acc_without_target": None, "asr": None, "ra": None, "der": None}
+    }
+    told = {"text": "done\nreport  page.html", "verdict": {"level": "ok"}, "paths": {"report": "page.html"}}
+    assert result == {"event": "result", **told}
+    assert "begun" in (tmp_path / "run.log").read_text()
+
+
+@pytest.mark.parametrize("json_lines", [False, True])
+def test_quiet_tells_warnings_and_what_came_of_it(json_lines, tmp_path, capsys):
+    with log_in(LogStyle(quiet=True, json=json_lines)):
+        log = RunLog()
+    log.write_to(tmp_path / "run.log")
+    tell_all(log)
+    shown, error = capsys.readouterr()
+    if json_lines:
+        assert [line["event"] for line in lines_of(shown)] == ["warning", "result"]
+        assert error == ""
+    else:
+        assert (shown, error) == ("", "WARNING: mind this\ndone\nreport  page.html\n")
+    assert "unlearn epoch 1/2" in (tmp_path / "run.log").read_text()
+
+
+def test_a_log_that_is_silent_tells_no_json_either(capsys):
+    with log_in(LogStyle(json=True)):
+        tell_all(RunLog(quiet=True))
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_figures_that_were_asked_for_are_on_standard_output(quiet, capsys):
+    with log_in(LogStyle(quiet=quiet)):
+        RunLog().show({"model": METRICS}, wanted=True)
+    shown, error = capsys.readouterr()
+    assert "75.00%" in shown
+    assert error == ""
+
+
+def test_the_time_left_is_judged_by_the_epochs_of_this_run(capsys, monkeypatch):
+    """Of a run that goes on after epoch 90, and of a phase that begins again."""
+    now = 1000.0
+    monkeypatch.setattr(pace.time, "monotonic", lambda: now)
+    with RunLog().epochs(90) as bars:
+        for phase, epoch in (("train", 91), ("train", 92), ("head", 1), ("head", 2), ("head", 1), ("head", 2)):
+            now += 10.0 if epoch == 91 else 4.0
+            bars(phase, epoch, 100, {})
+    told = [line.partition("  ")[2].strip() for line in capsys.readouterr().err.splitlines()]
+    assert told == ["90 s left", "32 s left", "7 min left", "7 min left", "7 min left", "7 min left"]

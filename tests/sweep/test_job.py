@@ -224,6 +224,7 @@ def test_a_network_at_chance_is_told_of_in_every_row(items, tmp_path):
         job, item = SweepJob(options, tmp_path), replace(items[0], method=method)
         row = job.run(item, job.load(item), 1)
         assert "better than guessing (10.0%)" in row.note
+        assert "Only 60 images to measure ACC on: 100 or more make sense." in row.note
         assert (row.status, row.doubt, row.evidence) == ("ok", "at chance", None)
 
 

@@ -1,4 +1,5 @@
 import json
+import re
 
 from rich.console import Console
 
@@ -54,3 +55,17 @@ def test_markup_and_controls_in_a_card_s_text_are_text(tmp_path, capsys):
     with SweepProgress(Ledger(tmp_path), [Item("0" * 64, "a.pt", "0" * 64, "rnp", group)], log) as progress:
         log.console.print(progress.table())
     assert r"10 classes, [/bold]\x1b[2J" in capsys.readouterr().err
+
+
+def test_the_rate_and_the_time_left_are_of_what_this_run_does(tmp_path, monkeypatch, capsys):
+    now, ledger = 1000.0, Ledger(tmp_path)
+    monkeypatch.setattr(sweep_progress.time, "monotonic", lambda: now)
+    items = [Item(f"{i}" * 64, f"{i}.pt", "0" * 64, "rnp", GROUP) for i in range(4)]
+    for item in items[:2]:
+        ledger.commit(expected(item))
+    with SweepProgress(ledger, items, RunLog()) as progress:
+        ledger.commit(expected(items[2]))
+        now += 10.0
+        progress.watch()
+        assert re.search(r"│ 3 of 4 +│ 0 +│ 6 +│ 10 s +│", shown(progress))
+    assert "3 of 4 done (2 of them by an earlier run), 6 per minute, 10 s left\n" in capsys.readouterr().err

@@ -1,0 +1,172 @@
+"""The whole way with one checkpoint: inspect, detect, defend, prove, report. One model, the same images throughout."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from rnp_jax.atomic import expect_room
+from rnp_jax.config import to_plain, write_yaml
+from rnp_jax.defenses.method import Keep, compute_anew
+from rnp_jax.document import to_json
+from rnp_jax.errors import ConfigError
+from rnp_jax.evaluation.measure import Measured
+from rnp_jax.pipeline.case import Case, open_case
+from rnp_jax.pipeline.check_document import Done, describe_check, tell_check, tell_file
+from rnp_jax.pipeline.concluding import find_signs
+from rnp_jax.pipeline.defending import hold_against_rivals
+from rnp_jax.pipeline.describing import describe_run
+from rnp_jax.pipeline.detecting import DetectionOptions, examine
+from rnp_jax.pipeline.detection_document import Examination
+from rnp_jax.pipeline.doubts import find_doubt
+from rnp_jax.pipeline.evidence import search_before_and_after
+from rnp_jax.pipeline.holding import hold_new
+from rnp_jax.pipeline.keeping import identify, keep_stages
+from rnp_jax.pipeline.measuring import measure, measure_before, run_method
+from rnp_jax.pipeline.opening import Suspect, choose_out, draw_evenly, open_images, open_model
+from rnp_jax.pipeline.request import Request, check_filters, check_request
+from rnp_jax.pipeline.run_log import RunLog
+from rnp_jax.pipeline.writing import LAST, draw_samples, name_cleaned, write_masks, write_network
+from rnp_jax.report.check import FIGURES, Check, write_check
+from rnp_jax.report.detection import Detection
+from rnp_jax.types import Batch
+
+DETECTION = "detection"
+"""The folder, in the output folder, of everything that detection writes."""
+
+EXAMINED = 200
+"""Clean images that detection looks at, as many as its calibrations do."""
+
+
+class Finished(NamedTuple):
+    """A check, and the model after it: as it came where it was not changed."""
+
+    check: Check
+    model: Suspect
+
+
+def check_checkpoint(
+    request: Request, detection: DetectionOptions, out: str | None = None, log: RunLog | None = None
+) -> Finished:
+    """Looks at a checkpoint, removes what is found, proves it, and writes everything into a folder.
+
+    Args:
+      request: the checkpoint, the method and what it is given.
+      detection: what is looked for.
+      out: the folder; by default ``runs/check-NAME``.
+      log: told what is done.
+
+    Raises:
+      RnpError: an unusable checkpoint, data set or option; nothing is written to the source.
+      DataError: another run writes into the folder, or has finished there.
+      Interrupted: Ctrl-C; the same call then goes on after the last stage that was finished.
+    """
+    check_request(request)
+    folder = choose_out(out, request.checkpoint, "check", LAST)
+    cleaned, options, log = name_cleaned(folder, request), request.options, log or RunLog()
+    log.say(f"reading {request.checkpoint}")
+    with log.stage("load checkpoint"):
+        model = open_model(request.checkpoint, options.source, options.compute, options.images)
+        check_whole(model)
+        check_filters(model, request)
+    for note in model.checkpoint.anomalies:
+        log.say(f"  note: {note}")
+    case = open_case(model, request, log, lambda: open_images(model, options.images, options.defense, unused=True))
+    with hold_new(folder, "check", LAST):
+        write_yaml(folder / "config.yaml", {**request.plain(), "detection": detection})
+        log.write_to(folder / "run.log")
+        belongs = {**identify(request, case), "detection": json.dumps(to_plain(detection))}
+        with keep_stages(folder, belongs, log) as keep:
+            case = hold_against_rivals(case, request, log)
+            return check_case(case, request, detection, log, cleaned, keep)
+
+
+def check_whole(model: Suspect) -> None:
+    """Requires a network that reads images.
+
+    Raises:
+      ConfigError: it is a head on features.
+    """
+    if model.extractor is not None:
+        raise ConfigError(
+            f"{model.checkpoint.path} is a head on features of {model.extractor.name}: check takes networks that read "
+            "images. Use defend"
+        )
+
+
+def check_case(
+    case: Case,
+    request: Request,
+    detection: DetectionOptions,
+    log: RunLog,
+    cleaned: Path | None = None,
+    keep: Keep = compute_anew,
+) -> Finished:
+    """The same with what is opened already; ``cleaned`` is the path of the new file, None to write nothing.
+
+    ``keep`` gives what the longer stages compute.
+    """
+    before = measure_before(case, request, log)
+    tell_file(case, before, log)
+    doubt = find_doubt(case.model, before)
+    if doubt is not None:
+        log.warn(doubt.sentence)
+    hopeless = doubt is not None and doubt.at_chance
+    done = None if hopeless else _look_and_defend(case, request, detection, before, log, cleaned, keep)
+    check = describe_check(case, request, before, done, doubt, log)
+    outcome = None if done is None or done.written is None else done.outcome
+    if cleaned is not None:
+        samples = None if outcome is None else draw_samples(case, outcome)
+        page = write_check(cleaned.parent, check, _read_figures(cleaned.parent / DETECTION / "figures"), samples)
+        tell_check(check, cleaned, page, log)
+    return Finished(check, case.model if outcome is None else outcome.model)
+
+
+def _look_and_defend(
+    case: Case,
+    request: Request,
+    options: DetectionOptions,
+    before: Measured,
+    log: RunLog,
+    cleaned: Path | None,
+    keep: Keep,
+) -> Done:
+    log.say("1 of 3: looking for a backdoor")
+    few = draw_evenly(case.data.labels, EXAMINED)
+    clean = Batch(*(values[few] for values in case.data))
+    config = {**request.plain(), "detection": to_plain(options)}
+    examination = Examination(
+        case.model, clean, case.test, case.trigger, log, config, request.options.images.data_dir, case.cautions
+    )
+    folder = None if cleaned is None else cleaned.parent / DETECTION
+    if folder is not None:
+        with expect_room(folder):
+            folder.mkdir(exist_ok=True)
+    told, _ = keep("detect", partial(_examine, examination, options, folder))
+    detection = Detection.model_validate_json(told)
+    log.say(detection.verdict.headline)
+    log.say(f"2 of 3: {request.method.name} searches on its own, and removes what it finds")
+    outcome = measure(case, run_method(case, request, log, keep), request, log, before)
+    would = not outcome.defended.unchanged
+    log.say(f"3 of 3: {'searching what was found again' if would else 'nothing was changed, so nothing is to prove'}")
+    finding = search_before_and_after(case, outcome, request, log, keep) if would else None
+    signs = find_signs(detection, before.metrics, finding, case.test.class_names)
+    changed, dropped = would and signs.strength != "none", ()
+    if changed and cleaned is not None:
+        with log.stage("write checkpoint"):
+            dropped = write_network(cleaned, case, outcome, request)
+            write_masks(cleaned.parent, outcome, request.method.name)
+    defense = describe_run(request, case, outcome, (), finding, dropped, log.timing)
+    name = "the new network" if cleaned is None else cleaned.name
+    return Done(detection, signs, outcome, defense, name if changed else None)
+
+
+def _examine(examination: Examination, options: DetectionOptions, folder: Path | None) -> str:
+    """What detection says, as JSON, which an interrupted run can keep."""
+    return to_json(examine(examination, options, out=folder))
+
+
+def _read_figures(folder: Path) -> dict[str, bytes]:
+    """The figures of the detection that the page shows, where they were drawn."""
+    paths = {name: folder / f"{name}.svg" for name in FIGURES}
+    return {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
