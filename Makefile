@@ -1,5 +1,6 @@
 # make demo    set up, defend a bundled backdoored checkpoint, show the table and the report's path
 # make test    set up, run the fast tests
+# make docs    set up, build the documentation into site/, which needs no network to be read
 # make zoo     set up, train every attack on digits into runs/zoo (what is there is kept)
 # make test-all, make lint, make bench, make clean
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= runs/demo
 
-.PHONY: demo test zoo test-all lint bench clean
+.PHONY: demo test docs zoo test-all lint bench clean
 
 demo: $(VENV)/.installed
 	@rm -rf $(OUT)
@@ -15,6 +16,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.tested
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
+docs: $(VENV)/.documented
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo 'open site/index.html'
 
 zoo: $(VENV)/.installed
 	@mkdir -p runs/zoo
@@ -47,5 +52,9 @@ $(VENV)/.tested: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dev]'
 	@touch $@ $(VENV)/.installed
 
+$(VENV)/.documented: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@ $(VENV)/.installed
+
 clean:
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs site .pytest_cache .ruff_cache .hypothesis
