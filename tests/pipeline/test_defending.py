@@ -294,7 +294,8 @@ def test_the_document(trained_anew):
 @pytest.mark.slow
 def test_rounds_are_judged_by_the_truth(trained_anew):
     rows = trained_anew.result.covariates
-    assert len(rows) == 4
+    assert len(rows) == 5
+    assert 0 <= rows["AUROC of the method's scores of images (for evaluation only)"] <= 1
     for number in (1, 2):
         clean = rows[f"Round {number}: share of clean images among those kept (for evaluation only)"]
         poison = rows[f"Round {number}: share of the poisoned images kept (for evaluation only)"]
@@ -373,4 +374,4 @@ def test_a_head_on_features_is_replaced_by_a_network_like_its_extractor(trained_
     assert result.before.acc.value == card_of(victim).acc
     for name in ("cleaned", "extractor"):  # the trigger goes along, so that ASR can be measured again
         assert (out / f"{name}.trigger.npz").read_bytes() == (tmp_path / "head.trigger.npz").read_bytes()
-    assert len(result.covariates) == 4  # the head's card tells its poisoned images too
+    assert len(result.covariates) == 5  # the head's card tells its poisoned images too

@@ -198,7 +198,7 @@ class TestLocal:
     def test_an_interrupt_stops_the_workers_and_lets_their_items_go(self, sweep):
         ledger, items = sweep(*(f"m{i}.pt" for i in range(8)))
         process = drive(ledger, 1, 0.5)
-        end = time.monotonic() + 40
+        end = time.monotonic() + 120
         while len(ledger.done()) < 2 and time.monotonic() < end:
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
