@@ -91,3 +91,17 @@ def _show(value: object) -> str:
         return f"a number of {value.bit_length()} bits"
     shown = repr(value)
     return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}…"
+
+
+def take_option(words: Sequence[str], option: str) -> tuple[list[str], str | None]:
+    """The words of a command without ``OPTION VALUE`` and ``OPTION=VALUE``, and the last value, empty if missing."""
+    rest: list[str] = []
+    given, left = None, iter(words)
+    for word in left:
+        if word == option:
+            given = next(left, "")
+        elif word.startswith(f"{option}="):
+            given = word.partition("=")[2]
+        else:
+            rest.append(word)
+    return rest, given

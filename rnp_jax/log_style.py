@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
 
+from rnp_jax.checks import take_option
 from rnp_jax.errors import ConfigError
 
 _QUIET: Final = "--quiet"
@@ -51,17 +52,7 @@ def take_style(arguments: list[str]) -> tuple[list[str], LogStyle]:
     Raises:
       ConfigError: the format is missing, or another than text and json.
     """
-    rest, quiet, form = [], False, _FORMATS[0]
-    words = iter(arguments)
-    for word in words:
-        if word == _QUIET:
-            quiet = True
-        elif word == _FORMAT:
-            form = next(words, "")
-        elif word.startswith(f"{_FORMAT}="):
-            form = word.partition("=")[2]
-        else:
-            rest.append(word)
-    if form not in _FORMATS:
+    rest, form = take_option(arguments, _FORMAT)
+    if form is not None and form not in _FORMATS:
         raise ConfigError(f"{_FORMAT} is {form!r:.100}, expected {' or '.join(_FORMATS)}")
-    return rest, LogStyle(quiet, form == "json")
+    return [word for word in rest if word != _QUIET], LogStyle(_QUIET in rest, form == "json")

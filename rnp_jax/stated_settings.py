@@ -19,7 +19,7 @@ from rnp_jax.errors import ArchitectureError
 from rnp_jax.models import Architecture
 from rnp_jax.models.inference import candidates, entries, infer_architecture
 from rnp_jax.models.layers import BatchNorm, Conv, LayerNorm, both_axes
-from rnp_jax.models.registry import of_normalized
+from rnp_jax.models.network import of_normalized
 from rnp_jax.models.torch_names import UNREAD
 from rnp_jax.torch_io import StateDict
 from rnp_jax.torch_io.nodes import StatedModule

@@ -3,6 +3,7 @@
 import os
 from typing import Final
 
+from rnp_jax.checks import take_option
 from rnp_jax.errors import ConfigError
 
 VARIABLES: Final = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -19,15 +20,7 @@ def take_threads(arguments: list[str]) -> list[str]:
     Raises:
       ConfigError: N is missing, no number, or more than the processors that this process may use.
     """
-    rest, given = [], None
-    words = iter(arguments)
-    for word in words:
-        if word == _OPTION:
-            given = next(words, "")
-        elif word.startswith(f"{_OPTION}="):
-            given = word.partition("=")[2]
-        else:
-            rest.append(word)
+    rest, given = take_option(arguments, _OPTION)
     if given is not None:
         limit_threads(given)
     return rest

@@ -79,8 +79,8 @@ MAY_IMPORT = {
     | {"console", "torch_io", "report", "checkpoints", "extractors", "card", "store", "config"}
     | {"normaliser", "recognition"}
     | {"compilation", "cache_folder", "pipeline", "sweep", "inversion", "detection"},
-    "threads": {"errors"},
-    "log_style": {"errors"},
+    "threads": {"checks", "errors"},
+    "log_style": {"checks", "errors"},
     "process": FOUNDATION | {"source_version"},
     "cli": FOUNDATION | {"commands", "compilation", "help_cache", "log_style", "process", "threads"},
     "__init__": FOUNDATION

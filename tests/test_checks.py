@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rnp_jax.checks import check_choice, check_image_shape, check_number, check_path
+from rnp_jax.checks import check_choice, check_image_shape, check_number, check_path, take_option
 from rnp_jax.errors import ConfigError
 
 
@@ -57,3 +57,17 @@ def test_a_path_that_is_not_utf8():
         check_path("--out", "a\udcff")
     with pytest.raises(ConfigError, match=r"--out is 'a\\x00b', which no file can be called"):
         check_path("--out", "a\0b")
+
+
+@pytest.mark.parametrize(
+    ("words", "rest", "given"),
+    [
+        (["a", "--b", "c"], ["a", "--b", "c"], None),
+        (["a", "--n", "3", "b"], ["a", "b"], "3"),
+        (["--n=3", "--n", "4"], [], "4"),
+        (["a", "--n"], ["a"], ""),
+        (["--nn", "3"], ["--nn", "3"], None),
+    ],
+)
+def test_an_option_is_taken_out_of_a_command(words, rest, given):
+    assert take_option(words, "--n") == (rest, given)

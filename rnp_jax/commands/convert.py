@@ -14,7 +14,7 @@ from rnp_jax.config import FLAT, SourceOptions, to_plain
 from rnp_jax.errors import ArchitectureError, CheckpointError, ConfigError
 from rnp_jax.models import Architecture
 from rnp_jax.models.bounds import apply_bounds, bound_entries
-from rnp_jax.models.registry import of_normalized
+from rnp_jax.models.network import of_normalized
 from rnp_jax.pipeline.opening import source_arguments
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.recognition import recognise

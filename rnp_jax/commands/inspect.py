@@ -17,7 +17,7 @@ from rnp_jax.config import FLAT, SourceOptions
 from rnp_jax.console import open_console
 from rnp_jax.errors import AmbiguousError, ArchitectureError
 from rnp_jax.models import Architecture
-from rnp_jax.models.registry import of_normalized
+from rnp_jax.models.network import of_normalized
 from rnp_jax.normaliser import Normaliser, spell
 from rnp_jax.pipeline.copies import tell_copies
 from rnp_jax.pipeline.image_size import takes_any_size

@@ -19,7 +19,7 @@ from rnp_jax.errors import DefenseError
 from rnp_jax.models import Network
 from rnp_jax.models.chain import ACTIVATIONS, Activation, Site
 from rnp_jax.models.convolution import Window, conv2d
-from rnp_jax.models.registry import of_normalized
+from rnp_jax.models.network import of_normalized
 from rnp_jax.types import Tree, Variables
 
 Scope = Literal["feature", "local"]

@@ -59,7 +59,8 @@ from jaxtyping import Array
 
 from rnp_jax import masks
 from rnp_jax.models.layers import Dense
-from rnp_jax.models.registry import Architecture, of_normalized
+from rnp_jax.models.network import of_normalized
+from rnp_jax.models.registry import Architecture
 from rnp_jax.types import Tree, Variables
 
 _FIRST = "activation_bounds."  # of a key in a file

@@ -13,7 +13,8 @@ from rnp_jax.models.bounds import bound_entries, bounds_in
 from rnp_jax.models.design import Design, Shapes
 from rnp_jax.models.edited import Layers, find_bodies, find_heads, is_last
 from rnp_jax.models.naming import Names, to_theirs
-from rnp_jax.models.registry import ARCHITECTURES, DESIGNS, Architecture, of_normalized, suggest
+from rnp_jax.models.network import of_normalized
+from rnp_jax.models.registry import ARCHITECTURES, DESIGNS, Architecture, suggest
 from rnp_jax.models.torch_names import FILTER_MASK, IGNORED, UNREAD, TorchEntry, table
 
 _SHOWN = 12  # lines of a ± list

@@ -1,16 +1,14 @@
 """What came of a check, as its document and as lines on the screen."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from rnp_jax.data import Normalization
-from rnp_jax.data.splits import name_source
 from rnp_jax.evaluation.measure import Measured
 from rnp_jax.normaliser import spell
 from rnp_jax.pipeline.case import Case
 from rnp_jax.pipeline.concluding import Signs, conclude, tell_done, tell_known, tell_unknown
-from rnp_jax.pipeline.describing import command_line, describe_checkpoint, describe_trigger
+from rnp_jax.pipeline.describing import describe_checkpoint, describe_command, describe_data
 from rnp_jax.pipeline.doubts import Doubt, read_stated
 from rnp_jax.pipeline.few_images import tell_opened, warn_of_classes
 from rnp_jax.pipeline.judging import AT_CHANCE, hold_in_doubt
@@ -18,7 +16,6 @@ from rnp_jax.pipeline.measuring import Outcome
 from rnp_jax.pipeline.opening import Suspect
 from rnp_jax.pipeline.request import Request
 from rnp_jax.pipeline.run_log import RunLog
-from rnp_jax.pipeline.versions import device_name, package_versions
 from rnp_jax.report import schema
 from rnp_jax.report.check import Check, Conclusion
 from rnp_jax.report.detection import Detection
@@ -70,22 +67,9 @@ def describe_check(
     if done is not None:
         warnings += done.detection.warnings if done.dropped else (*done.detection.warnings, *done.defense.warnings)
     return Check(
-        created=datetime.now(UTC),
-        versions=schema.Versions(**package_versions()),
-        device=device_name(),
-        precision=model.network.precision,
-        seed=request.options.seed,
-        command=command_line(),
+        **describe_command(model, case.trigger, request.options.seed),
         checkpoint=describe_checkpoint(model),
-        data=schema.DataInfo(
-            name=name_source(case.test),
-            defense_images=clean,
-            holdout_images=held,
-            test_images=len(case.test),
-            mean=model.network.mean,
-            std=model.network.std,
-        ),
-        attack=None if case.trigger is None else describe_trigger(model, case.trigger),
+        data=describe_data(model, case.test, clean, held, len(case.test)),
         config=request.plain(),
         timing=tuple(schema.Stage(stage=name, seconds=seconds) for name, seconds in log.timing.items()),
         warnings=tuple(dict.fromkeys(warnings)),

@@ -5,12 +5,14 @@ import shlex
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 
 from rnp_jax import masks
 from rnp_jax.attacks import describe
 from rnp_jax.checkpoints import Model
+from rnp_jax.data import Dataset
 from rnp_jax.data.splits import name_source
 from rnp_jax.defenses import Defended
 from rnp_jax.detection.evidence import Finding
@@ -71,24 +73,11 @@ def describe_run(
         inverts=method.inverts and _changed(request, defended),
     )
     return schema.Result(
-        created=datetime.now(UTC),
-        versions=schema.Versions(**package_versions()),
-        device=device_name(),
-        precision=model.network.precision,
-        seed=request.options.seed,
-        command=command_line(),
+        **describe_command(model, case.trigger, request.options.seed),
         checkpoint=describe_checkpoint(
             model, dropped, defended if case.anew else None, "dropped" if case.anew else "replaced"
         ),
-        data=schema.DataInfo(
-            name=name_source(case.test),
-            defense_images=clean,
-            holdout_images=held,
-            test_images=len(case.test),
-            mean=model.network.mean,
-            std=model.network.std,
-        ),
-        attack=None if case.trigger is None else describe_trigger(model, case.trigger),
+        data=describe_data(model, case.test, clean, held, len(case.test)),
         method=method.name,
         kind=defended.kind,
         config=request.plain(),
@@ -113,6 +102,31 @@ def describe_run(
             *_warn_of_classes(classes),
         ),
         verdict=hold_in_doubt(verdict, doubt),
+    )
+
+
+def describe_command(model: Suspect, trigger: Trigger | None, seed: int) -> dict[str, Any]:
+    """What the document of every command says of the command itself: fields of ``schema.Run``."""
+    return {
+        "created": datetime.now(UTC),
+        "versions": schema.Versions(**package_versions()),
+        "device": device_name(),
+        "precision": model.network.precision,
+        "seed": seed,
+        "command": command_line(),
+        "attack": None if trigger is None else describe_trigger(model, trigger),
+    }
+
+
+def describe_data(model: Suspect, test: Dataset, clean: int, held: int, tested: int) -> schema.DataInfo:
+    """The images that were used, by number, and their normalisation."""
+    return schema.DataInfo(
+        name=name_source(test),
+        defense_images=clean,
+        holdout_images=held,
+        test_images=tested,
+        mean=model.network.mean,
+        std=model.network.std,
     )
 
 

@@ -1,14 +1,12 @@
 """What `detect` found, as the report's document and figures."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from rnp_jax.data import Dataset
-from rnp_jax.data.splits import name_source
 from rnp_jax.detection.calibration import Calibration, Statistic
 from rnp_jax.detection.labels import LabelFindings
 from rnp_jax.detection.ruling import Ruling
@@ -20,12 +18,11 @@ from rnp_jax.detection.verdict import BLIND, TITLES, Grade, GradedVerdict, Sign
 from rnp_jax.inversion import NEXT
 from rnp_jax.inversion.mask_search import TriggerConfig
 from rnp_jax.pipeline.copies import warn_of_copies
-from rnp_jax.pipeline.describing import command_line, describe_checkpoint, describe_trigger
+from rnp_jax.pipeline.describing import describe_checkpoint, describe_command, describe_data
 from rnp_jax.pipeline.doubts import Doubt
 from rnp_jax.pipeline.few_images import warn_of_classes
 from rnp_jax.pipeline.opening import Suspect, Trigger
 from rnp_jax.pipeline.run_log import RunLog
-from rnp_jax.pipeline.versions import device_name, package_versions
 from rnp_jax.report import schema
 from rnp_jax.report.detection import (
     Detection,
@@ -132,22 +129,9 @@ def describe_detection(
         ),
     )
     return Detection(
-        created=datetime.now(UTC),
-        versions=schema.Versions(**package_versions()),
-        device=device_name(),
-        precision=model.network.precision,
-        seed=options.seed,
-        command=command_line(),
+        **describe_command(model, case.trigger, options.seed),
         checkpoint=describe_checkpoint(model),
-        data=schema.DataInfo(
-            name=name_source(test),
-            defense_images=len(case.clean.labels),
-            holdout_images=0,
-            test_images=0,
-            mean=model.network.mean,
-            std=model.network.std,
-        ),
-        attack=None if case.trigger is None else describe_trigger(model, case.trigger),
+        data=describe_data(model, test, len(case.clean.labels), 0, 0),
         config=dict(case.config),
         timing=tuple(schema.Stage(stage=name, seconds=value) for name, value in case.log.timing.items()),
         warnings=warnings,

@@ -14,6 +14,7 @@ from rnp_jax.defenses.phase import run_phase
 from rnp_jax.errors import ConfigError, DefenseError
 from rnp_jax.training.epoch import cross_entropy
 from rnp_jax.types import Batch
+from tests.marked import marked_set
 
 KEY = jax.random.key(0)
 QUICK = FitConfig(2, 16, 0.05)
@@ -115,14 +116,7 @@ def test_a_share_that_isolates_nothing_and_a_loss_that_diverges(features):
 
 
 def test_images_with_a_mark_that_is_easier_than_the_classes_are_isolated(features):
-    """Noisy classes, and a mark on every tenth image that gives its label away."""
-    rng = np.random.default_rng(3)
-    labels = (np.arange(240) % 3).astype(np.int32)
-    values = rng.normal(0, 0.4, (240, 6)).astype(np.float32)
-    values[np.arange(240), labels] += 0.4
-    marked = np.arange(240) % 10 == 1
-    values[marked, 5] += 4.0
-    labels[marked] = 0
+    data, marked = marked_set()
     config = replace(CONFIG, isolate=0.05, tuning=replace(QUICK, epochs=4))
-    found = abl(features.network, None, Batch(values.reshape(240, 1, 1, 6), labels), KEY, config)
+    found = abl(features.network, None, data, KEY, config)
     assert marked[found.isolated].mean() == 1

@@ -17,6 +17,7 @@ from rnp_jax.defenses.method import Task
 from rnp_jax.detection.separation import judge_scores
 from rnp_jax.errors import ConfigError
 from rnp_jax.types import Batch
+from tests.marked import marked_set
 from tests.networks import CLASSES, build_random, images_for, network_of, state_of
 from tests.oracle import rnp
 
@@ -89,13 +90,6 @@ def test_what_does_not_fit(features):
 
 
 def test_images_with_a_mark_that_is_easier_than_the_classes_get_small_weights(features):
-    """Noisy classes, and a mark on every tenth image that gives its label away."""
-    rng = np.random.default_rng(3)
-    labels = (np.arange(240) % 3).astype(np.int32)
-    values = rng.normal(0, 0.4, (240, 6)).astype(np.float32)
-    values[np.arange(240), labels] += 0.4
-    marked = np.arange(240) % 10 == 1
-    values[marked, 5] += 4.0
-    labels[marked] = 0
-    found = cbd(features.network, None, Batch(values.reshape(240, 1, 1, 6), labels), KEY, CONFIG)
+    data, marked = marked_set()
+    found = cbd(features.network, None, data, KEY, CONFIG)
     assert judge_scores(found.suspicion, marked).auroc > 0.9

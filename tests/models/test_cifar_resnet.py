@@ -9,7 +9,7 @@ import torch
 from rnp_jax.models import Architecture, Network
 from rnp_jax.models.cifar_resnet import DESIGNS
 from rnp_jax.models.inference import infer_architecture
-from rnp_jax.models.registry import count_parameters
+from rnp_jax.models.network import count_parameters
 from tests import parity
 from tests.oracle.torchvision_resnet import ThreeStages
 

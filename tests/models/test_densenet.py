@@ -11,7 +11,7 @@ from rnp_jax import masks
 from rnp_jax.models import Architecture, Network
 from rnp_jax.models.densenet import DESIGNS, design
 from rnp_jax.models.inference import infer_architecture
-from rnp_jax.models.registry import count_parameters
+from rnp_jax.models.network import count_parameters
 from tests import parity
 from tests.oracle.vision import torchvision_models
 

@@ -6,7 +6,7 @@ import torch
 
 from rnp_jax.models import Architecture, Network
 from rnp_jax.models.inference import infer_architecture
-from rnp_jax.models.registry import count_parameters
+from rnp_jax.models.network import count_parameters
 from rnp_jax.models.resnet import design
 from rnp_jax.models.torchvision_resnet import DESIGNS, TORCHVISION, TROJANZOO
 from tests import parity

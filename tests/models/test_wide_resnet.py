@@ -9,7 +9,7 @@ from rnp_jax.checkpoints import load_model
 from rnp_jax.data import NORMALIZATIONS
 from rnp_jax.models import Architecture, Network
 from rnp_jax.models.inference import infer_architecture
-from rnp_jax.models.registry import count_parameters
+from rnp_jax.models.network import count_parameters
 from rnp_jax.models.wide_resnet import DESIGNS
 from tests import parity
 from tests.oracle.wide_resnet import WideResNet
