@@ -76,7 +76,7 @@ class Card(_Model):
     ``acc``, ``asr`` and ``ra`` are shares of the test set as measured after training (ASR and RA over triggered images
     whose class is not the target), ``intervals`` their 95 % Wilson intervals, ``seconds`` what training took.
     ``device`` is what computed, with the threads of a processor, as in a result; None in cards of earlier versions.
-    ``attack`` is None for a clean model, ``extractor`` for a network that reads images.
+    ``attack`` is None for a clean model, ``extractor`` for one that reads images, ``adaptive`` for plain training.
     """
 
     card_version: Literal[1] = 1
@@ -90,6 +90,7 @@ class Card(_Model):
     extractor: ExtractorCard | None = None
     training: dict[str, Any]
     augmentation: dict[str, Any]
+    adaptive: dict[str, Any] | None = None
     seed: int
     precision: str
     acc: Share

@@ -1,11 +1,14 @@
 """The reference that is made from the code when the site is built: options, methods, attacks."""
 
+import dataclasses
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping
 
 from site_options import Option, list_options
 
+from rnp_jax.adaptive import AdaptiveOptions
 from rnp_jax.attacks import ATTACKS
 from rnp_jax.commands.attack_list import describe_constants, describe_kind
 from rnp_jax.commands.table import COMMANDS
@@ -89,10 +92,24 @@ def _attack(name: str) -> str:
     return "\n\n".join(parts)
 
 
+def write_adaptive() -> str:
+    """Every adaptive training with what it does and its settings."""
+    kinds = {each.name: type(getattr(AdaptiveOptions(), each.name)) for each in dataclasses.fields(AdaptiveOptions)}
+    return "\n\n".join(_adaptive(name, kind) for name, kind in kinds.items() if name != "method")
+
+
+def _adaptive(name: str, kind: type) -> str:
+    lines = (sys.modules[kind.__module__].__doc__ or "").strip().splitlines()
+    about = "\n".join(line if line.startswith("    ") else escape(line) for line in lines)  # formulas are code
+    parts = [f"### {name} {{#adaptive-{name}}}", f"`--adaptive.method {name}`. {about}"]
+    return "\n\n".join([*parts, _options_table(list_options(kind, prefix=f"adaptive.{name}."))])
+
+
 GENERATED: Mapping[str, Callable[[], str]] = {
     "options": write_options,
     "methods": write_methods,
     "attacks": write_attacks,
+    "adaptive": write_adaptive,
 }
 """What stands in the place of ``<!-- generated: NAME -->``."""
 

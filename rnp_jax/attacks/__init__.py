@@ -13,6 +13,7 @@ from rnp_jax.attacks.ctrl import Ctrl
 from rnp_jax.attacks.dfst import Dfst
 from rnp_jax.attacks.fc import FeatureCollision
 from rnp_jax.attacks.goal import Goal, LabelMapping
+from rnp_jax.attacks.grond import Grond
 from rnp_jax.attacks.input_aware import InputAware
 from rnp_jax.attacks.lf import LowFrequency
 from rnp_jax.attacks.lira import Lira
@@ -47,6 +48,7 @@ __all__ = [
     "Dfst",
     "FeatureCollision",
     "Goal",
+    "Grond",
     "ImageShape",
     "InputAware",
     "LabelConsistent",

@@ -148,7 +148,7 @@ def _go_through(
     down, right = (jnp.asarray(smoothing_matrix(size, attack.sigma), jnp.float32) for size in pattern.shape[:2])
 
     def smooth(v: jax.Array) -> jax.Array:
-        return jnp.einsum("ih,jw,hwc->ijc", down, right, v)
+        return jnp.einsum("ih,jw,hwc->ijc", down, right, v, precision=lax.Precision.HIGHEST)
 
     def stretch(v: jax.Array) -> jax.Array:
         low, high = v.min(), v.max()

@@ -16,6 +16,7 @@ from rnp_jax.attacks.cl import LabelConsistent
 from rnp_jax.attacks.ctrl import Ctrl
 from rnp_jax.attacks.dfst import Dfst
 from rnp_jax.attacks.fc import FeatureCollision
+from rnp_jax.attacks.grond import Grond
 from rnp_jax.attacks.input_aware import InputAware
 from rnp_jax.attacks.lf import LowFrequency
 from rnp_jax.attacks.lira import Lira
@@ -38,6 +39,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "dfst": Dfst,
     "cl": LabelConsistent,
     "fc": FeatureCollision,
+    "grond": Grond,
     "input_aware": InputAware,
     "lira": Lira,
     "narcissus": Narcissus,

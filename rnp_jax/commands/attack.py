@@ -5,11 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import tyro
 
+from rnp_jax.adaptive import AdaptiveOptions, choose_adaptation
 from rnp_jax.attacks import Attack, Goal
 from rnp_jax.commands.new_model import NewModel, check_free, hold_place, make_network, measure_model, write_model
 from rnp_jax.commands.saved_states import SavedStates, open_states
@@ -61,6 +62,7 @@ class AttackOptions:
       images: training and test images.
       poison: poison rate, and how it is counted.
       train: epochs, batch size, optimiser and schedule.
+      adaptive: how an attacker trains who knows the defenses; by default plainly.
       augmentation: augmentation of the training batches, after the trigger.
       compute: precision.
       seed: random seed for the initial weights, the poisoned images and the batches.
@@ -80,6 +82,7 @@ class AttackOptions:
     images: Annotated[DataOptions, FLAT] = field(default_factory=lambda: DataOptions(data="cifar10"))
     poison: PoisonConfig = field(default_factory=PoisonConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    adaptive: AdaptiveOptions = field(default_factory=AdaptiveOptions)
     augmentation: Augmentation = field(default_factory=Augmentation)
     compute: Annotated[ComputeOptions, FLAT] = field(default_factory=ComputeOptions)
     seed: int = 0
@@ -101,6 +104,7 @@ def run(options: AttackOptions) -> None:
         raise ConfigError(f"--model {options.model}: {suggest(options.model)}")
     _check_read(options)
     open_attack(options.attack, options.constants)  # a wrong name is told before anything is read
+    choose_adaptation(options.adaptive)
     log = RunLog()
     train_set, test = (load_images(options.images, split) for split in ("train", "test"))
     extractor = None if options.extractor is None else open_extractor(options.extractor)
@@ -156,6 +160,7 @@ def make_victim(
             train_images=len(train_set),
             training=to_plain(options.train),
             augmentation=to_plain(options.augmentation) if extractor is None else {},
+            adaptive=_describe_adaptive(options.adaptive),
             seed=options.seed,
             seconds=log.timing["train"],
         )
@@ -165,9 +170,14 @@ def make_victim(
         return metrics
 
 
+def _describe_adaptive(options: AdaptiveOptions) -> dict[str, Any] | None:
+    """The card's part on an adaptive training."""
+    return None if options.method is None else {"method": options.method, **to_plain(getattr(options, options.method))}
+
+
 def _victim(options: AttackOptions, extractor: Extractor | None, data: Dataset) -> Network:
     if extractor is not None:
-        return mlp_head(extractor.dim, options.head, data.num_classes, options.compute.precision)
+        return mlp_head(extractor.dim, options.head, data.num_classes, options.compute.arithmetic.precision)
     width = DESIGNS[options.model].width if options.width is None else options.width
     return make_network(options.model, width, options.normalization, data, options.compute)
 
@@ -183,24 +193,27 @@ def _train(
     log: RunLog,
 ) -> Backdoored:
     augment = options.augmentation if read is None else None
-    like = partial(start_state, victim, attack, goal, options.seed, options.train, options.poison, augment, len(data))
+    adapt, config, seed = choose_adaptation(options.adaptive), options.train, options.seed
+    like = partial(start_state, victim, attack, goal, seed, config, options.poison, augment, len(data), adapt)
+    epochs = config.epochs if adapt is None else adapt.epochs(config)
 
     def features(images: np.ndarray) -> np.ndarray:
         with log.stage("cache"):
             return read(images)[:, None, None]  # pyright: ignore[reportOptionalCall]
 
-    with states.going_on(options.resume, like, options.train.epochs, log) as (state, bars):
+    with states.going_on(options.resume, like, epochs, log) as (state, bars):
         started = time.perf_counter()
         trained = train_backdoored(
             victim,
             attack,
             goal,
             data.batch,
-            options.seed,
-            options.train,
+            seed,
+            config,
             options.poison,
             augment=augment,
             read=None if read is None else features,
+            adapt=adapt,
             progress=bars,
             state=state,
             save=states.save,

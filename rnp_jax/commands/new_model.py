@@ -118,7 +118,7 @@ def make_network(model: str, width: int, normalization: str, data: Dataset, comp
     """
     scaling = parse_normalization(normalization).for_channels(data.image_shape[-1])
     architecture = Architecture(model, data.num_classes, width, image_shape=data.image_shape)
-    return Network(architecture, scaling.mean, scaling.std, architecture.place(compute.placement), compute.precision)
+    return Network(architecture, scaling.mean, scaling.std, architecture.place(compute.placement), *compute.arithmetic)
 
 
 def measure_model(model: NewModel, test: Dataset, batch_size: int | None) -> Metrics:
@@ -155,6 +155,7 @@ def write_model(
     augmentation: dict[str, Any],
     seed: int,
     seconds: float | None = None,
+    adaptive: dict[str, Any] | None = None,
 ) -> None:
     """The trigger, the card and last the checkpoint, whose presence says that the rest is whole."""
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -174,6 +175,7 @@ def write_model(
             extractor=model.extractor,
             training=training,
             augmentation=augmentation,
+            adaptive=adaptive,
             seed=seed,
             metrics=metrics,
             seconds=seconds,

@@ -16,7 +16,7 @@ What differs from the released code:
   the network itself divides.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import jax
@@ -56,19 +56,28 @@ def clp_scores(network: Network, variables: Variables) -> dict[str, Float[np.nda
     Raises:
       DefenseError: no site is a batch norm.
     """
-    params, stats = _by_layer(variables["params"]), _by_layer(variables["batch_stats"])
-    scores = {}
+    stats = _by_layer(variables["batch_stats"])
     if network.architecture.name != "mlp" and not any(site.layer in stats for site in network.sites):
         raise DefenseError(
             f"{network.architecture.name} in placement {network.placement} has no batch norm at its filters: CLP "
             "scores channels with batch norm, or the units of an mlp; choose rnp, anp, holder or fp"
         )
+    return {name: np.asarray(bound) for name, bound in lipschitz_bounds(network, variables, channel_norms).items()}
+
+
+def lipschitz_bounds(
+    network: Network, variables: Variables, norms: Callable[[Float[Array, "... C F"]], Float[Array, "F"]]
+) -> dict[str, Float[Array, "F"]]:
+    """The bound of every site, by its layer, with ``norms`` for the largest singular values of a kernel's channels."""
+    params, stats = _by_layer(variables["params"]), _by_layer(variables["batch_stats"])
+    bounds = {}
     for site in network.sites:
-        spectral = sum(channel_norms(params[name]["kernel"]) for name in site.producers) if site.producers else 1.0
+        spectral = sum((norms(params[name]["kernel"]) for name in site.producers), jnp.float32(0))
+        spectral = spectral if site.producers else jnp.float32(1)
         if site.layer in stats:
             spectral = spectral * _gain(params[site.layer], stats[site.layer], network.layers[site.layer].eps)
-        scores[site.layer] = np.asarray(spectral)
-    return scores
+        bounds[site.layer] = spectral
+    return bounds
 
 
 @jax.jit

@@ -26,6 +26,7 @@ def describe_model(
     metrics: Metrics,
     seconds: float | None = None,
     draft: Path | None = None,
+    adaptive: dict[str, Any] | None = None,
 ) -> Card:
     """The card of the checkpoint just written to ``path``, or to ``draft``, which will have that name."""
     architecture = network.architecture
@@ -46,8 +47,9 @@ def describe_model(
         extractor=None if extractor is None else describe_extractor(extractor, path),
         training=training,
         augmentation=augmentation,
+        adaptive=adaptive,
         seed=seed,
-        precision=network.precision,
+        precision=network.arithmetic,
         acc=metrics.acc.value,
         asr=None if metrics.asr is None else metrics.asr.value,
         ra=None if metrics.ra is None else metrics.ra.value,

@@ -50,7 +50,7 @@ class AwpTraining:
         steps_an_epoch(setting, count)
         init_key, key = jax.random.split(key)
         variables = setting.network.init(init_key)
-        params, batch_stats, sgd, epoch, key = start(variables, key, setting.config, count)
+        params, batch_stats, sgd, epoch, key, _ = start(variables, key, setting.config, count)
         adam = optax.adam(_attack(setting).learning_rate).init(params)
         return AwpState(params, batch_stats, variables["masks"], params, sgd, adam, epoch, key)
 
@@ -63,8 +63,10 @@ class AwpTraining:
         if int(state.epoch) >= setting.config.epochs:
             return _perturb(setting, state, data)
         victim = TrainState(state.params, state.batch_stats, state.sgd, state.epoch, state.key)
-        victim, figures = train_epoch(setting.network, setting.config, setting.augment, None, victim, state.masks, data)
-        params, batch_stats, sgd, epoch, _ = victim
+        victim, figures = train_epoch(
+            setting.network, setting.config, None, setting.augment, None, victim, state.masks, data
+        )
+        params, batch_stats, sgd, epoch, *_ = victim
         state = state._replace(params=params, batch_stats=batch_stats, clean=params, sgd=sgd, epoch=epoch)
         return state, figures
 

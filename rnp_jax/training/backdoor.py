@@ -14,7 +14,8 @@ from rnp_jax.attacks.means import Means
 from rnp_jax.attacks.poison import PoisonPlan, check_training_set, draw_plan, poison_batch, poison_training_set
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Network
-from rnp_jax.training.epoch import Augment
+from rnp_jax.training.adaptation import Adaptation, Course, train_adaptively
+from rnp_jax.training.epoch import Augment, Marked
 from rnp_jax.training.joint import Setting, train_jointly
 from rnp_jax.training.supervised import TrainConfig, TrainState, start, train
 from rnp_jax.training.trainers import find_trainer
@@ -104,6 +105,7 @@ def train_backdoored(
     *,
     augment: Augment | None = None,
     read: Callable[[np.ndarray], np.ndarray] | None = None,
+    adapt: Adaptation | None = None,
     progress: Progress | None = None,
     state: TrainState | None = None,
     save: Callable[[TrainState], None] | None = None,
@@ -113,12 +115,13 @@ def train_backdoored(
     Static attacks poison the set once, before augmentation; those of ``Attack.in_step`` poison every batch, and those
     that have a joint trainer train with the victim, as their authors do. What an attack learns beforehand it learns
     from ``data`` and from models of the same architecture trained on it. With ``read``, which turns the images into
-    what ``network`` reads (features of a frozen extractor), every attack poisons once. ``progress`` is told of epochs
-    of ``train``, of each ``surrogate``, and of what the attack itself names.
+    what ``network`` reads (features of a frozen extractor), every attack poisons once. ``adapt`` changes how the victim
+    is trained on that. ``progress`` is told of epochs of ``train``, of each ``surrogate``, and of what the attack
+    itself names.
 
     Raises:
       ConfigError, DataError: rates, targets and labels that do not fit; images to append where batches are poisoned;
-        with ``read``, an attack that needs a network of images.
+        with ``read``, an attack that needs a network of images; with ``adapt``, one that trains with its victim.
     """
     init_key, poison_key, train_key = _keys(seed)
     joint, in_step = find_trainer(attack), None
@@ -126,6 +129,8 @@ def train_backdoored(
         _check_way(attack, poison, on_features=read is not None)
         in_step = _InStep(attack, goal, poison.rate) if attack.in_step and read is None else None
     if joint is not None and attack is not None:
+        if adapt is not None:
+            raise ConfigError(f"{type(attack).__name__} trains its victim in its own way; remove --adaptive.method")
         setting = Setting(network, attack, goal, config, poison.rate, augment)
         variables, params, history = train_jointly(
             joint, setting, data, train_key, progress=progress, state=state, save=save
@@ -137,21 +142,16 @@ def train_backdoored(
         surrogate = _surrogates(network, data, poison_key, config, augment, progress)
         means = Means(network, data, goal, poison_key, surrogate, progress or _silent)
         made = poison_once(attack, goal, data, seed, poison, means)
-    data = made.data
+    clean, data = data, made.data
     if read is not None:
-        data = Batch(read(data.images), data.labels)
-    trained, history = train(
-        network,
-        network.init(init_key),
-        data,
-        train_key,
-        config,
-        augment=augment,
-        poison=in_step,
-        progress=progress,
-        state=state,
-        save=save,
-    )
+        clean = clean if adapt is None else clean._replace(images=read(clean.images))
+        data = data._replace(images=read(data.images))
+    variables, told = network.init(init_key), {"progress": progress, "state": state, "save": save}
+    if adapt is None:
+        trained, history = train(network, variables, data, train_key, config, augment=augment, poison=in_step, **told)
+    else:
+        course = Course(network, variables, config, augment, in_step, Marked(*data, made.poisoned), clean)
+        trained, history = train_adaptively(adapt, course, train_key, **told)
     return Backdoored(trained, made.params, made.plan, history)
 
 
@@ -259,11 +259,14 @@ def start_state(
     poison: PoisonConfig,
     augment: Augment | None,
     count: int,
+    adapt: Adaptation | None = None,
 ) -> Any:
     """The state before the first epoch of ``train_backdoored`` with these arguments on ``count`` images."""
     init_key, _, train_key = _keys(seed)
     if attack is not None and (joint := find_trainer(attack)) is not None:
         return joint.start(Setting(network, attack, goal, config, poison.rate, augment), train_key, count)
+    if adapt is not None:
+        return adapt.start(network, network.init(init_key), train_key, config, count)
     return start(network.init(init_key), train_key, config, count)
 
 

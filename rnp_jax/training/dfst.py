@@ -71,7 +71,7 @@ class DfstTraining:
         steps_an_epoch(setting, count)
         init_key, key = jax.random.split(key)
         variables = setting.network.init(init_key)
-        params, batch_stats, sgd, epoch, key = start(variables, key, setting.config, count)
+        params, batch_stats, sgd, epoch, key, _ = start(variables, key, setting.config, count)
         injector = identity(setting.network.architecture.image_shape[-1])
         return DfstState(params, batch_stats, variables["masks"], sgd, injector, epoch, key)
 
@@ -97,9 +97,9 @@ class DfstTraining:
         filled = fill(setting, state.injector, data, fill_key)
         victim = TrainState(state.params, state.batch_stats, state.sgd, state.epoch, state.key)
         victim, trained = train_epoch(
-            setting.network, setting.config, setting.augment, None, victim, state.masks, filled
+            setting.network, setting.config, None, setting.augment, None, victim, state.masks, filled
         )
-        params, batch_stats, sgd, epoch, _ = victim
+        params, batch_stats, sgd, epoch, *_ = victim
         return state._replace(params=params, batch_stats=batch_stats, sgd=sgd, epoch=epoch), {**trained, **figures}
 
     def finish(self, setting: Setting, state: DfstState) -> tuple[Variables, Params]:

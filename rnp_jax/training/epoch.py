@@ -1,7 +1,7 @@
 """One pass over a data set inside a compiled program: shuffling, steps and the mean of their metrics."""
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,33 @@ from jaxtyping import Array, Float, Int
 
 from rnp_jax.errors import ConfigError
 from rnp_jax.traced import is_off
-from rnp_jax.types import Batch
 
 Carry = TypeVar("Carry")
+
+
+class Rows(Protocol):
+    """A named tuple of arrays with one row an image, such as a ``Batch``."""
+
+    @property
+    def images(self) -> Any:
+        """uint8 [N, H, W, C]."""
+        ...
+
+    @property
+    def labels(self) -> Any:
+        """int32 [N]."""
+        ...
+
+
+Data = TypeVar("Data", bound=Rows)
+
+
+class Marked(NamedTuple):
+    """Images, their labels, and which of them are poisoned."""
+
+    images: Any  # uint8 [N, H, W, C]
+    labels: Any  # int32 [N]
+    marks: Any  # bool [N]
 
 
 class Augment(Protocol):
@@ -50,9 +74,9 @@ def check_batch(count: int, batch_size: int) -> None:
 
 
 def run_epoch(
-    step: Callable[[Carry, Batch, jax.Array], tuple[Carry, dict[str, jax.Array]]],
+    step: Callable[[Carry, Data, jax.Array], tuple[Carry, dict[str, jax.Array]]],
     carry: Carry,
-    data: Batch,
+    data: Data,
     key: jax.Array,
     *,
     batch_size: int,
@@ -71,7 +95,7 @@ def run_epoch(
 
     def body(carry: Carry, inputs: tuple[jax.Array, jax.Array]) -> tuple[Carry, dict[str, jax.Array]]:
         index, key = inputs
-        return step(carry, Batch(data.images[index], data.labels[index]), key)
+        return step(carry, jax.tree.map(lambda rows: rows[index], data), key)
 
     batches = order[: full * batch_size].reshape(full, batch_size)
     carry, stacked = jax.lax.scan(body, carry, (batches, jax.random.split(step_key, full)))

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from functools import partial
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jax.typing import ArrayLike
 from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError
 from rnp_jax.traced import jit_settings
-from rnp_jax.training.epoch import Augment, batch_metrics, check_batch, cross_entropy, run_epoch
+from rnp_jax.training.epoch import Augment, Rows, batch_metrics, check_batch, cross_entropy, run_epoch
 from rnp_jax.training.loop import run_epochs
 from rnp_jax.types import Apply, Batch, Progress, Tree, Variables
 
@@ -69,21 +70,72 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
     epoch: jax.Array  # int32 []
     key: jax.Array
+    memory: Any = ()  # of a twist
+
+
+class Moment(NamedTuple):
+    """Where a step of training stands when it needs a gradient.
+
+    Attributes:
+      loss: of parameters: the mean cross-entropy of ``batch`` in training mode, with (moved statistics, metrics).
+      params: the current ones.
+      batch_stats: the current ones.
+      masks: the network's.
+      batch: what is trained on, poisoned and augmented, with marks where the set has them.
+      clean: the whole clean training set, where the twist was given it.
+      smoothing: share of each label that the loss spreads over all classes.
+      memory: what the twist keeps from step to step.
+      key: for what is drawn.
+    """
+
+    loss: Callable[[Tree], tuple[jax.Array, tuple[Tree, dict[str, jax.Array]]]]
+    params: Tree
+    batch_stats: Tree
+    masks: Tree
+    batch: Any
+    clean: Any
+    smoothing: float
+    memory: Any
+    key: jax.Array
+
+
+class Twist(Protocol):
+    """Takes another gradient than that of the loss. A frozen dataclass: one program serves all values of its floats."""
+
+    def gradient(self, moment: Moment) -> tuple[Tree, tuple[Tree, dict[str, jax.Array]], Any]:
+        """The gradient to descend, (moved statistics, metrics summed over the batch), and the memory."""
+        ...
+
+    def __hash__(self) -> int: ...
 
 
 def optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:
     """SGD with coupled weight decay and the schedule over ``steps`` steps."""
-    if config.schedule == "cosine":
+    return make_sgd(
+        config.learning_rate, config.momentum, config.weight_decay, steps, config.schedule, nesterov=config.nesterov
+    )
+
+
+def make_sgd(
+    learning_rate: float,
+    momentum: float,
+    weight_decay: float,
+    steps: int,
+    schedule: Literal["cosine", "one_cycle"] = "cosine",
+    *,
+    nesterov: bool = False,
+) -> optax.GradientTransformation:
+    """``optimizer``, of the settings of ``TrainConfig`` by themselves; the numbers may be traced."""
+    if schedule == "cosine":
         shape = optax.cosine_decay_schedule(1.0, steps)
     else:
         rise = max(1, int(0.3 * steps))
         shape = optax.warmup_cosine_decay_schedule(1 / 25, 1.0, rise, max(steps, rise + 1))
 
     def rate(step: ArrayLike) -> jax.Array:
-        return config.learning_rate * jnp.asarray(shape(jnp.asarray(step, jnp.float32)))
+        return learning_rate * jnp.asarray(shape(jnp.asarray(step, jnp.float32)))
 
-    sgd = optax.sgd(rate, config.momentum, config.nesterov)
-    return optax.chain(optax.add_decayed_weights(config.weight_decay), sgd)
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(rate, momentum, nesterov))
 
 
 def train(
@@ -118,7 +170,7 @@ def train(
         phase,
         config.epochs,
         lambda: start(variables, key, config, count),
-        lambda state: train_epoch(apply, config, augment, poison, state, variables["masks"], data),
+        lambda state: train_epoch(apply, config, None, augment, poison, state, variables["masks"], data),
         progress=progress,
         state=state,
         save=save,
@@ -134,35 +186,48 @@ def start(variables: Variables, key: jax.Array, config: TrainConfig, count: int)
     return TrainState(params, variables["batch_stats"], tx.init(params), jnp.int32(0), key)
 
 
-@jit_settings(2, static=2)
+@jit_settings(3, static=2)
 def train_epoch(
     apply: Apply,
     config: TrainConfig,
+    twist: Twist | None,
     augment: Augment | None,
     poison: PoisonBatch | None,
     state: TrainState,
     masks: Tree,
-    data: Batch,
+    data: Rows,
+    clean: Any = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One epoch over the whole set: the state after it, and the mean loss and accuracy in training mode."""
+    """One epoch over the whole set: the state after it, and the mean loss and accuracy in training mode.
+
+    With a ``twist`` its steps follow that one's gradient; ``clean`` is what it reads besides the batch.
+    """
     tx = optimizer(config, config.epochs * (data.labels.shape[0] // config.batch_size))
 
-    def loss_of(params: Tree, batch_stats: Tree, batch: Batch):
+    def loss_of(params: Tree, batch_stats: Tree, batch: Rows):
         variables = {"params": params, "batch_stats": batch_stats, "masks": masks}
         logits, moved = apply(variables, batch.images, train=True)
         loss = cross_entropy(logits, batch.labels, config.label_smoothing).mean()
         return loss, (moved, batch_metrics(logits, batch.labels))
 
-    def step(carry, batch: Batch, key: jax.Array):
-        params, batch_stats, opt_state = carry
+    def step(carry, batch: Any, key: jax.Array):
+        params, batch_stats, opt_state, memory = carry
         poison_key, augment_key = jax.random.split(key)
-        images, labels = batch if poison is None else poison(batch.images, batch.labels, poison_key)
-        images = images if augment is None else augment(augment_key, images)
-        gradient, (batch_stats, metrics) = jax.grad(loss_of, has_aux=True)(params, batch_stats, Batch(images, labels))
+        images, labels = batch.images, batch.labels
+        images, labels = (images, labels) if poison is None else poison(images, labels, poison_key)
+        batch = batch._replace(images=images if augment is None else augment(augment_key, images), labels=labels)
+        if twist is None:
+            gradient, (batch_stats, metrics) = jax.grad(loss_of, has_aux=True)(params, batch_stats, batch)
+        else:
+            loss = partial(loss_of, batch_stats=batch_stats, batch=batch)
+            given = (batch, clean, config.label_smoothing, memory, jax.random.fold_in(key, 1))
+            moment = Moment(loss, params, batch_stats, masks, *given)
+            gradient, (batch_stats, metrics), memory = twist.gradient(moment)
         params, opt_state = descend(tx, gradient, opt_state, params)
-        return (params, batch_stats, opt_state), metrics
+        return (params, batch_stats, opt_state, memory), metrics
 
-    carry = (state.params, state.batch_stats, state.opt_state)
+    carry = (state.params, state.batch_stats, state.opt_state, state.memory)
     key = jax.random.fold_in(state.key, state.epoch)
     carry, metrics = run_epoch(step, carry, data, key, batch_size=config.batch_size, remainder=False)
-    return TrainState(*carry, state.epoch + 1, state.key), metrics
+    params, batch_stats, opt_state, memory = carry
+    return TrainState(params, batch_stats, opt_state, state.epoch + 1, state.key, memory), metrics

@@ -12,6 +12,7 @@ from rnp_jax.attacks.cl import LabelConsistent
 from rnp_jax.attacks.ctrl import Ctrl
 from rnp_jax.attacks.dfst import Dfst
 from rnp_jax.attacks.fc import FeatureCollision
+from rnp_jax.attacks.grond import Grond
 from rnp_jax.attacks.input_aware import InputAware
 from rnp_jax.attacks.lf import LowFrequency
 from rnp_jax.attacks.lira import Lira
@@ -36,6 +37,7 @@ CHANGED = [
     LabelConsistent(variant="orig", amplitude=64.0, epsilon=16.0, step=2.0, steps=20, robust_steps=3),
     FeatureCollision(beta=0.1, epsilon=16.0, rate=2.0, steps=120, size=12, seed=3),
     Narcissus(epsilon=8.0, scale=1.0, rounds=50, learning_rate=0.02, batch_size=64),
+    Grond(epsilon=16.0, step=2.0, steps=50, batch_size=64),
     InputAware(width=8, mask_epochs=3, mask_density=0.05, norm_weight=50.0, cross_ratio=0.5, accumulate=False),
     Lira(variant="orig", width=4, epsilon=0.2, final_epsilon=0.05, alpha=0.4, generator_epochs=3, fine_tune=False),
     Sig(delta=20.0, frequency=5),

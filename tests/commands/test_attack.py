@@ -94,6 +94,19 @@ def test_a_clean_model(attacked, tmp_path):
     assert path.read_bytes() != attacked.read_bytes()
 
 
+SMALL = ("--data", "digits", "--normalization", "digits", "--model", "lenet", "--width", "1", "--test-images", "20")
+
+
+@pytest.mark.slow
+def test_the_card_tells_how_an_adaptive_attacker_trained(tmp_path):
+    path = tmp_path / "victim.pt"
+    given = ("--train.epochs", "1", "--train.batch-size", "256", "--batch-size", "20", "--adaptive.method", "embedding")
+    assert main(["attack", "badnets", "--out", str(path), *SMALL, *given, "--adaptive.embedding.ratio", "0.25"]) == 0
+    card = card_of(path)
+    assert card.adaptive == {"method": "embedding", "ratio": 0.25, "learning_rate": 0.001, "momentum": 0.9}
+    assert sorted(os.listdir(tmp_path)) == ["victim.card.json", "victim.pt", "victim.trigger.npz"]
+
+
 def interrupt_after_one_epoch(monkeypatch, path) -> int:
     """Ctrl-C in the second epoch, the state of the first saved; returns the exit status."""
     shown = EpochBars.__call__
@@ -200,6 +213,9 @@ def test_options_that_do_not_fit_a_head(options, message, fails, tmp_path):
         (("badnets", "--seed", "-1"), "seed is -1, expected an integer between 0 and"),
         (("badnets", "--normalization", "digit"), "unknown normalisation 'digit'; did you mean digits?"),
         (("sig", "--poison.rate", "0.2"), "a clean-label attack on 259 images"),
+        (("badnets", "--adaptive.sbl.rho", "0.2"), "settings of --adaptive.sbl: not read with --adaptive.method None"),
+        (("awp", "--adaptive.method", "sbl"), "Awp trains its victim in its own way; remove --adaptive.method"),
+        (("badnets", "--adaptive.grond.u", "-1"), "--adaptive.grond.u is -1.0, expected a number of at least"),
     ],
 )
 def test_options_that_do_not_fit(options, message, fails, tmp_path):
