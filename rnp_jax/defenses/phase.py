@@ -1,7 +1,7 @@
 """A phase of a defense: epochs over the defense set in one compiled program that can stop early by itself."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from rnp_jax.errors import DefenseError
+from rnp_jax.fetching import fetch_late
 from rnp_jax.traced import jit_settings
 from rnp_jax.training.epoch import Augment, run_epoch
 from rnp_jax.types import Apply, Batch, Progress, Tree
@@ -66,9 +67,9 @@ class Phase(ABC):
         del metrics
         return None
 
-    def record(self, trained: Tree) -> dict[str, jax.Array]:
-        """Further rows of the history, from the tree at the end of an epoch."""
-        del trained
+    def record(self, trained: Tree, fixed: Tree, batch_stats: Tree) -> dict[str, jax.Array]:
+        """Further rows of the history, from the trees at the end of an epoch."""
+        del trained, fixed, batch_stats
         return {}
 
 
@@ -77,29 +78,35 @@ def run_phase(
 ) -> tuple[Tree, Tree, dict[str, np.ndarray], bool]:
     """Runs a phase to its end.
 
-    Without ``progress`` the host waits once; with it, once an epoch, calling the same compiled program.
+    Without ``progress`` the host waits once. With it, the same compiled program is called for each epoch, and the host
+    waits for an epoch's figures while the next one runs.
 
     Returns:
       The trained tree, the moved batch statistics, the history [epochs run, ...], and whether it stopped by itself.
     """
     data = Batch(*jax.device_put(tuple(data)))
-    state = _start(phase, trained, batch_stats)
+    state = _start(phase, trained, fixed, batch_stats)
     stride = phase.epochs if progress is None else 1
-    for until in range(stride, phase.epochs + 1, stride):
-        state = _run_until(phase, state, fixed, data, key, jnp.int32(until))
+
+    def run() -> Iterator[tuple[int, dict[str, jax.Array], jax.Array]]:
+        nonlocal state
+        for until in range(stride, phase.epochs + 1, stride):
+            state = _run_until(phase, state, fixed, data, key, jnp.int32(until))
+            yield until, {name: state.history[name][until - 1] for name in ("loss", "accuracy")}, state.stopped
+
+    for until, last, stopped in fetch_late(run()):
         if progress is not None:
-            last = {name: float(state.history[name][until - 1]) for name in ("loss", "accuracy")}
-            progress(phase.name, until, phase.epochs, last)
-            if state.stopped:
-                break
+            progress(phase.name, until, phase.epochs, {name: float(value) for name, value in last.items()})
+        if stopped:  # the epoch begun since then ended at once
+            break
     history = {name: np.asarray(rows)[: int(state.epoch)] for name, rows in state.history.items()}
     return state.trained, state.batch_stats, history, bool(state.stopped)
 
 
 @jit_settings()
-def _start(phase: Phase, trained: Tree, batch_stats: Tree) -> PhaseState:
+def _start(phase: Phase, trained: Tree, fixed: Tree, batch_stats: Tree) -> PhaseState:
     history = {name: jnp.zeros((phase.epochs,), jnp.float32) for name in ("loss", "accuracy")}
-    for name, row in phase.record(trained).items():
+    for name, row in jax.eval_shape(phase.record, trained, fixed, batch_stats).items():
         history[name] = jnp.zeros((phase.epochs, *row.shape), row.dtype)
     opt_state = phase.optimizer(1).init(trained)  # whatever its schedule, it starts alike
     return PhaseState(trained, batch_stats, opt_state, jnp.int32(0), history, jnp.bool_(False))
@@ -128,7 +135,7 @@ def _run_until(phase: Phase, state: PhaseState, fixed: Tree, data: Batch, key: A
         epoch_key = jax.random.fold_in(key, state.epoch)
         carry, metrics = run_epoch(step, carry, data, epoch_key, batch_size=phase.batch_size, shuffle=phase.shuffle)
         trained, batch_stats, opt_state, halted = carry
-        rows = {**metrics, **phase.record(trained)}
+        rows = {**metrics, **phase.record(trained, fixed, batch_stats)}
         history = {name: values.at[state.epoch].set(rows[name]) for name, values in state.history.items()}
         return PhaseState(trained, batch_stats, opt_state, state.epoch + 1, history, halted | phase.stops(metrics))
 

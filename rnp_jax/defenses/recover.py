@@ -79,7 +79,8 @@ class _Recovering(Phase):
         del fixed
         return masks.clip(jax.tree.map(jnp.add, trained, updates))
 
-    def record(self, trained: Tree) -> dict[str, jax.Array]:
+    def record(self, trained: Tree, fixed: Tree, batch_stats: Tree) -> dict[str, jax.Array]:
+        del fixed, batch_stats
         return {"masks": jnp.concatenate([trained[name] for name in sorted(trained, key=masks.natural_key)])}
 
 
