@@ -17,7 +17,7 @@ import yaml
 from rnp_jax.atomic import write_atomic
 from rnp_jax.checks import check_image_shape, check_number, check_seed
 from rnp_jax.errors import ConfigError
-from rnp_jax.models import Placement, Precision
+from rnp_jax.models import Arithmetic, Asked, Placement, choose_arithmetic
 from rnp_jax.plain_yaml import PlainLoader
 from rnp_jax.regular_file import MIB, read_regular
 
@@ -160,19 +160,27 @@ class ComputeOptions:
     """How the model is computed.
 
     Attributes:
-      precision: precision: float32 (exact), tf32 or bfloat16 (faster on accelerators).
+      precision: arithmetic of convolutions and matrix products: float32 is exact; tf32 and bfloat16 are faster on
+        accelerators; auto is float32 on a CPU, elsewhere tf32, and bfloat16 in evaluation.
+      evaluation: the same where the network only predicts, as in sweeps and measurements; by default as precision says.
       placement: where filter masks act: bn_scale (the release's), channel, conv_output or unit; by default bn_scale if
         there is batch norm, else conv_output if there are convolutions, else unit.
       batch_size: images per batch in evaluation; by default 64 on a CPU, 1000 on an accelerator.
     """
 
-    precision: Precision = "float32"
+    precision: Asked = "auto"
+    evaluation: Asked | None = None
     placement: Placement | None = None
     batch_size: int | None = None
 
     def __post_init__(self):
         if self.batch_size is not None:
             check_number("batch_size", self.batch_size, 1, integer=True)
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """What the precisions are on this machine."""
+        return choose_arithmetic(self.precision, self.evaluation)
 
 
 def read_yaml(path: str | PathLike[str]) -> dict[str, Any]:

@@ -48,10 +48,18 @@ class Program(Generic[Arguments, Returned]):
 
     def __call__(self, *arguments: Arguments.args, **named: Arguments.kwargs) -> Returned:
         """Runs the program; settings are given by position."""
+        return self._jitted(*self._divide(arguments), **named)
+
+    def trace(self, *arguments: Arguments.args, **named: Arguments.kwargs) -> jax.stages.Traced:
+        """The program for these arguments, not compiled; arrays may be ``jax.ShapeDtypeStruct``s."""
+        return self._jitted.trace(*self._divide(arguments), **named)
+
+    def _divide(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        """What ``run`` is given: structures, numbers, and the rest."""
         numbers: list[Any] = []
         structures = tuple(_divide(each, numbers) for each in arguments[: self._settings])
         whole = arguments[self._settings : self._structures]
-        return self._jitted((*structures, *whole), tuple(numbers), *arguments[self._structures :], **named)
+        return (*structures, *whole), tuple(numbers), *arguments[self._structures :]
 
     def _cache_size(self) -> int:
         return self._jitted._cache_size()  # pyright: ignore[reportAttributeAccessIssue]

@@ -13,6 +13,7 @@ from rnp_jax.data.dataset import Dataset
 from rnp_jax.data.images import decode_image, stack_images
 from rnp_jax.data.splits import Split, split_whole
 from rnp_jax.errors import DataError
+from rnp_jax.image_cache import Decoded, keep_images, name_entry, read_images
 from rnp_jax.regular_file import MIB, open_descriptor, read_regular
 
 _READABLE = ("array_record", "parquet")  # the formats with random access, which need no TensorFlow
@@ -73,12 +74,24 @@ def load_tfds(
     """Read the set prepared in ``folder`` (one version's), in its stored order.
 
     The test part is ``test``, else ``validation``; a set that has only ``train`` is split into four fifths and one
-    fifth of each class, or left ``undivided``.
+    fifth of each class, or left ``undivided``. A large set's images are kept decoded for later runs, which then map
+    them (see ``image_cache``).
 
     Raises:
       DataError: if it is damaged, stored in a format that only TensorFlow reads, not an image classification set, or
         holds images of different sizes while ``size`` is None.
     """
+    entry = name_entry(folder, split=split, size=size)
+    found = read_images(entry)
+    if found is None:
+        found = _decode(folder, name, split, size)
+        keep_images(entry, *found)
+    part, class_names = found.facts["part"], tuple(found.facts["class_names"])
+    dataset = Dataset(found.images, found.labels, class_names, f"{name} ({part})")
+    return split_whole(dataset, split, undivided) if found.facts["undivided"] else dataset
+
+
+def _decode(folder: Path, name: str, split: Split, size: tuple[int, int] | None) -> Decoded:
     import tensorflow_datasets as tfds  # imported late: most commands never need it
     from google.protobuf import json_format, message
 
@@ -102,8 +115,8 @@ def load_tfds(
     if builder.info.name == "cifar10" and class_names == tuple(map(str, range(10))):
         class_names = CIFAR10_CLASSES  # prepared without its label file
     stacked = stack_images(images, [f"index {index}" for index in range(len(images))], name)
-    dataset = Dataset(stacked, labels, class_names, f"{name} ({part})")
-    return split_whole(dataset, split, undivided) if len(builder.info.splits) == 1 else dataset
+    facts = {"part": part, "class_names": class_names, "undivided": len(builder.info.splits) == 1}
+    return Decoded(stacked, labels, facts)
 
 
 def _open_builder(tfds: Any, folder: Path) -> Any:

@@ -1,15 +1,15 @@
 """Mean activations of a network's channels and units over a set of images, one compiled program for all batches."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from rnp_jax.errors import DataError
+from rnp_jax.fetching import fetch_late
 from rnp_jax.models import Network
 from rnp_jax.models.chain import Site
+from rnp_jax.traced import jit_settings
 from rnp_jax.types import Variables
 
 _BATCH = 100
@@ -54,19 +54,22 @@ def _mean(
     if count == 0:
         raise DataError("no images: expected one or more to measure activations on")
     size = min(_BATCH, count)
-    totals = {site.layer: 0.0 for site in sites}
-    for begin in range(0, count, size):
+
+    def measure(begin: int) -> dict[str, jax.Array]:
         rows = [images[begin : begin + size] for images in sets]
         here = np.arange(size) < len(rows[0])  # the last batch is filled up: every batch has one shape
         batches = tuple(jax.device_put(np.resize(each, (size, *each.shape[1:]))) for each in rows)
-        found = jax.device_get(_sums(network, variables, batches, jnp.asarray(here, jnp.float32), sites))
+        return _sums(network, sites, variables, batches, jnp.asarray(here, jnp.float32))
+
+    totals = {site.layer: 0.0 for site in sites}
+    for found in fetch_late(map(measure, range(0, count, size))):
         totals = {layer: total + found[layer].astype(np.float64) for layer, total in totals.items()}
     return {layer: np.asarray(total, np.float64) / count for layer, total in totals.items()}
 
 
-@partial(jax.jit, static_argnums=(0, 4))
+@jit_settings(1, static=1)
 def _sums(
-    network: Network, variables: Variables, batches: tuple[jax.Array, ...], here: jax.Array, sites: tuple[Site, ...]
+    network: Network, sites: tuple[Site, ...], variables: Variables, batches: tuple[jax.Array, ...], here: jax.Array
 ) -> dict[str, jax.Array]:
     """Sums over the images that are ``here``, means over positions."""
     outputs = [network.activations(variables, images) for images in batches]

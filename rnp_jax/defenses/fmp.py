@@ -28,7 +28,6 @@ What differs from the release:
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +44,7 @@ from rnp_jax.defenses.tuning import begin, conclude, tune
 from rnp_jax.errors import ConfigError
 from rnp_jax.inversion.stamps import scale
 from rnp_jax.models import Network
+from rnp_jax.traced import jit_settings
 from rnp_jax.types import Batch, Progress, Variables
 
 _AT_ONCE = 64  # filters that one call of the compiled program scores
@@ -125,15 +125,16 @@ def score_filters(
     batch = Batch(*(jax.device_put(np.asarray(part)[drawn]) for part in data))
     start = config.start * jax.random.rademacher(start_key, batch.images.shape, jnp.float32)
     total, found = sum(sizes.values()), []
+    radius = jnp.float32(config.radius)
     for first in range(0, total, _AT_ONCE):
-        found.append(_score(network, tuple(sizes), variables, batch, start, jnp.float32(config.radius), first))
+        found.append(_score(network, tuple(sizes), variables, batch, start, radius, jnp.int32(first)))
         if progress is not None:
             progress("score", min(first + _AT_ONCE, total), total, {"accuracy": float(found[-1].mean())})
     row = np.concatenate(jax.device_get(found))[:total]
     return dict(zip(sizes, np.split(row, np.cumsum([*sizes.values()])[:-1]), strict=True))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@jit_settings(1, static=1)
 def _score(
     network: Network,
     layers: tuple[str, ...],

@@ -41,6 +41,7 @@ from rnp_jax.defenses.tuning import begin, conclude, tune
 from rnp_jax.defenses.variants import choose_furthest
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Network
+from rnp_jax.traced import jit_settings
 from rnp_jax.training.epoch import batch_metrics, cross_entropy, run_epoch
 from rnp_jax.types import Batch, Tree, Variables
 
@@ -134,7 +135,7 @@ def estimate_statistics(network: Network, variables: Variables, data: Batch, bat
     return {**variables, "batch_stats": _estimate(network, min(batch_size, len(data.labels)), variables, data)}
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@jit_settings(1, static=1)
 def _estimate(network: Network, batch_size: int, variables: Variables, data: Batch) -> Tree:
     nothing = {**variables, "batch_stats": jax.tree.map(jnp.zeros_like, variables["batch_stats"])}
 

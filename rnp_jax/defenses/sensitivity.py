@@ -32,13 +32,16 @@ from rnp_jax.defenses.site_maps import (
     unnormalized,
 )
 from rnp_jax.errors import ConfigError, DefenseError
+from rnp_jax.fetching import fetch_late
 from rnp_jax.models import Network
 from rnp_jax.types import Variables
 
 Reduction = Literal["max", "mean", "quantile"]
 Images: TypeAlias = np.ndarray | jax.Array
 
-_SAMPLES = 64  # of a chunk, where memory allows
+_MEMORY_MB = 64  # on a device that does not say how much it has, such as a CPU, whose caches hold no more
+_SHARE = 16  # of a device's memory, one part in so many
+_SAMPLES = 64  # of a chunk for every 64 MiB, where they fit
 _FLOATS = 4  # live at once, for each value of a perturbed input and of the widest activation
 
 
@@ -64,8 +67,8 @@ class HolderConfig:
       rescale: multiply by the norm of the weights that read the neuron. This counters an attacker who divides a unit's
         input weights and multiplies its output weights by the same number, which does not change the network's
         function.
-      memory_mb: approximate memory for intermediate values, in MiB; the constants of all samples, N·F floats per layer,
-        come on top.
+      memory_mb: approximate memory for intermediate values, in MiB; by default 64 on a CPU and a sixteenth of an
+        accelerator's memory. The constants of all samples, N·F floats per layer, come on top.
     """
 
     alpha: float = 0.5
@@ -77,7 +80,7 @@ class HolderConfig:
     quantile: float = 0.95
     response: Response = "mean"
     rescale: bool = False
-    memory_mb: int = 64
+    memory_mb: int | None = None
 
     def __post_init__(self):
         choices = (("norm", Norm), ("reduction", Reduction), ("response", Response))
@@ -92,7 +95,7 @@ class HolderConfig:
             raise ConfigError(f"radii {self.radii}: expected one or more numbers above 0, such as (0.05, 0.1, 0.2)")
         if not 0 <= self.quantile <= 1:
             raise ConfigError(f"quantile {self.quantile}: expected a number in [0, 1]; 0.5 is the median")
-        if self.memory_mb < 1:
+        if self.memory_mb is not None and self.memory_mb < 1:
             raise ConfigError(f"memory_mb {self.memory_mb}: expected 1 or more")
 
 
@@ -129,13 +132,19 @@ def holder_scores(
         layer: prepare(reach, arrays, shapes[reach.source], config.norm, chunk[layer])
         for layer, (reach, arrays) in maps.items()
     }
-    rows: dict[str, list[np.ndarray]] = {layer: [] for layer in maps}
-    for count, read in reads.chunks():
-        for layer, (reach, _) in maps.items():
-            u, step = read[reach.source], steps[reach.source]
-            found = probe_site(reach, prepared[layer], u, step, config.norm, chunk[layer])
-            rows[layer].append(np.asarray(found)[:count])
-    scores = {layer: _reduced(np.concatenate(found), config) for layer, found in rows.items()}
+
+    def probe(read: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return {
+            layer: probe_site(
+                reach, prepared[layer], read[reach.source], steps[reach.source], config.norm, chunk[layer]
+            )
+            for layer, (reach, _) in maps.items()
+        }
+
+    rows = list(fetch_late((count, probe(read)) for count, read in reads.chunks()))
+    scores = {
+        layer: _reduced(np.concatenate([found[layer][:count] for count, found in rows]), config) for layer in maps
+    }
     return _finished(reads, scores, config)
 
 
@@ -155,19 +164,22 @@ def pair_scores(
     Args, Returns and Raises are those of ``holder_scores``; all inputs equal is a DefenseError.
     """
     maps, reads = _begin(network, variables, inputs, config, layers)
-    points: dict[str, list[np.ndarray]] = {source: [] for source in reads.sources}
-    answers: dict[str, list[np.ndarray]] = {layer: [] for layer in maps}
-    for count, read in reads.chunks():
-        for source, u in read.items():
-            points[source].append(np.asarray(u)[:count].reshape(count, -1))
-        for layer, (reach, arrays) in maps.items():
-            answers[layer].append(np.asarray(_respond(reach, arrays, read[reach.source]))[:count])
-    distances = {source: _distances(np.concatenate(found), config.norm) for source, found in points.items()}
+
+    def respond(read: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return {layer: _respond(reach, arrays, read[reach.source]) for layer, (reach, arrays) in maps.items()}
+
+    rows = list(fetch_late((count, read, respond(read)) for count, read in reads.chunks()))
+    points = {
+        source: np.concatenate([read[source][:count].reshape(count, -1) for count, read, _ in rows])
+        for source in reads.sources
+    }
+    distances = {source: _distances(found, config.norm) for source, found in points.items()}
     scores = {}
     for layer, (reach, _) in maps.items():
         if not distances[reach.source].any():
             raise no_variation(reach.source, "no two of them form a pair; score samples that differ")
-        scores[layer] = _quotients(np.concatenate(answers[layer]), distances[reach.source], config)
+        answers = np.concatenate([found[layer][:count] for count, _, found in rows])
+        scores[layer] = _quotients(answers, distances[reach.source], config)
     return _finished(reads, scores, config)
 
 
@@ -191,8 +203,17 @@ def _begin(
     sources = tuple(dict.fromkeys(reach.source for reach, _ in maps.values()))
     image = jax.ShapeDtypeStruct((1, *inputs.shape[1:]), inputs.dtype)
     values = sum(leaf.size for leaf in jax.eval_shape(network.activations, variables, image).values())
-    fitting = config.memory_mb * 2**20 // (4 * _FLOATS * (values + image.size))
-    return maps, SiteInputs(network, variables, inputs, sources, max(1, min(_SAMPLES, len(inputs), fitting)))
+    budget = _memory_mb(config)
+    fitting = budget * 2**20 // (4 * _FLOATS * (values + image.size))
+    most = _SAMPLES * max(1, budget // _MEMORY_MB)
+    return maps, SiteInputs(network, variables, inputs, sources, max(1, min(most, len(inputs), fitting)))
+
+
+def _memory_mb(config: HolderConfig) -> int:
+    if config.memory_mb is not None:
+        return config.memory_mb
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0)
+    return max(_MEMORY_MB, limit // (_SHARE * 2**20))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -210,7 +231,7 @@ def _neurons(reach: SiteMap, arrays: Any, u: jax.ShapeDtypeStruct, config: Holde
         activations = [jax.eval_shape(reach.z, arrays, u)]
     values = u.size + max(leaf.size for leaf in activations)
     values = values // u.shape[0] if is_exactly_affine(reach, u) else values  # of which one sample is enough
-    return max(1, config.memory_mb * 2**20 // (4 * _FLOATS * values))
+    return max(1, _memory_mb(config) * 2**20 // (4 * _FLOATS * values))
 
 
 def _steps(reads: SiteInputs, config: HolderConfig) -> dict[str, Steps]:
@@ -237,7 +258,7 @@ def _quotients(
 ) -> Float[np.ndarray, "F"]:
     first, second = (places[distances > 0] for places in np.triu_indices(len(answers), 1))
     divisors = distances[distances > 0, None] ** config.alpha
-    width = max(1, config.memory_mb * 2**20 // (4 * _FLOATS * len(divisors)))
+    width = max(1, _memory_mb(config) * 2**20 // (4 * _FLOATS * len(divisors)))
     columns = (answers[:, begin : begin + width] for begin in range(0, answers.shape[1], width))
     return np.concatenate([_reduced(np.abs(each[first] - each[second]) / divisors, config) for each in columns])
 

@@ -16,7 +16,9 @@ from jaxtyping import Array, Float
 from rnp_jax.defenses.probes import Norm
 from rnp_jax.defenses.site_maps import NETWORK_INPUT, unnormalized
 from rnp_jax.errors import DataError, DefenseError
+from rnp_jax.fetching import fetch_late
 from rnp_jax.models import Network
+from rnp_jax.traced import jit_settings
 from rnp_jax.types import Variables
 
 ORDERS: dict[Norm, float] = {"1": 1, "2": 2, "inf": np.inf}
@@ -46,7 +48,7 @@ class SiteInputs:
         for begin in range(0, len(self.images), self.samples):
             chunk = self.images[begin : begin + self.samples]
             padded = np.resize(chunk, (self.samples, *chunk.shape[1:]))
-            yield len(chunk), read_sources(self.network, self.sources, self.variables, padded)
+            yield len(chunk), read_sources(self.network, self.sources, self.variables, jax.device_put(padded))
 
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Of what each source reads of a chunk."""
@@ -60,9 +62,12 @@ class SiteInputs:
           DefenseError: a source at which all samples are equal.
         """
         moments: dict[str, tuple[int, Any, Any]] = dict.fromkeys(self.sources, (0, 0.0, 0.0))
-        for count, read in self.chunks():
-            for source, u in read.items():
-                mean, squares = (np.asarray(moment, np.float64) for moment in _moments(u, count))
+        measured = (
+            (count, {source: _moments(u, count) for source, u in read.items()}) for count, read in self.chunks()
+        )
+        for count, by_source in fetch_late(measured):
+            for source, own in by_source.items():
+                mean, squares = (moment.astype(np.float64) for moment in own)
                 before, mean_before, squares_before = moments[source]
                 total, gap = before + count, mean - mean_before
                 squares = squares_before + squares + gap**2 * before * count / total
@@ -98,7 +103,7 @@ def check_images(network: Network, images: np.ndarray | jax.Array) -> np.ndarray
     return images.astype(np.float32, copy=False)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@jit_settings(1, static=1)
 def read_sources(
     network: Network, sources: tuple[str, ...], variables: Variables, images: Float[Array, "B H W C"]
 ) -> dict[str, jax.Array]:

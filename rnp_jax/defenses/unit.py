@@ -41,6 +41,7 @@ from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError, DataError, DefenseError
 from rnp_jax.models import Network
 from rnp_jax.models.bounds import apply_bounds, bound_entries
+from rnp_jax.traced import jit_settings
 from rnp_jax.training.epoch import Augment, batch_metrics, cross_entropy, run_epoch
 from rnp_jax.types import Batch, Variables
 
@@ -170,7 +171,7 @@ def _prepare(task: Task, config: UnitConfig) -> tuple[Given, Bounds]:
     return Given(task.variables, data, holdout, jnp.int32(least)), start
 
 
-@partial(jax.jit, static_argnums=0)
+@jit_settings()
 def _augment(augment: Augment, key: jax.Array, images: jax.Array) -> jax.Array:
     return augment(key, images)
 
@@ -188,7 +189,7 @@ def _run(task: Task, config: UnitConfig, given: Given, start: Bounds) -> UnitSta
     return state
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@jit_settings(1, static=1)
 def start_bounds(
     network: Network, batch_size: int, variables: Variables, images: Float[Array, "N H W C"], spread: Float[Array, ""]
 ) -> Bounds:
@@ -220,7 +221,7 @@ def start_bounds(
     return {name: mean[name] + spread * jnp.sqrt(squares[name] / (len(images) - 1)) for name in mean}
 
 
-@partial(jax.jit, static_argnums=0)
+@jit_settings()
 def begin_steps(config: UnitConfig, start: Bounds) -> UnitState:
     """The state before the first step."""
     names = ("loss", "accuracy", "size", "cost", "holdout_accuracy")
@@ -229,7 +230,7 @@ def begin_steps(config: UnitConfig, start: Bounds) -> UnitState:
     return UnitState(start, _adam(config).init(start), control, start, jnp.float32(jnp.inf), jnp.int32(0), history)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@jit_settings(2)
 def run_steps(network: Network, config: UnitConfig, state: UnitState, given: Given, until: Int[Array, ""]) -> UnitState:
     """Steps up to a number. The rows of the history are of each step: its loss, its cost, and what it led to."""
 
@@ -289,7 +290,7 @@ def _descend(network: Network, batch_size: int, bounds: Bounds, given: Given) ->
     return _pass_over(step, jax.tree.map(jnp.zeros_like, bounds), given.data, batch_size)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@jit_settings(1, static=1)
 def _count_correct(network: Network, batch_size: int, variables: Variables, data: Batch) -> Int[Array, ""]:
     def step(correct: jax.Array, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         del key

@@ -1,7 +1,6 @@
 """Runs compiled programs over many images, in batches of one shape, each sent to the device as a whole."""
 
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import numpy as np
@@ -9,6 +8,7 @@ from jaxtyping import Array, Float, Shaped
 
 from rnp_jax.evaluation.predict import fit_batch_size, pad_rows
 from rnp_jax.models import Network
+from rnp_jax.traced import jit_settings
 from rnp_jax.types import Variables
 
 
@@ -38,7 +38,7 @@ def read_features(
     network: Network, variables: Variables, images: Array | np.ndarray, batch_size: int | None = None
 ) -> Float[np.ndarray, "N D"]:
     """The features of each image, which are the input of the classifier's last layer, in evaluation mode."""
-    variables = jax.device_put(variables)
+    network, variables = network.evaluator, jax.device_put(variables)
     return map_batches(lambda batch, _: _features(network, variables, batch), np.asarray(images), batch_size)
 
 
@@ -46,15 +46,15 @@ def read_logits(
     network: Network, variables: Variables, images: Array | np.ndarray, batch_size: int | None = None
 ) -> Float[np.ndarray, "N K"]:
     """The logits of each image, in evaluation mode."""
-    variables = jax.device_put(variables)
+    network, variables = network.evaluator, jax.device_put(variables)
     return map_batches(lambda batch, _: _logits(network, variables, batch), np.asarray(images), batch_size)
 
 
-@partial(jax.jit, static_argnums=0)
+@jit_settings()
 def _logits(network: Network, variables: Variables, images: jax.Array) -> jax.Array:
     return network(variables, images)[0]
 
 
-@partial(jax.jit, static_argnums=0)
+@jit_settings()
 def _features(network: Network, variables: Variables, images: jax.Array) -> jax.Array:
     return network.features(variables, images)[0]

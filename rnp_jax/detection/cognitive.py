@@ -5,7 +5,6 @@ logits. All images of a batch are optimised together, and all steps run in one c
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from rnp_jax.descent import descend
 from rnp_jax.detection.batches import map_batches
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Network
+from rnp_jax.traced import jit_settings
 from rnp_jax.types import Variables
 
 _BETAS = (0.1, 0.1)  # Adam's, as in the released code
@@ -72,7 +72,7 @@ def distil_masks(
     This makes no difference to Adam, and an image's mask does not depend on the other images. Equal keys give equal
     colours.
     """
-    variables = jax.device_put(variables)
+    network, variables = network.fixed, jax.device_put(variables)
     return map_batches(
         lambda batch, places: _distil(network, config, variables, batch, places, key), np.asarray(images), batch_size
     )
@@ -84,7 +84,7 @@ def total_variation(masks: Float[Array, "B H W"]) -> Float[Array, "B"]:
     return (down.sum((1, 2)) + across.sum((1, 2))) / (masks.shape[1] * masks.shape[2])
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@jit_settings(2)
 def _distil(
     network: Network,
     config: CognitiveConfig,

@@ -10,7 +10,6 @@ the scores are.
 
 import time
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Literal, NamedTuple, TypeAlias, cast
 
 import jax
@@ -22,6 +21,7 @@ from rnp_jax.defenses.phase import Phase, Progress
 from rnp_jax.defenses.unlearn import UnlearnConfig, start_unlearning
 from rnp_jax.errors import ConfigError, DataError, DefenseError
 from rnp_jax.models import Network
+from rnp_jax.traced import jit_settings
 from rnp_jax.training.epoch import Augment, run_epoch
 from rnp_jax.types import Batch, Tree, Variables
 
@@ -176,7 +176,7 @@ def _unlearn_draws(
     return runs
 
 
-@partial(jax.jit, static_argnums=0)
+@jit_settings()
 def _watch(phase: Phase, variables: Variables, data: Batch, key: jax.Array, stop: jax.Array) -> _Watched:
     """Runs every epoch of unlearning, whatever the accuracy, and records the shares of predictions after each."""
     fixed = variables["masks"]

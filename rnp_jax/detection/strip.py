@@ -1,7 +1,6 @@
 """STRIP (Gao et al., ACSAC 2019): a triggered image keeps its prediction when clean images are laid over it."""
 
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ from jaxtyping import Array, Float, UInt8
 from rnp_jax.detection.batches import map_batches
 from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.models import Network
+from rnp_jax.traced import jit_settings
 from rnp_jax.types import Variables
 
 _SLACK = 1e-8  # added to every probability, as BackdoorBench does
@@ -58,13 +58,13 @@ def score_by_strip(
     count = min(config.overlays, len(clean))
     chosen = np.asarray(jax.random.permutation(key, len(clean)))[:count]
     overlays, variables = jax.device_put((np.asarray(clean)[chosen], variables))
-    alpha = jnp.float32(config.alpha)
+    network, alpha = network.evaluator, jnp.float32(config.alpha)
     return -map_batches(
         lambda batch, _: _mean_entropy(network, variables, batch, overlays, alpha), np.asarray(images), batch_size
     )
 
 
-@partial(jax.jit, static_argnums=0)
+@jit_settings()
 def _mean_entropy(
     network: Network, variables: Variables, images: jax.Array, overlays: jax.Array, alpha: jax.Array
 ) -> jax.Array:

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int, Int32, Shaped
 
 from rnp_jax.errors import DataError
 from rnp_jax.evaluation.predict import Predictions, classify, fit_batch_size, pad_rows
+from rnp_jax.fetching import fetch_late
 from rnp_jax.models import Network
 from rnp_jax.traced import jit_settings
 from rnp_jax.types import Batch, Variables
@@ -79,20 +80,24 @@ def _predict(
     if not checkpoints or min(counts) == 0:
         raise DataError(f"{len(checkpoints)} checkpoints on {min(counts, default=0)} images: expected one or more")
     _check_alike(checkpoints)
+    network = network.evaluator
     devices = jax.local_devices() if devices is None else devices
     mesh, hand = Mesh(np.asarray(devices), ("checkpoints",)), len(devices)
     size = fit_batch_size(max(counts), batch_size)
     room = 1 << (-(-max(counts) // size) - 1).bit_length()
     shared = len(batches) == 1
     images = jax.device_put(_arrange(batches, size, room), NamedSharding(mesh, _WHOLE)) if shared else ()
-    for begin in range(0, len(checkpoints), hand):
+
+    def run(begin: int) -> tuple[int, tuple[jax.Array, jax.Array]]:
         chosen = [min(i, len(checkpoints) - 1) for i in range(begin, begin + hand)]  # the last fills an open hand
-        if not shared:
-            images = jax.device_put(_arrange([batches[i] for i in chosen], size, room), NamedSharding(mesh, _SPLIT))
+        own = [batches[i] for i in chosen if not shared]
+        given = images if shared else jax.device_put(_arrange(own, size, room), NamedSharding(mesh, _SPLIT))
         stack = jax.tree.map(lambda *leaves: np.stack(leaves), *(checkpoints[i] for i in chosen))
         stack = jax.device_put(stack, NamedSharding(mesh, _SPLIT))
-        found = jax.device_get(_predict_hand(network, mesh, stack, *images))
-        for place, i in enumerate(chosen[: len(checkpoints) - begin]):
+        return begin, _predict_hand(network, mesh, stack, *given)
+
+    for begin, found in fetch_late(map(run, range(0, len(checkpoints), hand))):
+        for place, i in enumerate(range(begin, min(begin + hand, len(checkpoints)))):
             count = counts[0 if shared else i]
             yield Predictions(*(part[place].reshape(-1)[:count][None] for part in found))
 

@@ -20,8 +20,10 @@ from jaxtyping import Float, Int, Int32, Shaped
 
 from rnp_jax import masks
 from rnp_jax.errors import DataError
+from rnp_jax.fetching import fetch_late
 from rnp_jax.models import Network
 from rnp_jax.models.chain import Segment
+from rnp_jax.models.folding import fold_batch_norms
 from rnp_jax.traced import jit_settings
 from rnp_jax.training.epoch import cross_entropy
 from rnp_jax.types import Batch, Variables
@@ -59,6 +61,7 @@ def predict_variants(
     """
     if len(batch.labels) == 0 or not variants:
         raise DataError(f"{len(variants)} variants on {len(batch.labels)} images: expected one or more of each")
+    network = network.evaluator
     steps = _steps(network.segments, variants)
     plan = [_SegmentRun(network, i) for i in range(len(network.segments))]
     loaded: list = [None] * len(plan)  # each segment's variables under the current variant, on the device
@@ -73,20 +76,22 @@ def predict_variants(
     count = len(batch.labels)
     size = fit_batch_size(count, batch_size)
 
-    def run(begin: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        images, labels = (pad_rows(np.asarray(part[begin : begin + size]), size) for part in batch)
-        activations: list = [jax.device_put(images)] + [None] * len(plan)
+    def run(begin: int) -> list[tuple[jax.Array, jax.Array]]:
+        images, labels = jax.device_put(tuple(pad_rows(np.asarray(part[begin : begin + size]), size) for part in batch))
+        activations: list = [images] + [None] * len(plan)
         rows = []
         for own, step in zip(per_variant, steps, strict=True):
             for i in range(step.start, len(plan)):
                 activations[i + 1] = _run_segment(plan[i], own[i], activations[i])
             rows.append(classify(activations[-1], labels) if step.start < len(plan) else rows[-1])
-        return jax.device_get(rows)
+        return rows
 
     first, *others = range(0, count, size)
-    chunks = [run(first)]  # compiles, alone
-    side_by_side = len(others) > 1 and jax.default_backend() == "cpu"
-    chunks += _threads().map(run, others) if side_by_side else map(run, others)
+    if len(others) > 1 and jax.default_backend() == "cpu":
+        chunks = [jax.device_get(run(first))]  # compiles, alone
+        chunks += _threads().map(lambda begin: jax.device_get(run(begin)), others)
+    else:
+        chunks = list(fetch_late(map(run, (first, *others))))
     predicted, loss = (
         np.concatenate([np.stack([row[part] for row in chunk]) for chunk in chunks], axis=1)[:, :count]
         for part in (0, 1)
@@ -135,16 +140,19 @@ class _SegmentRun:
 
     module: object
     network: Network | None  # only the first segment normalises
+    folded: bool
 
     def __init__(self, network: Network, index: int):
         object.__setattr__(self, "module", network.segments[index].module)
         object.__setattr__(self, "network", network if index == 0 else None)
+        object.__setattr__(self, "folded", network.folded)
 
 
 @jit_settings()
 def _run_segment(run: _SegmentRun, variables: Variables, x: jax.Array) -> jax.Array:
     x = x if run.network is None else run.network.normalize(x)
-    return run.module.apply(variables, x, False)  # pyright: ignore[reportAttributeAccessIssue]
+    with fold_batch_norms(run.folded):
+        return run.module.apply(variables, x, False)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @jax.jit

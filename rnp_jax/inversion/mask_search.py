@@ -18,11 +18,13 @@ from jaxtyping import Array, Bool, Float, Int
 from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError
 from rnp_jax.inversion.stamps import stamp
+from rnp_jax.models import for_search
 from rnp_jax.traced import jit_settings
 from rnp_jax.training.epoch import cross_entropy
 from rnp_jax.types import Apply, Batch, Progress, Variables
 
 _REPORTS = 20  # calls of ``progress`` in a run of the full length
+_AT_ONCE = 1280  # images in a step of several labels: of a ResNet-18 of width 64, they take about 9 GB
 _OPEN = 1.999  # opens the interval of initial values: arctanh is finite there
 
 
@@ -105,7 +107,7 @@ def search(
 ) -> Search:
     """All runs to their ends: a call of the program without ``progress``, some twenty with it."""
     start_key, order_key = jax.random.split(key)
-    together = jax.default_backend() != "cpu"
+    network, together = for_search(network), jax.default_backend() != "cpu"
     wanted = jnp.asarray(labels)
     run = start_search(config, data.images.shape[1:], start_key, wanted)
     stride = config.steps if progress is None else -(-config.steps // _REPORTS)
@@ -151,17 +153,16 @@ def run_until(
 ) -> Search:
     """Every label's run, to its end or to step ``until``.
 
-    ``together``: the labels' images as one batch, as ``vmap`` over unbatched weights makes it, until the last run has
-    ended; otherwise one label after another, each only as long as it takes, which a CPU does faster.
+    ``together``: several labels' images as one batch, as ``vmap`` over unbatched weights makes it, until the last of
+    their runs has ended; otherwise one label after another, each only as long as it takes, which a CPU does faster.
     """
 
     def run_label(run: Search, label: jax.Array) -> Search:
         look = partial(_look, network, config, variables, images, key, label)
         return jax.lax.while_loop(lambda run: (run.step < until) & ~run.schedule.stopped, look, run)
 
-    if together:
-        return jax.vmap(run_label)(run, labels)
-    return jax.lax.map(lambda each: run_label(*each), (run, labels))
+    group = max(1, _AT_ONCE // config.batch_size) if together else None
+    return jax.lax.map(lambda each: run_label(*each), (run, labels), batch_size=group)
 
 
 def _look(

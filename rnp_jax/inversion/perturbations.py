@@ -6,7 +6,6 @@ triggers cover the image, which a small mask does not.
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,8 @@ from rnp_jax.errors import ConfigError
 from rnp_jax.inversion.checks import check_images, choose_labels
 from rnp_jax.inversion.mask_search import draw_order
 from rnp_jax.inversion.stamps import measure_laid, scale
+from rnp_jax.models import for_search
+from rnp_jax.traced import jit_settings
 from rnp_jax.training.epoch import cross_entropy
 from rnp_jax.types import Apply, Batch, Variables
 
@@ -91,9 +92,9 @@ def find_perturbations(
     chosen = choose_labels(network, variables, data, labels)
     images, size = jnp.asarray(data.images), min(config.batch_size, len(data.images))
     rates = jnp.float32(config.bound), jnp.float32(config.step_size)
-    variables = jax.device_put(variables)
+    variables, searched = jax.device_put(variables), for_search(network)
     found = [
-        _search(network, size, variables, images, key, jnp.int32(config.steps), rates, jnp.int32(label))
+        _search(searched, size, variables, images, key, jnp.int32(config.steps), rates, jnp.int32(label))
         for label in chosen
     ]
     deltas = np.stack(jax.device_get(found))
@@ -101,7 +102,7 @@ def find_perturbations(
     return Perturbations(chosen, deltas, measure_laid(network, variables, held, perturb, (deltas,), chosen))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@jit_settings(1, static=1)
 def _search(
     network: Apply,
     batch_size: int,

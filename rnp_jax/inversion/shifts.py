@@ -9,7 +9,6 @@ random. Not in a paper.
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +21,7 @@ from rnp_jax.evaluation.predict import fit_batch_size, pad_rows
 from rnp_jax.inversion.anomaly import find_outliers
 from rnp_jax.inversion.checks import check_images
 from rnp_jax.models import Network
+from rnp_jax.traced import jit_settings
 from rnp_jax.types import Batch, Variables
 
 
@@ -128,12 +128,12 @@ def _read(
     size = fit_batch_size(len(images))
     batches = -(-len(images) // size)
     padded = pad_rows(images, size * batches).reshape(batches, size, *images.shape[1:])
-    found = jax.device_get(_read_batches(network, variables, padded))
+    found = jax.device_get(_read_batches(network, variables, jax.device_put(padded)))
     features, logits = (each.reshape(-1, each.shape[-1])[: len(images)].astype(np.float64) for each in found)
     return features, logits
 
 
-@partial(jax.jit, static_argnums=0)
+@jit_settings()
 def _read_batches(
     network: Network, variables: Variables, batches: jax.Array
 ) -> tuple[Float[Array, "T B D"], Float[Array, "T B K"]]:

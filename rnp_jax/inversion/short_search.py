@@ -23,6 +23,8 @@ from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.inversion.checks import NEXT, check_images, choose_labels, count_classes, find_places, find_wanted
 from rnp_jax.inversion.mask_search import bound, draw_order, unbound
 from rnp_jax.inversion.stamps import Stamps, measure_stamps, stamp
+from rnp_jax.models import for_search
+from rnp_jax.traced import jit_settings
 from rnp_jax.training.epoch import cross_entropy
 from rnp_jax.types import Apply, Batch, Progress, Variables
 
@@ -195,6 +197,7 @@ def _search_all(
     progress: Progress | None,
 ) -> tuple[Stamps, Bool[np.ndarray, "K"]]:
     """Groups of labels, all of one size, through one program; the host waits once, or for every report."""
+    network = for_search(network)
     count, size = len(wanted), 1 if jax.default_backend() == "cpu" else _TOGETHER
     padded = np.resize(np.arange(count), -(-count // size) * size).reshape(-1, size)
     rates = _Rates(*jax.tree.map(jnp.asarray, (
@@ -209,7 +212,9 @@ def _search_all(
     for rows in padded:
         own = Stamps(starts.masks[rows], starts.patterns[rows])
         found.append(
-            _search(network, config.check, batch_size, variables, images, key, rates, checks, wanted[rows], own)
+            _search(
+                network, config.check, batch_size, variables, images, key, rates, checks, jnp.asarray(wanted[rows]), own
+            )
         )
         if progress is not None:
             stamps, reached = found[-1]
@@ -222,7 +227,7 @@ def _search_all(
     return Stamps(masks, patterns), reached
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@jit_settings(1, static=2)
 def _search(
     network: Apply,
     check: int,

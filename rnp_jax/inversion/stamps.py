@@ -12,6 +12,8 @@ from jaxtyping import Array, Float, Int, Int32, Shaped, UInt8
 from rnp_jax.errors import DataError
 from rnp_jax.evaluation.predict import fit_batch_size, pad_rows
 from rnp_jax.inversion.checks import count_classes, find_wanted
+from rnp_jax.models import for_prediction
+from rnp_jax.traced import jit_settings
 from rnp_jax.types import Apply, Batch, Variables
 
 
@@ -76,11 +78,11 @@ def predict_laid(
     size = fit_batch_size(len(images))
     batches = -(-len(images) // size)
     padded = pad_rows(np.asarray(images), size * batches).reshape(batches, size, *images.shape[1:])
-    found = _predict(network, lay, variables, padded, laid)
+    found = _predict(for_prediction(network), lay, variables, *jax.device_put((padded, laid)))
     return np.asarray(found).reshape(len(laid[0]), -1)[:, : len(images)]
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@jit_settings(1, static=1)
 def _predict(
     network: Apply,
     lay: Callable[..., jax.Array],

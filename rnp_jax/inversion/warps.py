@@ -22,6 +22,8 @@ from rnp_jax.inversion.anomaly import find_reached
 from rnp_jax.inversion.checks import check_images, choose_labels, find_places
 from rnp_jax.inversion.mask_search import draw_order
 from rnp_jax.inversion.stamps import measure_laid, scale
+from rnp_jax.models import for_search
+from rnp_jax.traced import jit_settings
 from rnp_jax.training.epoch import cross_entropy
 from rnp_jax.types import Apply, Batch, Variables
 
@@ -120,9 +122,9 @@ def find_warps(
     chosen = choose_labels(network, variables, data, labels)
     images, size = jnp.asarray(data.images), min(config.batch_size, len(data.images))
     rates = jnp.float32(config.bound), jnp.float32(config.learning_rate)
-    variables = jax.device_put(variables)
+    variables, searched = jax.device_put(variables), for_search(network)
     found = [
-        _search(network, config.grid, size, variables, images, key, jnp.int32(config.steps), rates, jnp.int32(label))
+        _search(searched, config.grid, size, variables, images, key, jnp.int32(config.steps), rates, jnp.int32(label))
         for label in chosen
     ]
     fields = np.stack(jax.device_get(found))
@@ -130,7 +132,7 @@ def find_warps(
     return Warps(chosen, fields, measure_laid(network, variables, held, warp, (fields,), chosen))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@jit_settings(1, static=2)
 def _search(
     network: Apply,
     grid: int,

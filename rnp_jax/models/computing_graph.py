@@ -35,8 +35,8 @@ class _ComputingGraph(Graph):
         return Conv(features, size, stride, pad, groups, bias, placement, self.style.precision, name=name)(x)
 
     def norm(self, x, name, eps=None):
-        placement, _, published, momentum = self.style
-        return BatchNorm(placement, momentum, eps or published, name=self.prefix + name)(x, self.train)
+        placement, precision, published, momentum = self.style
+        return BatchNorm(placement, momentum, eps or published, precision, name=self.prefix + name)(x, self.train)
 
     def idle(self, x, layer):
         unmasked = replace(self, train=False, style=self.style._replace(placement="unit"))

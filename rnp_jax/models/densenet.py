@@ -49,7 +49,7 @@ class Stem(nn.Module):
         x = conv(self.width, size, stride, size // 2, name="features.conv0")(x)
         if self.beginning == "bare":
             return x
-        x = BatchNorm(self.placement, name="features.norm0")(x, train)
+        x = BatchNorm(self.placement, precision=self.precision, name="features.norm0")(x, train)
         return max_pool(activate(self, "features.norm0", x), 3, 2, 1)
 
 
@@ -64,9 +64,10 @@ class DenseLayer(nn.Module):
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B H W F"]:
         """Applies the layer; F is C + growth."""
         conv = partial(Conv, placement=self.placement, precision=self.precision)
-        out = activate(self, "norm1", BatchNorm(self.placement, name="norm1")(x, train))
+        norm = partial(BatchNorm, self.placement, precision=self.precision)
+        out = activate(self, "norm1", norm(name="norm1")(x, train))
         out = conv(_BOTTLENECK * self.growth, 1, name="conv1")(out)
-        out = activate(self, "norm2", BatchNorm(self.placement, name="norm2")(out, train))
+        out = activate(self, "norm2", norm(name="norm2")(out, train))
         out = conv(self.growth, 3, 1, 1, name="conv2")(out)
         return jnp.concatenate((x, out), -1)
 
@@ -80,7 +81,8 @@ class Transition(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B Ho Wo F"]:
         """Applies the transition; F is C // 2."""
-        out = activate(self, "norm", BatchNorm(self.placement, name="norm")(x, train))
+        norm = BatchNorm(self.placement, precision=self.precision, name="norm")
+        out = activate(self, "norm", norm(x, train))
         out = Conv(x.shape[-1] // 2, 1, placement=self.placement, precision=self.precision, name="conv")(out)
         return avg_pool(out, 2)
 
@@ -89,11 +91,13 @@ class LastNorm(nn.Module):
     """The batch norm and ReLU after the last dense block."""
 
     placement: Placement
+    precision: Precision
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B H W C"]:
         """Applies them."""
-        return activate(self, "features.norm5", BatchNorm(self.placement, name="features.norm5")(x, train))
+        norm = BatchNorm(self.placement, precision=self.precision, name="features.norm5")
+        return activate(self, "features.norm5", norm(x, train))
 
 
 class DenseNet(Chain):
@@ -117,7 +121,7 @@ class DenseNet(Chain):
         return (
             Segment(first, Stem(self.width, self.beginning, *settings, parent=None), nested=False),
             *(Segment((name,), layer if "denselayer" in name else transition, nested=True) for name in self._parts()),
-            Segment(("features.norm5",), LastNorm(self.placement, parent=None), nested=False),
+            Segment(("features.norm5",), LastNorm(*settings, parent=None), nested=False),
             Segment((self.head,), Head(self.num_classes, self.precision, self.head, parent=None), nested=False),
         )
 

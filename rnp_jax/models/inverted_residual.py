@@ -105,7 +105,7 @@ def _apply(parent: nn.Module, unit: Unit, style: Style, x: jax.Array, train: boo
         precision=precision,
         name=unit.conv,
     )(x)
-    x = BatchNorm(placement, style.momentum, style.eps, name=unit.norm)(x, train)
+    x = BatchNorm(placement, style.momentum, style.eps, precision, name=unit.norm)(x, train)
     return x if unit.activation is None else activate(parent, unit.norm, x, unit.activation)
 
 

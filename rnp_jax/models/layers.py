@@ -81,12 +81,26 @@ class Conv(nn.Module):
             y = y + self.param("bias", _zeros, (self.features,), jnp.float32).astype(dtype)[None, None, None]
         return y if mask is None else y * mask.astype(dtype)[None, None, None]
 
+    def scaled(
+        self, x: Float[Array, "B H W C"], factor: Float[Array, "F"], offset: Float[Array, "F"]
+    ) -> Float[Array, "B Ho Wo F"]:
+        """The layer's output times ``factor`` plus ``offset``, as one convolution with a bias; for a bound layer."""
+        dtype = _DTYPE[self.precision]
+        if self.has_variable("masks", "filter"):
+            factor = factor * self.get_variable("masks", "filter")
+        if self.has_variable("params", "bias"):
+            offset = offset + factor * self.get_variable("params", "bias")
+        kernel = self.get_variable("params", "kernel") * factor[None, None, None]
+        y = conv2d(x.astype(dtype), kernel.astype(dtype), window=self.window, precision=_MATMUL[self.precision])
+        return y + offset.astype(dtype)[None, None, None]
+
 
 class BatchNorm(nn.Module):
     """Batch normalisation as torch computes it: biased variance to normalise, unbiased in the running variance.
 
     ``momentum`` is torch's (new = (1 - momentum)·old + momentum·batch). In training mode the updated statistics are
-    written to the mutable collection ``batch_stats``.
+    written to the mutable collection ``batch_stats``. Where the ``precision`` of the network is not float32, mean and
+    variance come from one pass over the input instead of two.
 
     Raises:
       DataError: in training mode, a channel has a single value, which has no unbiased variance.
@@ -95,10 +109,13 @@ class BatchNorm(nn.Module):
     placement: Placement = "bn_scale"
     momentum: float = 0.1
     eps: float = 1e-5
+    precision: Precision = "float32"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W F"], train: bool) -> Float[Array, "B H W F"]:
-        """Applies the layer."""
+    def __call__(
+        self, x: Float[Array, "B H W F"], train: bool, before: "tuple[Conv, jax.Array] | None" = None
+    ) -> Float[Array, "B H W F"]:
+        """Applies the layer; as one with the convolution ``before`` it, and that one's input, where these are given."""
         features = x.shape[-1]
         scale = self.param("scale", _ones, (features,), jnp.float32)
         bias = self.param("bias", _zeros, (features,), jnp.float32)
@@ -107,8 +124,7 @@ class BatchNorm(nn.Module):
         mask = _masks(self, features, filtered=self.placement in ("bn_scale", "channel"))
         x32 = x.astype(jnp.float32)
         if train:
-            mean = x32.mean((0, 1, 2))
-            var = jnp.square(x32 - mean[None, None, None]).mean((0, 1, 2))
+            mean, var = _moments(x32) if self.precision == "float32" else _moments_in_one_pass(x32)
             if not self.is_initializing():
                 n = x.size // features
                 if n == 1:
@@ -126,7 +142,24 @@ class BatchNorm(nn.Module):
             scale = scale * mask
             bias = bias * mask if self.placement == "channel" else bias
         factor = scale * lax.rsqrt(var + self.eps)
+        if before is not None:
+            conv, image = before
+            return conv.scaled(image, factor, bias - mean * factor)
         return ((x32 - mean[None, None, None]) * factor[None, None, None] + bias[None, None, None]).astype(x.dtype)
+
+
+def _moments(x: Float[Array, "B H W F"]) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance [F], as torch computes them."""
+    mean = x.mean((0, 1, 2))
+    return mean, jnp.square(x - mean[None, None, None]).mean((0, 1, 2))
+
+
+def _moments_in_one_pass(x: Float[Array, "B H W F"]) -> tuple[jax.Array, jax.Array]:
+    """The same, from distances to one of the values, which keeps them accurate where the mean is large."""
+    near = lax.stop_gradient(x[0, 0, 0])
+    distance = x - near[None, None, None]
+    mean = distance.mean((0, 1, 2))
+    return mean + near, jnp.maximum(jnp.square(distance).mean((0, 1, 2)) - jnp.square(mean), 0)
 
 
 class LayerNorm(nn.Module):
@@ -160,6 +193,12 @@ class Value(nn.Module):
         return self.param("value", nn.initializers.constant(self.fill), self.shape, jnp.float32)
 
 
+def multiply(x: Float[Array, "... C"], kernel: Float[Array, "C F"], precision: Precision) -> Float[Array, "... F"]:
+    """Matrix product in this arithmetic; the result has its type."""
+    dtype = _DTYPE[precision]
+    return jnp.dot(x.astype(dtype), kernel.astype(dtype), precision=_MATMUL[precision])
+
+
 class Dense(nn.Module):
     """Linear layer over the last axis; ``masked`` hidden layers carry a filter mask on their units."""
 
@@ -175,7 +214,7 @@ class Dense(nn.Module):
         kernel = self.param("kernel", _he_normal, (x.shape[-1], self.features), jnp.float32)
         mask = _masks(self, self.features, filtered=self.masked)
         per_feature = (1,) * (x.ndim - 1) + (-1,)
-        y = jnp.dot(x.astype(dtype), kernel.astype(dtype), precision=_MATMUL[self.precision])
+        y = multiply(x, kernel, self.precision)
         if _has_bias(self):
             y = y + self.param("bias", _zeros, (self.features,), jnp.float32).astype(dtype).reshape(per_feature)
         return y if mask is None else y * mask.astype(dtype).reshape(per_feature)

@@ -56,7 +56,8 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B Ho Wo F"]:
         """Applies the block."""
-        x = activate(self, "bn1", BatchNorm(self.placement, name="bn1")(x, train))
+        norm = BatchNorm(self.placement, precision=self.precision, name="bn1")
+        x = activate(self, "bn1", norm(x, train))
         return Conv(self.features, 3, 2, 1, placement=self.placement, precision=self.precision, name="conv1")(x)
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from rnp_jax.errors import ConfigError
 from rnp_jax.models.chain import ACTIVATED, Chain, Segment, Site
 from rnp_jax.models.edited import toggle_biases
+from rnp_jax.models.folding import fold_batch_norms
 from rnp_jax.models.layers import Placement, Precision
 from rnp_jax.models.registry import Architecture
-from rnp_jax.types import Tree, Variables
+from rnp_jax.types import Apply, Tree, Variables
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ class Network:
       std: per-channel standard deviation; the images are then divided by it.
       placement: where filter masks act.
       precision: arithmetic of convolutions and matrix products.
+      evaluation: the same where the network only predicts; None is ``precision``.
+      folded: whether evaluation folds batch norms into convolutions (see ``folding``), which saves time where neither
+        weights nor masks are differentiated.
     """
 
     architecture: Architecture
@@ -37,6 +41,8 @@ class Network:
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     placement: Placement = "bn_scale"
     precision: Precision = "float32"
+    evaluation: Precision | None = None
+    folded: bool = False
 
     def __post_init__(self):
         channels = self.architecture.image_shape[-1]
@@ -44,6 +50,22 @@ class Network:
             raise ConfigError(
                 f"normalisation mean {self.mean}, std {self.std}: expected {channels} values each, all std above 0"
             )
+
+    @property
+    def fixed(self) -> "Network":
+        """This network for searches over images. Float32 stays the arithmetic of torch, layer by layer."""
+        return replace(self, folded=self.precision != "float32")
+
+    @property
+    def evaluator(self) -> "Network":
+        """This network for predictions: ``fixed``, and in the precision of evaluation."""
+        return replace(self, precision=self.evaluation or self.precision, evaluation=None).fixed
+
+    @property
+    def arithmetic(self) -> str:
+        """The precision in words, for documents."""
+        differs = self.evaluation not in (None, self.precision)
+        return f"{self.precision}, {self.evaluation} in evaluation" if differs else self.precision
 
     @cached_property
     def _module(self) -> Chain:
@@ -86,7 +108,8 @@ class Network:
     def _run(self, variables: Variables, images: jax.Array, *, train: bool, features: bool) -> tuple[jax.Array, Tree]:
         x = self.normalize(images)
         if not train:
-            out: Any = self._module.apply(variables, x, features=features)
+            with fold_batch_norms(self.folded):
+                out: Any = self._module.apply(variables, x, features=features)
             return out.astype(jnp.float32), variables["batch_stats"]
         moved: Any
         out, moved = self._module.apply(variables, x, train=True, features=features, mutable=["batch_stats"])
@@ -157,6 +180,16 @@ def of_normalized(
     """The architecture as a function of images that are normalised already."""
     channels = architecture.image_shape[-1]
     return Network(architecture, (0.0,) * channels, (1.0,) * channels, placement, precision)
+
+
+def for_search(apply: Apply) -> Apply:
+    """A function of images and fixed variables: a network as ``Network.fixed``, any other function as it is."""
+    return apply.fixed if isinstance(apply, Network) else apply
+
+
+def for_prediction(apply: Apply) -> Apply:
+    """A function whose predictions are all that is asked: a network as ``Network.evaluator``, another as it is."""
+    return apply.evaluator if isinstance(apply, Network) else apply
 
 
 def mlp_head(dim: int, units: tuple[int, ...], num_classes: int, precision: Precision = "float32") -> Network:

@@ -109,7 +109,7 @@ class Convolution(nn.Module):
         conv, features, norm, size, pad, pool, activation, stride = self.step
         layer = partial(Conv, use_bias=True, placement=self.placement, precision=self.precision, name=conv)
         x = layer(features, size, stride, pad)(x)
-        x = x if norm is None else BatchNorm(self.placement, name=norm)(x, train)
+        x = x if norm is None else BatchNorm(self.placement, precision=self.precision, name=norm)(x, train)
         x = activate(self, norm or conv, x, activation)
         if pool is None:
             return x

@@ -71,7 +71,7 @@ class Block(nn.Module):
         )
 
     def _norm(self, name: str) -> BatchNorm:
-        return BatchNorm(self.placement, name=name)
+        return BatchNorm(self.placement, precision=self.precision, name=name)
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B Ho Wo F"]:
@@ -126,7 +126,8 @@ class Stem(nn.Module):
         x = conv(self.width, size, stride, size // 2)(x)
         if self.kind == "preact":
             return x
-        x = activate(self, f"{prefix}bn1", BatchNorm(self.placement, name=f"{prefix}bn1")(x, train))
+        norm = BatchNorm(self.placement, precision=self.precision, name=f"{prefix}bn1")
+        x = activate(self, f"{prefix}bn1", norm(x, train))
         return max_pool(x, 3, 2, 1) if size == 7 or self.layout.pooled else x
 
 

@@ -29,11 +29,13 @@ class LastNorm(nn.Module):
     """The batch norm and ReLU after the last block."""
 
     placement: Placement
+    precision: Precision
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B H W C"]:
         """Applies them."""
-        return activate(self, "bn1", BatchNorm(self.placement, name="bn1")(x, train))
+        norm = BatchNorm(self.placement, precision=self.precision, name="bn1")
+        return activate(self, "bn1", norm(x, train))
 
 
 class WideResNet(Chain):
@@ -57,7 +59,7 @@ class WideResNet(Chain):
                 for stage in _STAGES
                 for i in range(self.blocks)
             ),
-            Segment(("bn1",), LastNorm(self.placement, parent=None), nested=False),
+            Segment(("bn1",), LastNorm(self.placement, self.precision, parent=None), nested=False),
             Segment(("fc",), head, nested=False),
         )
 

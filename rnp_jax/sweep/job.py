@@ -205,11 +205,12 @@ class SweepJob:
             status="ok",
             attempt=attempt,
             architecture=case.model.network.architecture.name,
+            classes=case.model.network.architecture.num_classes,
             attack=name_attack(case.model, case.trigger),
             poison_rate=_poison_rate(case.model),
             seed=loaded.request.options.seed if card is None else card.seed,
             mode="network" if case.model.extractor is None else "head",
-            precision=case.model.network.precision,
+            precision=case.model.network.arithmetic,
             device=device_name(),
         )
 
@@ -289,7 +290,7 @@ def _case_depends_on(model: Suspect, request: Request) -> Hashable:
 
 def _figures_depend_on(item: Item, loaded: Loaded) -> Hashable:
     request = loaded.request
-    return item.sha256, _case_depends_on(loaded.case.model, request), request.options.compute.precision
+    return item.sha256, _case_depends_on(loaded.case.model, request), loaded.case.model.network.arithmetic
 
 
 class _Recent:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rnp_jax.atomic import open_to_append
 from rnp_jax.errors import SweepError
+from rnp_jax.gpu_flags import share_memory
 from rnp_jax.sweep.environment import SAFE_PATH
 from rnp_jax.sweep.faults import (
     MOST_KILLS,
@@ -108,8 +109,9 @@ def run_local(
         return
     platform, devices = find_devices()
     sees_all = platform == "cpu" or (whole_machine and workers is None)
-    slots = [{} if sees_all else device_environment(platform, slot % devices) for slot in range(workers or devices)]
     count = min(workers or (1 if sees_all else devices), len(left))
+    shared = share_memory(-(-count // devices)) if platform == "gpu" else {}
+    slots = [{} if sees_all else device_environment(platform, i % devices) | shared for i in range(workers or devices)]
     with ledger.join() as member:
         consequences = Consequences(ledger, items, item_seconds)
         crew = _Crew(ledger, member, command, environment, slots[:count], consequences)

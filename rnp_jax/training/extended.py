@@ -1,7 +1,6 @@
 """A feature extractor with a head of its own: cached features to train the head on, and both as one network."""
 
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ from jaxtyping import Float, Shaped
 
 from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.models import Network, mlp_head
+from rnp_jax.traced import jit_settings
 from rnp_jax.training.supervised import TrainConfig, train
 from rnp_jax.types import Batch, Tree, Variables
 
@@ -93,7 +93,7 @@ def extract(
     for begin in range(0, len(images), size):
         chunk = np.asarray(images[begin : begin + size])
         whole = chunk if len(chunk) == size else np.resize(chunk, (size, *expected))  # one shape, one compilation
-        rows.append(_features(network, variables, whole)[: len(chunk)])
+        rows.append(_features(network, variables, jnp.asarray(whole))[: len(chunk)])
     return np.concatenate(jax.device_get(rows))
 
 
@@ -118,6 +118,6 @@ def fit_probe(
     return {**variables, "params": {**variables["params"], last: layer}}, history
 
 
-@partial(jax.jit, static_argnums=0)
+@jit_settings()
 def _features(network: Network, variables: Variables, images: jax.Array) -> jax.Array:
     return network.features(variables, images)[0]

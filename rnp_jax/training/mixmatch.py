@@ -5,7 +5,6 @@ One compiled program an epoch, data on the device throughout.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -16,9 +15,10 @@ from jaxtyping import Array, Float, UInt8
 
 from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError
+from rnp_jax.traced import jit_settings, structural
 from rnp_jax.training.epoch import Augment
 from rnp_jax.training.loop import run_epochs
-from rnp_jax.training.supervised import TrainConfig, optimizer
+from rnp_jax.training.supervised import make_sgd
 from rnp_jax.types import Apply, Batch, Progress, Tree, Variables
 
 METRICS = ("loss", "accuracy", "labelled_loss", "unlabelled_loss")
@@ -49,7 +49,7 @@ class MixMatchConfig:
     learning_rate: float = 0.02
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    temperature: float = 0.5
+    temperature: float = structural(0.5)
     beta: float = 0.75
     lambda_u: float = 15.0
     ramp_epochs: float = 5.0
@@ -80,8 +80,7 @@ class MixMatchConfig:
         """The optimiser over ``steps`` steps of an epoch."""
         if self.optimizer == "adam":
             return optax.adam(self.learning_rate)
-        sgd = TrainConfig(self.epochs, self.batch_size, self.learning_rate, self.momentum, self.weight_decay)
-        return optimizer(sgd, self.epochs * steps)
+        return make_sgd(self.learning_rate, self.momentum, self.weight_decay, self.epochs * steps)
 
 
 class MixMatchState(NamedTuple):
@@ -174,7 +173,7 @@ def start(
     return MixMatchState(params, params, variables["batch_stats"], opt_state, jnp.int32(0), key)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@jit_settings(3)
 def mixmatch_epoch(
     apply: Apply,
     config: MixMatchConfig,

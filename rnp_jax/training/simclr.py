@@ -6,7 +6,6 @@ device throughout.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, NamedTuple, Protocol
 
 import jax
@@ -17,11 +16,13 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError
-from rnp_jax.models import Network
+from rnp_jax.models import Network, Precision
+from rnp_jax.models.layers import multiply
+from rnp_jax.traced import jit_settings
 from rnp_jax.training.epoch import Augment, check_batch, run_epoch
 from rnp_jax.training.extended import feature_width
 from rnp_jax.training.loop import run_epochs
-from rnp_jax.training.supervised import TrainConfig, optimizer
+from rnp_jax.training.supervised import make_sgd
 from rnp_jax.training.views import Views
 from rnp_jax.types import Batch, Progress, Tree, Variables
 
@@ -57,11 +58,10 @@ class SimclrConfig:
         if self.temperature <= 0 or self.projection < 1:
             raise ConfigError(f"{self}: expected temperature > 0 and projection >= 1")
 
-    @property
-    def sgd(self) -> TrainConfig:
-        """The optimiser's settings."""
-        return TrainConfig(
-            self.epochs, self.batch_size, self.learning_rate, self.momentum, self.weight_decay, self.schedule
+    def make_optimizer(self, steps: int) -> optax.GradientTransformation:
+        """The optimiser over ``steps`` steps of an epoch."""
+        return make_sgd(
+            self.learning_rate, self.momentum, self.weight_decay, self.epochs * steps, schedule=self.schedule
         )
 
 
@@ -164,7 +164,7 @@ def start(network: Network, variables: Variables, key: jax.Array, config: Simclr
     trunk = {name: tree for name, tree in variables["params"].items() if name not in last}
     projection = _init_projection(projection_key, feature_width(network), config.projection)
     params = {"trunk": trunk, "projection": projection}
-    tx = optimizer(config.sgd, config.epochs * (count // config.batch_size))
+    tx = config.make_optimizer(count // config.batch_size)
     return SimclrState(params, variables["batch_stats"], tx.init(params), jnp.int32(0), train_key)
 
 
@@ -176,12 +176,14 @@ def _init_projection(key: jax.Array, features: int, outputs: int) -> Tree:
     }
 
 
-def _project(params: Tree, features: Float[Array, "B D"]) -> Float[Array, "B P"]:
-    hidden = jax.nn.relu(features @ params["hidden"]["kernel"] + params["hidden"]["bias"][None])
-    return hidden @ params["out"]["kernel"] + params["out"]["bias"][None]
+def _project(params: Tree, features: Float[Array, "B D"], precision: Precision) -> Float[Array, "B P"]:
+    def apply(layer: Tree, x: jax.Array) -> jax.Array:
+        return multiply(x, layer["kernel"], precision).astype(jnp.float32) + layer["bias"][None]
+
+    return apply(params["out"], jax.nn.relu(apply(params["hidden"], features)))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@jit_settings(4)
 def _pretrain_epoch(
     network: Network,
     config: SimclrConfig,
@@ -191,12 +193,12 @@ def _pretrain_epoch(
     masks: Tree,
     data: Batch,
 ) -> tuple[SimclrState, dict[str, jax.Array]]:
-    tx = optimizer(config.sgd, config.epochs * (data.labels.shape[0] // config.batch_size))
+    tx = config.make_optimizer(data.labels.shape[0] // config.batch_size)
 
     def loss_of(params: Tree, batch_stats: Tree, images: jax.Array, labels: jax.Array):
         variables = {"params": params["trunk"], "batch_stats": batch_stats, "masks": masks}
         features, moved = network.features(variables, images, train=True)
-        loss, found = contrast(_project(params["projection"], features), labels, config.temperature)
+        loss, found = contrast(_project(params["projection"], features, network.precision), labels, config.temperature)
         return loss.mean(), (moved, {"loss": loss.sum() / 2, "accuracy": found.sum() / 2})
 
     def step(carry, batch: Batch, key: jax.Array):

@@ -222,3 +222,23 @@ def test_real_cifar10_holds_the_reference_test_images(shared):
     dataset = load("cifar10", split="test", data_dir=shared / "tensorflow_datasets")
     known = {image.tobytes(): label for image, label in zip(dataset.images, dataset.labels, strict=True)}
     assert [known[image.tobytes()] for image in golden["x_test"]] == golden["y_test"].tolist()
+
+
+@pytest.mark.parametrize("splits", [{"train": 6, "test": 5}, {"train": 10}])
+def test_a_large_set_is_decoded_once(splits, tmp_path, monkeypatch):
+    """Until its files change."""
+    monkeypatch.setenv("RNP_JAX_CACHE_DIR", str(tmp_path / "kept"))
+    monkeypatch.delenv("RNP_JAX_CACHE")
+    monkeypatch.setattr("rnp_jax.image_cache.LEAST", 5)
+    folder = prepare(tmp_path, splits)
+    first = load("toy", split="test", data_dir=tmp_path)
+    with monkeypatch.context() as broken:
+        broken.setattr("rnp_jax.data.tfds._decode", None)
+        again = load("toy", split="test", data_dir=tmp_path)
+    np.testing.assert_array_equal(again.images, first.images)
+    np.testing.assert_array_equal(again.labels, first.labels)
+    assert (again.name, again.class_names) == (first.name, first.class_names)
+    (folder / "more.json").write_text("{}")
+    monkeypatch.setattr("rnp_jax.data.tfds._decode", None)
+    with pytest.raises(TypeError, match="not callable"):
+        load("toy", split="test", data_dir=tmp_path)

@@ -224,6 +224,22 @@ def test_neither_chunks_nor_memory_change_scores(features, scope, monkeypatch):
         np.testing.assert_allclose(chunked[layer], scores, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("memory", "chunks"), [(None, 7), ({}, 7), ({"bytes_limit": 2**37}, 1)])
+def test_calls_and_fetches_follow_the_device_s_memory(memory, chunks, features, monkeypatch):
+    """64 of 400 samples at a time on a device that does not say how much it has; a fetch a chunk and pass."""
+    inputs = np.resize(features.data.images, (400, *features.data.images.shape[1:]))
+    expected = holder_scores(features.network, features.variables, inputs, HolderConfig())
+    calls, fetches, get = [], [], jax.device_get
+    monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(memory_stats=lambda: memory)])
+    monkeypatch.setattr(jax, "device_get", lambda tree: (fetches.append(tree), get(tree))[1])
+    monkeypatch.setattr(sensitivity, "probe_site", lambda *given: (calls.append(given), probe_site(*given))[1])
+    found = holder_scores(features.network, features.variables, inputs, HolderConfig())
+    assert len(calls) == chunks * len(found)
+    assert sum(isinstance(tree, tuple) for tree in fetches) == 2 * chunks  # beside the masks
+    for layer, scores in expected.items():
+        np.testing.assert_allclose(found[layer], scores, rtol=1e-4)
+
+
 def test_masks_count_as_part_of_the_weights(features):
     """A pruned unit scores 0, and what reads it no longer sees it. Radii so large that no unit stays silent."""
     config = HolderConfig(radii=(9.0,))

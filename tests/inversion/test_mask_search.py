@@ -97,7 +97,9 @@ def test_a_search_is_torchs_loop_over_labels():
         np.testing.assert_allclose(bound(found.best[0][label]), theirs.mask, atol=2e-3)
 
 
-def test_labels_are_searched_alike_together_and_one_after_another():
+def test_labels_are_searched_alike_together_and_one_after_another(monkeypatch):
+    """Together in groups of two, of which the last is not full."""
+    monkeypatch.setattr(mask_search, "_AT_ONCE", 2 * CONFIG.batch_size)
     data, variables = device_data(), rows_variables()
     start_key, order_key = jax.random.split(KEY)
     start = start_search(CONFIG, data.images.shape[1:], start_key, jnp.asarray(ALL))

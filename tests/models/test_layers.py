@@ -35,16 +35,17 @@ def norm_variables(mask: np.ndarray | None = None) -> dict:
     }
 
 
-@jax.jit
-def train_step(variables: dict, x: jax.Array, weights: jax.Array):
+@partial(jax.jit, static_argnums=0)
+def train_step(norm: BatchNorm, variables: dict, x: jax.Array, weights: jax.Array):
     def loss(params, x):
-        y, moved = BatchNorm().apply({**variables, "params": params}, x, True, mutable=["batch_stats"])
+        y, moved = norm.apply({**variables, "params": params}, x, True, mutable=["batch_stats"])
         return (y * weights).sum(), (y, moved["batch_stats"])
 
     return jax.grad(loss, argnums=(0, 1), has_aux=True)(variables["params"], x)
 
 
-def test_batch_norm_trains_as_torch_does():
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+def test_batch_norm_trains_as_torch_does(precision):
     """Outputs, all gradients, and the running statistics of every step (unbiased variance), then evaluation mode."""
     variables = norm_variables(np.ones(F, np.float32))
     theirs = torch.nn.BatchNorm2d(F)
@@ -53,7 +54,7 @@ def test_batch_norm_trains_as_torch_does():
     )
     for step in range(3):
         x, weights = draw(3, 5, 4, F, seed=10 + step) * 3 + 7, draw(3, 5, 4, F, seed=20 + step)
-        (params, images), (y, moved) = train_step(variables, x, weights)
+        (params, images), (y, moved) = train_step(BatchNorm(precision=precision), variables, x, weights)
         image = torch.tensor(x).movedim(-1, 1).requires_grad_()
         theirs.zero_grad()
         output = theirs(image)
@@ -76,10 +77,12 @@ def test_batch_norm_trains_as_torch_does():
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_variance_survives_a_large_mean():
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+def test_variance_survives_a_large_mean(precision):
     """E[x²] − E[x]² in float32 would lose it all: mean 10⁴, deviation 1."""
     x = draw(8, 4, 4, F) + 1e4
-    _, (_, moved) = train_step(norm_variables(np.ones(F, np.float32)), x, np.zeros_like(x))
+    norm, variables = BatchNorm(precision=precision), norm_variables(np.ones(F, np.float32))
+    _, (_, moved) = train_step(norm, variables, x, np.zeros_like(x))
     expected = 0.9 + 0.1 * x.astype(np.float64).var((0, 1, 2), ddof=1)
     np.testing.assert_allclose(moved["var"], expected, rtol=1e-3)
 
