@@ -99,7 +99,24 @@ def _for_methods(schema: type[RunOptions], values: dict[str, Any], arguments: li
         raise ConfigError(f"the preset names the methods {' '.join(names)}: choose one of them with --method")
     if "method" in values:
         values = {**values, "method": " ".join(names) if one else names}
+    else:
+        _expect_readers(schema, values, names)
     return schema_for(schema, names), values
+
+
+def _expect_readers(schema: type[RunOptions], values: dict[str, Any], names: tuple[str, ...]) -> None:
+    """The settings of a preset that names no method are read by one of those that run by default.
+
+    Raises:
+      ConfigError: there are such settings, and all of them are of other methods that the command takes.
+    """
+    groups = [each for each in values if each in METHODS and set(readers_of(each)) & set(schema.list_methods())]
+    if groups and not any(set(readers_of(each)) & set(names) for each in groups):
+        raise ConfigError(
+            f"the preset has settings of {', '.join(groups)} but names no method, and those that run by default "
+            f"({', '.join(names)}) do not read them: give --method {' or '.join(groups)}, or "
+            f"--method {' '.join(names)} to go without these settings"
+        )
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from typing import Annotated
 import tyro
 
 from rnp_jax.config import UNREAD
+from rnp_jax.detection.signs import SignConfig
 from rnp_jax.errors import ConfigError, VerdictError
 from rnp_jax.pipeline.checking import check_checkpoint
 from rnp_jax.pipeline.concluding import MEANINGS, STATUS
@@ -13,6 +14,20 @@ from rnp_jax.pipeline.detecting import DetectionOptions
 from rnp_jax.pipeline.options import RunOptions, When
 from rnp_jax.pipeline.request import Request
 from rnp_jax.report.check import Check
+
+
+@dataclass(frozen=True)
+class CheckSigns(SignConfig):
+    """Which signs are looked for that need no calibration; the searches measure on the images that the defense does."""
+
+    holdout: Annotated[float, tyro.conf.Fixed, tyro.conf.Suppress] = field(default=0.2, metadata={UNREAD: True})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckDetection(DetectionOptions):
+    """How the network is examined."""
+
+    signs: CheckSigns = field(default_factory=CheckSigns)
 
 
 @dataclass(frozen=True)
@@ -41,7 +56,7 @@ class CheckOptions(RunOptions):
     method: str = "auto"
     evidence: When = "unknown"
     sweep_images: Annotated[int, tyro.conf.Fixed, tyro.conf.Suppress] = field(default=0, metadata={UNREAD: True})
-    detection: DetectionOptions = field(default_factory=DetectionOptions)
+    detection: CheckDetection = field(default_factory=CheckDetection)
 
     @classmethod
     def list_methods(cls) -> tuple[str, ...]:

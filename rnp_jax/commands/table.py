@@ -8,6 +8,7 @@ COMMANDS = {
     "detect": ("DetectOptions", "find the target label, the trigger and the suspicious samples; give a verdict"),
     "calibrate": ("CalibrateOptions", "fit verdict thresholds on models labelled clean or backdoored"),
     "evaluate": ("EvaluateOptions", "measure ACC, and ASR and RA if the trigger is known"),
+    "reactivate": ("ReactivateOptions", "try to bring a removed backdoor back: is it really gone?"),
     "attack": ("AttackOptions", "train a backdoored model, with its trigger artefact and card"),
     "gallery": ("GalleryOptions", "show on one page what every attack does to an image"),
     "compare": ("CompareOptions", "run several methods on several checkpoints: one table, one page"),

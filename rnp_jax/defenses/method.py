@@ -75,6 +75,28 @@ def compute_anew(stage: str, compute: "partial[Found]") -> tuple[Found, float]:
     return compute(), time.perf_counter() - started
 
 
+class Do(Protocol):
+    """Calls a function, and may keep its value for an interrupted run, or know it from one; see ``Task.do``."""
+
+    def __call__(self, function: Callable[Given, Found], /, *arguments: Given.args, **options: Given.kwargs) -> Found:
+        """The value of a pure function of these arguments."""
+        ...
+
+
+def just_do(function: Callable[Given, Found], /, *arguments: Given.args, **options: Given.kwargs) -> Found:
+    """A ``Do`` that only calls."""
+    return function(*arguments, **options)
+
+
+def do_by(keep: Keep, stage: str) -> Do:
+    """A ``Do`` of one stage, whose values ``keep`` gives."""
+
+    def do(function: Callable[Given, Found], /, *arguments: Given.args, **options: Given.kwargs) -> Found:
+        return keep(stage, partial(function, *arguments, **options))[0]
+
+    return do
+
+
 @dataclass(eq=False)
 class Task:
     """What a method works with, and where it notes what it does.
@@ -128,6 +150,10 @@ class Task:
         found, seconds = self.keep(stage, partial(function, *arguments, **options))
         self._spend(stage, seconds)
         return found
+
+    def doing(self, stage: str) -> Do:
+        """``do`` for one stage, for functions that do several things in it."""
+        return partial(self.do, stage)
 
     def _spend(self, stage: str, seconds: float) -> None:
         self.timing[stage] = self.timing.get(stage, 0.0) + seconds

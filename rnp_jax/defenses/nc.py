@@ -53,9 +53,8 @@ def run_nc(task: Task, config: NcConfig) -> Defended:
     found, begun = begin_searching(task, search_key, config)
     if not found.labels:
         return conclude(task, begun, begun.variables)
-    searched = {"holdout": task.holdout, "progress": task.progress}
-    with task.stage("invert"):
-        stamps = gather_stamps(task.network, task.variables, task.data, search_key, config, found, **searched)
+    searched = {"holdout": task.holdout, "progress": task.progress, "do": task.doing("invert")}
+    stamps = gather_stamps(task.network, task.variables, task.data, search_key, config, found, **searched)
     return repair(task, begun, RepairConfig(distil=config.distil), distil_key, stamps=stamps)
 
 

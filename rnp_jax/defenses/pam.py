@@ -86,6 +86,7 @@ def run_pam(task: Task, config: PamConfig) -> Defended:
       DefenseError: the loss became infinite or not a number.
     """
     network, tuned = task.network, task.variables
+    do = task.doing("invert")
     searched = {"holdout": task.holdout, "progress": task.progress}
     keys = [jax.random.split(jax.random.fold_in(task.key, number)) for number in range(config.rounds)]
     found, begun = begin_searching(task, keys[0][0], config)
@@ -94,12 +95,11 @@ def run_pam(task: Task, config: PamConfig) -> Defended:
     phase = start_stepping_back(network, config, task.augment)
     rows: list[dict[str, np.ndarray]] = []
     for number, (search_key, tune_key) in enumerate(keys):
-        with task.stage("invert"):
-            if number > 0:
-                own = jax.random.fold_in(search_key, 0)
-                again = search(network, tuned, task.data, own, config, found.labels, **searched)
-                found = found._replace(masks=again)
-            stamps = gather_stamps(network, tuned, task.data, search_key, config, found, **searched)
+        if number > 0:
+            own = jax.random.fold_in(search_key, 0)
+            again = do(search, network, tuned, task.data, own, config, found.labels, **searched)
+            found = found._replace(masks=again)
+        stamps = gather_stamps(network, tuned, task.data, search_key, config, found, **searched, do=do)
         fixed = {"masks": tuned["masks"], "origin": task.variables["params"], "stamps": stamps}
         given = (phase, tuned["params"], fixed, tuned["batch_stats"], task.data, tune_key, task.progress)
         params, batch_stats, history, _ = task.do("pam", run_phase, *given)

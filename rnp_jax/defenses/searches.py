@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from rnp_jax.checks import check_number
-from rnp_jax.defenses.method import Task
+from rnp_jax.defenses.method import Do, Task, just_do
 from rnp_jax.defenses.result import Defended
 from rnp_jax.defenses.rnp import RnpConfig
 from rnp_jax.defenses.tuning import begin
@@ -90,6 +90,14 @@ class Recovered(NamedTuple):
     rule: str
 
     @property
+    def single(self) -> Inverted:
+        """The masks of the labels, without that of all-to-all."""
+        own = self.masks.labels != NEXT
+        stamps = Stamps(np.asarray(self.masks.stamps.masks)[own], np.asarray(self.masks.stamps.patterns)[own])
+        figures = (each[own] for each in (self.masks.sizes, self.masks.reached, self.masks.success))
+        return Inverted(self.masks.labels[own], stamps, *figures)
+
+    @property
     def labels(self) -> tuple[int, ...]:
         """Those that stand out by any of these."""
         return (*self.stamped, *(label for label in self.moved if label not in self.stamped))
@@ -101,9 +109,8 @@ def begin_searching(task: Task, key: jax.Array, config: SearchConfig) -> tuple[R
     Raises:
       DataError: images that are not uint8 [N, H, W, C], or none outside a label's class.
     """
-    searched = {"holdout": task.holdout, "progress": task.progress}
-    with task.stage("invert"):
-        found = recover_triggers(task.network, task.variables, task.data, key, config, **searched)
+    searched = {"holdout": task.holdout, "progress": task.progress, "do": task.doing("invert")}
+    found = recover_triggers(task.network, task.variables, task.data, key, config, **searched)
     rule = found.rule if found.labels else f"{found.rule} The network is unchanged."
     if not found.labels:
         task.warn(rule)
@@ -121,26 +128,27 @@ def recover_triggers(
     *,
     holdout: Batch | None = None,
     progress: Progress | None = None,
+    do: Do = just_do,
 ) -> Recovered:
-    """Searches all labels, and all-to-all.
+    """Searches all labels, and all-to-all; ``do`` calls each search.
 
     Raises:
       DataError: images that are not uint8 [N, H, W, C], or none outside a label's class.
     """
     searched = (network, variables, data)
     own = jax.random.fold_in(key, 0)
-    found = invert(*searched, own, config.inversion, holdout=holdout, progress=progress)
+    found = do(invert, *searched, own, config.inversion, holdout=holdout, progress=progress)
     small = find_outliers(found.sizes, found.reached, config.suspicious, config.margin, config.clear)
     median = float(np.median(found.sizes))
     small = [place for place in small if found.sizes[place] <= config.clear * median] or small  # others are noise
     goals = tuple(found.labels.tolist())
     if config.all_to_all and len(goals) > 2:
         goals = (*goals, NEXT)
-        found = found.join(search(*searched, own, config, (NEXT,), holdout=holdout, progress=progress))
+        found = found.join(do(search, *searched, own, config, (NEXT,), holdout=holdout, progress=progress))
         small += [len(goals) - 1] * bool(found.reached[-1] and found.sizes[-1] <= config.margin * median)
-    patches = scan_patches(*searched, config.patches, labels=goals, holdout=holdout)
+    patches = do(scan_patches, *searched, config.patches, labels=goals, holdout=holdout)
     laid = [place for place in patches.find_outliers(config.patches) if place not in small]
-    warps = find_warps(*searched, own, config.warp, holdout=holdout)
+    warps = do(find_warps, *searched, own, config.warp, holdout=holdout)
     moved = warps.find_outliers(config.warp)
     index = _index(found)
     why = [
@@ -204,8 +212,9 @@ def gather_stamps(
     *,
     holdout: Batch | None = None,
     progress: Progress | None = None,
+    do: Do = just_do,
 ) -> Stamps:
-    """The triggers of the labels that stand out.
+    """The triggers of the labels that stand out; ``do`` calls each search.
 
     Of those that stand out by a mask or a patch, ``config.starts`` masks, and the patch if it works; of those that a
     warp reaches, as many warps. The first ones are those that were found; the others are searched from further random
@@ -216,9 +225,8 @@ def gather_stamps(
     whole = tuple(label for label in found.stamped if label != NEXT or not keys)
     every = [found.masks.select(whole)]
     for own in keys if found.stamped else ():
-        again = search(
-            network, variables, data, own, config, found.stamped, times=2.0, holdout=holdout, progress=progress
-        )
+        searched = {"times": 2.0, "holdout": holdout, "progress": progress}
+        again = do(search, network, variables, data, own, config, found.stamped, **searched)
         every.append(again.select(found.stamped))
     places = find_places(found.patches.labels, found.stamped)
     works = [place for place in places if found.patches.success[place] >= config.patches.works]
@@ -226,7 +234,7 @@ def gather_stamps(
     stamps = every[0].join(*every[1:])
     if not found.moved:
         return stamps
-    again = [find_warps(network, variables, data, own, config.warp, labels=found.moved).fields for own in keys]
+    again = [do(find_warps, network, variables, data, own, config.warp, labels=found.moved).fields for own in keys]
     fields = np.concatenate([found.warps.select(found.moved), *again])
     masks, patterns = (np.zeros((len(fields), *part.shape[1:]), np.float32) for part in stamps[:2])
     return stamps.join(Stamps(masks, patterns, fields))

@@ -20,7 +20,7 @@ from rnp_jax.detection.samples import (
     judge_scores,
     score_samples,
 )
-from rnp_jax.detection.signs import SignConfig, look_at_shift, look_for_triggers
+from rnp_jax.detection.signs import SignConfig, judge_triggers, look_at_shift, look_for_triggers
 from rnp_jax.detection.stamps import changed_pixels, overlap
 from rnp_jax.detection.suspicion import Suspects, SuspicionRule, find_suspicious
 from rnp_jax.detection.triggers import QUICK, RecoveredTriggers, TriggerConfig, recover_triggers
@@ -57,6 +57,7 @@ __all__ = [
     "gather_evidence",
     "grade_signs",
     "judge_scores",
+    "judge_triggers",
     "look_at_shift",
     "look_for_triggers",
     "overlap",

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from rnp_jax.defenses.method import Do, just_do
 from rnp_jax.detection.evidence import EvidenceConfig, Finding, LabelEvidence, judge_evidence
 from rnp_jax.errors import ConfigError
 from rnp_jax.inversion import (
@@ -64,8 +65,10 @@ def gather_evidence(
     *,
     holdout: Batch | None = None,
     found: Inverted | None = None,
+    only_visible: bool = False,
     progress: Progress | None = None,
-) -> Finding:
+    do: Do = just_do,
+) -> Finding | None:
     """Searches both networks for triggers and compares what it finds.
 
     Args:
@@ -78,15 +81,19 @@ def gather_evidence(
       holdout: clean images that success is measured on; by default ``data``.
       found: an earlier search of all labels of ``before``, which spares one: it chooses the labels that are examined,
         and is no evidence itself, so it may be the defense's own. By default it is made.
+      only_visible: whether to end, with None, after the searches of ``before`` where no label stands out by them.
       progress: called after every group of labels of a search.
+      do: calls each search.
 
     Raises:
       DataError: no images, images that are not uint8 [N, H, W, C], or no image outside a label's class.
       ConfigError: a network of fewer than two labels.
     """
     keys = jax.random.split(key)
-    measured = {"holdout": holdout, "progress": progress}
+    measured = {"holdout": holdout, "progress": progress, "do": do}
     earlier = search_before(network, before, data, keys[0], config, found=found, **measured)
+    if only_visible and not earlier.visible:
+        return None
     return search_after(network, after, earlier, data, keys[1], config, **measured)
 
 
@@ -100,19 +107,21 @@ def search_before(
     holdout: Batch | None = None,
     found: Inverted | None = None,
     progress: Progress | None = None,
+    do: Do = just_do,
 ) -> Earlier:
     """Searches the suspicious network; ``gather_evidence`` says what the arguments are and what is raised."""
     config = config or EvidenceConfig()
     choosing, cold, other = jax.random.split(key, 3)
     measured = {"holdout": holdout, "progress": progress}
-    seen = found if found is not None else invert(network, variables, data, choosing, config.cold, **measured)
-    looks = _look(network, variables, data, other, config, None, holdout)
+    seen = found if found is not None else do(invert, network, variables, data, choosing, config.cold, **measured)
+    looks = _look(network, variables, data, other, config, None, holdout, do)
     suspects, controls, visible = choose_examined(seen, config, looks.find_outliers(config))
     labels = (*suspects, *controls)
-    own = seen if found is None else invert(network, variables, data, cold, config.cold, labels=labels, **measured)
-    place, stamps = find_places(own.labels, labels), own.select(labels)
-    figures = looks.measure(network, variables, stamps, labels, data, other, config, holdout)
-    return Earlier(suspects, controls, visible, stamps, _sizes(own)[place], figures)
+    if found is not None:
+        seen = do(invert, network, variables, data, cold, config.cold, labels=labels, **measured)
+    place, stamps = find_places(seen.labels, labels), seen.select(labels)
+    figures = looks.measure(network, variables, stamps, labels, data, other, config, holdout, do)
+    return Earlier(suspects, controls, visible, stamps, _sizes(seen)[place], figures)
 
 
 def search_after(
@@ -125,16 +134,17 @@ def search_after(
     *,
     holdout: Batch | None = None,
     progress: Progress | None = None,
+    do: Do = just_do,
 ) -> Finding:
     """Searches a defended network and compares; ``gather_evidence`` says what the arguments are and what is raised."""
     config = config or EvidenceConfig()
     cold, warm, other = jax.random.split(key, 3)
     labels, stamps = earlier.labels, earlier.stamps
     searches = {"labels": labels, "holdout": holdout, "progress": progress}
-    again = invert(network, variables, data, cold, config.cold, **searches)
-    regrown = invert(network, variables, data, warm, config.warm, starts=stamps, **searches)
-    looks = _look(network, variables, data, other, config, labels, holdout)
-    figures = looks.measure(network, variables, stamps, labels, data, other, config, holdout)
+    again = do(invert, network, variables, data, cold, config.cold, **searches)
+    regrown = do(invert, network, variables, data, warm, config.warm, starts=stamps, **searches)
+    looks = _look(network, variables, data, other, config, labels, holdout, do)
+    figures = looks.measure(network, variables, stamps, labels, data, other, config, holdout, do)
     sizes = np.stack([earlier.sizes, _sizes(again), _sizes(regrown)], 1)
     pairs = np.stack([earlier.figures, figures], 2).swapaxes(0, 1)  # [L, F, 2]
     rows = zip(labels, sizes.tolist(), pairs.tolist(), strict=True)
@@ -191,11 +201,12 @@ class _Looks:
         key: jax.Array,
         config: EvidenceConfig,
         holdout: Batch | None,
+        do: Do,
     ) -> Float[np.ndarray, "F L"]:
         """`Earlier.figures` of these labels: of the stamps given, of new perturbations, and of what was looked at."""
         held, asked = data if holdout is None else holdout, np.asarray(labels)
-        perturbed = find_perturbations(
-            network, variables, data, key, config.perturbation, labels=labels, holdout=holdout
+        perturbed = do(
+            find_perturbations, network, variables, data, key, config.perturbation, labels=labels, holdout=holdout
         )
         return np.stack([
             measure_stamps(network, variables, held, stamps.masks, stamps.patterns, asked),
@@ -213,12 +224,13 @@ def _look(
     config: EvidenceConfig,
     labels: tuple[int, ...] | None,
     holdout: Batch | None,
+    do: Do,
 ) -> _Looks:
     own = jax.random.fold_in(key, 1)
     return _Looks(
-        scan_patches(network, variables, data, config.patches, labels=labels, holdout=holdout),
-        find_warps(network, variables, data, own, config.warp, labels=labels, holdout=holdout),
-        find_shifts(network, variables, data, config.shift),
+        do(scan_patches, network, variables, data, config.patches, labels=labels, holdout=holdout),
+        do(find_warps, network, variables, data, own, config.warp, labels=labels, holdout=holdout),
+        do(find_shifts, network, variables, data, config.shift),
     )
 
 

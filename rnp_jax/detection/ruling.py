@@ -98,15 +98,6 @@ _TOOK_PART: dict[Role, str] = {
 }
 
 
-def _tell_clear(statistic: Statistic, score: float, calibration: Calibration) -> str:
-    missed = calibration.held_out.missed
-    found = {
-        "labels": f"no label takes more than {score:.0%} of the predictions while the model unlearns",
-        "triggers": f"no label's smallest trigger is below {1 - score:.0%} of the median size",
-    }[statistic]
-    return f"{found}, as {missed.count} of {missed.total} backdoored models (at most {missed.high:.0%} of such)"
-
-
 def find_own(calibration: Calibration, identity: Identity, score: float) -> ScoredModel | None:
     """The model among the calibration's own: one of the same digest, or without a digest of the same name and score."""
     for each in calibration.models:
@@ -126,12 +117,15 @@ def as_sign(statistic: Statistic, ruling: Ruling, calibration: Calibration | Non
     if ruling.outcome == "clean" and calibration is not None and calibration.held_out.missed.high <= MISSED:
         strength = "clears"
     said = f"{ruling.sentence[:1].upper()}{ruling.sentence[1:]}."
+    if strength == "clears" and calibration is not None:
+        missed = calibration.held_out.missed
+        said += f" Of {missed.total} backdoored models that did not set the limit, {missed.count} scored so low."
     evidence = {
         "labels": f"{ruling.score:.0%} of the predictions go there while the model unlearns",
         "triggers": f"its smallest trigger has {1 - ruling.score:.0%} of the median size",
     }[statistic]
     if strength == "clears" and calibration is not None:
-        evidence = _tell_clear(statistic, ruling.score, calibration)
+        evidence = f"of backdoored models, {calibration.held_out.missed.high:.0%} at most score so low"
     return Sign(statistic, strength, (ruling.label,), evidence, said, ruling.own)
 
 

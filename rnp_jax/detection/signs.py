@@ -12,13 +12,14 @@ ones.
 """
 
 from dataclasses import dataclass, fields
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import jax
 import numpy as np
 
 from rnp_jax.checks import check_number
 from rnp_jax.defenses.auto import AutoConfig
+from rnp_jax.defenses.method import Do, just_do
 from rnp_jax.defenses.searches import Recovered, SearchConfig, name_goal
 from rnp_jax.defenses.searches import recover_triggers as search_triggers
 from rnp_jax.detection.triggers import RecoveredTriggers
@@ -52,13 +53,6 @@ class SignConfig:
         check_number("signs.holdout", self.holdout, 0.05, 0.5)
 
 
-class Searched(NamedTuple):
-    """What the searches for triggers found, and the sign that it is."""
-
-    found: Recovered
-    sign: Sign
-
-
 def auto_search() -> SearchConfig:
     """The settings of automatic removal's first search."""
     auto = AutoConfig()
@@ -75,8 +69,9 @@ def look_for_triggers(
     *,
     holdout: Batch | None = None,
     progress: Progress | None = None,
-) -> Searched:
-    """Searches for the triggers of all labels; a label that stands out is a strong sign.
+    do: Do = just_do,
+) -> Recovered:
+    """Searches for the triggers of all labels; ``judge_triggers`` says what sign the outcome is.
 
     Args:
       network: the function of the variables.
@@ -86,15 +81,20 @@ def look_for_triggers(
       config: settings; by default those of automatic removal.
       holdout: clean images that success is measured on; by default ``data``.
       progress: called after every group of labels.
+      do: calls each search.
 
     Raises:
       DataError: images that are not uint8 [N, H, W, C], or none outside a label's class.
     """
     config = config or auto_search()
-    found = search_triggers(network, variables, data, key, config, holdout=holdout, progress=progress)
+    return search_triggers(network, variables, data, key, config, holdout=holdout, progress=progress, do=do)
+
+
+def judge_triggers(found: Recovered, config: SearchConfig | None = None) -> Sign:
+    """The sign that the searches are: a strong one if a label stands out. ``config`` is what they were made with."""
     if not found.labels:
-        return Searched(found, Sign("search", "none", (), "no label stands out by a trigger", found.rule))
-    return Searched(found, Sign("search", "strong", found.labels, _tell_trigger(found, config), found.rule))
+        return Sign("search", "none", (), "no label stands out by a trigger", found.rule)
+    return Sign("search", "strong", found.labels, _tell_trigger(found, config or auto_search()), found.rule)
 
 
 def _tell_trigger(found: Recovered, config: SearchConfig) -> str:
@@ -106,7 +106,7 @@ def _tell_trigger(found: Recovered, config: SearchConfig) -> str:
     (place,) = find_places(found.masks.labels, (label,))
     size = found.masks.sizes[place]
     if found.masks.reached[place] and size <= config.margin * found.median:
-        return f"a trigger of {size:.1f} pixels leads there (median over labels: {found.median:.1f})"
+        return f"a trigger of {size:.1f} pixels leads there"
     side, success = found.patches.sides[place], found.patches.success[place]
     return f"a plain {side}×{side} patch sends {success:.0%} of the images there"
 
@@ -135,27 +135,27 @@ def look_at_shift(network: Network, variables: Variables, data: Batch, config: S
         said = f"No label stands out by the feature shift that leads to it; the smallest, of label {least}, is {size}."
         return Sign("shift", "none", (), "no label stands out by its feature shift", f"{said} {rule}")
     said = f"The feature shift that leads to {' and '.join(map(name_goal, labels))} stands out; the first is {size}."
-    return Sign("shift", "weak", labels, f"a feature shift of {size} leads there", f"{said} {rule}")
+    return Sign("shift", "weak", labels, "a small shift of the features leads there", f"{said} {rule}")
 
 
 def as_recovered(
     network: Network, variables: Variables, data: Batch, found: Recovered, seconds: float
 ) -> RecoveredTriggers:
     """The masks of the searches as trigger recovery gives its own, without the all-to-all one."""
-    own = np.flatnonzero(found.masks.labels != NEXT)
-    labels, sizes, reached = found.masks.labels[own], found.masks.sizes[own], found.masks.reached[own]
+    single = found.single
+    labels, sizes, reached = single.labels, single.sizes, single.reached
     missed = ", ".join(str(label) for label in labels[~reached])
     return RecoveredTriggers(
         labels=labels,
-        masks=np.asarray(found.masks.stamps.masks)[own],
-        patterns=np.asarray(found.masks.stamps.patterns)[own],
+        masks=np.asarray(single.stamps.masks),
+        patterns=np.asarray(single.stamps.patterns),
         norms=sizes,
-        success=found.masks.success[own],
+        success=single.success,
         baseline=measure_unstamped(network, variables, data, labels),
         reached=reached,
         index=anomaly_index(sizes),
         suspected=tuple(label for label in found.labels if label != NEXT),
-        steps=np.zeros(len(own), np.int64),
+        steps=np.zeros(len(labels), np.int64),
         history={},
         timing={"optimise": seconds},
         warnings=(f"No mask of the wanted success was found for label {missed}.",) if missed else (),

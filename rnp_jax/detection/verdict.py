@@ -34,6 +34,10 @@ BLIND: dict[Look, str] = {
 """The attacks that each sign misses; ``benchmarks/results/cpu_detection_verdicts.md`` has the figures."""
 
 
+NOTHING = "No evidence of a backdoor (no proof that there is none)"
+"""The headline where no sign says anything."""
+
+
 @dataclass(frozen=True)
 class Sign:
     """What one look at the model says.
@@ -108,9 +112,7 @@ def grade_signs(signs: Sequence[Sign], class_names: Sequence[str]) -> GradedVerd
 
 def _write_headline(grade: Grade, suspected: int | None, deciding: list[Sign], class_names: Sequence[str]) -> str:
     if grade == "no evidence":
-        *others, last = (TITLES[each.look] for each in deciding)
-        looked = f"{', '.join(others)} and {last}" if others else last
-        return f"No evidence of a backdoor in {looked}, which is no proof that there is none"
+        return NOTHING
     where = "" if suspected is None else f", {name_suspect(suspected, class_names)}"
     first = next(each for each in deciding if suspected is None or suspected in each.labels)
     return f"{grade.capitalize()}{where}: {first.evidence}{' (in-sample)' * first.own}"

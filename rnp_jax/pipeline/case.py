@@ -187,7 +187,7 @@ def _open_start(model: Suspect, request: Request) -> tuple[Network, Variables | 
     if own.start is not None:
         if Path(own.start).is_dir():
             raise ConfigError(f"--untrusted.start {own.start}: not a file to train further: give a PyTorch checkpoint")
-        found = load_model(own.start, placement=compute.placement, precision=compute.precision)
+        found = load_model(own.start, placement=compute.placement, **compute.arithmetic._asdict())
         return _with_classes(found.network, masks.bake(found.variables, found.network.placement), num_classes)
     like = model.network
     if model.extractor is not None:
@@ -197,7 +197,7 @@ def _open_start(model: Suspect, request: Request) -> tuple[Network, Variables | 
                 f"{model.checkpoint.path} is a head on {model.extractor.name}, and --method {request.method.name} "
                 "cannot train such a network: give a PyTorch checkpoint with --untrusted.start"
             )
-        like = load_model(str(source["path"]), placement=compute.placement, precision=compute.precision).network
+        like = load_model(str(source["path"]), placement=compute.placement, **compute.arithmetic._asdict()).network
     architecture = like.architecture
     if own.width is not None and not architecture.width:
         raise ConfigError(f"--untrusted.width {own.width}: {architecture.name} has no width")

@@ -1,13 +1,19 @@
 """The whole way with one checkpoint: inspect, detect, defend, prove, report. One model, the same images throughout."""
 
 import json
+import time
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+
+from rnp_jax import masks
 from rnp_jax.atomic import expect_room
 from rnp_jax.config import to_plain, write_yaml
-from rnp_jax.defenses.method import Keep, compute_anew
+from rnp_jax.defenses.auto import plan_search
+from rnp_jax.defenses.method import Keep, compute_anew, do_by
+from rnp_jax.defenses.searches import recover_triggers
 from rnp_jax.document import to_json
 from rnp_jax.errors import ConfigError
 from rnp_jax.evaluation.measure import Measured
@@ -22,11 +28,14 @@ from rnp_jax.pipeline.doubts import find_doubt
 from rnp_jax.pipeline.evidence import search_before_and_after
 from rnp_jax.pipeline.holding import hold_new
 from rnp_jax.pipeline.keeping import identify, keep_stages
+from rnp_jax.pipeline.looking import Searched
 from rnp_jax.pipeline.measuring import measure, measure_before, run_method
-from rnp_jax.pipeline.opening import Suspect, choose_out, draw_evenly, open_images, open_model
-from rnp_jax.pipeline.request import Request, check_filters, check_request
+from rnp_jax.pipeline.opening import Suspect, draw_evenly, open_images
+from rnp_jax.pipeline.request import Request
 from rnp_jax.pipeline.run_log import RunLog
-from rnp_jax.pipeline.writing import LAST, draw_samples, name_cleaned, write_masks, write_network
+from rnp_jax.pipeline.sharing import share_searches
+from rnp_jax.pipeline.starting import start_run
+from rnp_jax.pipeline.writing import LAST, draw_samples, write_masks, write_network
 from rnp_jax.report.check import FIGURES, Check, write_check
 from rnp_jax.report.detection import Detection
 from rnp_jax.types import Batch
@@ -61,16 +70,9 @@ def check_checkpoint(
       DataError: another run writes into the folder, or has finished there.
       Interrupted: Ctrl-C; the same call then goes on after the last stage that was finished.
     """
-    check_request(request)
-    folder = choose_out(out, request.checkpoint, "check", LAST)
-    cleaned, options, log = name_cleaned(folder, request), request.options, log or RunLog()
-    log.say(f"reading {request.checkpoint}")
-    with log.stage("load checkpoint"):
-        model = open_model(request.checkpoint, options.source, options.compute, options.images)
-        check_whole(model)
-        check_filters(model, request)
-    for note in model.checkpoint.anomalies:
-        log.say(f"  note: {note}")
+    cleaned, model, log = start_run(request, "check", out, log)
+    check_whole(model)
+    folder, options = cleaned.parent, request.options
     case = open_case(model, request, log, lambda: open_images(model, options.images, options.defense, unused=True))
     with hold_new(folder, "check", LAST):
         write_yaml(folder / "config.yaml", {**request.plain(), "detection": detection})
@@ -132,6 +134,8 @@ def _look_and_defend(
     keep: Keep,
 ) -> Done:
     log.say("1 of 3: looking for a backdoor")
+    keep = share_searches(keep)
+    searched = _search(case, request, log, keep) if "search" in options.signs.looks else None
     few = draw_evenly(case.data.labels, EXAMINED)
     clean = Batch(*(values[few] for values in case.data))
     config = {**request.plain(), "detection": to_plain(options)}
@@ -142,15 +146,19 @@ def _look_and_defend(
     if folder is not None:
         with expect_room(folder):
             folder.mkdir(exist_ok=True)
-    told, _ = keep("detect", partial(_examine, examination, options, folder))
+    told, _ = keep("detect", partial(_examine, examination, options, folder, searched))
     detection = Detection.model_validate_json(told)
     log.say(detection.verdict.headline)
-    log.say(f"2 of 3: {request.method.name} searches on its own, and removes what it finds")
+    log.say(f"2 of 3: {request.method.name} removes what is found")
     outcome = measure(case, run_method(case, request, log, keep), request, log, before)
     would = not outcome.defended.unchanged
     log.say(f"3 of 3: {'searching what was found again' if would else 'nothing was changed, so nothing is to prove'}")
-    finding = search_before_and_after(case, outcome, request, log, keep) if would else None
-    signs = find_signs(detection, before.metrics, finding, case.test.class_names)
+    seen, finding = None if searched is None else searched.found.single, None
+    signs = find_signs(detection, before.metrics, None, case.test.class_names)
+    if would:
+        suspected = signs.strength != "none"  # if not, the change is dropped unless a label stands out now
+        finding = search_before_and_after(case, outcome, request, log, keep, seen, only_visible=not suspected)
+        signs = find_signs(detection, before.metrics, finding, case.test.class_names)
     changed, dropped = would and signs.strength != "none", ()
     if changed and cleaned is not None:
         with log.stage("write checkpoint"):
@@ -161,9 +169,24 @@ def _look_and_defend(
     return Done(detection, signs, outcome, defense, name if changed else None)
 
 
-def _examine(examination: Examination, options: DetectionOptions, folder: Path | None) -> str:
+def _search(case: Case, request: Request, log: RunLog, keep: Keep) -> Searched:
+    """The search that the defense begins with, made before it, so that the examination can go by it as well."""
+    key, config = plan_search(request.settings, jax.random.key(request.options.seed))
+    variables = masks.bake(case.model.variables, case.network.placement)  # as a method sees them
+    holdout = case.data if case.holdout is None else case.holdout
+    log.say("searching for triggers of every label")
+    began = time.perf_counter()
+    with log.stage("search"), log.epochs() as bars:
+        given = {"holdout": case.holdout, "progress": bars, "do": do_by(keep, "invert")}
+        found = recover_triggers(case.network, variables, case.data, key, config, **given)
+    return Searched(found, config, case.data, holdout, time.perf_counter() - began)
+
+
+def _examine(
+    examination: Examination, options: DetectionOptions, folder: Path | None, searched: Searched | None
+) -> str:
     """What detection says, as JSON, which an interrupted run can keep."""
-    return to_json(examine(examination, options, out=folder))
+    return to_json(examine(examination, options, out=folder, searched=searched))
 
 
 def _read_figures(folder: Path) -> dict[str, bytes]:

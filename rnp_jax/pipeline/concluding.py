@@ -55,11 +55,11 @@ SAME_KIND = (
 OTHER_TRIGGERS = "Whether there are other backdoors than the one whose trigger is known."
 
 
-NOTHING_FOUND = "`auto` searched on its own, found nothing to remove either, and left the network as it came."
+NOTHING_FOUND = "`auto` looked further, found nothing to remove either, and left the network as it came."
 NOTHING_REMOVED = "`auto` found nothing to remove, and left the network as it came."
 DROPPED = (
-    "`auto` would have changed the network on a weak sign of its own. Nothing else speaks for a backdoor, so the "
-    "network was left as it came."
+    "`auto` would have changed the network, as a precaution or on a weak sign of its own. Nothing else speaks for a "
+    "backdoor, so the network was left as it came. `rnp-jax defend` writes the changed one."
 )
 
 

@@ -3,12 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
-from rnp_jax.checkpoints import Model
 from rnp_jax.config import write_yaml
 from rnp_jax.defenses.method import Keep, compute_anew
 from rnp_jax.evaluation.measure import Measured
 from rnp_jax.pipeline.case import Case, open_case
-from rnp_jax.pipeline.copies import tell_copies
 from rnp_jax.pipeline.describing import describe_run
 from rnp_jax.pipeline.doubts import find_doubt
 from rnp_jax.pipeline.evidence import search_before_and_after
@@ -16,12 +14,12 @@ from rnp_jax.pipeline.few_images import tell_opened
 from rnp_jax.pipeline.holding import hold_new
 from rnp_jax.pipeline.keeping import identify, keep_stages
 from rnp_jax.pipeline.measuring import Outcome, measure, measure_before, run_method
-from rnp_jax.pipeline.opening import choose_out, open_model
 from rnp_jax.pipeline.pruning_curves import measure_curves
-from rnp_jax.pipeline.request import Request, check_filters, check_request
+from rnp_jax.pipeline.request import Request
 from rnp_jax.pipeline.rivals import warn_of_rivals
 from rnp_jax.pipeline.run_log import RunLog
-from rnp_jax.pipeline.writing import LAST, name_cleaned, write_masks, write_network, write_page
+from rnp_jax.pipeline.starting import start_run
+from rnp_jax.pipeline.writing import LAST, write_masks, write_network, write_page
 from rnp_jax.report.schema import Result
 
 
@@ -38,17 +36,8 @@ def defend_checkpoint(request: Request, out: str | None = None, log: RunLog | No
       DataError: another run writes into the folder, or has finished there.
       Interrupted: Ctrl-C; the same call then goes on after the last stage that was finished.
     """
-    check_request(request)
-    folder = choose_out(out, request.checkpoint, "defend", LAST)
-    cleaned = name_cleaned(folder, request)
-    log = log or RunLog()
-    log.say(f"reading {request.checkpoint}")
-    with log.stage("load checkpoint"):
-        options = request.options
-        model = open_model(request.checkpoint, options.source, options.compute, options.images)
-        check_filters(model, request)
-    for note in (*model.checkpoint.anomalies, *_tell_copies(model, request)):
-        log.say(f"  note: {note}")
+    cleaned, model, log = start_run(request, "defend", out, log)
+    folder = cleaned.parent
     case = open_case(model, request, log)
     with hold_new(folder, "defend", LAST):  # what came before left no folder behind
         write_yaml(folder / "config.yaml", request.plain())
@@ -66,11 +55,6 @@ def hold_against_rivals(case: Case, request: Request, log: RunLog) -> Case:
     for caution in cautions:
         log.warn(caution)
     return replace(case, cautions=cautions)
-
-
-def _tell_copies(model: Model, request: Request) -> tuple[str, ...]:
-    """What is said of copies of the network, all of which a new network's file leaves out."""
-    return () if request.method.anew else tell_copies(model.copies, model.state_dict, replaced=True)
 
 
 def defend_case(

@@ -111,7 +111,7 @@ def describe_command(model: Suspect, trigger: Trigger | None, seed: int) -> dict
         "created": datetime.now(UTC),
         "versions": schema.Versions(**package_versions()),
         "device": device_name(),
-        "precision": model.network.precision,
+        "precision": model.network.arithmetic,
         "seed": seed,
         "command": command_line(),
         "attack": None if trigger is None else describe_trigger(model, trigger),

@@ -21,10 +21,11 @@ from rnp_jax.pipeline.detection_document import (
     describe_detection,
     plot_detection,
 )
-from rnp_jax.pipeline.looking import DetectionOptions, look
+from rnp_jax.pipeline.looking import DetectionOptions, Searched, look
 from rnp_jax.pipeline.opening import load_images
 from rnp_jax.pipeline.training_set import remake
-from rnp_jax.report.detection import Detection, write_detection
+from rnp_jax.report.detection import Detection
+from rnp_jax.report.detection_page import write_detection
 from rnp_jax.types import Batch
 
 
@@ -33,6 +34,7 @@ def examine(
     options: DetectionOptions,
     given: Mapping[Statistic, Calibration] | None = None,
     out: Path | None = None,
+    searched: Searched | None = None,
 ) -> Detection:
     """Looks at the model, scores samples, and writes what was found.
 
@@ -41,12 +43,13 @@ def examine(
       options: what is looked for.
       given: calibrations by statistic, in place of the bundled ones.
       out: the folder that the report and the arrays are written to; by default nothing is written.
+      searched: the searches for triggers, where they were made already.
 
     Raises:
       RnpError: settings that do not fit the model, or an unusable training set.
     """
     model, log = case.model, case.log
-    looked = look(case, options, given)
+    looked = look(case, options, given, searched)
     scored = _score(case, options)
     if out is not None:
         with log.stage("write"):

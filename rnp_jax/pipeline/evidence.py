@@ -1,12 +1,11 @@
 """Evidence without the trigger: what new searches for triggers find in a model before and after a defense."""
 
-from functools import partial
-
 import jax
 
-from rnp_jax.defenses.method import Keep, compute_anew
+from rnp_jax.defenses.method import Keep, compute_anew, do_by
 from rnp_jax.detection.evidence import Finding, LabelEvidence
 from rnp_jax.detection.evidence_search import gather_evidence
+from rnp_jax.inversion import Inverted
 from rnp_jax.pipeline.case import Case
 from rnp_jax.pipeline.doubts import find_doubt
 from rnp_jax.pipeline.measuring import Outcome
@@ -18,7 +17,14 @@ _SEED = 0x65766964  # folded into the run's; a small number would give a key tha
 
 
 def search_before_and_after(
-    case: Case, outcome: Outcome, request: Request, log: RunLog, keep: Keep = compute_anew
+    case: Case,
+    outcome: Outcome,
+    request: Request,
+    log: RunLog,
+    keep: Keep = compute_anew,
+    found: Inverted | None = None,
+    *,
+    only_visible: bool = False,
 ) -> Finding | None:
     """What the searches find; None where they were not asked for, or do not apply.
 
@@ -33,17 +39,18 @@ def search_before_and_after(
         return None
     log.say("searching for triggers before and after the defense")
     with log.stage("evidence"), log.epochs() as bars:
-        searches = partial(
-            gather_evidence,
+        return gather_evidence(
             case.network,
             case.model.variables,
             outcome.model.variables,
             case.data,
             jax.random.fold_in(jax.random.key(request.options.seed), _SEED),
             holdout=case.holdout,
+            found=found,
+            only_visible=only_visible,
             progress=bars,
+            do=do_by(keep, "evidence"),
         )
-        return keep("evidence", searches)[0]
 
 
 def describe_evidence(finding: Finding | None, class_names: tuple[str, ...]) -> Evidence | None:

@@ -14,7 +14,7 @@ from rnp_jax.errors import RequirementError
 from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.pipeline.doubts import Doubt
 from rnp_jax.pipeline.options import Require
-from rnp_jax.report.outcome import CHANCE, COSTLY, MISLED, STILL_WORKS
+from rnp_jax.report.outcome import CHANCE, COSTLY, MISLED, STILL_WORKS, limit_asr
 from rnp_jax.report.schema import Verdict
 
 Z_SQUARED = 1.959963984540054**2
@@ -39,12 +39,8 @@ def needed_images(num_classes: int) -> int:
 
 
 def clean_asr(metrics: Metrics, num_classes: int) -> float:
-    """The highest ASR that is no sign of a backdoor in a model of this accuracy.
-
-    A clean model sends (1 - ACC) / (K - 1) of the images to a given label by mistake; guessing among K classes, but not
-    fewer than ten, is added to that, since the mistakes fall unevenly on the labels.
-    """
-    return (1 - metrics.acc.value) / (num_classes - 1) + min(CHANCE, 1 / num_classes)
+    """The highest ASR that is no sign of a backdoor in a model of this accuracy."""
+    return limit_asr(metrics.acc.value, num_classes)
 
 
 def judge(

@@ -122,10 +122,22 @@ def keep_stages(folder: Path, belongs: Mapping[str, str], log: RunLog) -> Iterat
 def identify(request: Request, case: Case) -> dict[str, str]:
     """Digests of what decides the outcome of a method: the checkpoint, the images, the options and the program."""
     options = {name: value for name, value in request.plain().items() if name != "checkpoint"}
+    images = (case.data, case.holdout, case.test.images, case.test.labels)
+    return identify_run(case.model.checkpoint.sha256, images, options)
+
+
+def identify_run(checkpoint: str, images: Any, options: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of what decides an outcome.
+
+    Args:
+      checkpoint: digest of the file.
+      images: arrays, in a tree.
+      options: everything else that was asked for.
+    """
     program = {**package_versions(), "code": code_version(), "device": device_name()}
     return {
-        "checkpoint": case.model.checkpoint.sha256,
-        "images": digest_arrays((case.data, case.holdout, case.test.images, case.test.labels)),
+        "checkpoint": checkpoint,
+        "images": digest_arrays(images),
         "options": _digest([json.dumps(options, sort_keys=True, default=str).encode()]),
         "version of the program or device": _digest([json.dumps(program, sort_keys=True).encode()]),
     }

@@ -12,12 +12,20 @@ import tyro
 from rnp_jax import masks
 from rnp_jax.config import DATA, check_seed
 from rnp_jax.data import holdout_split
+from rnp_jax.defenses.searches import Recovered, SearchConfig
 from rnp_jax.defenses.unlearn import UnlearnConfig
 from rnp_jax.detection.calibration import Calibration, Statistic, find_bundled, plain_settings
 from rnp_jax.detection.labels import LabelConfig, LabelFindings, detect_label
 from rnp_jax.detection.ruling import Identity, as_sign, rule_on
 from rnp_jax.detection.samples import SAMPLE_SCORES, SampleConfig
-from rnp_jax.detection.signs import SignConfig, as_recovered, look_at_shift, look_for_triggers
+from rnp_jax.detection.signs import (
+    SignConfig,
+    as_recovered,
+    auto_search,
+    judge_triggers,
+    look_at_shift,
+    look_for_triggers,
+)
 from rnp_jax.detection.suspicion import SuspicionRule
 from rnp_jax.detection.triggers import QUICK, RecoveredTriggers, recover_triggers
 from rnp_jax.detection.verdict import GradedVerdict, Sign, grade_signs
@@ -72,6 +80,24 @@ class DetectionOptions:
             raise ConfigError(f"sample_scores {unknown or '()'}: choose among {', '.join(SAMPLE_SCORES)}")
 
 
+class Searched(NamedTuple):
+    """What searches for the triggers of all labels found.
+
+    Attributes:
+      found: what they found.
+      config: their settings.
+      data: the clean images that they searched on.
+      holdout: those that they measured on.
+      seconds: that they took.
+    """
+
+    found: Recovered
+    config: SearchConfig
+    data: Batch
+    holdout: Batch
+    seconds: float
+
+
 class Looked(NamedTuple):
     """What was found in a model, and the verdict on it.
 
@@ -90,13 +116,19 @@ class Looked(NamedTuple):
     doubt: Doubt | None
 
 
-def look(case: Examination, options: DetectionOptions, given: Mapping[Statistic, Calibration] | None = None) -> Looked:
+def look(
+    case: Examination,
+    options: DetectionOptions,
+    given: Mapping[Statistic, Calibration] | None = None,
+    searched: Searched | None = None,
+) -> Looked:
     """Unlearns, recovers triggers, looks for signs and grades them.
 
     Args:
       case: the model and the clean images.
       options: what is looked for.
       given: calibrations by statistic, in place of the bundled ones.
+      searched: the searches for triggers, where they were made already: of other clean images, and with their own key.
 
     Raises:
       RnpError: settings that do not fit the model, or images that do not.
@@ -115,7 +147,7 @@ def look(case: Examination, options: DetectionOptions, given: Mapping[Statistic,
     if "original" in recovered:
         judged.append(_judge(case, "triggers", recovered["original"].triggers, given or {}, options))
     signs = [as_sign(*each) for each in judged]
-    shown = _look_for_own(case, options, signs)
+    shown = _look_for_own(case, options, signs, searched)
     if shown is not None and "original" not in recovered and options.recover != "none":
         recovered = {"original": shown, **recovered}
     verdict = grade_signs(signs, case.test.class_names)
@@ -140,35 +172,36 @@ def _find_doubt(case: Examination) -> Doubt | None:
     return find_doubt(model, measured)
 
 
-def _look_for_own(case: Examination, options: DetectionOptions, signs: list[Sign]) -> TriggerSearch | None:
+def _look_for_own(
+    case: Examination, options: DetectionOptions, signs: list[Sign], searched: Searched | None
+) -> TriggerSearch | None:
     """Adds the signs that need no calibration, and returns the triggers that the searches found."""
     looks, log, model = options.signs.looks, case.log, case.model
     if not looks:
         return None
     network, variables = model.network, masks.bake(model.variables, model.network.placement)
     data = holdout = case.clean
-    if len(data.labels) * options.signs.holdout >= ENOUGH:
+    if searched is not None:
+        data = searched.data
+    elif len(data.labels) * options.signs.holdout >= ENOUGH:
         data, holdout = holdout_split(case.clean, options.signs.holdout, options.seed)
-    shown = None
     if "shift" in looks:
         with log.stage("shift"):
             signs.append(look_at_shift(network, variables, data))
-    if "search" in looks:
-        shown = _search(case, variables, data, jax.random.key(options.seed), holdout, signs)
-    return shown
-
-
-def _search(
-    case: Examination, variables: Variables, data: Batch, key: jax.Array, holdout: Batch, signs: list[Sign]
-) -> TriggerSearch:
-    network, log = case.model.network, case.log
-    log.say("searching for triggers of every label")
-    began = time.perf_counter()
-    with log.stage("search"), log.epochs() as bars:
-        searched = look_for_triggers(network, variables, data, key, holdout=holdout, progress=bars)
-    signs.append(searched.sign)
-    triggers = as_recovered(network, variables, holdout, searched.found, time.perf_counter() - began)
+    if "search" not in looks:
+        return None
+    made = searched or _search(case, variables, data, holdout, jax.random.key(options.seed))
+    signs.append(judge_triggers(made.found, made.config))
+    triggers = as_recovered(network, variables, made.holdout, made.found, made.seconds)
     return TriggerSearch(triggers, np.asarray(triggers.success))
+
+
+def _search(case: Examination, variables: Variables, data: Batch, holdout: Batch, key: jax.Array) -> Searched:
+    config, began = auto_search(), time.perf_counter()
+    case.log.say("searching for triggers of every label")
+    with case.log.stage("search"), case.log.epochs() as bars:
+        found = look_for_triggers(case.model.network, variables, data, key, config, holdout=holdout, progress=bars)
+    return Searched(found, config, data, holdout, time.perf_counter() - began)
 
 
 def _judge(

@@ -102,7 +102,11 @@ def _open(path: str, source: SourceOptions, compute: ComputeOptions) -> Suspect:
         normalization = normalization or NORMALIZATIONS["identity"]
     try:
         model = load_model(
-            path, normalization=normalization, placement=compute.placement, precision=compute.precision, **arguments
+            path,
+            normalization=normalization,
+            placement=compute.placement,
+            **compute.arithmetic._asdict(),
+            **arguments,
         )
     except ArchitectureError as error:
         if extractor is None or isinstance(error, AmbiguousError):

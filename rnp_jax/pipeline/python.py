@@ -142,7 +142,8 @@ def check(
       test: the images that ACC, and ASR where the trigger is known, are measured on; by default those of ``images``
         that are held out.
       settings: of `auto`, which removes what is found.
-      detection: how the model is examined before anything is changed.
+      detection: how the model is examined before anything is changed; its ``signs.holdout`` is not read, since the
+        searches measure on the images that the defense holds out.
       out: a folder for the new checkpoint, the page and everything else; by default nothing is written.
       **options: fields of ``RunOptions``, such as ``seed``, ``augmentation``, ``defense`` and ``trigger``.
 

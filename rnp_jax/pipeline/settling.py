@@ -72,13 +72,15 @@ def settle(
     tried = tuple((candidate, known_share(hits[candidate])) for candidate in order)
     best, *others = order
     guessing = float(np.unique(labels, return_counts=True)[1].max() / len(labels))
-    fault = None
+    fault, advice = None, ""
     if tried[0][1].low <= guessing:
         fault = f"none of them is better than guessing ({guessing:.1%})"
     elif ties := [other for other in others if not is_ahead(hits[best], hits[other])]:
         fault = f"{_tell(best)} is not ahead of {_tell(ties[0])} by more than chance"
+        if all(name == "normalization" for candidate in (best, *ties) for name, _ in candidate):
+            advice = "; if you do not know it, take the first, which is as good as any on these images"
     if fault is not None:
-        raise ConfigError(_ask(path, fault, tried, len(labels)))
+        raise ConfigError(_ask(path, fault, tried, len(labels), advice))
     return Settled(best, tried, len(labels))
 
 
@@ -88,15 +90,15 @@ def is_ahead(best: Bool[np.ndarray, "N"], other: Bool[np.ndarray, "N"]) -> bool:
     return won - lost > _STANDARD_ERRORS * (won + lost) ** 0.5
 
 
-def _ask(path: str, fault: str, tried: Sequence[tuple[Candidate, Proportion]], images: int) -> str:
+def _ask(path: str, fault: str, tried: Sequence[tuple[Candidate, Proportion]], images: int, advice: str = "") -> str:
     lines = [
         f"  {_tell(candidate)}: {acc.value:.1%} ({acc.low:.1%} to {acc.high:.1%})" for candidate, acc in tried[:_SHOWN]
     ]
     more = [f"  and {len(tried) - _SHOWN} more"] if len(tried) > _SHOWN else []
     options = _name_options([candidate for candidate, _ in tried])
     told = (
-        f"{path} does not say {options}, and {images:,} clean images do not settle it: {fault}. Give {options}. The "
-        "accuracy of each candidate on these images, with its 95 % interval:"
+        f"{path} does not say {options}, and {images:,} clean images do not settle it: {fault}. Give {options}"
+        f"{advice}. The accuracy of each candidate on these images, with its 95 % interval:"
     )
     return "\n".join([told, *lines, *more])
 

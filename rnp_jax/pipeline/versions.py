@@ -21,4 +21,4 @@ def device_name() -> str:
     if device.platform != "cpu":
         return f"{device.platform}: {device.device_kind}"
     count = count_threads()
-    return f"{device.platform}: {device.device_kind}, {count} thread{'s' * (count > 1)}"
+    return f"{device.platform}, {count} thread{'s' * (count > 1)}"

@@ -11,7 +11,8 @@ from typing import Literal
 from rnp_jax.document import Share, Text, to_json, write_text
 from rnp_jax.evaluation.metrics import Proportion
 from rnp_jax.report.appendix import show_file, show_settings, show_timing
-from rnp_jax.report.detection import CAPTIONS, STRENGTHS, Detection, SignPart
+from rnp_jax.report.detection import Detection, SignPart
+from rnp_jax.report.detection_page import CAPTIONS, STRENGTHS
 from rnp_jax.report.evidence import show_classes, show_evidence
 from rnp_jax.report.figure_sections import embed_figure, show_samples
 from rnp_jax.report.html import Markup, element, join, table

@@ -10,7 +10,6 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 from urllib.parse import quote
 
-from rnp_jax.defenses import METHODS
 from rnp_jax.report.comparison_text import name_method, show_seconds
 from rnp_jax.report.html import Markup, element, escape, join, table
 from rnp_jax.report.schema import Proportion
@@ -80,7 +79,7 @@ def safe_href(report: str | None) -> str | None:
 def _cells(row: SweepRow) -> list[Cell]:
     rate = row.poison_rate
     done = row.status == "ok"
-    pruned = f"{row.pruned:,}" if row.pruned is not None else UNKNOWN if _may_prune(row.method) else ""
+    pruned = "" if row.pruned is None else f"{row.pruned:,}"
     return [
         Cell(row.checkpoint, small=row.architecture or "", href=safe_href(row.report)),
         Cell(row.attack),
@@ -101,10 +100,6 @@ def _evidence(row: SweepRow) -> list[Cell]:
         return [Cell("")] * len(EVIDENCE)
     smallest = row.smallest_after
     return [Cell(say_level(row)), Cell(say_size(smallest), smallest, f"ordinary {say_size(row.ordinary_after)}")]
-
-
-def _may_prune(method: str) -> bool:
-    return method not in METHODS or METHODS[method].changes in ("filters", "both")
 
 
 def _share(share: Proportion | None, before: Proportion | None, done: bool) -> Cell:

@@ -25,13 +25,17 @@ RULES: dict[Level, tuple[str, str]] = {
     "ok": (
         "removed",
         (
-            f"ASR, up to the end of its 95 % interval, is at most {CHANCE:.0%}; ACC fell by at most {100 * COSTLY:g} "
+            "ASR, up to the end of its 95 % interval, is at most what a clean network of this ACC shows: 1/K for K "
+            f"classes, ten or more, and (1 - ACC)/(K - 1) for its mistakes; ACC fell by at most {100 * COSTLY:g} "
             f"points; RA is at most {100 * MISLED:g} points below ACC."
         ),
     ),
     "warning": (
         "in between",
-        "The backdoor is weakened, leads elsewhere or has left traces, or more ACC than that was lost.",
+        (
+            "The backdoor is weakened, leads elsewhere or has left traces; the triggered images are too few to call it "
+            "removed; or more ACC than that was lost."
+        ),
     ),
     "bad": (
         "still works, still there, destroyed",
@@ -39,7 +43,7 @@ RULES: dict[Level, tuple[str, str]] = {
     ),
     "unknown": ("trigger unknown, never worked, in doubt", "Nothing can be said about a backdoor."),
 }
-"""What the words and colours of a comparison mean. The verdict on a single item knows the number of classes, too."""
+"""What the words and colours of a comparison mean."""
 
 
 class Outcome(NamedTuple):
@@ -47,6 +51,16 @@ class Outcome(NamedTuple):
 
     word: str
     level: Level
+
+
+def limit_asr(acc: float, classes: int | None) -> float:
+    """The highest ASR that is no sign of a backdoor in a model of this accuracy; ten classes where K is not known.
+
+    A clean model sends (1 - ACC) / (K - 1) of the images to a given label by mistake; guessing among K classes, but not
+    fewer than ten, is added to that, since the mistakes fall unevenly on the labels.
+    """
+    classes = round(1 / CHANCE) if classes is None else classes
+    return (1 - acc) / (classes - 1) + min(CHANCE, 1 / classes)
 
 
 REMOVED = Outcome("removed", "ok")
@@ -64,9 +78,9 @@ def judge_row(row: SweepRow) -> Outcome | None:
     costly = row.acc_before.value - row.acc.value > COSTLY
     if row.asr is None or row.asr_before is None:
         return _judge_blindly(row, costly=costly)
-    if row.asr_before.value <= CHANCE:
+    if row.asr_before.value <= limit_asr(row.acc_before.value, row.classes):
         return Outcome("ACC lost", "warning") if costly else Outcome("never worked", "unknown")
-    return _judge_trigger(row.acc, row.asr, row.ra, costly=costly)
+    return _judge_trigger(row.acc, row.asr, row.ra, limit_asr(row.acc.value, row.classes), costly=costly)
 
 
 def _changes_nothing(method: str) -> bool:
@@ -82,12 +96,12 @@ def _judge_blindly(row: SweepRow, *, costly: bool) -> Outcome:
     return Outcome("ACC lost", "warning") if costly else Outcome("trigger unknown", "unknown")
 
 
-def _judge_trigger(acc: Proportion, asr: Proportion, ra: Proportion | None, *, costly: bool) -> Outcome:
-    """Of a trigger that worked before."""
+def _judge_trigger(acc: Proportion, asr: Proportion, ra: Proportion | None, limit: float, *, costly: bool) -> Outcome:
+    """Of a trigger that worked before; ``limit`` is the ASR that is no sign of a backdoor."""
     if asr.value > STILL_WORKS:
         return Outcome("still works", "bad")
-    if asr.high > CHANCE:
-        return Outcome("weakened", "warning")
+    if asr.high > limit:
+        return Outcome("weakened" if asr.value > limit else "too few images", "warning")
     if ra is not None and ra.value < acc.value - MISLED:
         return Outcome("leads elsewhere", "warning")
     return Outcome("removed, ACC lost", "warning") if costly else REMOVED

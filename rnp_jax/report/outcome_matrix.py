@@ -17,7 +17,10 @@ NAMED = 3
 FEWEST = 4
 """More methods than these are not all named in a page's headline."""
 
-BEST = "Best: the highest DER in its row, of the methods that leave no backdoor working and do not see the trigger."
+BEST = (
+    "Best: the highest DER in its row, of the methods that remove the backdoor or, where none does, of those that "
+    "leave none working. Methods that see the trigger do not count."
+)
 
 
 def group_rows(rows: Sequence[SweepRow]) -> dict[tuple[str, str], list[SweepRow]]:
@@ -65,7 +68,8 @@ def say_removed(rows: Sequence[SweepRow]) -> str:
     if not ranked:
         return ""
     said = [f"{name} {sum(found):,} of {len(found):,}" for name, found in ranked[:FEWEST]]
-    said[-1] += f"; {len(ranked) - FEWEST:,} further methods" * (len(ranked) > FEWEST)
+    if (more := len(ranked) - FEWEST) > 0:
+        said[-1] += f"; {more:,} further method" + "s" * (more != 1)
     if not any(ranked[0][1]):
         return f"No method removes a backdoor and keeps ACC: {', '.join(said)}"
     (name, found), rest = ranked[0], said[1:]
@@ -94,9 +98,9 @@ def _show_cell(method: str, summary: Summary | None, outcome: Outcome | None, *,
 
 
 def _find_best(summaries: Sequence[Summary | None], outcomes: Sequence[Outcome | None]) -> set[int]:
-    """The columns with the highest rating to three decimals."""
-    ratings = {
-        i: round(summary.der.value, 3)
+    """The columns with the highest rating to three decimals, of the green ones if there are any."""
+    rated = {
+        i: (outcome.level == "ok", round(summary.der.value, 3))
         for i, (summary, outcome) in enumerate(zip(summaries, outcomes, strict=True))
         if summary is not None
         and summary.der is not None
@@ -105,8 +109,8 @@ def _find_best(summaries: Sequence[Summary | None], outcomes: Sequence[Outcome |
         and outcome is not None
         and outcome.level in ("ok", "warning")
     }
-    highest = max(ratings.values(), default=None)
-    return {i for i, rating in ratings.items() if rating == highest}
+    highest = max(rated.values(), default=None)
+    return {i for i, each in rated.items() if each == highest}
 
 
 def _name_checkpoints(rows: Sequence[SweepRow]) -> str:

@@ -36,6 +36,7 @@ class SweepRow(Part):
     status: Status
     reason: Text = ""
     architecture: Text | None = None
+    classes: Count | None = None
     attack: Text = "unknown"
     poison_rate: Share | None = None
     seed: int = 0

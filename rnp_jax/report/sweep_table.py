@@ -50,6 +50,7 @@ _BEFORE: dict[str, Kind] = {
     "status": "category",
     "reason": "text",
     "architecture": "category",
+    "classes": "integer",
     "attack": "category",
     "poison_rate": "float",
     "seed": "integer",

@@ -14,7 +14,8 @@ from rnp_jax.commands.detect import DetectOptions
 from rnp_jax.config import read_yaml, resolve
 from rnp_jax.document import read_document
 from rnp_jax.pipeline.judging import AT_CHANCE
-from rnp_jax.report.detection import FIGURES, Detection
+from rnp_jax.report.detection import Detection
+from rnp_jax.report.detection_page import FIGURES
 from rnp_jax.torch_io import read_checkpoint
 
 FAST = (

@@ -68,6 +68,11 @@ def test_an_earlier_search_chooses_the_labels_and_is_no_evidence():
     assert finding.level == "none found"
 
 
+def test_a_network_in_which_nothing_stands_out_need_not_be_compared():
+    given = (NETWORK, mlp_variables(0.0), mlp_variables(0.0), rows_data(), KEY, CONFIG)
+    assert gather_evidence(*given, holdout=HELD, only_visible=True) is None
+
+
 def test_all_searches_share_a_program():
     gather(40.0)
     before = count_compiled(short_search._search)

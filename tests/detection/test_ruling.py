@@ -82,8 +82,9 @@ def clearing(total: int) -> Calibration:
 def test_only_measured_rates_clear_a_model(outcome, total, strength):
     sign = as_sign("labels", Ruling(outcome, 0.3, 7, 0.7, "what it says"), clearing(total))
     assert (sign.look, sign.strength, sign.labels) == ("labels", strength, (7,))
-    assert sign.sentence == "What it says."
-    assert ("0 of 19 backdoored models (at most 17% of such)" in sign.evidence) == (strength == "clears")
+    assert sign.sentence.startswith("What it says.")
+    assert ("Of 19 backdoored models" in sign.sentence) == (strength == "clears")
+    assert (sign.evidence == "of backdoored models, 17% at most score so low") == (strength == "clears")
 
 
 @pytest.mark.parametrize(

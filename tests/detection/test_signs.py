@@ -1,5 +1,6 @@
 """Signs that need no calibration, on networks whose backdoor is known by construction."""
 
+import re
 from dataclasses import fields, replace
 from functools import cache
 
@@ -9,11 +10,11 @@ import pytest
 
 from rnp_jax.defenses.auto import AutoConfig
 from rnp_jax.defenses.searches import Recovered, SearchConfig
-from rnp_jax.detection import signs
 from rnp_jax.detection.signs import (
     SignConfig,
     as_recovered,
     auto_search,
+    judge_triggers,
     look_at_shift,
     look_for_triggers,
 )
@@ -45,11 +46,12 @@ def test_the_searches_are_those_of_automatic_removal():
 
 
 def test_a_label_with_a_planted_trigger_is_a_strong_sign():
-    searched = look_for_triggers(NETWORK, mlp_variables(), rows_data(), KEY, QUICK)
-    assert (searched.sign.strength, searched.sign.labels) == ("strong", (TARGET,))
-    assert searched.sign.sentence == searched.found.rule
-    assert "pixels leads there (median" in searched.sign.evidence
-    shown = as_recovered(NETWORK, mlp_variables(), rows_data(), searched.found, 2.0)
+    found = look_for_triggers(NETWORK, mlp_variables(), rows_data(), KEY, QUICK)
+    sign = judge_triggers(found, QUICK)
+    assert (sign.strength, sign.labels) == ("strong", (TARGET,))
+    assert sign.sentence == found.rule
+    assert re.fullmatch(r"a trigger of \d+\.\d pixels leads there", sign.evidence)
+    shown = as_recovered(NETWORK, mlp_variables(), rows_data(), found, 2.0)
     assert (shown.label, shown.suspected) == (TARGET, (TARGET,))
     assert shown.masks.shape == (CLASSES, SIDE, SIDE), "without the all-to-all one"
     assert shown.index.argmax() == TARGET
@@ -57,21 +59,21 @@ def test_a_label_with_a_planted_trigger_is_a_strong_sign():
 
 
 def test_all_to_all_is_a_strong_sign_of_no_label():
-    searched = look_for_triggers(Turning(), rows_variables(0.0), rows_data(), KEY, QUICK)
-    assert (searched.sign.strength, searched.sign.labels) == ("strong", (NEXT,))
-    assert "pixels leads there (median" in searched.sign.evidence
-    shown = as_recovered(Turning(), rows_variables(0.0), rows_data(), searched.found, 2.0)
+    found = look_for_triggers(Turning(), rows_variables(0.0), rows_data(), KEY, QUICK)
+    sign = judge_triggers(found, QUICK)
+    assert (sign.strength, sign.labels) == ("strong", (NEXT,))
+    assert re.fullmatch(r"a trigger of \d+\.\d pixels leads there", sign.evidence)
+    shown = as_recovered(Turning(), rows_variables(0.0), rows_data(), found, 2.0)
     assert NEXT not in (*shown.labels, *shown.suspected)
 
 
 @pytest.mark.parametrize(("form", "words"), [("patch", "a plain "), ("warp", "a smooth warp sends 100%")])
-def test_a_label_is_told_by_what_reaches_it(monkeypatch, form, words):
+def test_a_label_is_told_by_what_reaches_it(form, words):
     """The searches find a mask, a patch and a warp of the planted label; the others are taken away."""
     found = _found()
     large = replace(found.masks, sizes=np.full(CLASSES, 30.0))
     left = {"patch": {"moved": ()}, "warp": {"stamped": ()}}[form]
-    monkeypatch.setattr(signs, "search_triggers", lambda *_, **__: found._replace(masks=large, **left))
-    sign = look_for_triggers(Rows(), warped_variables(), striped(), KEY, QUICK).sign
+    sign = judge_triggers(found._replace(masks=large, **left), QUICK)
     assert (sign.strength, sign.labels) == ("strong", (TARGET,))
     assert sign.evidence.startswith(words)
 
@@ -79,11 +81,11 @@ def test_a_label_is_told_by_what_reaches_it(monkeypatch, form, words):
 @cache
 def _found() -> Recovered:
     config = SearchConfig(inversion=InversionConfig(batch_size=16), all_to_all=0.0)
-    return look_for_triggers(Rows(), warped_variables(), striped(), KEY, config, holdout=striped(60, 9)).found
+    return look_for_triggers(Rows(), warped_variables(), striped(), KEY, config, holdout=striped(60, 9))
 
 
 def test_without_a_backdoor_the_searches_say_nothing():
-    sign = look_for_triggers(NETWORK, mlp_variables(0.0), rows_data(), KEY, QUICK).sign
+    sign = judge_triggers(look_for_triggers(NETWORK, mlp_variables(0.0), rows_data(), KEY, QUICK), QUICK)
     assert (sign.strength, sign.labels) == ("none", ())
     assert sign.sentence.startswith("No label stands out by its recovered trigger.")
 

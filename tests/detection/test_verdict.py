@@ -65,9 +65,7 @@ def test_all_to_all_has_no_label():
 
 def test_nothing_found_is_no_proof():
     found = grade_signs([sign("labels", "none", 1), sign("search", "none")], NAMES)
-    assert found.headline == (
-        "No evidence of a backdoor in searches for triggers and unlearning, which is no proof that there is none"
-    )
+    assert found.headline == "No evidence of a backdoor (no proof that there is none)"
     assert found.label is None
 
 

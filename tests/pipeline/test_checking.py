@@ -10,11 +10,14 @@ import pytest
 
 from rnp_jax.checkpoints import load_model
 from rnp_jax.cli import main
-from rnp_jax.defenses import Defended
+from rnp_jax.defenses import METHODS, Defended
+from rnp_jax.defenses.auto import plan_search
 from rnp_jax.defenses.method import Task
+from rnp_jax.defenses.searches import Recovered
 from rnp_jax.defenses.tuning import begin, conclude
 from rnp_jax.document import read_document
 from rnp_jax.errors import ResultError
+from rnp_jax.inversion import NEXT, Inverted, Stamps
 from rnp_jax.pipeline import checking, keeping
 from rnp_jax.pipeline.concluding import DROPPED
 from rnp_jax.pipeline.describing import describe_checkpoint
@@ -30,7 +33,7 @@ SMALL = {"normalization": "0.3,0.3,0.3/0.3,0.3,0.3", "image_shape": (8, 8, 3)}
 def say(outcome: str, headline: str):
     """An examination that says this of any network, at once."""
 
-    def examine(case, options, given=None, out=None) -> Detection:
+    def examine(case, options, given=None, out=None, searched=None) -> Detection:
         sign = SignPart(look="shift", title="feature shift", strength="none", labels=(), sentence="No.", blind="SIG")
         return Detection(
             created=datetime(2026, 1, 2, tzinfo=UTC),
@@ -68,11 +71,12 @@ def do_nothing(unchanged: bool):
 def checked(small_victim, tmp_path, monkeypatch):
     """Runs the command with a given examination and defense; gives its status, its document and its folder."""
 
-    def run(outcome: str, headline: str, *options: str, unchanged: bool):
-        monkeypatch.setattr(checking, "examine", say(outcome, headline))
+    def run(outcome: str, headline: str, *options: str, unchanged: bool, examine=None):
+        monkeypatch.setattr(checking, "examine", examine or say(outcome, headline))
         monkeypatch.setattr(checking, "run_method", do_nothing(unchanged))
         out = tmp_path / "out"
-        given = ("--defense.size", "200", "--evidence", "never", "--batch-size", "20", *options)
+        looks = ("--detection.signs.looks", "shift")  # no searches
+        given = ("--defense.size", "200", "--evidence", "never", "--batch-size", "20", *looks, *options)
         status = main(["check", str(small_victim), *given, "--out", str(out)])
         return status, read_document(out / "check.json", Check), out
 
@@ -92,6 +96,13 @@ def test_a_change_without_a_sign_is_dropped(checked):
     assert (status, check.conclusion, check.written) == (0, "no evidence", None)
     assert check.done == check.verdict.detail == DROPPED
     assert not list(out.glob("cleaned*"))
+
+
+def test_what_nothing_speaks_for_is_compared_only_if_a_label_stands_out(checked, monkeypatch):
+    asked = []
+    monkeypatch.setattr(checking, "search_before_and_after", lambda *_, only_visible: asked.append(only_visible))
+    status, _, _ = checked("no evidence", "No evidence", "--attack", "none", unchanged=False)
+    assert (status, asked) == (0, [True])
 
 
 def test_a_backdoor_that_is_not_removed(checked, small_victim):
@@ -123,6 +134,36 @@ def test_that_nothing_is_found_in_a_doubtful_network_is_no_success(checked, monk
     assert check.verdict.headline == f"No evidence; but {IN_DOUBT}"
     assert check.verdict.detail.endswith("The file states 90 %.")
     assert check.warnings[0] == "The file states 90 %."
+
+
+def test_the_search_that_auto_begins_with_serves_the_examination_and_the_evidence_too(checked, monkeypatch):
+    stamps = Stamps(np.zeros((3, 8, 8), np.float32), np.zeros((3, 8, 8, 3), np.float32))
+    masks = Inverted(np.array([0, 1, NEXT]), stamps, np.ones(3), np.ones(3, bool), np.ones(3))
+    found, seen = Recovered(masks, None, None, (), (), 1.0, "A rule."), {}
+
+    def search(network, variables, data, key, config, **named) -> Recovered:
+        del network, variables
+        seen.update(data=data, key=key, config=config, holdout=named["holdout"])
+        return found
+
+    def gather(case, outcome, request, log, keep, earlier, *, only_visible) -> None:
+        seen.update(case=case, earlier=earlier, searched=told[0], only_visible=only_visible)
+
+    def examine(*given, searched=None, **named) -> Detection:
+        told.append(searched)
+        return say("suspicious", "Suspicious: a reason")(*given, **named)
+
+    told = []
+    monkeypatch.setattr(checking, "recover_triggers", search)
+    monkeypatch.setattr(checking, "search_before_and_after", gather)
+    checked("", "", "--attack", "none", "--detection.signs.looks", "search", unchanged=False, examine=examine)
+    key, config = plan_search(METHODS["auto"].defaults, jax.random.key(0))
+    assert jax.random.key_data(seen["key"]).tolist() == jax.random.key_data(key).tolist()
+    assert seen["config"] == config
+    assert (seen["data"], seen["holdout"]) == (seen["case"].data, seen["case"].holdout)
+    assert seen["searched"][:4] == (found, config, seen["data"], seen["holdout"])
+    assert not seen["only_visible"], "something speaks for a backdoor already"
+    assert seen["earlier"].labels.tolist() == [0, 1], "all-to-all is no label to examine"
 
 
 def test_an_interrupted_check_goes_on_after_the_examination(checked, monkeypatch, capsys):

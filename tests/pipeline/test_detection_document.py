@@ -17,7 +17,7 @@ from rnp_jax.pipeline.detecting import DetectionOptions
 from rnp_jax.pipeline.detection_document import Examination, Judged, ScoredSet, describe_detection, plot_detection
 from rnp_jax.pipeline.opening import open_images, open_model, open_trigger
 from rnp_jax.pipeline.run_log import RunLog
-from rnp_jax.report.detection import render_detection
+from rnp_jax.report.detection_page import render_detection
 from rnp_jax.types import Batch
 from tests.runs import CHECKPOINT
 
@@ -54,7 +54,7 @@ def describe(case, found, sign=SIGN, scored=None, calibration=None, doubt=None):
         ("strong", "likely backdoored", "Likely backdoored, label 4: nothing much (in-sample)", "bad"),
         ("weak", "suspicious", "Suspicious, label 4: nothing much (in-sample)", "warning"),
         ("clears", "likely clean", "Likely clean: nothing much (in-sample)", "ok"),
-        ("none", "no evidence", "No evidence of a backdoor in unlearning, which is no proof", "unknown"),
+        ("none", "no evidence", "No evidence of a backdoor (no proof", "unknown"),
     ],
 )
 def test_the_headline_is_the_verdict_s(case, found, strength, grade, headline, level):

@@ -1,4 +1,6 @@
 import os
+from collections import Counter
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -6,10 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rnp_jax.defenses import METHODS
+from rnp_jax.defenses.method import compute_anew
+from rnp_jax.defenses.pam import PamConfig
 from rnp_jax.errors import DiskFullError, Interrupted
 from rnp_jax.pipeline import keeping
 from rnp_jax.pipeline.keeping import digest_arrays, keep_stages
+from rnp_jax.pipeline.packing import pack
 from rnp_jax.pipeline.run_log import RunLog
+from tests.defenses import test_auto, test_nc
+from tests.inversion.planted import rows_data
 
 MINE = {"checkpoint": "a", "options": "b"}
 
@@ -154,3 +162,43 @@ def test_an_error_leaves_the_states(tmp_path):
 def test_digests_tell_arrays_apart(one, other):
     assert digest_arrays(one) != digest_arrays(other)
     assert digest_arrays((one, len, "text")) == digest_arrays((one, max, 3))
+
+
+PAM = PamConfig(test_nc.CONFIG.inversion, warp=test_nc.CONFIG.warp, rounds=2, epochs=1, batch_size=16)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "stages"),
+    [
+        ("nc", test_nc.CONFIG, {"invert": 5, "distil": 1}),
+        ("pam", PAM, {"invert": 7, "pam": 2}),
+        ("auto", test_auto.CONFIG, {"invert": 5, "distil": 1, "check": 2}),
+    ],
+)
+def test_each_search_and_each_distillation_is_a_stage_of_its_own(name, config, stages, tmp_path, monkeypatch):
+    """Interrupted after every stage, the outcome is the same to the bit as without any interruption."""
+    computed, stop = [], False
+
+    def compute(stage, call):
+        if stop and computed:
+            raise KeyboardInterrupt
+        computed.append(stage)
+        return compute_anew(stage, call)
+
+    def defend():
+        computed.clear()
+        given = (test_nc.NETWORK, test_nc.planted(), rows_data(), test_nc.KEY, config)
+        with keep_stages(tmp_path, MINE, RunLog(quiet=True)) as keep:
+            return pack(replace(METHODS[name](*given, holdout=test_nc.HELD, keep=keep), timing={}))
+
+    monkeypatch.setattr(keeping, "compute_anew", compute)
+    expected, whole, stop = defend(), tuple(computed), True
+    assert Counter(whole) == stages
+    for stage in whole[:-1]:
+        with pytest.raises(Interrupted):
+            defend()
+        assert computed == [stage]
+    outcome = defend()
+    assert outcome.form == expected.form
+    for found, wanted in zip(outcome.arrays, expected.arrays, strict=True):
+        np.testing.assert_array_equal(found, wanted)

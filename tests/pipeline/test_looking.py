@@ -1,6 +1,7 @@
 """What is looked at, and what a doubt of the network leaves of a verdict."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,13 +15,14 @@ from rnp_jax.pipeline import looking
 from rnp_jax.pipeline.detection_document import Examination, TriggerSearch
 from rnp_jax.pipeline.doubts import Doubt
 from rnp_jax.pipeline.judging import AT_CHANCE
-from rnp_jax.pipeline.looking import DetectionOptions, look
+from rnp_jax.pipeline.looking import DetectionOptions, Searched, look
 from rnp_jax.pipeline.opening import open_model
 from rnp_jax.pipeline.options import RunOptions
 from rnp_jax.pipeline.run_log import RunLog
 from tests.detection.test_calibration import fit, models
 
-SHOWN = TriggerSearch(None, np.zeros(10))  # pyright: ignore[reportArgumentType]
+TRIGGERS = SimpleNamespace(success=np.zeros(10))
+SHOWN = TriggerSearch(TRIGGERS, TRIGGERS.success)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +38,14 @@ def searched(monkeypatch) -> list:
     """The images searched on and measured on; the search itself finds label 3."""
     seen = []
 
-    def search(case, variables, data, key, holdout, signs):
+    def search(case, variables, data, holdout, key):
         seen.append((len(data.labels), len(holdout.labels)))
-        signs.append(Sign("search", "strong", (3,), "a small trigger", "Label 3 stands out."))
-        return SHOWN
+        return Searched(None, None, data, holdout, 0.0)
 
+    sign = Sign("search", "strong", (3,), "a small trigger", "Label 3 stands out.")
     monkeypatch.setattr(looking, "_search", search)
+    monkeypatch.setattr(looking, "judge_triggers", lambda *_: sign)
+    monkeypatch.setattr(looking, "as_recovered", lambda *_: TRIGGERS)
     return seen
 
 

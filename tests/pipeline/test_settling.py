@@ -60,6 +60,14 @@ def test_a_tie_asks_for_the_options_and_gives_every_figure():
     assert "90.0% (85.1% to 93.4%)" in lines[1]
 
 
+def test_normalisations_that_the_images_cannot_tell_apart_are_no_dead_end():
+    one, other = ((("normalization", name),) for name in ("imagenet", "cifar10_bb"))
+    with pytest.raises(ConfigError, match="Give --normalization; if you do not know it, take the first"):
+        settle_between({one: predict(180), other: predict(180)})
+    with pytest.raises(ConfigError, match=r"Give --architecture\. The"):
+        settle_between({A: predict(180), B: predict(180)})
+
+
 def test_nothing_is_taken_where_none_is_better_than_guessing():
     with pytest.raises(ConfigError, match=r"none of them is better than guessing \(10.0%\)"):
         settle_between({A: predict(0), B: predict(25)})

@@ -12,6 +12,16 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 from rnp_jax.report.ablation import Ablation, AblationCell
+from rnp_jax.report.detection import (
+    Detection,
+    LabelShare,
+    RecoveredLabel,
+    SamplePart,
+    SampleTruth,
+    SignPart,
+    StatisticPart,
+    TriggerPart,
+)
 from rnp_jax.report.samples import Samples
 from rnp_jax.report.schema import (
     AttackInfo,
@@ -236,6 +246,51 @@ def ablation(cells: list[AblationCell], result: Result) -> Ablation:
     return Ablation(
         created=result.created, versions=result.versions, device="cpu", config={"checkpoint": "runs/head.pt"},
         reference="CLP", cells=cells,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def detection() -> Detection:
+    rows = (
+        RecoveredLabel(label=0, name="zero", norm=3.5, index=float("inf"), reached=True, success=1.0,
+                       success_on_original=0.9, overlap=0.25),
+        RecoveredLabel(label=1, name="<b>one</b>", norm=40, index=-1, reached=False, success=0.1,
+                       success_on_original=0.1),
+    )  # fmt: skip
+    return Detection(
+        created=datetime(2026, 1, 2, tzinfo=UTC),
+        versions=Versions(rnp_jax="1", python="3", jax="0", jaxlib="0", flax="0", numpy="2"),
+        device="cpu",
+        precision="float32",
+        seed=0,
+        checkpoint=CheckpointInfo(
+            path="a/model.pt", sha256="0" * 64, container="zip", state_dict_key=None, architecture="resnet18", width=8,
+            num_classes=2, parameters=10, filters=4,
+        ),
+        data=DataInfo(name="digits", defense_images=200, holdout_images=0, test_images=0, mean=(0.0,), std=(1.0,)),
+        config={},
+        verdict=Verdict(headline="Likely backdoored", detail="A sharp peak. No small trigger.", level="bad"),
+        outcome="likely backdoored",
+        label=0,
+        signs=(
+            SignPart(look="labels", title="unlearning", strength="strong", labels=(0,), sentence="A sharp peak.",
+                     blind="clean-label attacks"),
+            SignPart(look="search", title="searches", strength="none", labels=(), sentence="No small trigger.",
+                     blind="faint triggers"),
+        ),
+        statistics=(
+            StatisticPart(
+                statistic="labels", outcome="backdoored", score=0.9, threshold=0.7, label=0, calibration="ten models"
+            ),
+        ),
+        shares=(LabelShare(label=0, name="zero", share=0.9), LabelShare(label=1, name="<b>one</b>", share=0.1)),
+        triggers=(TriggerPart(model="original", labels=rows, suspected=(0,)),),
+        samples=(
+            SamplePart(
+                score="loss", title="low loss", data="digits", samples=100, rule="the top", threshold=2.0,
+                suspicious=(7, 3), truth=SampleTruth(auroc=0.9, low=0.8, high=1.0, tpr=0.5, poisoned=10, clean=90),
+            ),
+        ),
     )  # fmt: skip
 
 

@@ -80,7 +80,8 @@ def test_equal_figures_give_equal_files(result: Result):
     assert not re.search(rb'font-family|<text|(href|src)="(?!#|data:)', first), "a figure needs no font and no network"
 
 
-def test_figures_are_made_without_pyplot_and_off_the_main_thread(result: Result, masks):
+def test_figures_are_made_without_pyplot_and_off_the_main_thread(result: Result, masks, monkeypatch):
+    monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)  # another test may have imported it
     made: list[set[str]] = []
     worker = threading.Thread(target=lambda: made.append(set(plot_figures(result, masks))))
     worker.start()

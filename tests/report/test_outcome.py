@@ -17,7 +17,12 @@ def make_row(acc=990, asr=0, ra=980, before=(995, 1000), **fields) -> SweepRow:
     [
         (make_row(), "removed", "ok"),
         (make_row(asr=80), "removed", "ok"),
-        (make_row(asr=90), "weakened", "warning"),  # its interval ends above 10 %
+        (make_row(asr=90), "too few images", "warning"),  # its interval ends above 10 %
+        (make_row(asr=110), "weakened", "warning"),
+        (make_row(asr=6, classes=100), "too few images", "warning"),  # above 1 %
+        (make_row(asr=3, classes=100), "removed", "ok"),
+        (make_row(asr=80, classes=2), "removed", "ok"),
+        (make_row(before=(995, 15), classes=100), "removed", "ok"),  # 1.5 % were more than chance there
         (make_row(asr=501), "still works", "bad"),
         (make_row(ra=700), "leads elsewhere", "warning"),
         (make_row(ra=None), "removed", "ok"),

@@ -55,6 +55,12 @@ def test_the_best_is_neither_the_one_that_sees_the_trigger_nor_one_that_leaves_i
     assert "best" not in cells[-1][1]
 
 
+def test_a_removed_backdoor_is_better_than_any_rating_of_one_that_is_not():
+    rows = [make_row(der=0.98), make_row(der=0.99, method="clp", ra=100)]
+    ((_, cells),) = cells_of(rows).items()
+    assert [text.split("|")[1:3] for _, text in cells[1:]] == [["leads elsewhere", "ASR\xa00.0%"], ["removed", "best"]]
+
+
 def test_a_cell_names_its_method_for_a_narrow_page():
     rows = [make_row(), make_row(attack="blend", method="clp")]
     shown = join(*show_outcomes(rows, make_matrix(rows)))
@@ -87,3 +93,4 @@ def test_the_headline_counts_the_backdoors_that_each_method_removed():
     assert say_removed(more) == (
         "m0 removes 1 of 1 backdoor and keeps ACC, m1 1 of 1, m2 1 of 1, m3 1 of 1; 2 further methods"
     )
+    assert say_removed(more[:5]).endswith("; 1 further method")
