@@ -9,7 +9,6 @@ tensor whose gradient is zero is not moved for g₂, where the release divides b
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +18,7 @@ import optax
 
 from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError
+from rnp_jax.traced import jit_settings
 from rnp_jax.training.epoch import Augment, batch_metrics, cross_entropy, run_epoch
 from rnp_jax.types import Apply, Batch, Progress, Tree, Variables
 
@@ -109,7 +109,7 @@ def _optimizer(config: ActiveTuneConfig) -> optax.GradientTransformation:
     return optax.sgd(config.learning_rate, momentum=config.momentum)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@jit_settings(3, static=1)
 def _run(
     apply: Apply,
     config: ActiveTuneConfig,

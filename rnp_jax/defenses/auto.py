@@ -7,10 +7,11 @@ filters of their own. Each is blind where the other sees.
    triggers. Searches with new random starts, and of patches of other sizes, then look at these labels again. If they
    still reach one more easily than an ordinary label, the outcome is dropped, and what they found is unlearned as well,
    in another round. The last round's outcome is dropped for good.
-2. If no label stands out, the smallest shift of the features to each label is looked at, which does not depend on a
-   trigger's form. If none stands out either, RNP exposes filters, and their number says whether a backdoor may live
-   there: if clean images can spare only a few, the network is left alone. Otherwise it is distilled under random
-   corruptions of the images, which take out what answers to faint patterns over the whole image. Nothing is pruned.
+2. If no label stands out, the network is distilled under random corruptions of the images, which take out what answers
+   to patterns over the whole image. Nothing is pruned. This outcome is kept if something speaks for a backdoor: the
+   smallest shift of the features to a label, which does not depend on a trigger's form, or the number of filters that
+   RNP exposes and clean images can spare. It is also kept, as a precaution, if it costs no accuracy on the held-out
+   images. Otherwise the network is left alone.
 3. If the outcomes of step 1 were dropped, RNP exposes filters, they are pruned past the budget, and the network is
    repaired (``repair``), under the triggers.
 
@@ -95,8 +96,8 @@ def run_auto(task: Task, config: AutoConfig) -> Defended:
       DataError: no images, or none outside a label's class.
       DefenseError: a loss became infinite or not a number, or the network has nothing to mask.
     """
-    search_key, distil_key, rnp_key, repair_key, check_key = jax.random.split(task.key, 5)
-    found, stamps = _search(task, config, search_key)
+    _, distil_key, rnp_key, repair_key, check_key = jax.random.split(task.key, 5)
+    found, stamps = _search(task, config)
     seen = "Features carry no trigger to search for." if found is None else found.rule
     whole = begin("original", task, RnpConfig())
     if found is not None and stamps is not None:
@@ -107,18 +108,11 @@ def run_auto(task: Task, config: AutoConfig) -> Defended:
                 f"that reaches these labels, and no trigger of less than {config.small:.0%} of the median size before."
             )
             return _explain(done, f"{seen} {how}")
-    elif found is not None and (shifted := _find_shifted(task, config)):
-        return _distil_blind(task, whole, f"{seen} {shifted}", config, repair_key)
-    exposed = run_rnp(replace(task, key=rnp_key), config.rnp)
-    enough = config.spare * sum(len(each) for each in exposed.values.values())
-    spared = f"Of the filters that RNP exposed, clean images can spare {exposed.choice.pruned}"
-    if stamps is None and exposed.choice.pruned < enough:
-        why = f"{spared}, fewer than {enough:.0f}: nothing speaks for a backdoor, and the network is unchanged."
-        task.warn(f"{seen} {why}")
-        return _explain(conclude(task, replace(whole, unchanged=True), task.variables), f"{seen} {why}")
-    if found is not None and stamps is None:
-        why = f"{spared}, {enough:.0f} or more: a backdoor may live there."
-        return _distil_blind(task, whole, f"{seen} {why}", config, repair_key)
+    elif found is not None:
+        return _distil_blind(task, whole, seen, config, rnp_key, repair_key)
+    exposed, spared, speaks = _expose(task, config, rnp_key)
+    if found is None and not speaks:
+        return _leave(task, whole, f"{seen} {spared}")
     done = repair(task, exposed, config.repair, repair_key, stamps=stamps)
     if found is not None:
         again = look_again(task, done.variables, found, config, check_key)
@@ -127,32 +121,64 @@ def run_auto(task: Task, config: AutoConfig) -> Defended:
     return _explain(done, f"{seen} {done.choice.rule[:1].upper()}{done.choice.rule[1:]}.")
 
 
-def _distil_blind(task: Task, whole: Defended, why: str, config: AutoConfig, key: jax.Array) -> Defended:
-    done = repair(task, whole, RepairConfig(distil=config.blind), key)
+def _expose(task: Task, config: AutoConfig, key: jax.Array) -> tuple[Defended, str, bool]:
+    """What RNP exposes, how many filters clean images can spare, and whether their number speaks for a backdoor."""
+    exposed = run_rnp(replace(task, key=key), config.rnp)
+    enough = config.spare * sum(len(each) for each in exposed.values.values())
+    speaks = exposed.choice.pruned >= enough
+    than = f"{enough:.0f} or more" if speaks else f"fewer than {enough:.0f}"
+    return exposed, f"Of the filters that RNP exposed, clean images can spare {exposed.choice.pruned}, {than}.", speaks
+
+
+def _leave(task: Task, whole: Defended, seen: str) -> Defended:
+    why = f"{seen} Nothing speaks for a backdoor, and the network is unchanged."
+    task.warn(why)
+    return _explain(conclude(task, replace(whole, unchanged=True), task.variables), why)
+
+
+def _distil_blind(
+    task: Task, whole: Defended, seen: str, config: AutoConfig, rnp_key: jax.Array, key: jax.Array
+) -> Defended:
+    """Distils under corruptions; the outcome is kept if something speaks for a backdoor or if it costs nothing."""
+    apart = replace(task, history={}, warnings=[])
+    done = repair(apart, whole, RepairConfig(distil=config.blind), key)
     how = "The network was distilled under random corruptions of the images, and no filter was pruned."
-    return _explain(done, f"{why} {how}")
+    lost = done.choice.holdout_acc_lost
+    why = _find_shifted(task, config)
+    if not why and lost is not None and lost.value <= 0:
+        why = "Nothing speaks for a backdoor. What follows is a precaution that costs no accuracy on held-out images."
+    elif not why:
+        _, why, speaks = _expose(task, config, rnp_key)
+        if not speaks:
+            return _leave(task, whole, f"{seen} {why}")
+    task.history.update(apart.history)
+    task.warnings.extend(apart.warnings)
+    return _explain(done, f"{seen} {why} {how}")
 
 
 def _find_shifted(task: Task, config: AutoConfig) -> str:
     """The labels whose feature shift stands out, in a sentence; nothing without such labels."""
-    with task.stage("shift"):
-        shifts = find_shifts(task.network, task.variables, task.data, config.shift)
+    shifts = task.do("shift", find_shifts, task.network, task.variables, task.data, config.shift)
     out = [f"{name_goal(label)} ({shifts.shares[label]:.2f})" for label in shifts.find_outliers(config.shift)]
     where = "The feature shift that leads to a label stands out, as a share of the median label's, for"
     return f"{where} {', '.join(out)}." if out else ""
 
 
-def _search(task: Task, config: AutoConfig, key: jax.Array) -> tuple[Recovered | None, Stamps | None]:
+def plan_search(config: AutoConfig, key: jax.Array) -> tuple[jax.Array, NcConfig]:
+    """The key and the settings of the search that automatic removal begins with, of all labels, given its own key."""
+    return jax.random.split(key, 5)[0], replace(config.nc, inversion=config.scan)
+
+
+def _search(task: Task, config: AutoConfig) -> tuple[Recovered | None, Stamps | None]:
     """What the searches found, and the triggers of the labels that stand out; None without images or such labels."""
     if np.asarray(task.data.images).dtype != np.uint8:
         return None, None
-    first = replace(config.nc, inversion=config.scan)
-    searched = {"holdout": task.holdout, "progress": task.progress}
-    with task.stage("invert"):
-        found = recover_triggers(task.network, task.variables, task.data, key, first, **searched)
-        if not found.labels:
-            return found, None
-        return found, gather_stamps(task.network, task.variables, task.data, key, config.nc, found, **searched)
+    key, first = plan_search(config, task.key)
+    searched = {"holdout": task.holdout, "progress": task.progress, "do": task.doing("invert")}
+    found = recover_triggers(task.network, task.variables, task.data, key, first, **searched)
+    if not found.labels:
+        return found, None
+    return found, gather_stamps(task.network, task.variables, task.data, key, config.nc, found, **searched)
 
 
 def _distil_away(
@@ -178,8 +204,8 @@ def _distil_away(
         again = look_again(task, done.variables, found, config, search_key)
         if not again.labels:
             return done, stamps
-        with task.stage("check"):
-            more = gather_stamps(task.network, done.variables, task.data, search_key, config.nc, again)
+        do = task.doing("check")
+        more = gather_stamps(task.network, done.variables, task.data, search_key, config.nc, again, do=do)
         stamps, against = stamps.join(more), again.rule
     task.warn(f"Distillation from the recovered triggers alone was dropped: {against}")
     return None, stamps
@@ -194,12 +220,12 @@ def look_again(task: Task, after: Variables, found: Recovered, config: AutoConfi
     searched = (task.network, after, task.data)
     first = replace(config.nc, inversion=config.scan)
     goals = tuple(found.masks.labels.tolist())
-    with task.stage("check"):
-        masks = search(*searched, key, first, found.labels, holdout=task.holdout, progress=task.progress)
-        patches = scan_patches(*searched, config.again, labels=goals, holdout=task.holdout)
-        warps = found.warps  # of which none stood out, or of those that did
-        if found.moved:
-            warps = find_warps(*searched, key, first.warp, labels=found.moved, holdout=task.holdout)
+    do = task.doing("check")
+    masks = do(search, *searched, key, first, found.labels, holdout=task.holdout, progress=task.progress)
+    patches = do(scan_patches, *searched, config.again, labels=goals, holdout=task.holdout)
+    warps = found.warps  # of which none stood out, or of those that did
+    if found.moved:
+        warps = do(find_warps, *searched, key, first.warp, labels=found.moved, holdout=task.holdout)
     small = {
         label: f"A new trigger of {size:.1f} pixels sends images to {name_goal(label)}; the median before was "
         f"{found.median:.1f}."
@@ -230,7 +256,8 @@ auto = Method(
     title="Auto",
     summary="search for triggers, distil the network away from them or from corruptions, prune where that fails",
     basis="Labels that a small trigger, a plain patch or a warp reaches are unlearned by distillation; where none "
-    "stands out, the network is distilled under random corruptions if something else speaks for a backdoor.",
+    "stands out, the network is distilled under random corruptions if something else speaks for a backdoor or if that "
+    "costs nothing.",
     run=run_auto,
     defaults=AutoConfig(),
     changes="both",

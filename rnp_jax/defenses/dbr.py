@@ -21,6 +21,7 @@ from rnp_jax.defenses.fitting import FitConfig, check_batches, check_set
 from rnp_jax.defenses.method import Method, Task
 from rnp_jax.defenses.result import NO_CANDIDATES, Choice, Defended
 from rnp_jax.descent import descend
+from rnp_jax.traced import jit_settings
 from rnp_jax.training.epoch import Augment, batch_metrics, cross_entropy, run_epoch
 from rnp_jax.training.loop import run_epochs
 from rnp_jax.training.supervised import TrainState
@@ -74,7 +75,7 @@ def relearn(
     return {**variables, "params": reached.params, "batch_stats": reached.batch_stats}, history
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@jit_settings(3)
 def _relearn_epoch(
     apply: Apply,
     config: FitConfig,

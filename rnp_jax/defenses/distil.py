@@ -24,7 +24,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
 from rnp_jax import masks
-from rnp_jax.defenses.corruptions import corrupt_some
+from rnp_jax.defenses.corruptions import corrupt_some, find_strengths
 from rnp_jax.defenses.phase import Phase, check_finite, run_phase
 from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.inversion.stamps import Stamps, scale
@@ -35,6 +35,7 @@ from rnp_jax.training.epoch import Augment
 from rnp_jax.types import Batch, Progress, Tree, Variables
 
 _RISE, _FIRST, _LAST = 0.3, 1 / 25, 1 / 25e4  # of the one-cycle schedule, in shares of its length and of its peak
+_STRENGTHS = 0x737472  # folded into the key
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class DistilConfig:
       stamped: share of the images that the student sees with a stamp, if stamps are given.
       shift: largest number of pixels by which a stamp is moved, in each direction.
       corrupted: share of the images that the student sees under a random corruption, on average.
+      keeps: share of the teacher's answers that a corruption must leave to be made stronger; see ``find_strengths``.
       shuffle: shuffle the images every epoch; False keeps the given order.
     """
 
@@ -65,6 +67,7 @@ class DistilConfig:
     stamped: float = 0.3
     shift: int = 2
     corrupted: float = 0.0
+    keeps: float = 0.85
     shuffle: bool = True
 
     def __post_init__(self):
@@ -72,8 +75,8 @@ class DistilConfig:
             raise ConfigError(
                 f"{self}: expected epochs >= 1, batch_size >= 2, and learning_rate, clip and temperature > 0"
             )
-        if not 0 <= self.stamped <= 1 or not 0 <= self.corrupted <= 1 or self.shift < 0:
-            raise ConfigError(f"{self}: expected stamped and corrupted in [0, 1] and shift >= 0")
+        if not all(0 <= share <= 1 for share in (self.stamped, self.corrupted, self.keeps)) or self.shift < 0:
+            raise ConfigError(f"{self}: expected stamped, corrupted and keeps in [0, 1] and shift >= 0")
 
 
 def distil(
@@ -114,7 +117,7 @@ def distil(
             "expected the same shape"
         )
     phase = start_distilling(network, config, augment)
-    fixed = {"masks": student["masks"], "teacher": teacher, "stamps": stamps}
+    fixed = hold_fixed(network, student, teacher, data, key, config, stamps)
     params, batch_stats, history, _ = run_phase(
         phase, student["params"], fixed, student["batch_stats"], data, key, progress
     )
@@ -122,11 +125,24 @@ def distil(
     return {**student, "params": params, "batch_stats": batch_stats}, history
 
 
-def start_distilling(network: Network, config: DistilConfig, augment: Augment | None = None) -> Phase:
-    """The phase of ``distil``, for those who run it themselves. Equal ones share compiled programs.
+def hold_fixed(
+    network: Network,
+    student: Variables,
+    teacher: Variables,
+    data: Batch,
+    key: jax.Array,
+    config: DistilConfig,
+    stamps: Stamps | None,
+) -> Tree:
+    """What ``start_distilling``'s phase is given beside the student's weights; for the arguments see ``distil``."""
+    strengths = None
+    if config.corrupted > 0:
+        strengths = find_strengths(network, teacher, data.images, jax.random.fold_in(key, _STRENGTHS), config.keeps)
+    return {"masks": student["masks"], "teacher": teacher, "stamps": stamps, "strengths": strengths}
 
-    Its fixed tree holds ``masks``, the ``teacher``'s variables and the ``stamps`` (None without any).
-    """
+
+def start_distilling(network: Network, config: DistilConfig, augment: Augment | None = None) -> Phase:
+    """The phase of ``distil``, for those who run it themselves; ``hold_fixed`` makes its fixed tree."""
     return _Distilling("distil", network, config.epochs, config.batch_size, config.shuffle, augment, config)
 
 
@@ -157,7 +173,7 @@ class _Distilling(Phase):
         if fixed["stamps"] is not None:
             seen = stamp_some(stamp_key, mixed, fixed["stamps"], self.config.stamped, self.config.shift)
         if not is_off(self.config.corrupted):
-            seen = corrupt_some(jax.random.fold_in(stamp_key, 1), seen, self.config.corrupted)
+            seen = corrupt_some(jax.random.fold_in(stamp_key, 1), seen, self.config.corrupted, fixed["strengths"])
         return batch._replace(images=Views(mixed, seen))
 
     def loss(self, trained: Tree, fixed: Tree, batch_stats: Tree, batch: Batch) -> tuple[jax.Array, tuple]:

@@ -13,7 +13,6 @@ output.
 """
 
 from dataclasses import dataclass, field
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +25,9 @@ from rnp_jax.defenses.scores import chooses_by_score, prune_by_site_scores
 from rnp_jax.defenses.thresholds import ThresholdConfig
 from rnp_jax.errors import ConfigError, DefenseError
 from rnp_jax.evaluation.predict import fit_batch_size, pad_rows
+from rnp_jax.fetching import fetch_late
 from rnp_jax.models import Network
+from rnp_jax.traced import jit_settings
 from rnp_jax.types import Variables
 
 
@@ -55,11 +56,11 @@ def read_peaks(
     """By site, the largest pre-activation of each channel over positions, of each image [N, H, W, C]."""
     size, variables = fit_batch_size(len(images), batch_size), jax.device_put(variables)
     chunks = [images[begin : begin + size] for begin in range(0, len(images), size)]
-    rows = [jax.device_get(_peaks(network, variables, pad_rows(chunk, size))) for chunk in chunks]
+    rows = list(fetch_late(_peaks(network, variables, jax.device_put(pad_rows(chunk, size))) for chunk in chunks))
     return {layer: np.concatenate([row[layer] for row in rows])[: len(images)] for layer in rows[0]}
 
 
-@partial(jax.jit, static_argnums=0)
+@jit_settings()
 def _peaks(network: Network, variables: Variables, images: jax.Array) -> dict[str, jax.Array]:
     given, answered = network.inputs(variables, images), network.activations(variables, images)
     found = {}

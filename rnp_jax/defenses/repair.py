@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import jax
 
 from rnp_jax.checks import check_number
-from rnp_jax.defenses.distil import DistilConfig, start_distilling
+from rnp_jax.defenses.distil import DistilConfig, hold_fixed, start_distilling
 from rnp_jax.defenses.method import Task
 from rnp_jax.defenses.result import Defended, prune
 from rnp_jax.defenses.tuning import conclude, tune
@@ -59,6 +59,6 @@ def repair(
         )
         choice = choice.model_copy(update={"rule": rule, "pruned": pruned})
     phase = start_distilling(task.network, config.distil, task.augment)
-    fixed = {"masks": variables["masks"], "teacher": task.variables, "stamps": stamps}
+    fixed = hold_fixed(task.network, variables, task.variables, task.data, key, config.distil, stamps)
     tuned = tune(task, phase, variables, fixed, key)
     return conclude(task, replace(begun, variables=tuned, choice=choice), tuned)

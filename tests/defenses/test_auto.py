@@ -66,7 +66,7 @@ def test_a_head_of_which_clean_images_can_spare_nothing_is_left_alone(features):
     (warning,) = found.warnings
     assert warning == found.choice.rule
     assert warning.startswith("Features carry no trigger to search for. Of the filters that RNP exposed")
-    assert warning.endswith("nothing speaks for a backdoor, and the network is unchanged.")
+    assert warning.endswith("Nothing speaks for a backdoor, and the network is unchanged.")
 
 
 def test_a_head_that_can_spare_filters_is_pruned_past_the_budget_and_repaired(features):
@@ -95,7 +95,7 @@ def test_a_network_of_which_nothing_stands_out_is_distilled_under_corruptions_if
     assert "The network was distilled under random corruptions of the images, and no filter was pruned." in (
         found.choice.rule
     )
-    assert list(found.timing) == ["invert", "shift", "unlearn", "recover", "rank", "choose", "distil"]
+    assert list(found.timing)[:3] == ["invert", "distil", "shift"]
     assert not jax.tree.all(jax.tree.map(np.array_equal, found.variables["params"], variables["params"]))
 
 
@@ -104,7 +104,21 @@ def test_a_label_that_stands_out_by_its_feature_shift_asks_for_corruptions_whate
     found = auto(MLP, MLP.init(KEY), rows_data(), KEY, config, holdout=HELD)
     assert (found.kind, found.unchanged) == ("weights", False)
     assert re.search(r"The feature shift .* stands out, .*, for label \d \(0\.\d\d\)", found.choice.rule)
-    assert list(found.timing) == ["invert", "shift", "distil"]
+    assert list(found.timing) == ["invert", "distil", "shift"]
+
+
+@pytest.mark.parametrize(("learning_rate", "kept"), [(1e-6, True), (1e3, False)])
+def test_where_nothing_speaks_for_a_backdoor_a_precaution_is_kept_if_it_costs_nothing(learning_rate: float, kept: bool):
+    variables = MLP.init(jax.random.key(1))
+    answers = np.asarray(MLP(variables, HELD.images)[0].argmax(-1), np.int32)
+    blind = replace(NOTHING.blind, learning_rate=learning_rate, clip=1e6)
+    config = replace(NOTHING, blind=blind, spare=1.0, shift=ShiftConfig(success=1.0, suspicious=1e9))
+    found = auto(MLP, variables, rows_data(), KEY, config, holdout=HELD._replace(labels=answers))
+    assert found.unchanged is not kept
+    assert ("What follows is a precaution that costs no accuracy on held-out images." in found.choice.rule) is kept
+    assert ("distil" in found.history) is kept
+    assert jax.tree.all(jax.tree.map(np.array_equal, found.variables["params"], variables["params"])) is not kept
+    assert (found.warnings == ()) is kept
 
 
 @pytest.fixture

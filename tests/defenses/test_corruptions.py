@@ -7,37 +7,43 @@ import pytest
 
 from rnp_jax.defenses.corruptions import (
     CORRUPTIONS,
+    STRENGTHS,
     add_wave,
     blend_with_noise,
+    change_colours,
     coarsen_colours,
     corrupt_some,
     cover_with_patch,
+    find_strengths,
     warp_smoothly,
 )
+from rnp_jax.models import Architecture, Network
 
 KEY = jax.random.key(3)
 GREY = jnp.full((32, 24, 3), 0.5)
+WEAK = jnp.ones(len(CORRUPTIONS))
 NOISE = jnp.asarray(np.random.default_rng(1).random((32, 24, 3), np.float32))
 
 
-def draw(corrupt, image: jax.Array, count: int = 40) -> np.ndarray:
-    return np.asarray(jax.vmap(lambda key: corrupt(key, image))(jax.random.split(KEY, count)))
+def draw(corrupt, image: jax.Array, count: int = 40, strength: float = 1.0) -> np.ndarray:
+    return np.asarray(jax.vmap(lambda key: corrupt(key, image, strength))(jax.random.split(KEY, count)))
 
 
 def test_a_share_of_the_images_is_corrupted_and_the_others_are_as_they_were():
     images = jnp.broadcast_to(NOISE, (300, *NOISE.shape))
-    found = np.asarray(corrupt_some(KEY, images, 0.5))
+    found = np.asarray(corrupt_some(KEY, images, 0.5, WEAK))
     touched = np.abs(found - np.asarray(images)).max((1, 2, 3)) > 0
     assert 0.4 < touched.mean() < 0.6
-    np.testing.assert_array_equal(corrupt_some(KEY, images, 0.0), images)
-    np.testing.assert_array_equal(found, corrupt_some(KEY, images, 0.5))
+    np.testing.assert_array_equal(corrupt_some(KEY, images, 0.0, WEAK), images)
+    np.testing.assert_array_equal(found, corrupt_some(KEY, images, 0.5, WEAK))
 
 
 @pytest.mark.parametrize("corrupt", CORRUPTIONS)
 @pytest.mark.parametrize("shape", [(32, 24, 3), (28, 28, 1), (8, 8, 3)])
-def test_images_stay_in_range_and_change_with_the_key(corrupt, shape: tuple[int, ...]):
+@pytest.mark.parametrize("strength", [STRENGTHS[0], STRENGTHS[-1]])
+def test_images_stay_in_range_and_change_with_the_key(corrupt, shape: tuple[int, ...], strength: float):
     image = jnp.asarray(np.random.default_rng(2).random(shape, np.float32))
-    found = draw(corrupt, image, 12)
+    found = draw(corrupt, image, 12, strength)
     assert found.shape == (12, *shape)
     assert (found >= 0).all()
     assert (found <= 1).all()
@@ -79,3 +85,32 @@ def test_a_patch_covers_a_small_rectangle():
 def test_a_blend_moves_every_pixel_by_at_most_its_weight():
     found = draw(blend_with_noise, GREY)
     assert np.abs(found - 0.5).max() <= 0.3 * 0.5 + 1e-6
+
+
+def test_new_colours_depend_on_the_old_ones_alone_and_grey_moves_within_bounds():
+    two = jnp.asarray(np.random.default_rng(4).random((2, 3), np.float32))
+    image = two[jnp.asarray([[0, 1, 0], [1, 1, 0]])]
+    for found in draw(change_colours, image, 6):
+        assert len(np.unique(found.reshape(-1, 3), axis=0)) == 2
+    moved = np.abs(draw(change_colours, GREY) - 0.5)
+    assert 0.1 < moved.max() <= 3 * 0.25 * 0.5 + 0.15 + 1e-6
+
+
+@pytest.mark.parametrize("corrupt", CORRUPTIONS)
+def test_a_stronger_corruption_changes_more(corrupt):
+    weak, strong = (np.abs(draw(corrupt, NOISE, strength=each) - np.asarray(NOISE)).mean() for each in (1.0, 4.0))
+    assert strong > 1.2 * weak
+
+
+def test_a_strength_is_the_largest_that_the_answers_bear():
+    network = Network(Architecture("mlp", 2, 0, (("0", 4), ("2", 2)), (16, 16, 3)))
+    images = np.random.default_rng(5).integers(0, 256, (40, 16, 16, 3), np.uint8)
+    stubborn = jax.tree.map(jnp.zeros_like, network.init(KEY))  # gives every image the same answer
+    np.testing.assert_array_equal(
+        find_strengths(network, stubborn, images, KEY, 1.0), np.full(len(CORRUPTIONS), STRENGTHS[-1])
+    )
+    nervous = network.init(jax.random.key(1))
+    found = find_strengths(network, nervous, images, KEY, 0.85)
+    np.testing.assert_array_equal(found, find_strengths(network, nervous, images, KEY, 0.85))
+    assert (found <= find_strengths(network, nervous, images, KEY, 0.6)).all()
+    assert (find_strengths(network, nervous, images, KEY, 1.1) == 1).all()

@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812 (everybody's name)
 from rnp_jax import masks
 from rnp_jax.checkpoints import from_state_dict, to_state_dict
 from rnp_jax.defenses import phase
+from rnp_jax.defenses.corruptions import CORRUPTIONS
 from rnp_jax.defenses.distil import DistilConfig, _Distilling, distil, divergence, mix, one_cycle, stamp_some
 from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.inversion.stamps import Stamps, stamp
@@ -151,7 +152,12 @@ def test_the_student_alone_sees_stamps():
 
 def test_the_student_alone_sees_corruptions():
     network, data = network_of("resnet18"), Batch(images_for("resnet18", 16), np.zeros(16, np.int32))
-    views = views_of(DistilConfig(batch_size=16, corrupted=1.0), network, data, {"stamps": None})
+    views = views_of(
+        DistilConfig(batch_size=16, corrupted=1.0),
+        network,
+        data,
+        {"stamps": None, "strengths": np.ones(len(CORRUPTIONS))},
+    )
     plain = views_of(DistilConfig(batch_size=16), network, data, {"stamps": None})
     np.testing.assert_array_equal(plain.teacher, views.teacher)
     assert (np.abs(views.student - views.teacher).max((1, 2, 3)) > 0).mean() > 0.8
@@ -241,7 +247,8 @@ def test_augmentation_comes_before_mixing(features):
         ({"batch_size": 1}, "batch_size >= 2"),
         ({"temperature": 0.0}, "temperature > 0"),
         ({"clip": 0.0}, "clip and temperature"),
-        ({"stamped": 1.1}, r"corrupted in"),
+        ({"stamped": 1.1}, r"corrupted and keeps in"),
+        ({"keeps": -0.1}, r"corrupted and keeps in"),
         ({"shift": -1}, "shift >= 0"),
     ],
 )

@@ -60,6 +60,13 @@ def test_without_progress_the_host_waits_for_one_call_only(monkeypatch):
     assert calls == [6]
 
 
+def test_an_epoch_is_reported_while_the_next_one_runs(monkeypatch):
+    events, run_until = [], phase._run_until
+    monkeypatch.setattr(phase, "_run_until", lambda *args: events.append(("run", int(args[-1]))) or run_until(*args))
+    run(Linear(), replace(CONFIG, max_epochs=3), progress=lambda *call: events.append(("told", call[1])))
+    assert events == [("run", 1), ("run", 2), ("told", 1), ("run", 3), ("told", 2), ("told", 3)]
+
+
 def test_a_loss_that_is_not_finite_stops():
     result = run(Linear(), replace(CONFIG, learning_rate=1e38))
     assert 1 <= len(result.history["loss"]) < 6
