@@ -117,6 +117,7 @@ def load_model(
     normalization: Normalization | str | None = None,
     placement: Placement | None = None,
     precision: Precision = "float32",
+    evaluation: Precision | None = None,
     key: str | None = None,
     prefix: str | None = None,
     architecture: str | None = None,
@@ -132,6 +133,7 @@ def load_model(
         what the file brings as tensors.
       placement: where filter masks act; by default where the architecture has some.
       precision: arithmetic of convolutions and products.
+      evaluation: the same where the network only predicts; by default ``precision``.
       key: where the state dict is in the file, if it holds several.
       prefix: what the names of the network's tensors begin with, if that is not found.
       architecture: its name, if it cannot be inferred.
@@ -159,7 +161,7 @@ def load_model(
             f"{path} has no card that says how its images were normalised, and a wrong normalisation silently "
             "ruins accuracy: give one, such as cifar10_rnp (the RNP release) or cifar10_bb (BackdoorBench)"
         )
-    network = Network(found, chosen.mean, chosen.std, found.place(placement), precision)
+    network = Network(found, chosen.mean, chosen.std, found.place(placement), precision, evaluation)
     tensors = Checked(state_dict.tensors, checkpoint.path)  # as they are read, which is once
     variables = from_state_dict(network, tensors)
     assumed = image_shape is None and stated_size(checkpoint) is None

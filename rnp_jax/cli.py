@@ -12,6 +12,7 @@ from typing import Any
 
 from rnp_jax.commands.table import COMMANDS, COMPILE_NOTHING, HAVE_NO_LOG, HOLD_NO_DEVICE, LISTINGS
 from rnp_jax.errors import ConfigError, RnpError
+from rnp_jax.gpu_flags import take_gpu_flags
 from rnp_jax.help_cache import keep_help, read_help
 from rnp_jax.log_style import LogStyle, log_in, take_style
 from rnp_jax.process import keep_traceback, prepare_process
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     style = LogStyle()
     try:
         prepare_process()
-        arguments, style = _take_style(take_threads(arguments))
+        arguments, style = _take_style(take_gpu_flags(take_threads(arguments)))
         with log_in(style):
             status = _dispatch(arguments, cached)
         sys.stdout.flush()
@@ -123,6 +124,7 @@ def usage() -> str:
         "Compiled programs are kept for later runs in ~/.cache/rnp_jax/programs, or in the folder that the variable\n"
         "RNP_JAX_CACHE_DIR of the environment names; --no-cache, or RNP_JAX_CACHE=off, goes without.\n"
         "--threads N computes with N processor threads; with 1, machines of a kind give the same bytes.\n"
+        "--gpu graphs launches whole loops of a GPU at once; --gpu deterministic repeats its results to the byte.\n"
         "--quiet shows only warnings and the outcome; --log-format json writes one JSON object a line, for scripts.\n"
     )
 

@@ -31,6 +31,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from rnp_jax.cache_folder import cache_folder, check_private, is_switched_on
 from rnp_jax.errors import ConfigError
 from rnp_jax.help_cache import forget_help
+from rnp_jax.image_cache import forget_images
 from rnp_jax.regular_file import open_regular
 
 SIZE_LIMIT = 5 * 2**30
@@ -112,9 +113,9 @@ def describe_cache() -> CacheState:
 
 
 def clear_cache() -> CacheState:
-    """Removes every cached program and help page, and leaves whatever else lies in the folder; follows no links.
+    """Removes every cached program, help page and decoded image, and leaves whatever else lies in the folder.
 
-    The folders stay, so that processes that are running go on to keep what they compile.
+    Links are not followed. The folders stay, so that processes that are running go on to keep what they compile.
 
     Returns:
       What was removed.
@@ -127,6 +128,7 @@ def clear_cache() -> CacheState:
     for path, _ in _files(state.folder):
         path.unlink(missing_ok=True)
     forget_help()
+    forget_images()
     return state
 
 

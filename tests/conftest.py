@@ -7,9 +7,9 @@ import jax
 import pytest
 
 from rnp_jax.compilation import enable_cache
-from tests.runs import attacked, defended, extracted, fails, head, small_victim, trained_anew
+from tests.runs import attacked, defended, extracted, fails, head, small_clean, small_victim, trained_anew
 
-__all__ = ["attacked", "defended", "extracted", "fails", "head", "small_victim", "trained_anew"]
+__all__ = ["attacked", "defended", "extracted", "fails", "head", "small_clean", "small_victim", "trained_anew"]
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -5,12 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import pytest
 
 from rnp_jax import masks
 from rnp_jax.attacks import BadNets, Goal
 from rnp_jax.card import CARD_SUFFIX, beside, write_card
-from rnp_jax.checkpoints import save_variables
+from rnp_jax.checkpoints import load_model, save_variables
 from rnp_jax.cli import main
 from rnp_jax.data import load
 from rnp_jax.evaluation.measure import measure_variants
@@ -19,7 +20,8 @@ from rnp_jax.pipeline.cards import describe_model
 from rnp_jax.pipeline.training_set import describe_attack
 from rnp_jax.report.schema import Result, read_result
 from rnp_jax.training.backdoor import PoisonConfig, train_backdoored
-from rnp_jax.training.supervised import TrainConfig
+from rnp_jax.training.supervised import TrainConfig, train
+from rnp_jax.types import Variables
 
 ROOT = Path(__file__).parents[1]
 CHECKPOINT = ROOT / "checkpoints" / "digits_badnets.pt"
@@ -150,6 +152,14 @@ def small_victim(tmp_path_factory) -> Path:
     )  # fmt: skip
     write_card(beside(path, CARD_SUFFIX), card)
     return path
+
+
+@pytest.fixture(scope="session")
+def small_clean(small_victim) -> tuple[Network, Variables]:
+    """A perceptron like the small victim that never saw its trigger."""
+    network, data = load_model(small_victim).network, load("digits", image_size=8)
+    config = TrainConfig(epochs=4, batch_size=64, learning_rate=0.05)
+    return network, train(network, network.init(jax.random.key(7)), data.batch, jax.random.key(8), config)[0]
 
 
 @pytest.fixture(scope="session")

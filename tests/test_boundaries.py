@@ -13,7 +13,18 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "rnp_jax"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-FOUNDATION = {"types", "errors", "atomic", "checks", "document", "regular_file", "untrusted_text", "npy", "traced"}
+FOUNDATION = {
+    "types",
+    "errors",
+    "atomic",
+    "checks",
+    "document",
+    "regular_file",
+    "untrusted_text",
+    "npy",
+    "traced",
+    "fetching",
+}
 LIBRARY = {"descent", "masks", "models", "attacks", "data", "training", "evaluation", "defenses"}
 MAY_IMPORT = {
     "types": set(),
@@ -24,6 +35,7 @@ MAY_IMPORT = {
     "plain_yaml": set(),
     "npy": set(),
     "traced": set(),
+    "fetching": set(),
     "npz": FOUNDATION | {"torch_io"},
     "untrusted_text": set(),
     "console": {"untrusted_text"},
@@ -31,19 +43,22 @@ MAY_IMPORT = {
     "source_version": FOUNDATION,
     "cache_folder": FOUNDATION,
     "help_cache": FOUNDATION | {"cache_folder", "source_version"},
-    "compilation": FOUNDATION | {"cache_folder", "help_cache"},
+    "image_cache": FOUNDATION | {"cache_folder"},
+    "compilation": FOUNDATION | {"cache_folder", "help_cache", "image_cache"},
     "descent": FOUNDATION,
     "masks": FOUNDATION,
     "torch_io": FOUNDATION,
     "models": FOUNDATION | {"masks"},
     "attacks": FOUNDATION | {"descent", "masks", "models", "data", "npz"},
-    "data": FOUNDATION | {"masks", "torch_io", "npz"},
+    "data": FOUNDATION | {"masks", "torch_io", "npz", "image_cache"},
     "training": FOUNDATION | {"descent", "masks", "models", "attacks", "data"},
     "evaluation": FOUNDATION | LIBRARY - {"evaluation", "defenses"},
     "inversion": FOUNDATION | {"descent", "masks", "models", "training", "evaluation"},
     "defenses": FOUNDATION | LIBRARY - {"defenses", "data"} | {"inversion"},
+    "adaptive": FOUNDATION | LIBRARY - {"data", "evaluation"},
     "detection": FOUNDATION | {"descent", "masks", "models", "training", "evaluation", "inversion", "defenses"},
-    "report": FOUNDATION | LIBRARY,
+    "reactivation": FOUNDATION | LIBRARY | {"inversion"},
+    "report": FOUNDATION | LIBRARY | {"reactivation"},
     "card": FOUNDATION,
     "store": FOUNDATION,
     "normaliser": FOUNDATION | {"data", "torch_io", "card"},
@@ -65,6 +80,7 @@ MAY_IMPORT = {
         "config",
         "inversion",
         "detection",
+        "reactivation",
         "threads",
         "normaliser",
         "source_version",
@@ -73,16 +89,17 @@ MAY_IMPORT = {
     "sweep": FOUNDATION
     | LIBRARY
     | {"report", "torch_io", "checkpoints", "recognition", "card", "config", "pipeline"}
-    | {"compilation", "source_version", "threads"},
+    | {"compilation", "gpu_flags", "source_version", "threads"},
     "commands": FOUNDATION
     | LIBRARY
     | {"console", "torch_io", "report", "checkpoints", "extractors", "card", "store", "config"}
-    | {"normaliser", "recognition"}
+    | {"normaliser", "recognition", "adaptive"}
     | {"compilation", "cache_folder", "pipeline", "sweep", "inversion", "detection"},
     "threads": {"checks", "errors"},
+    "gpu_flags": {"checks", "errors"},
     "log_style": {"checks", "errors"},
     "process": FOUNDATION | {"source_version"},
-    "cli": FOUNDATION | {"commands", "compilation", "help_cache", "log_style", "process", "threads"},
+    "cli": FOUNDATION | {"commands", "compilation", "gpu_flags", "help_cache", "log_style", "process", "threads"},
     "__init__": FOUNDATION
     | LIBRARY
     | {"inversion", "detection", "torch_io", "report", "checkpoints", "extractors", "card", "store", "config"},

@@ -281,6 +281,27 @@ def test_presets_that_cannot_be_used(arguments, message, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rnp: {passes: 2}", r"settings of rnp .* \(auto\) do not read them: give --method rnp, or --method auto to"),
+        ("{nad: {epochs: 2}, rnp: {}}", r"settings of nad, rnp .* give --method nad or rnp, or --method auto"),
+    ],
+)
+def test_settings_that_no_method_would_read_are_no_guess(text, message, tmp_path):
+    (tmp_path / "preset.yaml").write_text(text)
+    given = ["a.pt", "--config", str(tmp_path / "preset.yaml")]
+    with pytest.raises(ConfigError, match=message):
+        parse("defend", given)
+    assert parse("defend", [*given, "--method", "auto"])[1].methods[0].name == "auto"
+    assert parse("check", given)[1].methods[0].name == "auto"  # takes no other
+
+
+def test_settings_of_a_method_that_runs_by_default_name_it(tmp_path):
+    (tmp_path / "preset.yaml").write_text("{rnp: {passes: 2}, auto: {rounds: 3}}")
+    assert parse("defend", ["a.pt", "--config", str(tmp_path / "preset.yaml")])[1].auto.rounds == 3
+
+
+@pytest.mark.parametrize(
     ("name", "arguments", "methods"),
     [
         ("defend", ["--method", "clp"], ["clp"]),

@@ -11,6 +11,7 @@ from rnp_jax.checkpoints import Model, load_model
 from rnp_jax.extractors.extractor import Extractor, Provenance
 from rnp_jax.extractors.preprocessing import Geometry
 from rnp_jax.models import Network
+from rnp_jax.traced import jit_settings
 from rnp_jax.types import Variables
 
 
@@ -41,7 +42,7 @@ def from_network(name: str, network: Network, variables: Variables, provenance: 
     return Extractor(name, dim, geometry.image_shape, provenance, compute)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@jit_settings(1, static=1)
 def network_features(network: Network, geometry: Geometry, variables: Variables, images: jax.Array) -> jax.Array:
     """Features [B, D] of uint8 images of any size."""
     return network.features(variables, geometry(images))[0]

@@ -58,7 +58,7 @@ def test_options_are_named_as_on_the_command_line():
     ]
 
 
-COMMON = {"--help", "--config", "--list", "--threads", "--quiet", "--log-format", "--no-cache"}
+COMMON = {"--help", "--config", "--list", "--threads", "--gpu", "--quiet", "--log-format", "--no-cache"}
 """What stands on the page above the commands, or is no option of theirs."""
 
 

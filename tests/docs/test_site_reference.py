@@ -1,10 +1,12 @@
 """The reference names everything that the code has, once."""
 
 import re
+from dataclasses import fields
 from importlib import import_module
 
 import pytest
 
+from rnp_jax.adaptive import AdaptiveOptions
 from rnp_jax.attacks import ATTACKS
 from rnp_jax.commands.table import COMMANDS
 from rnp_jax.defenses import METHODS
@@ -20,7 +22,14 @@ def test_every_command_method_and_attack_has_its_part():
     assert heads("attacks") == [f"{kind.title} {{#{name}}}" for name, kind in sorted(ATTACKS.items())]
 
 
-@pytest.mark.parametrize("part", ["options", "methods", "attacks"])
+def test_every_adaptive_training_has_its_part_and_its_settings():
+    text = import_module("site_reference").GENERATED["adaptive"]()
+    found = re.findall(r"^### (\w+) \{#adaptive-\1\}$", text, re.MULTILINE)
+    assert found == [each.name for each in fields(AdaptiveOptions) if each.name != "method"]
+    assert "`--adaptive.unlearn-aware.hides`" in text
+
+
+@pytest.mark.parametrize("part", ["options", "methods", "attacks", "adaptive"])
 def test_tables_have_as_many_cells_in_every_row(part: str):
     text = import_module("site_reference").GENERATED[part]()
     for table in re.findall(r"(?:^\|.*\|$\n?)+", text, re.MULTILINE):

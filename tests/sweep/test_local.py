@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rnp_jax.errors import SweepError
-from rnp_jax.sweep import faults
+from rnp_jax.sweep import faults, local
 from rnp_jax.sweep.items import write_plan
 from rnp_jax.sweep.ledger import Ledger
 from rnp_jax.sweep.local import device_environment, find_devices, run_local
@@ -91,6 +91,23 @@ def test_one_device_of_several():
     assert device_environment("cpu", 3) == {}
     assert device_environment("gpu", 1)["CUDA_VISIBLE_DEVICES"] == "1"
     assert device_environment("tpu", 2)["TPU_VISIBLE_CHIPS"] == "2"
+
+
+@pytest.mark.parametrize(("workers", "shares"), [(2, [None, None]), (4, ["0.450"] * 4)])
+def test_workers_on_one_gpu_share_its_memory(workers, shares, tmp_path, monkeypatch):
+    """Two GPUs, and one worker on each or two."""
+    monkeypatch.setattr(local, "find_devices", lambda: ("gpu", 2))
+    given = []
+
+    def note(*arguments):
+        given.extend(arguments[4])
+        raise KeyError
+
+    monkeypatch.setattr(local, "_Crew", note)
+    with pytest.raises(KeyError):
+        run_local(Ledger(tmp_path), planned(tmp_path, *"abcd"), COMMAND, workers, lambda: None, {})
+    assert [each.get("XLA_PYTHON_CLIENT_MEM_FRACTION") for each in given] == shares
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in given] == [str(i % 2) for i in range(workers)]
 
 
 def test_no_process_runs_what_lies_in_the_current_folder(tmp_path, monkeypatch):
