@@ -116,7 +116,7 @@ def _dispatch(arguments: list[str], cached: bool) -> int:
 
 def usage() -> str:
     """The overview that ``rnp-jax --help`` prints."""
-    lines = "\n".join(f"  {name:9} {what}" for name, (_, what) in COMMANDS.items())
+    lines = "\n".join(f"  {name:10} {what}" for name, (_, what) in COMMANDS.items())
     return (
         "usage: rnp-jax COMMAND [options]   (rnp-jax COMMAND --help lists them)\n\n"
         f"{lines}\n\n"
