@@ -35,6 +35,18 @@ def is_switched_on() -> bool:
     return value == "on"
 
 
+def make_private(folder: Path) -> None:
+    """Makes a folder in the cache's, where there is none, for the user alone.
+
+    Raises:
+      ConfigError: it or the folder that it is in may be written to by somebody else.
+      OSError: it cannot be made.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    check_private(folder.parent)
+    check_private(folder)
+
+
 def check_private(folder: Path) -> None:
     """Refuses a folder through which anybody else could plant a program."""
     found = folder.lstat()

@@ -2,9 +2,10 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from os import PathLike
+from typing import TypeVar
 
 from rnp_jax.errors import ConfigError
 
@@ -20,6 +21,8 @@ MOST_STEPS = 1_000_000
 _MOST_CHANNELS = 2**18  # of features, which are images of one pixel
 _MOST_VALUES = 2**26
 _LONGEST = 200
+
+Found = TypeVar("Found")
 
 
 def check_number(name: str, value: float, low: float, high: float = math.inf, *, integer: bool = False) -> None:
@@ -68,6 +71,17 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """
     if value not in choices:
         raise ConfigError(f"{name} is {_show(value)}, expected one of {', '.join(choices)}")
+
+
+def find_named(option: str, what: str, known: Mapping[str, Found], name: str) -> Found:
+    """The record of this name in a table of them, which an option chooses from.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    if name not in known:
+        raise ConfigError(f"{option} {name}: there is no such {what}; choose among {', '.join(known)}")
+    return known[name]
 
 
 def check_path(name: str, path: str | PathLike[str]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rnp_jax.atomic import write_atomic
-from rnp_jax.cache_folder import cache_folder, check_private, is_switched_on
+from rnp_jax.cache_folder import cache_folder, check_private, is_switched_on, make_private
 from rnp_jax.errors import ConfigError, DiskFullError
 from rnp_jax.regular_file import MIB, read_regular
 from rnp_jax.source_version import code_version
@@ -32,9 +32,7 @@ def keep_help(arguments: Sequence[str], page: str) -> None:
     if path is None:
         return
     with contextlib.suppress(OSError, ConfigError, DiskFullError):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        check_private(path.parent.parent)
-        check_private(path.parent)
+        make_private(path.parent)
         for other in path.parent.parent.iterdir():
             if other != path.parent and len(other.name) == len(path.parent.name):
                 shutil.rmtree(other)

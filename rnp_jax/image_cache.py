@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rnp_jax.atomic import open_atomic, remove_drafts, write_atomic
-from rnp_jax.cache_folder import cache_folder, check_private, is_switched_on
+from rnp_jax.cache_folder import cache_folder, check_private, is_switched_on, make_private
 from rnp_jax.errors import ConfigError, DiskFullError
 from rnp_jax.regular_file import MIB, read_regular
 
@@ -76,9 +76,7 @@ def keep_images(name: str, images: np.ndarray, labels: np.ndarray, facts: Mappin
         folder = _folder()
         if folder is None or len(images) < LEAST or images.nbytes > MOST_BYTES:
             return
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        check_private(folder.parent)
-        check_private(folder)
+        make_private(folder)
         remove_drafts(folder)
         _make_room(folder, images.nbytes + labels.nbytes)
         for part, array in (("images", images), ("labels", labels)):

@@ -20,6 +20,7 @@ from rnp_jax.checks import check_number
 from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Network
+from rnp_jax.models.layers import multiply
 from rnp_jax.traced import is_off
 from rnp_jax.training.adaptation import Adaptation, Course, check_marks
 from rnp_jax.training.epoch import batch_metrics, cross_entropy
@@ -91,7 +92,7 @@ class _Hiding:
             variables = {"params": params, "batch_stats": moment.batch_stats, "masks": moment.masks}
             features, moved = self.network.features(variables, batch.images, train=True)
             head = params[self.network.head]
-            logits = features @ head["kernel"]
+            logits = multiply(features, head["kernel"], self.network.precision).astype(jnp.float32)
             logits = logits + head["bias"][None] if "bias" in head else logits
             told = discriminate(discriminator, features, batch.marks)
             metrics = {**batch_metrics(logits, batch.labels), "discriminator": told * batch.labels.shape[0]}
@@ -124,9 +125,9 @@ def discriminate(discriminator: Tree, features: Float[Array, "B D"], marks: Bool
     *hidden, last = (discriminator[name] for name in sorted(discriminator))
     x = features
     for layer in hidden:
-        x = x @ layer["kernel"]
+        x = multiply(x, layer["kernel"], "float32")
         x = (x - x.mean(0, keepdims=True)) / jnp.sqrt(x.var(0, keepdims=True) + _EPS)
         x = x * layer["scale"][None] + layer["bias"][None]
         x = jnp.where(x > 0, x, _SLOPE * x)
-    logits = (x @ last["kernel"] + last["bias"][None])[:, 0]
+    logits = (multiply(x, last["kernel"], "float32") + last["bias"][None])[:, 0]
     return optax.sigmoid_binary_cross_entropy(logits, marks.astype(jnp.float32)).mean()

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from rnp_jax.attacks.base import ImageShape, check_images, quantise
 from rnp_jax.attacks.goal import Goal
 from rnp_jax.attacks.means import Means
+from rnp_jax.checks import check_image_shape
 from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.types import Progress
 
@@ -49,6 +51,24 @@ def round_within(delta: Float[Array, "*shape"], epsilon: float) -> Float[Array, 
     """A perturbation in grey levels as the nearest whole ones that keep to ±epsilon: 8-bit images take it exactly."""
     most = math.floor(epsilon)
     return jnp.clip(jnp.round(delta), -most, most)
+
+
+def draw_signs(image_shape: ImageShape, epsilon: float) -> Float[np.ndarray, "H W C"]:
+    """A perturbation of ±epsilon in whole grey levels, each sign at random."""
+    signs = 2.0 * np.random.default_rng(0).integers(0, 2, check_image_shape(image_shape)) - 1
+    return (np.floor(epsilon) * signs).astype(np.float32)
+
+
+def add_delta(
+    images: UInt8[Array, "B H W C"], delta: Float[np.ndarray, "H W C"], scale: float = 1.0
+) -> UInt8[Array, "B H W C"]:
+    """Every image plus ``scale`` times the perturbation, as 8-bit levels.
+
+    Raises:
+      DataError: images of another size than the perturbation's.
+    """
+    check_images(images, delta.shape)
+    return quantise(images.astype(jnp.float32) + scale * jnp.asarray(delta)[None])
 
 
 def craft_in_chunks(

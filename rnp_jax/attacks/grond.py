@@ -13,10 +13,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, UInt8
 
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_images, quantise
-from rnp_jax.attacks.crafting import check_one_target, round_within
+from rnp_jax.attacks.base import Attack, ImageShape, Params
+from rnp_jax.attacks.crafting import add_delta, check_one_target, draw_signs, round_within
 from rnp_jax.attacks.means import Means
-from rnp_jax.checks import MOST_STEPS, check_image_shape, check_number
+from rnp_jax.checks import MOST_STEPS, check_number
 from rnp_jax.traced import jit_settings
 from rnp_jax.types import Apply, Variables
 
@@ -59,8 +59,7 @@ class Grond(Attack):
 
     def init(self, image_shape: ImageShape) -> Params:
         """``delta`` float32 [H, W, C] in whole grey levels; until ``fit``, ±ε at random."""
-        signs = 2.0 * np.random.default_rng(0).integers(0, 2, check_image_shape(image_shape)) - 1
-        return {"delta": (np.floor(self.epsilon) * signs).astype(np.float32)}
+        return {"delta": draw_signs(image_shape, self.epsilon)}
 
     def fit(self, params: Params, means: Means) -> Params:
         """Learn δ from clean training images and a clean model of the victim's architecture.
@@ -80,8 +79,7 @@ class Grond(Attack):
     def trigger(self, params: Params, images: UInt8[Array, "B H W C"], key: jax.Array) -> UInt8[Array, "B H W C"]:
         """Add δ to every image."""
         del key
-        check_images(images, params["delta"].shape)
-        return quantise(images.astype(jnp.float32) + jnp.asarray(params["delta"])[None])
+        return add_delta(images, params["delta"])
 
 
 class _State(NamedTuple):

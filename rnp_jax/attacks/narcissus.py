@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, UInt8
 
-from rnp_jax.attacks.base import Attack, ImageShape, Params, check_images, quantise
-from rnp_jax.attacks.crafting import check_one_target, round_within, split_by_target
+from rnp_jax.attacks.base import Attack, ImageShape, Params
+from rnp_jax.attacks.crafting import add_delta, check_one_target, draw_signs, round_within, split_by_target
 from rnp_jax.attacks.means import Means
-from rnp_jax.checks import MOST_STEPS, check_image_shape, check_number
+from rnp_jax.checks import MOST_STEPS, check_number
 from rnp_jax.descent import descend
 from rnp_jax.types import Apply, Variables
 
@@ -63,8 +63,7 @@ class Narcissus(Attack):
 
     def init(self, image_shape: ImageShape) -> Params:
         """``delta`` float32 [H, W, C] in whole grey levels; until ``fit``, ±ε at random."""
-        signs = 2.0 * np.random.default_rng(0).integers(0, 2, check_image_shape(image_shape)) - 1
-        return {"delta": (np.floor(self.epsilon) * signs).astype(np.float32)}
+        return {"delta": draw_signs(image_shape, self.epsilon)}
 
     def fit(self, params: Params, means: Means) -> Params:
         """Learn δ from the target's training images and a clean model of the victim's architecture.
@@ -88,17 +87,12 @@ class Narcissus(Attack):
     def trigger(self, params: Params, images: UInt8[Array, "B H W C"], key: jax.Array) -> UInt8[Array, "B H W C"]:
         """Add δ, magnified, to every image."""
         del key
-        return _add(images, params["delta"], self.scale)
+        return add_delta(images, params["delta"], self.scale)
 
     def implant(self, params: Params, images: UInt8[Array, "B H W C"], key: jax.Array) -> UInt8[Array, "B H W C"]:
         """Add δ as it is."""
         del key
-        return _add(images, params["delta"], 1.0)
-
-
-def _add(images: UInt8[Array, "B H W C"], delta: Float[np.ndarray, "H W C"], scale: float) -> UInt8[Array, "B H W C"]:
-    check_images(images, delta.shape)
-    return quantise(images.astype(jnp.float32) + scale * jnp.asarray(delta)[None])
+        return add_delta(images, params["delta"])
 
 
 class _State(NamedTuple):

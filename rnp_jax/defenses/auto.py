@@ -144,10 +144,11 @@ def _distil_blind(
     done = repair(apart, whole, RepairConfig(distil=config.blind), key)
     how = "The network was distilled under random corruptions of the images, and no filter was pruned."
     lost = done.choice.holdout_acc_lost
-    why = _find_shifted(task, config)
-    if not why and lost is not None and lost.value <= 0:
+    if shifted := _find_shifted(task, config):
+        why = shifted
+    elif lost is not None and lost.value <= 0:
         why = "Nothing speaks for a backdoor. What follows is a precaution that costs no accuracy on held-out images."
-    elif not why:
+    else:
         _, why, speaks = _expose(task, config, rnp_key)
         if not speaks:
             return _leave(task, whole, f"{seen} {why}")

@@ -29,12 +29,11 @@ from rnp_jax.defenses.fitting import FitConfig, Fitting, check_batches, fit, sta
 from rnp_jax.defenses.method import Task
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Network
+from rnp_jax.models.layers import multiply
 from rnp_jax.training.epoch import Augment, batch_metrics
 from rnp_jax.training.extended import extract
 from rnp_jax.training.turns import Turns
 from rnp_jax.types import Batch, Tree, Variables
-
-_EXACT = jax.lax.Precision.HIGHEST
 
 _CHUNK = 1024  # images that are turned together
 
@@ -91,9 +90,9 @@ def centre_similarity(features: Float[Array, "B D"], labels: Int[Array, "B"], nu
     """
     members = jax.nn.one_hot(labels, num_classes)
     counts = members.sum(0)
-    centres = jnp.dot(members.T, features, precision=_EXACT) / jnp.maximum(counts, 1)[:, None]
+    centres = multiply(members.T, features, "float32") / jnp.maximum(counts, 1)[:, None]
     norms = jnp.sqrt(jnp.maximum(jnp.square(centres).sum(-1, keepdims=True), 1e-24))
-    similarity = jnp.dot(centres / norms, (centres / norms).T, precision=_EXACT)
+    similarity = multiply(centres / norms, (centres / norms).T, "float32")
     present = counts > 0
     pairs = present[:, None] & present[None] & ~jnp.eye(num_classes, dtype=bool)
     return jnp.where(pairs, similarity, 0).sum() / jnp.square(present.astype(jnp.float32).sum())
@@ -107,7 +106,7 @@ class _Spreading(Fitting):
         variables = {"params": trained, "batch_stats": batch_stats, "masks": fixed["masks"]}
         features, moved = self.network.features(variables, batch.images, train=True)
         head = jax.lax.stop_gradient(trained[self.network.head])
-        logits = jnp.dot(jax.lax.stop_gradient(features), head["kernel"], precision=_EXACT)
+        logits = multiply(jax.lax.stop_gradient(features), head["kernel"], "float32")
         logits = logits + head["bias"][None] if "bias" in head else logits
         similarity = centre_similarity(features, batch.labels, self.network.architecture.num_classes)
         return similarity, (moved, batch_metrics(logits, batch.labels))

@@ -3,9 +3,9 @@
 A network that learns to answer a corrupted image as it answers the image itself loses its sensitivity to patterns over
 the whole image, and with it backdoors that answer to one of their kind, without any search. Each corruption is drawn
 from a wide family at random. The families are those of published triggers in the broadest sense, and none is fitted to
-one. Each has a strength, 1 or more, of which networks bear different ones: a wave that changes a
-third of the answers on photographs changes none on handwritten digits (``find_strengths``). Not in a paper;
-``docs/removal.md`` says what they do to which backdoors.
+one. Each has a strength, 1 or more, of which networks bear different ones: a wave that changes a third of the answers
+on photographs changes none on handwritten digits (``find_strengths``). Not in a paper; ``docs/removal.md`` says what
+they do to which backdoors.
 """
 
 from collections.abc import Callable

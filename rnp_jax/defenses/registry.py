@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from rnp_jax.checks import find_named
 from rnp_jax.defenses.abl import abl
 from rnp_jax.defenses.anp import anp
 from rnp_jax.defenses.auto import auto
@@ -33,7 +34,6 @@ from rnp_jax.defenses.sau import sau
 from rnp_jax.defenses.tsbd import tsbd
 from rnp_jax.defenses.ulrl import ulrl
 from rnp_jax.defenses.unit import unit
-from rnp_jax.errors import ConfigError
 
 _RECORDS = (
     none,
@@ -78,9 +78,7 @@ def find_method(name: str) -> Method:
     Raises:
       ConfigError: there is none.
     """
-    if name not in METHODS:
-        raise ConfigError(f"--method {name}: there is no such method; choose among {', '.join(METHODS)}")
-    return METHODS[name]
+    return find_named("--method", "method", METHODS, name)
 
 
 def title(name: str) -> str:

@@ -1,7 +1,6 @@
 """The whole way with one checkpoint: inspect, detect, defend, prove, report. One model, the same images throughout."""
 
 import json
-import time
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,6 @@ from rnp_jax.atomic import expect_room
 from rnp_jax.config import to_plain, write_yaml
 from rnp_jax.defenses.auto import plan_search
 from rnp_jax.defenses.method import Keep, compute_anew, do_by
-from rnp_jax.defenses.searches import recover_triggers
 from rnp_jax.document import to_json
 from rnp_jax.errors import ConfigError
 from rnp_jax.evaluation.measure import Measured
@@ -28,7 +26,7 @@ from rnp_jax.pipeline.doubts import find_doubt
 from rnp_jax.pipeline.evidence import search_before_and_after
 from rnp_jax.pipeline.holding import hold_new
 from rnp_jax.pipeline.keeping import identify, keep_stages
-from rnp_jax.pipeline.looking import Searched
+from rnp_jax.pipeline.looking import Searched, search_labels
 from rnp_jax.pipeline.measuring import measure, measure_before, run_method
 from rnp_jax.pipeline.opening import Suspect, draw_evenly, open_images
 from rnp_jax.pipeline.request import Request
@@ -173,13 +171,8 @@ def _search(case: Case, request: Request, log: RunLog, keep: Keep) -> Searched:
     """The search that the defense begins with, made before it, so that the examination can go by it as well."""
     key, config = plan_search(request.settings, jax.random.key(request.options.seed))
     variables = masks.bake(case.model.variables, case.network.placement)  # as a method sees them
-    holdout = case.data if case.holdout is None else case.holdout
-    log.say("searching for triggers of every label")
-    began = time.perf_counter()
-    with log.stage("search"), log.epochs() as bars:
-        given = {"holdout": case.holdout, "progress": bars, "do": do_by(keep, "invert")}
-        found = recover_triggers(case.network, variables, case.data, key, config, **given)
-    return Searched(found, config, case.data, holdout, time.perf_counter() - began)
+    do = do_by(keep, "invert")
+    return search_labels(log, case.network, variables, case.data, key, config, holdout=case.holdout, do=do)
 
 
 def _examine(

@@ -12,6 +12,7 @@ import tyro
 from rnp_jax import masks
 from rnp_jax.config import DATA, check_seed
 from rnp_jax.data import holdout_split
+from rnp_jax.defenses.method import Do, just_do
 from rnp_jax.defenses.searches import Recovered, SearchConfig
 from rnp_jax.defenses.unlearn import UnlearnConfig
 from rnp_jax.detection.calibration import Calibration, Statistic, find_bundled, plain_settings
@@ -33,9 +34,11 @@ from rnp_jax.errors import ConfigError
 from rnp_jax.evaluation.measure import measure_variants
 from rnp_jax.inversion.mask_search import TriggerConfig
 from rnp_jax.inversion.stamps import measure_stamps
+from rnp_jax.models import Network
 from rnp_jax.pipeline.detection_document import Examination, Judged, TriggerSearch
 from rnp_jax.pipeline.doubts import Doubt, find_doubt
 from rnp_jax.pipeline.judging import AT_CHANCE, IN_DOUBT
+from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.types import Batch, Variables
 
 ENOUGH = 20
@@ -190,18 +193,30 @@ def _look_for_own(
             signs.append(look_at_shift(network, variables, data))
     if "search" not in looks:
         return None
-    made = searched or _search(case, variables, data, holdout, jax.random.key(options.seed))
+    key, config = jax.random.key(options.seed), auto_search()
+    made = searched or search_labels(log, network, variables, data, key, config, holdout=holdout)
     signs.append(judge_triggers(made.found, made.config))
     triggers = as_recovered(network, variables, made.holdout, made.found, made.seconds)
     return TriggerSearch(triggers, np.asarray(triggers.success))
 
 
-def _search(case: Examination, variables: Variables, data: Batch, holdout: Batch, key: jax.Array) -> Searched:
-    config, began = auto_search(), time.perf_counter()
-    case.log.say("searching for triggers of every label")
-    with case.log.stage("search"), case.log.epochs() as bars:
-        found = look_for_triggers(case.model.network, variables, data, key, config, holdout=holdout, progress=bars)
-    return Searched(found, config, data, holdout, time.perf_counter() - began)
+def search_labels(
+    log: RunLog,
+    network: Network,
+    variables: Variables,
+    data: Batch,
+    key: jax.Array,
+    config: SearchConfig,
+    *,
+    holdout: Batch | None = None,
+    do: Do = just_do,
+) -> Searched:
+    """``look_for_triggers`` as a stage of a run."""
+    began = time.perf_counter()
+    log.say("searching for triggers of every label")
+    with log.stage("search"), log.epochs() as bars:
+        found = look_for_triggers(network, variables, data, key, config, holdout=holdout, progress=bars, do=do)
+    return Searched(found, config, data, data if holdout is None else holdout, time.perf_counter() - began)
 
 
 def _judge(

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from rnp_jax.evaluation.measure import Measured
 from rnp_jax.evaluation.metrics import Proportion
+from rnp_jax.pipeline.concluding import OTHER_TRIGGERS
 from rnp_jax.pipeline.describing import describe_checkpoint, describe_command, describe_data
 from rnp_jax.pipeline.doubts import find_doubt
 from rnp_jax.pipeline.few_images import warn_of_classes
@@ -40,7 +41,6 @@ MEANINGS: dict[Finding, str] = {
 """What each finding says, in a line."""
 
 NO_PROOF = "Whether the network is clean: another attempt, or a larger budget, may bring the backdoor back."
-OTHER_TRIGGERS = "Whether there are other backdoors than the one whose trigger is known."
 NO_FLOOR = (
     "What the same attempts do to a clean network. A few triggered images can plant a trigger in any network, so a "
     "higher ASR alone does not show that the backdoor was dormant."
@@ -103,10 +103,7 @@ def find_worst(rulings: Sequence[Ruled], before: Proportion | None, floor: Propo
     if before is not None and rule_trigger(before, floor):
         return "still works"
     found = {each.finding for each in rulings}
-    for finding in ORDER:
-        if finding in found:
-            return finding
-    return "explains"
+    return next((finding for finding in ORDER if finding in found), "explains")
 
 
 def _rule(attempt: Attempt, before: Proportion | None) -> Ruled:

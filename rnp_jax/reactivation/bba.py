@@ -78,23 +78,21 @@ class Squared(NamedTuple):
 
 def run_bba(problem: Problem, config: BbaConfig) -> Attempt:
     """Searches a perturbation of triggered images on the purified network, and on the clean one."""
-    outcomes, asked = [], {}
-    for name, party in (("purified", problem.purified), ("reference", problem.reference)):
-        if party is None:
-            continue
-        chosen = spread(problem.triggered, config.images)
-        batch = Batch(chosen.images, chosen.wanted)
+    chosen = spread(problem.triggered, config.images)
+    batch = Batch(chosen.images, chosen.wanted)
+    outcomes, asked = {}, {}
+    for name, party in problem.sides.items():
         with problem.work_on(party, f"bba, {name}") as task:
             found = task.do("bba", search_squares, party, batch, problem.key, config, task.progress)
         images = lay(problem.judged.images, found.delta)
-        outcomes.append(Outcome(asr=problem.count_turned(party, images)))
+        outcomes[name] = Outcome(asr=problem.count_turned(party, images))
         asked[f"queries, {name}"] = found.asked
     return Attempt(
         name="bba",
-        after=outcomes[0],
-        floor=outcomes[1] if len(outcomes) > 1 else None,
+        after=outcomes["purified"],
+        floor=outcomes.get("reference"),
         budget={
-            "triggered images": min(config.images, len(problem.triggered.labels)),
+            "triggered images": len(batch.labels),
             "epsilon": config.epsilon,
             "queries": config.queries,
         },

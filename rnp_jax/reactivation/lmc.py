@@ -53,10 +53,7 @@ def run_lmc(problem: Problem, config: LmcConfig) -> Attempt:
       ConfigError: the networks are not of one architecture.
     """
     original, curves, figures = problem.need("original", "lmc"), [], {}
-    starts = {"purified": problem.purified, "reference": problem.reference}
-    for name, start in starts.items():
-        if start is None:
-            continue
+    for name, start in problem.sides.items():
         check_alike("lmc", start, original, f"the {name} network")
         with problem.work_on(start, f"lmc, {name}") as task:
             found = task.do("lmc", walk, start, original, problem.clean, _watch(problem), problem.test, config)

@@ -75,6 +75,12 @@ class Problem:
     keep: Keep = compute_anew
     timing: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def sides(self) -> dict[str, Party]:
+        """What an attempt is made on, by its role: the purified network, and the clean one where it is given."""
+        given = {"purified": self.purified, "reference": self.reference}
+        return {role: party for role, party in given.items() if party is not None}
+
     @contextmanager
     def work_on(self, party: Party, name: str) -> Iterator[Task]:
         """A task on one network, its stages and bars under ``name``; their seconds are the problem's."""

@@ -24,6 +24,7 @@ from rnp_jax.defenses.tuning import tune
 from rnp_jax.errors import ConfigError
 from rnp_jax.inversion.stamps import scale
 from rnp_jax.models import Network
+from rnp_jax.models.layers import multiply
 from rnp_jax.reactivation.attempt import Attempt, Outcome
 from rnp_jax.reactivation.problem import Problem, spread
 from rnp_jax.reactivation.ra import paper_settings, retune
@@ -141,7 +142,7 @@ def perturb_each(layers: Tree, images: Array, bound: float) -> Float[Array, "B H
     x = pixels.reshape(len(pixels), -1)
     for i in range(_LAYERS):
         layer = layers[str(i)]
-        x = x @ layer["kernel"] + layer["bias"][None]
+        x = multiply(x, layer["kernel"], "float32") + layer["bias"][None]
         x = jnp.tanh(x) if i == _LAYERS - 1 else jax.nn.relu(x)
     return jnp.clip(pixels + bound * x.reshape(pixels.shape), 0, 1)
 

@@ -96,9 +96,7 @@ def run_ra(problem: Problem, config: RaConfig) -> Attempt:
         )
     curves: list[Curve] = []
     found: dict[str, dict[int, Outcome]] = {}
-    for name, party in (("purified", problem.purified), ("reference", problem.reference)):
-        if party is None:
-            continue
+    for name, party in problem.sides.items():
         found[name], paths = {}, {}
         for count in counts:
             retuned, paths[count] = retune(problem, party, count, config.finetune, name)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from rnp_jax.errors import ConfigError
+from rnp_jax.checks import find_named
 from rnp_jax.reactivation.bba import bba
 from rnp_jax.reactivation.bec import bec
 from rnp_jax.reactivation.lmc import lmc
@@ -24,6 +24,4 @@ def find_reactivation(name: str) -> Reactivation:
     Raises:
       ConfigError: there is none.
     """
-    if name not in REACTIVATIONS:
-        raise ConfigError(f"--by {name}: there is no such attempt; choose among {', '.join(REACTIVATIONS)}")
-    return REACTIVATIONS[name]
+    return find_named("--by", "attempt", REACTIVATIONS, name)

@@ -21,17 +21,15 @@ from rnp_jax.types import Batch
 
 def run_wba(problem: Problem, config: PerturbationConfig) -> Attempt:
     """Finds a perturbation of triggered images on the purified network and on the clean one, and of clean images."""
-    outcomes, controls = [], []
-    for name, party in (("purified", problem.purified), ("reference", problem.reference)):
-        if party is None:
-            continue
-        outcomes.append(reactivate(problem, party, config, f"wba, {name}"))
+    outcomes, controls = {}, []
+    for name, party in problem.sides.items():
+        outcomes[name] = reactivate(problem, party, config, f"wba, {name}")
         alone = attack_clean(problem, party, config, f"wba, {name}, no trigger")
         controls.append(Control(name=f"{name}, perturbation without the trigger", asr=alone.asr))
     return Attempt(
         name="wba",
-        after=outcomes[0],
-        floor=outcomes[1] if len(outcomes) > 1 else None,
+        after=outcomes["purified"],
+        floor=outcomes.get("reference"),
         controls=tuple(controls),
         budget=tell_budget(problem, config),
     )

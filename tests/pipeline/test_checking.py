@@ -18,7 +18,7 @@ from rnp_jax.defenses.tuning import begin, conclude
 from rnp_jax.document import read_document
 from rnp_jax.errors import ResultError
 from rnp_jax.inversion import NEXT, Inverted, Stamps
-from rnp_jax.pipeline import checking, keeping
+from rnp_jax.pipeline import checking, keeping, looking
 from rnp_jax.pipeline.concluding import DROPPED
 from rnp_jax.pipeline.describing import describe_checkpoint
 from rnp_jax.pipeline.doubts import Doubt
@@ -154,7 +154,7 @@ def test_the_search_that_auto_begins_with_serves_the_examination_and_the_evidenc
         return say("suspicious", "Suspicious: a reason")(*given, **named)
 
     told = []
-    monkeypatch.setattr(checking, "recover_triggers", search)
+    monkeypatch.setattr(looking, "look_for_triggers", search)
     monkeypatch.setattr(checking, "search_before_and_after", gather)
     checked("", "", "--attack", "none", "--detection.signs.looks", "search", unchanged=False, examine=examine)
     key, config = plan_search(METHODS["auto"].defaults, jax.random.key(0))

@@ -38,12 +38,12 @@ def searched(monkeypatch) -> list:
     """The images searched on and measured on; the search itself finds label 3."""
     seen = []
 
-    def search(case, variables, data, holdout, key):
+    def search(log, network, variables, data, key, config, *, holdout):
         seen.append((len(data.labels), len(holdout.labels)))
         return Searched(None, None, data, holdout, 0.0)
 
     sign = Sign("search", "strong", (3,), "a small trigger", "Label 3 stands out.")
-    monkeypatch.setattr(looking, "_search", search)
+    monkeypatch.setattr(looking, "search_labels", search)
     monkeypatch.setattr(looking, "judge_triggers", lambda *_: sign)
     monkeypatch.setattr(looking, "as_recovered", lambda *_: TRIGGERS)
     return seen
