@@ -103,7 +103,10 @@ def find_worst(rulings: Sequence[Ruled], before: Proportion | None, floor: Propo
     if before is not None and rule_trigger(before, floor):
         return "still works"
     found = {each.finding for each in rulings}
-    return next((finding for finding in ORDER if finding in found), "explains")
+    for finding in ORDER:
+        if finding in found:
+            return finding
+    return "explains"
 
 
 def _rule(attempt: Attempt, before: Proportion | None) -> Ruled:
