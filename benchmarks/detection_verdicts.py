@@ -22,7 +22,7 @@ import numpy as np
 
 import rnp_jax
 from benchmarks.compare import describe_machine
-from benchmarks.test_beds import BEDS, Bed, _load, find, open_bed
+from benchmarks.test_beds import BEDS, Bed, find, load_parts, open_bed
 from rnp_jax.atomic import write_atomic
 from rnp_jax.detection.calibration import auroc, bootstrap_auroc
 from rnp_jax.detection.verdict import Sign, grade_signs
@@ -69,7 +69,7 @@ class Judged:
 
 def judge(name: str, bed: Bed, path: Path, seed: int, data_dir: str | None) -> Judged:
     """The verdict with the defaults of `detect`."""
-    opened = open_bed(bed, path, seed, _load(bed.data, data_dir))
+    opened = open_bed(bed, path, seed, load_parts(bed.data, data_dir))
     found = rnp_jax.detect(opened.model, opened.images, trigger=opened.options["trigger"], seed=seed)
     return describe(name, found)
 

@@ -2,15 +2,16 @@
 
     python -m benchmarks.evidence_ranks --folder DIR … [--data-dir DIR] [--beds chosen] [--methods none clp fp ft fst]
         [--seeds 0] [--steps 150] [--search-images 64] [--scan-images 32] [--out runs/evidence_ranks]
-        [--write table.md]
+        [--kept evidence.jsonl] [--write table.md]
 
 Beds and images are those of ``benchmarks.test_beds``. The searches of a suspicious network are made once a bed and
 seed, those of a defended one for every outcome. What was found is held against the true ASR and against 1 - RA, which
 the searches never see. Methods that train on triggers that they recover themselves are measured and counted, but not
 ranked. ``--steps`` and the numbers of images shorten the searches; the limits of the rules stay as they are.
 
-Each defended network is kept in ``--out`` with its true figures, and so is what was found in it. A later call goes on
-with what is missing; without the ``.found.json`` files, all networks are searched again and none is defended again.
+What was found in a defended network is one line of ``--kept``, with its true figures, and the network is kept in
+``--out``. A later call goes on with what is missing; with another ``--kept``, all networks are searched again and none
+is defended again. The tables are of all lines of ``--kept``.
 """
 
 import argparse
@@ -20,28 +21,25 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from benchmarks.compare import describe_machine
-from benchmarks.evidence_table import Outcome, Row, describe, list_errors, make_table
-from benchmarks.test_beds import BEDS, Bed, find, open_bed
+from benchmarks.evidence_table import Row, describe, list_errors, make_table
+from benchmarks.outcomes import RESULTS, Outcome, append_outcome, read_outcomes, summarise
+from benchmarks.test_beds import BEDS, Bed, defend_bed, find, load_parts, open_bed
 from rnp_jax.atomic import write_atomic
 from rnp_jax.checkpoints import load_model, save_model
-from rnp_jax.data import Dataset, load, parse_normalization
+from rnp_jax.data import Dataset, parse_normalization
 from rnp_jax.defenses import METHODS
 from rnp_jax.detection import Earlier, EvidenceConfig, search_after, search_before
 from rnp_jax.errors import DataError
 from rnp_jax.inversion import WARM
 from rnp_jax.pipeline.case import Case, make_case
-from rnp_jax.pipeline.defending import defend_case
 from rnp_jax.pipeline.evidence import describe_evidence
 from rnp_jax.pipeline.options import RunOptions
 from rnp_jax.pipeline.python import as_suspect
 from rnp_jax.pipeline.request import Request
-from rnp_jax.pipeline.run_log import RunLog
-from rnp_jax.pipeline.training_set import name_attack
 from rnp_jax.types import Variables
 
 CHEAP = ("none", "clp", "fp", "ft", "fst", "rnp", "holder")
@@ -50,7 +48,7 @@ _SEED = 0x72616E6B  # folded into the run's
 
 @dataclass(frozen=True)
 class Run:
-    """A bed and a seed, and where the outcomes are kept.
+    """A bed and a seed, and where the defended networks are kept.
 
     Attributes:
       name: of the bed.
@@ -75,8 +73,11 @@ class Run:
         """Of the searches before and after."""
         return jax.random.split(jax.random.fold_in(jax.random.key(self.seed), _SEED))
 
-    def file(self, method: str, suffix: str) -> Path:
-        return self.out / f"{self.name}-{method}-{self.seed}{suffix}"
+    def open(self) -> Case:
+        """The checkpoint, the images of the seed and the true trigger, as ``benchmarks.test_beds`` has them."""
+        opened = open_bed(self.bed, self.path, self.seed, self.data)
+        request = Request.of(str(self.path), METHODS["none"], RunOptions(method="none", **opened.options))
+        return make_case(as_suspect(opened.model), request, opened.images, opened.test)
 
 
 def shorten(config: EvidenceConfig, steps: int, images: int, scanned: int) -> EvidenceConfig:
@@ -92,59 +93,37 @@ def shorten(config: EvidenceConfig, steps: int, images: int, scanned: int) -> Ev
     )
 
 
-def open_run(run: Run, method: str) -> tuple[Case, Request]:
-    """The checkpoint, the images of the seed and the true trigger, as ``benchmarks.test_beds`` has them."""
-    opened = open_bed(run.bed, run.path, run.seed, run.data)
-    request = Request.of(str(run.path), METHODS[method], RunOptions(method=method, **opened.options))
-    return make_case(as_suspect(opened.model), request, opened.images, opened.test), request
-
-
 def defend(run: Run, method: str) -> tuple[Outcome, Variables]:
     """The outcome and its network: those kept, or what the method makes of the bed."""
-    kept, network = run.file(method, ".json"), run.file(method, run.path.suffix)
+    kept = run.out / f"{run.name}-{method}-{run.seed}.json"
+    network = kept.with_suffix(run.path.suffix)
     if kept.is_file() and network.is_file():
-        return Outcome.model_validate_json(kept.read_bytes()), load_model(
-            network, normalization=parse_normalization("identity")
-        ).variables
-    case, request = open_run(run, method)
-    done = defend_case(case, request, RunLog(quiet=True))
-    metrics = done.before.metrics, done.after.metrics
-    figures: dict[str, Any] = {
-        figure: tuple(None if (share := getattr(each, figure)) is None else share.value for each in metrics)
-        for figure in ("acc", "asr", "ra")
-    }
-    outcome = Outcome(
-        bed=run.name,
-        attack=name_attack(case.model, case.trigger),
-        method=method,
-        seed=run.seed,
-        ranked=not request.method.inverts or done.defended.unchanged,
-        **figures,
-    )
-    save_model(network, case.model, done.model.variables, overwrite=True)
+        model = load_model(network, normalization=parse_normalization("identity"))
+        return Outcome.model_validate_json(kept.read_bytes()), model.variables
+    done = defend_bed(run.bed, run.path, method, run.seed, run.data)
+    outcome = summarise(run.name, done.result, run.seed)
+    save_model(network, done.model, done.model.variables, overwrite=True)
     write_atomic(kept, outcome.model_dump_json(indent=1).encode())
     return outcome, done.model.variables
 
 
-def measure_run(run: Run, methods: Iterable[str], config: EvidenceConfig) -> list[Row]:
-    """Every method's row: those kept, and those that are missing."""
-    rows: list[Row] = []
+def measure_run(run: Run, methods: Iterable[str], config: EvidenceConfig, kept: Path) -> None:
+    """Adds every method's row that is missing."""
+    found = read_outcomes(kept, Row)
 
     @cache
     def look() -> tuple[Case, Earlier]:
-        case, _ = open_run(run, "none")
-        found = search_before(case.network, case.model.variables, case.data, run.keys[0], config, holdout=case.holdout)
-        return case, found
+        case = run.open()
+        return case, search_before(
+            case.network, case.model.variables, case.data, run.keys[0], config, holdout=case.holdout
+        )
 
     for method in methods:
-        kept = run.file(method, ".found.json")
-        if kept.is_file():
-            rows.append(Row.model_validate_json(kept.read_bytes()))
-        else:
-            rows.append(search_outcome(*defend(run, method), look, run.keys[1], config))
-            write_atomic(kept, rows[-1].model_dump_json(indent=1).encode())
-        print(f"{describe(rows[-1])}: {rows[-1].evidence.level}, {rows[-1].seconds:.0f} s", flush=True)
-    return rows
+        cell = run.name, method, run.seed
+        if cell not in found:
+            found[cell] = search_outcome(*defend(run, method), look, run.keys[1], config)
+            append_outcome(kept, found[cell])
+        print(f"{describe(found[cell])}: {found[cell].evidence.level}, {found[cell].seconds:.0f} s", flush=True)
 
 
 def search_outcome(
@@ -168,13 +147,6 @@ def search_outcome(
     return Row(**outcome.model_dump(), seconds=time.perf_counter() - started, evidence=evidence)
 
 
-@cache
-def _load(data: str, data_dir: str | None) -> tuple[Dataset, Dataset]:
-    """The training and the test part, read once for all runs."""
-    folder = None if data == "digits" else data_dir
-    return load(data, split="train", data_dir=folder), load(data, split="test", data_dir=folder)
-
-
 def main(arguments: list[str] | None = None) -> None:
     default = EvidenceConfig()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -187,19 +159,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--search-images", type=int, default=default.cold.batch_size, help="a step")
     parser.add_argument("--scan-images", type=int, default=default.patches.images, help="every square is tried on")
     parser.add_argument("--out", type=Path, default=Path("runs/evidence_ranks"))
+    parser.add_argument("--kept", type=Path, default=RESULTS / "evidence.jsonl")
     parser.add_argument("--write", type=Path)
     given = parser.parse_args(arguments)
     config = shorten(default, given.steps, given.search_images, given.scan_images)
     given.out.mkdir(parents=True, exist_ok=True)
-    rows: list[Row] = []
     for name in dict.fromkeys(name for each in given.beds for name, bed in BEDS.items() if each in (name, bed.half)):
         path = find(given.folder, BEDS[name].file)
         if path is None:
             print(f"{name}: {BEDS[name].file} is in none of the folders; left out", file=sys.stderr)
             continue
         for seed in given.seeds:
-            run = Run(name, path, seed, _load(BEDS[name].data, given.data_dir), given.out)
-            rows += measure_run(run, given.methods, config)
+            run = Run(name, path, seed, load_parts(BEDS[name].data, given.data_dir), given.out)
+            measure_run(run, given.methods, config, given.kept)
+    rows = list(read_outcomes(given.kept, Row).values())
     searched = f"{given.steps} steps of {given.search_images} images, squares on {given.scan_images}"
     text = f"{describe_machine()}; {searched}\n\n{make_table(rows)}\n\n{list_errors(rows)}\n"
     print(text) if given.write is None else write_atomic(given.write, text.encode())

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable
 
 import numpy as np
-from pydantic import BaseModel
 from scipy.stats import rankdata
 
+from benchmarks.outcomes import Outcome
 from rnp_jax.report.comparison_text import markdown_table
 from rnp_jax.report.schema import Evidence, SearchedLabel
 
@@ -15,32 +15,11 @@ COMFORT, ALARM = 0.2, 0.05
 LEVELS = ("none found", "traces", "still there")
 
 
-class Outcome(BaseModel):
-    """A defended network: true figures before and after, None without a trigger.
-
-    ``ranked``: whether it is ranked by evidence: the method did not train on triggers that it recovered itself.
-    """
-
-    bed: str
-    attack: str
-    method: str
-    seed: int
-    ranked: bool
-    acc: tuple[float, float]
-    asr: tuple[float | None, float | None]
-    ra: tuple[float | None, float | None]
-
-
 class Row(Outcome):
-    """The same with what the searches found, in so many seconds."""
+    """A defended network with what the searches found in it, in so many seconds."""
 
     seconds: float
     evidence: Evidence
-
-    @property
-    def left(self) -> float:
-        """True ASR after; that of a clean network is 0."""
-        return self.asr[1] or 0.0
 
 
 def _by_size(*names: str) -> Callable[[Evidence], float]:

@@ -1,19 +1,20 @@
 """Methods on checkpoints that others published or that are independent of this project: the table of docs/removal.md.
 
     python -m benchmarks.test_beds --folder DIR … [--data-dir DIR] [--beds judged] [--methods auto] [--seeds 0 1 2]
-        [--out runs/test_beds] [--write table.md]
+        [--kept outcomes.jsonl] [--write table.md]
 
 ``--folder`` names folders that hold the files; a file that is in none of them is left out, and said. Beds are in two
 halves: ``chosen`` served to choose settings and ``judged`` did not. A seed draws the clean images and everything
 random. 500 clean images, 100 of them held out; ACC, ASR and RA on the first 2,000 test images; the trigger is known to
-the measurement alone. Each run is kept in ``--out``, and a later call goes on with what is missing. Nothing is chosen
-by ASR.
+the measurement alone. Each run is one line of ``--kept``, and a later call goes on with what is missing. Nothing is
+chosen by ASR.
 """
 
 import argparse
 import sys
 from collections.abc import Iterable, Mapping
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,17 +22,15 @@ import numpy as np
 
 import rnp_jax
 from benchmarks.compare import describe_machine
+from benchmarks.outcomes import RESULTS, Outcome, append_outcome, make_table, read_outcomes, summarise
 from rnp_jax.atomic import write_atomic
 from rnp_jax.checkpoints import Model, load_model
 from rnp_jax.config import DefenseSetOptions, TriggerOptions
 from rnp_jax.data import Augmentation, Dataset, load, parse_normalization, sample_defense_set
 from rnp_jax.defenses import METHODS
-from rnp_jax.defenses.registry import title
-from rnp_jax.report.comparison_text import markdown_table
-from rnp_jax.report.schema import Result
+from rnp_jax.pipeline.python import Cleaned
 
 TEST_IMAGES = 2000
-HEAD = ("checkpoint", "seeds", "before: ACC / ASR / RA", "method", "after: ACC", "ASR", "RA", "worst class", "s")
 
 
 class Bed(NamedTuple):
@@ -117,55 +116,19 @@ def open_bed(bed: Bed, path: Path, seed: int, data: tuple[Dataset, Dataset]) -> 
     return Opened(load_model(path, normalization=normalization), images.subset(drawn), shown, options)
 
 
-def run(bed: Bed, path: Path, method: str, seed: int, data: tuple[Dataset, Dataset], evidence: str) -> Result:
-    """One run with the method's defaults."""
+def defend_bed(bed: Bed, path: Path, method: str, seed: int, data: tuple[Dataset, Dataset]) -> Cleaned:
+    """One run with the method's defaults, without evidence."""
     opened = open_bed(bed, path, seed, data)
     return rnp_jax.defend(
-        opened.model,
-        opened.images,
-        opened.test,
-        method=method,
-        evidence=evidence,
-        sweep_images=0,
-        **opened.options,
-    ).result
+        opened.model, opened.images, opened.test, method=method, evidence="never", sweep_images=0, **opened.options
+    )
 
 
 @cache
-def _load(data: str, data_dir: str | None) -> tuple[Dataset, Dataset]:
+def load_parts(data: str, data_dir: str | None) -> tuple[Dataset, Dataset]:
     """The training and the test part, read once for all runs."""
     folder = None if data == "digits" else data_dir
     return load(data, split="train", data_dir=folder), load(data, split="test", data_dir=folder)
-
-
-def make_table(found: Mapping[tuple[str, str], list[Result]]) -> str:
-    """A line a checkpoint and method: means over seeds and their range, in %."""
-    lines = []
-    for (name, method), results in found.items():
-        before, after = [each.before for each in results], [each.after for each in results]
-        lost = [max((_points(c.before, c.after) for c in each.classes), default=0) for each in results]
-        seconds = [sum(stage.seconds for stage in each.timing if stage.stage != "measure") for each in results]
-        first = " / ".join(_range([getattr(each, figure) for each in before]) for figure in ("acc", "asr", "ra"))
-        own = [_range([getattr(each, figure) for each in after]) for figure in ("acc", "asr", "ra")]
-        worst = f"-{np.mean(lost):.1f} ({max(lost):.1f})"
-        lines.append((name, len(results), first, title(method), *own, worst, f"{np.mean(seconds):.0f}"))
-    return markdown_table(HEAD, [tuple(map(str, line)) for line in lines])
-
-
-def _points(before, after) -> float:
-    return 0.0 if before is None or after is None else 100 * (before.value - after.value)
-
-
-def _range(shares: list) -> str:
-    values = [100 * share.value for share in shares if share is not None]
-    if not values:
-        return "–"
-    mean = f"{np.mean(values):.1f}"
-    return (
-        mean
-        if len(values) == 1 or max(values) - min(values) < 0.05
-        else f"{mean} ({min(values):.1f}–{max(values):.1f})"
-    )
 
 
 def find(folders: Iterable[Path], file: str) -> Path | None:
@@ -179,38 +142,33 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--beds", nargs="+", default=["judged"], help="names, or chosen or judged")
     parser.add_argument("--methods", nargs="+", default=["auto"], choices=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--evidence", choices=("never", "always"), default="never")
-    parser.add_argument("--out", type=Path, default=Path("runs/test_beds"))
+    parser.add_argument("--kept", type=Path, default=RESULTS / "outcomes.jsonl")
     parser.add_argument("--write", type=Path)
     given = parser.parse_args(arguments)
     beds = {name: bed for name, bed in BEDS.items() if name in given.beds or bed.half in given.beds}
-    found: dict[tuple[str, str], list[Result]] = {}
-    given.out.mkdir(parents=True, exist_ok=True)
+    found, asked = read_outcomes(given.kept, Outcome), []
     for name, bed in beds.items():
         path = find(given.folder, bed.file)
+        for method, seed in product(given.methods, given.seeds):
+            cell = name, method, seed
+            if cell not in found and path is not None:
+                result = defend_bed(bed, path, method, seed, load_parts(bed.data, given.data_dir)).result
+                found[cell] = summarise(name, result, seed)
+                append_outcome(given.kept, found[cell])
+            if cell in found:
+                asked.append(found[cell])
+                print(describe(asked[-1]), flush=True)
         if path is None:
-            print(f"{name}: {bed.file} is in none of the folders; left out", file=sys.stderr)
-            continue
-        for method in given.methods:
-            for seed in given.seeds:
-                kept = given.out / f"{name}-{method}-{seed}.json"
-                if kept.is_file():
-                    result = Result.model_validate_json(kept.read_bytes())
-                else:
-                    result = run(bed, path, method, seed, _load(bed.data, given.data_dir), given.evidence)
-                    write_atomic(kept, result.model_dump_json(indent=1).encode())
-                found.setdefault((name, method), []).append(result)
-                print(f"{name} {method} {seed}: {_line(result)}", flush=True)
-    text = f"{describe_machine()}\n\n{make_table(found)}\n"
+            print(f"{name}: {bed.file} is in none of the folders; what is not kept is left out", file=sys.stderr)
+    text = f"{describe_machine()}\n\n{make_table(asked)}\n"
     print(text) if given.write is None else write_atomic(given.write, text.encode())
 
 
-def _line(result: Result) -> str:
-    figures = (result.before.acc, result.before.asr, result.after.acc, result.after.asr, result.after.ra)
-    return (
-        " ".join("–" if each is None else f"{100 * each.value:.1f}" for each in figures)
-        + f"  {result.choice.rule if result.choice else ''}"
-    )
+def describe(outcome: Outcome) -> str:
+    """One line: the cell; ACC and ASR before, ACC, ASR and RA after; and what was done."""
+    figures = (outcome.acc[0], outcome.asr[0], outcome.acc[1], outcome.asr[1], outcome.ra[1])
+    shown = " ".join("–" if each is None else f"{100 * each:.1f}" for each in figures)
+    return f"{outcome.bed} {outcome.method} {outcome.seed}: {shown}  {outcome.chosen}"
 
 
 if __name__ == "__main__":

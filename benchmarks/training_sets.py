@@ -27,7 +27,7 @@ import numpy as np
 
 from benchmarks.compare import describe_machine
 from benchmarks.marked_pages import fill
-from benchmarks.test_beds import _range
+from benchmarks.outcomes import show_range
 from rnp_jax.atomic import write_atomic
 from rnp_jax.attacks import Goal, describe
 from rnp_jax.attacks.means import Means
@@ -187,7 +187,10 @@ def make_table(found: Mapping[tuple[str, str], Sequence[Kept]]) -> str:
     for (attack, method), runs in found.items():
         results = [kept.result for kept in runs]
         after = [each.after for each in results]
-        shares = [_range([getattr(each, figure) for each in after]) for figure in ("acc", "asr", "ra")]
+        shares = [
+            show_range([None if (share := getattr(each, figure)) is None else share.value for each in after])
+            for figure in ("acc", "asr", "ra")
+        ]
         told = [_spread([_find(each, words) for each in results], name != "AUROC") for name, words in FOUND.items()]
         name = "plain training" if method == "none" else title(method)
         duration = "–" if method == "none" else f"{np.mean([kept.seconds for kept in runs]):.0f}"
