@@ -26,7 +26,7 @@ import jax
 
 from benchmarks.compare import describe_machine
 from benchmarks.evidence_table import Row, describe, list_errors, make_table
-from benchmarks.outcomes import RESULTS, Outcome, append_outcome, read_outcomes, summarise
+from benchmarks.outcomes import RESULTS, Outcome, append_line, read_lines, summarise
 from benchmarks.test_beds import BEDS, Bed, defend_bed, find, load_parts, open_bed
 from rnp_jax.atomic import write_atomic
 from rnp_jax.checkpoints import load_model, save_model
@@ -109,7 +109,7 @@ def defend(run: Run, method: str) -> tuple[Outcome, Variables]:
 
 def measure_run(run: Run, methods: Iterable[str], config: EvidenceConfig, kept: Path) -> None:
     """Adds every method's row that is missing."""
-    found = read_outcomes(kept, Row)
+    found = read_lines(kept, Row)
 
     @cache
     def look() -> tuple[Case, Earlier]:
@@ -122,7 +122,7 @@ def measure_run(run: Run, methods: Iterable[str], config: EvidenceConfig, kept: 
         cell = run.name, method, run.seed
         if cell not in found:
             found[cell] = search_outcome(*defend(run, method), look, run.keys[1], config)
-            append_outcome(kept, found[cell])
+            append_line(kept, found[cell])
         print(f"{describe(found[cell])}: {found[cell].evidence.level}, {found[cell].seconds:.0f} s", flush=True)
 
 
@@ -172,7 +172,7 @@ def main(arguments: list[str] | None = None) -> None:
         for seed in given.seeds:
             run = Run(name, path, seed, load_parts(BEDS[name].data, given.data_dir), given.out)
             measure_run(run, given.methods, config, given.kept)
-    rows = list(read_outcomes(given.kept, Row).values())
+    rows = list(read_lines(given.kept, Row).values())
     searched = f"{given.steps} steps of {given.search_images} images, squares on {given.scan_images}"
     text = f"{describe_machine()}; {searched}\n\n{make_table(rows)}\n\n{list_errors(rows)}\n"
     print(text) if given.write is None else write_atomic(given.write, text.encode())

@@ -1,7 +1,7 @@
 """What a method made of a checkpoint, kept as one line of JSON each, so that later calls add to earlier ones."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,16 @@ NOT_THE_METHOD = ("load", "measure", "sweeps")
 Pair = tuple[float | None, float | None]
 
 
-class Outcome(BaseModel):
+class Line(BaseModel):
+    """A run that is kept as one line."""
+
+    @property
+    def cell(self) -> Hashable:
+        """What no two runs of a file share."""
+        raise NotImplementedError
+
+
+class Outcome(Line):
     """A defended network: true figures before and after, shares, None without a trigger.
 
     Attributes:
@@ -53,7 +62,7 @@ class Outcome(BaseModel):
 
     @property
     def cell(self) -> tuple[str, str, int]:
-        """What no two outcomes of a file share."""
+        """Bed, method and seed."""
         return self.bed, self.method, self.seed
 
     @property
@@ -84,21 +93,21 @@ def _value(metrics: Metrics, name: str) -> Any:
     return None if share is None else share.value
 
 
-Kind = TypeVar("Kind", bound=Outcome)
+Kind = TypeVar("Kind", bound=Line)
 
 
-def read_outcomes(path: Path, kind: type[Kind]) -> dict[tuple[str, str, int], Kind]:
-    """The outcomes of a file by cell; none where there is no file, the last one where a cell stands there twice."""
+def read_lines(path: Path, kind: type[Kind]) -> dict[Hashable, Kind]:
+    """The runs of a file by cell; none where there is no file, the last one where a cell stands there twice."""
     if not path.is_file():
         return {}
     rows = [kind.model_validate_json(line) for line in path.read_text("utf-8").splitlines() if line]
     return {row.cell: row for row in rows}
 
 
-def append_outcome(path: Path, outcome: Outcome) -> None:
+def append_line(path: Path, line: Line) -> None:
     """One more line, on the disk when this returns."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(outcome.model_dump_json(exclude_defaults=True) + "\n")
+        file.write(line.model_dump_json(exclude_defaults=True) + "\n")
         file.flush()
         os.fsync(file.fileno())
 

@@ -22,7 +22,7 @@ import numpy as np
 
 import rnp_jax
 from benchmarks.compare import describe_machine
-from benchmarks.outcomes import RESULTS, Outcome, append_outcome, make_table, read_outcomes, summarise
+from benchmarks.outcomes import RESULTS, Outcome, append_line, make_table, read_lines, summarise
 from rnp_jax.atomic import write_atomic
 from rnp_jax.checkpoints import Model, load_model
 from rnp_jax.config import DefenseSetOptions, TriggerOptions
@@ -146,7 +146,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--write", type=Path)
     given = parser.parse_args(arguments)
     beds = {name: bed for name, bed in BEDS.items() if name in given.beds or bed.half in given.beds}
-    found, asked = read_outcomes(given.kept, Outcome), []
+    found, asked = read_lines(given.kept, Outcome), []
     for name, bed in beds.items():
         path = find(given.folder, bed.file)
         for method, seed in product(given.methods, given.seeds):
@@ -154,7 +154,7 @@ def main(arguments: list[str] | None = None) -> None:
             if cell not in found and path is not None:
                 result = defend_bed(bed, path, method, seed, load_parts(bed.data, given.data_dir)).result
                 found[cell] = summarise(name, result, seed)
-                append_outcome(given.kept, found[cell])
+                append_line(given.kept, found[cell])
             if cell in found:
                 asked.append(found[cell])
                 print(describe(asked[-1]), flush=True)

@@ -1,33 +1,32 @@
 """Methods that train on a poisoned set, each on the same sets of digits: the table of docs/training_sets.md.
 
     python -m benchmarks.training_sets [--attacks badnets …] [--methods abl …] [--seeds 0 1 2] [--minutes 60]
-        [--out runs/training_sets] [--write table.md] [--page docs/training_sets.md]
+        [--out runs/training_sets] [--kept training_sets.jsonl] [--write table.md] [--page docs/training_sets.md]
 
 The set of an attack is that of the bundled checkpoint, made again from its card, and the checkpoint is the plainly
 trained network. The sets of WaNet, whose checkpoint was poisoned batch by batch, and of label-consistent, which are
 crafted with a robust network, are made once and kept in ``--out``, and so is a plain network trained on each. A seed
 draws everything random of a method, and the 400 clean images of those that need some; the set is the same for all
 seeds. Settings are those of ``configs/METHOD_digits.yaml``, with the augmentation that the plain network had. Each run
-is kept in ``--out``, and a later call goes on with what is missing. Nothing is chosen by ASR.
+is one line of ``--kept``, and a later call goes on with what is missing. Nothing is chosen by ASR.
 """
 
 import argparse
-import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
+from pydantic import Field
 
 from benchmarks.compare import describe_machine
 from benchmarks.marked_pages import fill
-from benchmarks.outcomes import show_range
+from benchmarks.outcomes import RESULTS, Line, append_line, read_lines, show_range
 from rnp_jax.atomic import write_atomic
 from rnp_jax.attacks import Goal, describe
 from rnp_jax.attacks.means import Means
@@ -45,7 +44,6 @@ from rnp_jax.pipeline.request import Request
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.training_set import remake
 from rnp_jax.report.comparison_text import markdown_table
-from rnp_jax.report.schema import Result
 from rnp_jax.training.backdoor import PoisonConfig, TrainingSet, poison_once
 from rnp_jax.training.supervised import TrainConfig, train
 from rnp_jax.types import Apply, Batch, Variables
@@ -127,24 +125,36 @@ def _need(card: Card | None) -> Card:
     return card
 
 
-class Kept(NamedTuple):
-    """A run, and the CPU seconds that it took with all it had to compile or to read, measuring included."""
+class Kept(Line):
+    """A run.
 
-    result: Result
+    Attributes:
+      attack: of the set.
+      method: that trained on it, or defended the plainly trained network.
+      seed: of everything random of the method.
+      acc, asr, ra: after, shares.
+      truth: what the method isolated or kept, held against the poison.
+      seconds: CPU seconds of all that it took, compilation, reading and measuring included.
+      date: of the run.
+    """
+
+    attack: str
+    method: str
+    seed: int
+    acc: float
+    asr: float | None
+    ra: float | None
+    truth: dict[str, float] = Field(default_factory=dict)
     seconds: float
+    date: str = ""
+
+    @property
+    def cell(self) -> tuple[str, str, int]:
+        """Attack, method and seed."""
+        return self.attack, self.method, self.seed
 
 
-def write(path: Path, kept: Kept) -> None:
-    text = json.dumps({"cpu_seconds": kept.seconds, "result": kept.result.model_dump(mode="json")}, indent=1)
-    write_atomic(path, text.encode())
-
-
-def read(path: Path) -> Kept:
-    found = json.loads(path.read_bytes())
-    return Kept(Result.model_validate(found["result"]), found["cpu_seconds"])
-
-
-def run(bed: Bed, method: str, seed: int) -> Kept:
+def run(bed: Bed, attack: str, method: str, seed: int) -> Kept:
     """One run with the preset of the method."""
     started = time.process_time()
     preset = CONFIGS / f"{method}_digits.yaml"
@@ -168,33 +178,38 @@ def run(bed: Bed, method: str, seed: int) -> Kept:
     case = make_case(as_suspect(bed.model), request, images, test)
     case = replace(case, poisoned=bed.poisoned) if untrusted else case
     result = judge_outcome(case, defend_case(case, request, log), request, log)
-    return Kept(result, time.process_time() - started)
+    acc, asr, ra = (
+        None if each is None else each.value for each in (result.after.acc, result.after.asr, result.after.ra)
+    )
+    return Kept(
+        attack=attack,
+        method=method,
+        seed=seed,
+        acc=acc or 0.0,
+        asr=asr,
+        ra=ra,
+        truth={name: value for name, value in result.covariates.items() if value is not None},
+        seconds=time.process_time() - started,
+        date=f"{result.created:%Y-%m-%d}",
+    )
 
 
-def read_all(folder: Path) -> dict[tuple[str, str], list[Kept]]:
-    """The runs that a folder keeps, by attack and method, in the order of their seeds."""
-    found: dict[tuple[str, str], list[Kept]] = {}
-    for attack, method in product(ATTACKS, METHODS):
-        paths = {int(path.stem.rsplit("-", 1)[1]): path for path in folder.glob(f"{attack}-{method}-*.json")}
-        if paths:
-            found[attack, method] = [read(paths[seed]) for seed in sorted(paths)]
-    return found
+def group(kept: Iterable[Kept]) -> dict[tuple[str, str], list[Kept]]:
+    """Runs by attack and method, in the order of the tables and of their seeds."""
+    rows = sorted(kept, key=lambda row: row.seed)
+    cells = {cell: [row for row in rows if (row.attack, row.method) == cell] for cell in product(ATTACKS, METHODS)}
+    return {cell: runs for cell, runs in cells.items() if runs}
 
 
 def make_table(found: Mapping[tuple[str, str], Sequence[Kept]]) -> str:
     """A line for each attack and method: means over seeds and their range; shares in %."""
     lines = []
     for (attack, method), runs in found.items():
-        results = [kept.result for kept in runs]
-        after = [each.after for each in results]
-        shares = [
-            show_range([None if (share := getattr(each, figure)) is None else share.value for each in after])
-            for figure in ("acc", "asr", "ra")
-        ]
-        told = [_spread([_find(each, words) for each in results], name != "AUROC") for name, words in FOUND.items()]
+        shares = [show_range([getattr(run, figure) for run in runs]) for figure in ("acc", "asr", "ra")]
+        told = [_spread([_find(run, words) for run in runs], name != "AUROC") for name, words in FOUND.items()]
         name = "plain training" if method == "none" else title(method)
         duration = "–" if method == "none" else f"{np.mean([kept.seconds for kept in runs]):.0f}"
-        lines.append((describe_attack(attack), name, str(len(results)), *shares, *told, duration))
+        lines.append((describe_attack(attack), name, str(len(runs)), *shares, *told, duration))
     return markdown_table(HEAD, lines)
 
 
@@ -217,15 +232,15 @@ def _show_shares(runs: Sequence[Kept] | None) -> str:
     """ACC / ASR / RA in %, and the number of seeds."""
     if not runs:
         return "–"
-    shares = [[getattr(run.result.after, name).value for run in runs] for name in ("acc", "asr", "ra")]
-    return " / ".join(f"{100 * np.mean(values):.1f}" for values in shares) + f" ({len(runs)})"
+    means = [show_range([getattr(run, name) for run in runs]).split(" ")[0] for name in ("acc", "asr", "ra")]
+    return " / ".join(means) + f" ({len(runs)})"
 
 
 def _show_isolated(runs: Sequence[Kept] | None) -> str:
     """Precision / recall in %, and AUROC."""
     if not runs:
         return "–"
-    cells = [_spread([_find(run.result, FOUND[name]) for run in runs], name != "AUROC") for name in LOOKED_AT]
+    cells = [_spread([_find(run, FOUND[name]) for run in runs], name != "AUROC") for name in LOOKED_AT]
     means = [cell.split(" ")[0] for cell in cells]
     return "–" if set(means) == {"–"} else " / ".join(means)
 
@@ -234,9 +249,9 @@ def describe_attack(attack: str) -> str:
     return str(describe(make_attack(attack, {}))["name"])
 
 
-def _find(result: Result, words: str) -> float | None:
+def _find(kept: Kept, words: str) -> float | None:
     """The last figure whose name has these words: that of the last round."""
-    return next((value for name, value in reversed(result.covariates.items()) if words in name), None)
+    return next((value for name, value in reversed(kept.truth.items()) if words in name), None)
 
 
 def _spread(values: Sequence[float | None], percent: bool) -> str:
@@ -250,8 +265,7 @@ def _spread(values: Sequence[float | None], percent: bool) -> str:
 
 def _tell(kept: Kept) -> str:
     """ACC, ASR and RA in %, and CPU seconds."""
-    shares = (kept.result.after.acc, kept.result.after.asr, kept.result.after.ra)
-    return " ".join("–" if each is None else f"{100 * each.value:.1f}" for each in shares) + f"  {kept.seconds:.0f} s"
+    return " ".join(show_range([share]) for share in (kept.acc, kept.asr, kept.ra)) + f"  {kept.seconds:.0f} s"
 
 
 def main() -> None:
@@ -260,20 +274,22 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no run after so many")
-    parser.add_argument("--out", type=Path, default=Path("runs/training_sets"))
+    parser.add_argument("--out", type=Path, default=Path("runs/training_sets"), help="for sets that are made here")
+    parser.add_argument("--kept", type=Path, default=RESULTS / "training_sets.jsonl")
     parser.add_argument("--write", type=Path, help="write the table of all runs that are kept")
     parser.add_argument("--page", type=Path, help="put an overview between the marks of this page")
     given = parser.parse_args()
     enable_cache()
     given.out.mkdir(parents=True, exist_ok=True)
     until, open_once = time.monotonic() + 60 * given.minutes, cache(partial(open_bed, folder=given.out))
+    kept = read_lines(given.kept, Kept)
     for seed, method, attack in product(given.seeds, given.methods, given.attacks):
-        kept = given.out / f"{attack}-{method}-{seed}.json"
-        if not kept.is_file() and time.monotonic() < until:
-            done = run(open_once(attack), method, seed)
-            write(kept, done)
+        if (attack, method, seed) not in kept and time.monotonic() < until:
+            done = run(open_once(attack), attack, method, seed)
+            append_line(given.kept, done)
+            kept[done.cell] = done
             print(f"{attack} {method} {seed}: {_tell(done)}", flush=True)
-    found = read_all(given.out)
+    found = group(kept.values())
     text = f"# Methods for training sets that nobody trusts\n\n{describe_machine()}\n\n{make_table(found)}\n"
     print(text) if given.write is None else write_atomic(given.write, text.encode())
     if given.page is not None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.evidence_table import Row, list_errors
-from benchmarks.outcomes import Outcome, append_outcome, make_table, read_outcomes, summarise
+from benchmarks.outcomes import Outcome, append_line, make_table, read_lines, summarise
 from rnp_jax.report.schema import Evidence
 from tests.runs import Defended
 
@@ -18,10 +18,10 @@ SECOND = FIRST.model_copy(update={"seed": 1, "asr": (1.0, 0.08), "worst_class": 
 
 def test_a_cell_is_found_again_and_the_last_one_counts(tmp_path: Path):
     kept = tmp_path / "outcomes.jsonl"
-    assert read_outcomes(kept, Outcome) == {}
+    assert read_lines(kept, Outcome) == {}
     for each in (FIRST, SECOND, worse := SECOND.model_copy(update={"asr": (1.0, 0.5)})):
-        append_outcome(kept, each)
-    assert read_outcomes(kept, Outcome) == {FIRST.cell: FIRST, worse.cell: worse}
+        append_line(kept, each)
+    assert read_lines(kept, Outcome) == {FIRST.cell: FIRST, worse.cell: worse}
     assert len(kept.read_text().splitlines()) == 3
 
 
