@@ -10,8 +10,8 @@ filters of their own. Each is blind where the other sees.
 2. If no label stands out, the network is distilled under random corruptions of the images, which take out what answers
    to patterns over the whole image. Nothing is pruned. This outcome is kept if something speaks for a backdoor: the
    smallest shift of the features to a label, which does not depend on a trigger's form, or the number of filters that
-   RNP exposes and clean images can spare. It is also kept, as a precaution, if it costs no accuracy on the held-out
-   images. Otherwise the network is left alone.
+   RNP exposes and clean images can spare. It is also kept, as a precaution, if it costs next to no accuracy on the
+   held-out images. Otherwise the network is left alone.
 3. If the outcomes of step 1 were dropped, RNP exposes filters, they are pruned past the budget, and the network is
    repaired (``repair``), under the triggers.
 
@@ -61,6 +61,8 @@ class AutoConfig:
         searches found no trigger.
       spare: share of all filters that clean images must be able to spare for a network to be changed of which no label
         stood out, by its feature shift either.
+      precaution: accuracy on held-out images that a distillation under corruptions may cost where nothing speaks for a
+        backdoor.
       rounds: how often, at most, the network is distilled away from triggers: from those found first, and then from
         those that the last round left as well.
       again: of the second scan of patches, with other sizes and places than the first one's.
@@ -76,6 +78,7 @@ class AutoConfig:
     blind: DistilConfig = field(default_factory=lambda: DistilConfig(corrupted=0.5))
     shift: ShiftConfig = field(default_factory=ShiftConfig)
     spare: float = 0.01
+    precaution: float = 0.01
     rounds: int = 2
     again: PatchConfig = field(default_factory=lambda: PatchConfig(side=0.16, step=0.6))
     small: float = 0.5
@@ -83,6 +86,7 @@ class AutoConfig:
     def __post_init__(self):
         check_number("spare", self.spare, 0, 1)
         check_number("small", self.small, 0, 1)
+        check_number("precaution", self.precaution, 0, 1)
         check_number("rounds", self.rounds, 1, integer=True)
 
 
@@ -139,15 +143,16 @@ def _leave(task: Task, whole: Defended, seen: str) -> Defended:
 def _distil_blind(
     task: Task, whole: Defended, seen: str, config: AutoConfig, rnp_key: jax.Array, key: jax.Array
 ) -> Defended:
-    """Distils under corruptions; the outcome is kept if something speaks for a backdoor or if it costs nothing."""
+    """Distils under corruptions; the outcome is kept if something speaks for a backdoor or it costs next to nothing."""
     apart = replace(task, history={}, warnings=[])
     done = repair(apart, whole, RepairConfig(distil=config.blind), key)
     how = "The network was distilled under random corruptions of the images, and no filter was pruned."
     lost = done.choice.holdout_acc_lost
     if shifted := _find_shifted(task, config):
         why = shifted
-    elif lost is not None and lost.value <= 0:
-        why = "Nothing speaks for a backdoor. What follows is a precaution that costs no accuracy on held-out images."
+    elif lost is not None and lost.value <= config.precaution:
+        cost = "no accuracy" if lost.value <= 0 else f"{lost.value:.1%} of the accuracy"
+        why = f"Nothing speaks for a backdoor. What follows is a precaution that costs {cost} on held-out images."
     else:
         _, why, speaks = _expose(task, config, rnp_key)
         if not speaks:
@@ -258,7 +263,7 @@ auto = Method(
     summary="search for triggers, distil the network away from them or from corruptions, prune where that fails",
     basis="Labels that a small trigger, a plain patch or a warp reaches are unlearned by distillation; where none "
     "stands out, the network is distilled under random corruptions if something else speaks for a backdoor or if that "
-    "costs nothing.",
+    "costs next to nothing.",
     run=run_auto,
     defaults=AutoConfig(),
     changes="both",

@@ -84,17 +84,24 @@ def _corrupt_all(corrupt: Corruption, keys: PRNGKeyArray, images: jax.Array, str
 
 
 def add_wave(key: PRNGKeyArray, image: Image, strength: ArrayLike = 1.0) -> Image:
-    """A plane wave of any direction, length, phase and colour, with an amplitude of 0.02 to 0.2 times the strength."""
-    frequency_key, phase_key, colour_key, amplitude_key = jax.random.split(key, 4)
+    """A plane wave of any direction, length and phase, with an amplitude of 0.02 to 0.2 times the strength.
+
+    Its edges are soft, as a sine's, to hard. It has a colour, or is alike in all channels in half of the cases: on grey
+    images, of which the network knows no other, that is what it answers to.
+    """
+    length_key, phase_key, colour_key, grey_key, amplitude_key, edge_key, direction_key = jax.random.split(key, 7)
     height, width, channels = image.shape
-    limits = jnp.asarray([height, width]) // 2
-    down, right = jax.random.randint(frequency_key, (2,), -limits, limits + 1).astype(jnp.float32)
-    phase = 2 * jnp.pi * jax.random.uniform(phase_key)
     colour = jax.random.uniform(colour_key, (1, 1, channels), minval=-1, maxval=1)
+    colour = jnp.where(jax.random.bernoulli(grey_key), 1.0, colour / jnp.abs(colour).max())
     amplitude = strength * jax.random.uniform(amplitude_key, minval=0.02, maxval=0.2)
+    longest = np.log(min(height, width) / 2)
+    cycles = jnp.exp(jax.random.uniform(length_key, minval=0.0, maxval=longest))  # over the image
+    direction = jnp.pi * jax.random.uniform(direction_key)
     rows, columns = (jnp.arange(size, dtype=jnp.float32) / size for size in (height, width))
-    wave = jnp.sin(2 * jnp.pi * (down * rows[:, None] + right * columns[None]) + phase)
-    return jnp.clip(image + amplitude * wave[:, :, None] * colour / jnp.abs(colour).max(), 0, 1)
+    along = jnp.sin(direction) * rows[:, None] + jnp.cos(direction) * columns[None]
+    wave = jnp.sin(2 * jnp.pi * (cycles * along + jax.random.uniform(phase_key)))
+    hard = jnp.exp(jax.random.uniform(edge_key, minval=0.0, maxval=3.0))
+    return jnp.clip(image + amplitude * (jnp.tanh(hard * wave) / jnp.tanh(hard))[:, :, None] * colour, 0, 1)
 
 
 def warp_smoothly(key: PRNGKeyArray, image: Image, strength: ArrayLike = 1.0) -> Image:

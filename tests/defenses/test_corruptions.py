@@ -50,12 +50,29 @@ def test_images_stay_in_range_and_change_with_the_key(corrupt, shape: tuple[int,
     assert len({each.tobytes() for each in found}) > 6
 
 
-def test_a_wave_has_one_frequency_and_a_bounded_amplitude():
-    for found in draw(add_wave, GREY, 12):
-        power = np.abs(np.fft.fft2(found[..., int(np.abs(found - 0.5).max((0, 1)).argmax())] - 0.5))
-        strongest = np.sort(power.ravel())[::-1]
-        assert strongest[2:].max(initial=0) < 1e-3 * strongest[0] + 1e-3, "a frequency and its negative"
-        assert np.abs(found - 0.5).max() <= 0.2 + 1e-6
+def test_a_wave_has_one_shape_in_all_channels_a_bounded_amplitude_and_soft_to_hard_edges():
+    waves = draw(add_wave, GREY) - 0.5
+    assert np.abs(waves).max() <= 0.2 + 1e-6
+    for each in waves:
+        first, second, _ = np.linalg.svd(each.reshape(-1, 3), compute_uv=False)
+        assert second < 1e-4 * first, "each channel is a multiple of the same wave"
+    alike = np.ptp(waves, axis=-1).max((1, 2)) < 1e-6
+    assert 0.3 < alike.mean() < 0.7
+    strongest = np.abs(waves).max(-1)
+    near_the_top = (strongest > 0.9 * strongest.max((1, 2), keepdims=True)).mean((1, 2))
+    assert near_the_top.min() < 0.4, "a sine is there for 29 % of its length"
+    assert near_the_top.max() > 0.8
+
+
+def test_waves_point_everywhere_and_long_ones_are_as_frequent_as_short_ones():
+    plane = jnp.full((64, 64, 1), 0.5)
+    power = np.abs(np.fft.fft2(draw(add_wave, plane, 200)[..., 0] - 0.5))
+    places = [np.unravel_index(each[:, :33].argmax(), (64, 33)) for each in power]
+    down, right = np.array([((row + 32) % 64 - 32, column) for row, column in places]).T
+    cycles = np.hypot(down, right)
+    assert 0.35 < (cycles < np.sqrt(32)).mean() < 0.65, "uniform in the logarithm from 1 to 32"
+    assert 0.3 < (np.abs(down) > right).mean() < 0.7
+    assert 0.3 < (down[down != 0] > 0).mean() < 0.7
 
 
 def test_a_warp_leaves_plain_images_alone_and_moves_a_ramp_by_a_pixel_on_average():
