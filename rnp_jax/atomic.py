@@ -214,7 +214,10 @@ def _machine() -> str:
 def _open_draft(target: Path) -> Iterator[tuple[Path, BinaryIO]]:
     """A new file beside ``target``, gone at the end unless it took another name."""
     draft = _name_draft(target)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except OSError as error:  # of a name that nobody asked for
+        raise OSError(error.errno, error.strerror, str(target)) from error
     try:
         with open(descriptor, "wb") as file:
             _lock(descriptor)

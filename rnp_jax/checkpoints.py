@@ -159,7 +159,8 @@ def load_model(
     if chosen is None:
         raise UnstatedError(
             f"{path} has no card that says how its images were normalised, and a wrong normalisation silently "
-            "ruins accuracy: give one, such as cifar10_rnp (the RNP release) or cifar10_bb (BackdoorBench)"
+            "ruins accuracy: give --normalization, such as cifar10_rnp (the RNP release) or cifar10_bb "
+            "(BackdoorBench), or labelled images with --data, on which evaluate, defend, detect and check try each"
         )
     network = Network(found, chosen.mean, chosen.std, found.place(placement), precision, evaluation)
     tensors = Checked(state_dict.tensors, checkpoint.path)  # as they are read, which is once

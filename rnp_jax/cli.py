@@ -8,8 +8,10 @@ import re
 import shutil
 import sys
 import textwrap
+from pathlib import Path
 from typing import Any
 
+from rnp_jax.checks import take_option
 from rnp_jax.commands.table import COMMANDS, COMPILE_NOTHING, HAVE_NO_LOG, HOLD_NO_DEVICE, LISTINGS
 from rnp_jax.errors import ConfigError, RnpError
 from rnp_jax.gpu_flags import take_gpu_flags
@@ -51,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except (RnpError, OSError) as error:
         status = error.status if isinstance(error, RnpError) else 1
-        text = str(error)
+        text = _tell_refused(error, arguments) if isinstance(error, OSError) else str(error)
         if isinstance(error, ConfigError):
             text = _find("rnp_jax.commands.spelling:spell_options")(text, arguments)
         return _end(status, f"{type(error).__name__}: {text}", error, style)
@@ -79,6 +81,17 @@ def _tell(text: str) -> None:
     with contextlib.suppress(OSError):
         sys.stderr.write(f"rnp-jax: {spell_hidden(text)}\n")
         sys.stderr.flush()
+
+
+def _tell_refused(error: OSError, arguments: list[str]) -> str:
+    """What the system refused, and the option to mend where that is the place to write to."""
+    if not error.filename or not error.strerror:
+        return str(error)
+    out = take_option(arguments, "--out")[1]
+    refused, place = Path(os.fsdecode(error.filename)), Path(out or "runs")
+    if refused == place or refused in place.parents or place in refused.parents:
+        return f"{refused}: cannot be written: {error.strerror}; choose another place with --out"
+    return f"{refused}: {error.strerror}"
 
 
 def _tell_unexpected(error: Exception, arguments: list[str]) -> str:

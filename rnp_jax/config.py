@@ -15,7 +15,7 @@ import tyro
 import yaml
 
 from rnp_jax.atomic import write_atomic
-from rnp_jax.checks import check_image_shape, check_number, check_seed
+from rnp_jax.checks import LARGEST_SIDE, check_image_shape, check_number, check_seed
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Arithmetic, Asked, Placement, choose_arithmetic
 from rnp_jax.plain_yaml import PlainLoader
@@ -107,6 +107,8 @@ class DataOptions:
     test_images: int | None = None
 
     def __post_init__(self):
+        if self.image_size is not None:
+            check_number("image_size", self.image_size, 1, LARGEST_SIDE, integer=True)
         if self.test_images is not None:
             check_number("test_images", self.test_images, 1, integer=True)
 

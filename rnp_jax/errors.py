@@ -46,7 +46,7 @@ class AmbiguousError(ArchitectureError):
     def __init__(self, candidates: Sequence[str]):
         super().__init__(
             f"the tensors fit {' or '.join(candidates)}: choose one with --architecture, or name clean images with "
-            "--data, on which evaluate, defend and detect try each"
+            "--data, on which evaluate, defend, detect and check try each"
         )
         self.candidates = tuple(candidates)
 

@@ -297,7 +297,10 @@ def card_of(checkpoint_sha256: str, name: str = "model.pt") -> Card:
 
 def test_the_card_says_how_images_were_normalised(tmp_path):
     path = write(tmp_path / "model.pt", build_random("resnet18").state_dict())
-    with pytest.raises(DataError, match=r"no card that says how its images were normalised.*cifar10_rnp"):
+    with pytest.raises(
+        DataError,
+        match=r"no card that says how its images were normalised.*--normalization, such as cifar10_rnp.*--data",
+    ):
         load_model(path)
     card = card_of(open_checkpoint(path)[0].sha256)
     write_card(tmp_path / "model.card.json", card)

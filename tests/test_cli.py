@@ -405,6 +405,37 @@ def test_what_the_system_refuses_is_one_line(tmp_path, capsys):
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("check none.pt", "none.pt: cannot be read: No such file or directory; check the path"),
+        ("inspect note.pt", "b'hello, t', not a known container: expected what torch.save, torch.jit.save or safet"),
+        ("check VICTIM --data empty", "--data empty: no class folders in it; expected CLASS/image.png"),
+        ("check VICTIM --data nowhere", "--data nowhere: there is no data set, file or folder 'nowhere'"),
+        ("evaluate VICTIM --normalization imagnet", "'imagnet'; did you mean imagenet? give --normalization one of"),
+        ("evaluate VICTIM --normalization 0.4,0.5/0.2,0.2", "for 2 channels, but the images have 3: give --normal"),
+        ("evaluate VICTIM --image-size 0", "--image-size is 0, expected an integer between 1 and 4096"),
+        ("evaluate VICTIM --attack bednets", "--attack: attack 'bednets' is unknown; did you mean badnets?"),
+        ("evaluate VICTIM --attack badnets --target 12", "--target is 12, expected an integer between 0 and 9"),
+        ("check VICTIM --out /proc/none", "/proc/none: cannot be written: No such file or directory; choose anoth"),
+        ("evaluate VICTIM --out /proc/a.json", "/proc/a.json: cannot be written: No such file or directory; choos"),
+    ],
+)
+def test_an_error_says_the_value_what_was_expected_and_the_option(
+    arguments, told, small_victim, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "note.pt").write_text("hello, this is a note")
+    assert main(arguments.replace("VICTIM", str(small_victim)).split()) == 1
+    assert told in capsys.readouterr().err.partition("rnp-jax: ")[2]
+
+
+def test_what_is_measured_is_said_with_its_trigger(small_victim, capsys):
+    assert main(["evaluate", str(small_victim), "--attack", "badnets", "--target", "3"]) == 0
+    assert "trigger: badnets, all to one, target class 3" in capsys.readouterr().err
+
+
 def test_a_result_that_does_not_support_what_was_required_is_status_3(small_victim, tmp_path, capsys):
     """CLP with no filter to prune leaves the trigger as it was."""
     nothing = ("--method", "clp", "--clp.threshold.rule", "number", "--clp.threshold.number", "0")

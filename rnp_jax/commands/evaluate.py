@@ -12,13 +12,15 @@ from rnp_jax.attacks import describe
 from rnp_jax.config import FILE, FLAT, ComputeOptions, DataOptions, SourceOptions, TriggerOptions, to_plain
 from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.pipeline.copies import tell_copies
-from rnp_jax.pipeline.doubts import find_doubt
+from rnp_jax.pipeline.doubts import find_doubt, warn_of_known
 from rnp_jax.pipeline.few_images import tell_opened, warn_of_classes, warn_of_few_measured
 from rnp_jax.pipeline.opening import fit_images, open_data, open_model, open_trigger
 from rnp_jax.pipeline.rivals import warn_of_rivals
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.sets import evaluation_sets
+from rnp_jax.pipeline.training_set import name_attack
 from rnp_jax.pipeline.versions import device_name, package_versions
+from rnp_jax.report.wording import name_trigger
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,15 @@ def run(options: EvaluateOptions) -> Metrics:
     tell_opened(model, test, log)
     warnings = warn_of_rivals(model, options.source, test)
     trigger = open_trigger(model, options.trigger, test)
+    if trigger is not None:
+        goal = trigger.goal
+        log.say(f"trigger: {name_trigger(name_attack(model, trigger), goal.mapping, goal.one_target)}")
     sets = evaluation_sets(model, test, trigger)
     (measured,) = sets.measure(model, model.variables, batch_size=options.compute.batch_size)
     log.show({model.checkpoint.path.name: measured.metrics}, wanted=True)
     if (doubt := find_doubt(model, measured)) is not None:
         warnings = (doubt.sentence, *warnings)
-    warnings = (*warnings, *warn_of_few_measured(len(test)))
+    warnings = (*warnings, *warn_of_known(model, measured), *warn_of_few_measured(len(test)))
     for warning in warnings:
         log.warn(warning)
     if options.out is not None:

@@ -78,7 +78,9 @@ def parse_normalization(text: str) -> Normalization:
         near = longer or difflib.get_close_matches(text, NORMALIZATIONS, n=1)
         hint = f" did you mean {' or '.join(near)}?" if near else ""
         known = ", ".join(NORMALIZATIONS)
-        raise DataError(f"unknown normalisation {text!r};{hint} give one of {known}, or values as 'm,m,m/s,s,s'")
+        raise DataError(
+            f"unknown normalisation {text!r};{hint} give --normalization one of {known}, or values as 'm,m,m/s,s,s'"
+        )
     mean, _, std = text.partition("/")
     try:
         return Normalization(tuple(map(float, mean.split(","))), tuple(map(float, std.split(","))))

@@ -136,7 +136,7 @@ def _expose(task: Task, config: AutoConfig, key: jax.Array) -> tuple[Defended, s
 
 def _leave(task: Task, whole: Defended, seen: str) -> Defended:
     why = f"{seen} Nothing speaks for a backdoor, and the network is unchanged."
-    task.warn(why)
+    task.warn("Nothing was found, so nothing was removed. That is no proof that the network is clean.")
     return _explain(conclude(task, replace(whole, unchanged=True), task.variables), why)
 
 

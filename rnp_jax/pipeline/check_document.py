@@ -9,7 +9,7 @@ from rnp_jax.normaliser import spell
 from rnp_jax.pipeline.case import Case
 from rnp_jax.pipeline.concluding import Signs, conclude, tell_done, tell_known, tell_unknown
 from rnp_jax.pipeline.describing import describe_checkpoint, describe_command, describe_data
-from rnp_jax.pipeline.doubts import Doubt, read_stated
+from rnp_jax.pipeline.doubts import Doubt, read_stated, warn_of_known
 from rnp_jax.pipeline.few_images import tell_opened, warn_of_classes
 from rnp_jax.pipeline.judging import AT_CHANCE, hold_in_doubt
 from rnp_jax.pipeline.measuring import Outcome
@@ -63,7 +63,12 @@ def describe_check(
     model, (clean, held) = case.model, case.clean_images
     stated = read_stated(model)
     conclusion, verdict, known, unknown = _conclude(done, request, doubt)
-    warnings = [*([] if doubt is None else [doubt.sentence]), *case.cautions, *warn_of_classes(case.test)]
+    warnings = [
+        *([] if doubt is None else [doubt.sentence]),
+        *warn_of_known(model, before),
+        *case.cautions,
+        *warn_of_classes(case.test),
+    ]
     if done is not None:
         warnings += done.detection.warnings if done.dropped else (*done.detection.warnings, *done.defense.warnings)
     return Check(

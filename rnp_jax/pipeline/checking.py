@@ -22,7 +22,7 @@ from rnp_jax.pipeline.defending import hold_against_rivals
 from rnp_jax.pipeline.describing import describe_run
 from rnp_jax.pipeline.detecting import DetectionOptions, examine
 from rnp_jax.pipeline.detection_document import Examination
-from rnp_jax.pipeline.doubts import find_doubt
+from rnp_jax.pipeline.doubts import find_doubt, warn_of_known
 from rnp_jax.pipeline.evidence import search_before_and_after
 from rnp_jax.pipeline.holding import hold_new
 from rnp_jax.pipeline.keeping import identify, keep_stages
@@ -111,6 +111,8 @@ def check_case(
     doubt = find_doubt(case.model, before)
     if doubt is not None:
         log.warn(doubt.sentence)
+    for warning in warn_of_known(case.model, before):
+        log.warn(warning)
     hopeless = doubt is not None and doubt.at_chance
     done = None if hopeless else _look_and_defend(case, request, detection, before, log, cleaned, keep)
     check = describe_check(case, request, before, done, doubt, log)

@@ -55,11 +55,11 @@ SAME_KIND = (
 OTHER_TRIGGERS = "Whether there are other backdoors than the one whose trigger is known."
 
 
-NOTHING_FOUND = "`auto` looked further, found nothing to remove either, and left the network as it came."
-NOTHING_REMOVED = "`auto` found nothing to remove, and left the network as it came."
+NOTHING_FOUND = "Automatic removal looked further, found nothing to remove either, and left the network as it came."
+NOTHING_REMOVED = "Automatic removal found nothing to remove, and left the network as it came."
 DROPPED = (
-    "`auto` would have changed the network, as a precaution or on a weak sign of its own. Nothing else speaks for a "
-    "backdoor, so the network was left as it came. `rnp-jax defend` writes the changed one."
+    "Automatic removal would have changed the network, as a precaution or on a weak sign of its own. Nothing else "
+    "speaks for a backdoor, so the network was left as it came. To get the changed one, use rnp-jax defend."
 )
 
 

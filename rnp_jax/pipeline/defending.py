@@ -8,7 +8,7 @@ from rnp_jax.defenses.method import Keep, compute_anew
 from rnp_jax.evaluation.measure import Measured
 from rnp_jax.pipeline.case import Case, open_case
 from rnp_jax.pipeline.describing import describe_run
-from rnp_jax.pipeline.doubts import find_doubt
+from rnp_jax.pipeline.doubts import find_doubt, warn_of_known
 from rnp_jax.pipeline.evidence import search_before_and_after
 from rnp_jax.pipeline.few_images import tell_opened
 from rnp_jax.pipeline.holding import hold_new
@@ -72,6 +72,8 @@ def defend_case(
         before = measure_before(case, request, log)
     if (doubt := find_doubt(case.model, before)) is not None:
         log.warn(doubt.sentence)
+    for warning in warn_of_known(case.model, before):
+        log.warn(warning)
     return measure(case, run_method(case, request, log, keep), request, log, before)
 
 

@@ -21,7 +21,7 @@ from rnp_jax.extractors import Extractor, open_extractor
 from rnp_jax.models import count_parameters
 from rnp_jax.pipeline.case import Case
 from rnp_jax.pipeline.copies import describe_copies, warn_of_replaced
-from rnp_jax.pipeline.doubts import find_doubt
+from rnp_jax.pipeline.doubts import find_doubt, warn_of_known
 from rnp_jax.pipeline.evidence import describe_evidence
 from rnp_jax.pipeline.few_images import warn_of_classes, warn_of_few
 from rnp_jax.pipeline.judging import COSTLY, hold_in_doubt, judge
@@ -95,6 +95,7 @@ def describe_run(
         evidence=describe_evidence(finding, case.test.class_names),
         warnings=(
             *(() if doubt is None else (doubt.sentence,)),
+            *warn_of_known(model, outcome.before),
             *_warn_of_source(case),
             *_cautions(request),
             *warn_of_few(case, request),

@@ -1,7 +1,8 @@
-"""Doubt whether a network is computed as it was trained: its accuracy at chance, or far under what its file states.
+"""Doubt an accuracy: at chance, far under what the file states, or above it.
 
 Tensors do not tell everything that a network computes: a normalisation, strides, an activation or the order of the
-classes leaves no trace in them. What a wrong one does show in is the accuracy on clean images.
+classes leaves no trace in them. What a wrong one does show in is the accuracy on clean images. An accuracy above the
+stated one says something else: that the network knows these images.
 """
 
 from collections.abc import Sequence
@@ -54,6 +55,18 @@ def find_doubt(model: Suspect, measured: Measured) -> Doubt | None:
     return None if grounds is None else Doubt(grounds.guessing is not None, _tell(grounds, model))
 
 
+def warn_of_known(model: Suspect, measured: Measured) -> tuple[str, ...]:
+    """That the network does better than it should on new images, if so: it may have been trained on these."""
+    acc, stated = measured.metrics.acc, read_stated(model)
+    if stated is None or acc.low <= stated.value:
+        return ()
+    warning = (
+        f"{_tell_acc(acc)}, but {_tell_stated(stated, model)}. The network may have been trained on these images. Then "
+        "ACC does not show what a defense costs on new ones: give --data images that it was not trained on."
+    )
+    return (warning,)
+
+
 def doubt_accuracy(
     acc: Proportion, images_by_class: Sequence[int], num_classes: int, stated: StatedAccuracy | None = None
 ) -> Grounds | None:
@@ -84,13 +97,12 @@ def read_stated(model: Suspect) -> StatedAccuracy | None:
 
 def _tell(grounds: Grounds, model: Suspect) -> str:
     acc, network = grounds.acc, model.network
-    parts = [f"ACC is {acc.value:.1%} ({acc.low:.1%} to {acc.high:.1%}) of {acc.total:,} images"]
+    parts = [_tell_acc(acc)]
     if grounds.guessing is not None:
         how = "no" if acc.low <= grounds.guessing else "hardly"
         parts.append(f"{how} better than guessing ({grounds.guessing:.1%})")
     if grounds.stated is not None:
-        where = "the card" if model.card is not None else f"the file (as {quote(grounds.stated.key)})"
-        parts.append(f"but {where} states {grounds.stated.value:.1%}")
+        parts.append(f"but {_tell_stated(grounds.stated, model)}")
     height, width, _ = network.architecture.image_shape
     mean, deviation = (", ".join(f"{value:.4g}" for value in values) for values in (network.mean, network.std))
     checks = [
@@ -104,3 +116,12 @@ def _tell(grounds: Grounds, model: Suspect) -> str:
         f"{', '.join(parts)}. If the network was trained to do better, it is not computed as it was trained, and no "
         f"other figure counts. Check {', '.join(first)}, and {last}."
     )
+
+
+def _tell_acc(acc: Proportion) -> str:
+    return f"ACC is {acc.value:.1%} ({acc.low:.1%} to {acc.high:.1%}) of {acc.total:,} images"
+
+
+def _tell_stated(stated: StatedAccuracy, model: Suspect) -> str:
+    where = "the card" if model.card is not None else f"the file (as {quote(stated.key)})"
+    return f"{where} states {stated.value:.1%}"

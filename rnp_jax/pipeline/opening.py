@@ -1,7 +1,8 @@
 """What several commands begin with: a model, its images, its trigger."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -87,7 +88,8 @@ def open_model(path: str, source: SourceOptions, compute: ComputeOptions, images
 @lru_cache(maxsize=2)
 def _draw_clean(images: DataOptions) -> Dataset:
     """A few clean images to settle on what a file leaves open; the files of a sweep have the same."""
-    data = load_images(replace(images, test_images=None), "test", undivided=True)
+    with _naming_data(images):
+        data = load_images(replace(images, test_images=None), "test", undivided=True)
     return data.subset(draw_evenly(data.labels, IMAGES))
 
 
@@ -175,7 +177,21 @@ def open_data(
     carded = options.data is None and model.card is not None
     size = model.network.architecture.image_shape[:2] if carded and model.extractor is None else None
     named = replace(options, data=model.card.data) if carded and model.card else options
-    return fit_images(model, load_images(named, split, size, undivided=undivided))[1]
+    with _naming_data(options):
+        data = load_images(named, split, size, undivided=undivided)
+    return fit_images(model, data)[1]
+
+
+@contextmanager
+def _naming_data(options: DataOptions) -> Iterator[None]:
+    """Errors of images that cannot be used begin with the option that names them, where one does."""
+    try:
+        yield
+    except UnusableDataError as error:
+        if options.data is None:
+            raise
+        reason = str(error).removeprefix(f"{options.data}: ")
+        raise UnusableDataError(f"--data {options.data}: {reason}") from error
 
 
 def fit_images(model: Suspect, data: Dataset) -> tuple[Suspect, Dataset]:
@@ -306,11 +322,20 @@ def open_trigger(model: Suspect, options: TriggerOptions, test: Dataset) -> Trig
         stored = beside(model.checkpoint.path, TRIGGER_SUFFIX)
         artefact = artefact or (str(stored) if stored.is_file() else None)
     else:
-        attack = make_attack(options.attack, options.constants)
+        attack = _make_named(options)
         goal = Goal(num_classes=num_classes, target=options.target, mapping=options.mapping)
     params: Params = attack.init(shape) if artefact is None else load_artefact(Path(artefact), attack, shape)
     triggered = trigger_test_set(test.images, test.labels, goal, attack, params, jax.random.key(TRIGGER_SEED))
     return Trigger(attack, goal, triggered)
+
+
+def _make_named(options: TriggerOptions) -> Attack:
+    """The attack that --attack names."""
+    try:
+        get_attack(options.attack)
+    except ConfigError as error:
+        raise ConfigError(f"--attack: {error}") from error
+    return make_attack(options.attack, options.constants)
 
 
 def make_attack(name: str, constants: Mapping[str, Any]) -> Attack:

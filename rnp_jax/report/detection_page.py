@@ -25,7 +25,7 @@ CAPTIONS = {
     "calibration_triggers": ("Trigger size: the score among known models", "The dashed line marks this model."),
     "triggers": (
         "Recovered triggers",
-        "Above, the mask of each label, dark where it covers the image; below, the trigger seen through it, on grey.",
+        "Above, the mask of each label: what it covers stands out; below, the trigger seen through it, on grey.",
     ),
     "norms": ("Sizes of the masks", "A mask far smaller than the others is suspicious. The limit is dashed."),
     "suspicious": (

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from rnp_jax.defenses import registry
 from rnp_jax.report.html import Markup, element, join, table
 from rnp_jax.report.schema import Choice, Oracle, Proportion, Result, Run
-from rnp_jax.report.wording import DER, METRICS, UNKNOWN, change, interval, number, percent, rating
+from rnp_jax.report.wording import DER, METRICS, UNKNOWN, change, interval, name_trigger, number, percent, rating
 
 LEVELS = {"ok": "Good", "warning": "Caution", "bad": "Bad", "unknown": "Not measured"}
 ORACLE = "Oracle: best by ASR, which a defender cannot see"
@@ -97,8 +97,7 @@ def _tested_on(result: Result) -> Markup:
     if result.attack is None:
         text = "No trigger is known for this checkpoint, so ASR and RA cannot be measured."
     else:
-        target = "all classes" if result.attack.target is None else f"class {result.attack.target}"
-        text = f"Trigger: {result.attack.name}, {result.attack.mapping.replace('_', ' ')}, target {target}."
+        text = f"Trigger: {name_trigger(result.attack.name, result.attack.mapping, result.attack.target)}."
     return element("p", f"{text} Ranges are 95 % Wilson score intervals.", class_="quiet")
 
 

@@ -73,3 +73,8 @@ def _scalar(value: JsonValue) -> str:
     if isinstance(value, list):
         return ", ".join(_scalar(item) for item in value) or "none"
     return "none" if value == {} else str(value)
+
+
+def name_trigger(attack: str, mapping: str, target: int | None) -> str:
+    """A known trigger in words: its attack, its mapping of labels, and the class that it leads to."""
+    return f"{attack}, {mapping.replace('_', ' ')}, target {'all classes' if target is None else f'class {target}'}"

@@ -139,7 +139,8 @@ class SourceFile:
         return state.st_size, state.st_mtime_ns
 
     def _unreadable(self, error: OSError) -> CheckpointError:
-        return CheckpointError(self._path, f"cannot be read: {error.strerror or error}")
+        advice = "; check the path" * isinstance(error, FileNotFoundError)
+        return CheckpointError(self._path, f"cannot be read: {error.strerror or error}{advice}")
 
 
 def read_file(path: str | PathLike[str], limits: Limits) -> bytes:
@@ -176,7 +177,11 @@ def identify(data: Sliceable, path: str | PathLike[str]) -> Container | Literal[
         return "index"
     if head.startswith(b"\x80"):
         return "legacy"
-    raise CheckpointError(path, f"not a PyTorch checkpoint: it begins with {head[:8]!r}, not a known container")
+    raise CheckpointError(
+        path,
+        f"not a PyTorch checkpoint: it begins with {head[:8]!r}, not a known container: "
+        "expected what torch.save, torch.jit.save or safetensors writes",
+    )
 
 
 def _is_tar(head: bytes) -> bool:

@@ -63,10 +63,9 @@ def test_a_head_of_which_clean_images_can_spare_nothing_is_left_alone(features):
     found = auto(features.network, features.variables, features.data, KEY, config, holdout=features.holdout)
     assert jax.tree.all(jax.tree.map(np.array_equal, found.variables, features.variables))
     assert (found.kind, found.choice.pruned, found.unchanged) == ("weights", 0, True)
-    (warning,) = found.warnings
-    assert warning == found.choice.rule
-    assert warning.startswith("Features carry no trigger to search for. Of the filters that RNP exposed")
-    assert warning.endswith("Nothing speaks for a backdoor, and the network is unchanged.")
+    assert found.warnings == ("Nothing was found, so nothing was removed. That is no proof that the network is clean.",)
+    assert found.choice.rule.startswith("Features carry no trigger to search for. Of the filters that RNP exposed")
+    assert found.choice.rule.endswith("Nothing speaks for a backdoor, and the network is unchanged.")
 
 
 def test_a_head_that_can_spare_filters_is_pruned_past_the_budget_and_repaired(features):

@@ -1,5 +1,6 @@
 """What came of a check, where nothing could be concluded and where a file is left as it came, and its lines."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -67,6 +68,14 @@ def test_the_file_is_told_in_three_lines(opened):
     assert [line.split()[0] for line in heard.said[:3]] == ["network", "normalisation", "accuracy"]
     assert "10 classes, images of 8x8x3" in heard.said[0]
     assert f"of {len(case.test):,} images that nothing learns from" in heard.said[2]
+
+
+def test_images_that_the_network_may_have_been_trained_on_are_a_warning_of_the_page(opened):
+    case, request, before = opened
+    card = case.model.card.model_copy(update={"acc": before.metrics.acc.low / 2})
+    model = replace(case.model, card=card)
+    check = describe_check(replace(case, model=model), request, before, None, None, RunLog(quiet=True))
+    assert any("may have been trained on these images" in warning for warning in check.warnings)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from rnp_jax.evaluation.measure import Measured
 from rnp_jax.evaluation.metrics import Metrics, Proportion
 from rnp_jax.models import Architecture, Network
-from rnp_jax.pipeline.doubts import Grounds, doubt_accuracy, find_doubt, read_stated
+from rnp_jax.pipeline.doubts import Grounds, doubt_accuracy, find_doubt, read_stated, warn_of_known
 from rnp_jax.torch_io.stated_accuracy import StatedAccuracy
 
 
@@ -120,3 +120,17 @@ def test_a_head_is_not_told_to_check_what_only_its_extractor_has():
 
 def test_a_good_accuracy_raises_no_doubt():
     assert find_doubt(as_model({"net": {}, "acc": 0.95}), measured(940)) is None
+
+
+def test_an_accuracy_above_the_stated_one_beyond_noise_means_that_the_network_may_know_the_images():
+    model = as_model({"net": {}, "acc": 91.8})
+    (told,) = warn_of_known(model, measured(1000))
+    assert told == (
+        'ACC is 100.0% (99.6% to 100.0%) of 1,000 images, but the file (as "acc") states 91.8%. The network may have '
+        "been trained on these images. Then ACC does not show what a defense costs on new ones: give --data images "
+        "that it was not trained on."
+    )
+    assert warn_of_known(model, measured(930)) == ()  # 93.0 %, and its interval begins at 91.2 %
+    assert warn_of_known(as_model({"net": {}}), measured(1000)) == ()
+    (told,) = warn_of_known(as_model({"net": {}}, card=SimpleNamespace(acc=0.9)), measured(950))
+    assert "but the card states 90.0%" in told
