@@ -153,12 +153,14 @@ class RunLog:
         with Progress(*columns, console=self.console, disable=not self.draws) as bars:
             yield EpochBars(bars, self, done)
 
-    def tell_epoch(self, phase: str, epoch: int, most: int, figures: Mapping[str, float], left: float | None) -> None:
-        """A line of an epoch's figures, on the screen only where no bar shows them."""
+    def tell_epoch(
+        self, phase: str, epoch: int, most: int, figures: Mapping[str, float], left: float | None, shown: str
+    ) -> None:
+        """A line of an epoch's figures, on the screen only where no bar shows them; ``shown`` is ``left`` in words."""
         text = "  ".join(f"{name.replace('_', ' ')} {_show(name, value)}" for name, value in figures.items())
         line = f"{phase} epoch {epoch}/{most}  {text}"
         if not self.draws:
-            self.console.print("  ".join(filter(None, (line, tell_left(left) if epoch < most else ""))), soft_wrap=True)
+            self.console.print("  ".join(filter(None, (line, shown))), soft_wrap=True)
         self.tell("epoch", phase=phase, epoch=epoch, epochs=most, figures=dict(figures), seconds_left=left)
         self._note(line)
 
@@ -180,11 +182,12 @@ class EpochBars:
         if epoch <= self._reached.get(phase, epoch):  # it began, for the first time or again, where another ended
             self._paces[phase] = self._next if self._done < epoch else Pace()
         self._reached[phase] = epoch
-        left = self._paces[phase].left(epoch, most)
+        pace = self._paces[phase]
+        left = pace.left(epoch, most)
         text = "  ".join(f"{name.replace('_', ' ')} {_show(name, value)}" for name, value in figures.items())
-        shown = tell_left(left) if epoch < most else ""
+        shown = tell_left(left, rough=pace.rough) if epoch < most else ""
         self._bars.update(self._tasks[phase], completed=epoch, figures=text, left=shown)
-        self._log.tell_epoch(phase, epoch, most, figures, left)
+        self._log.tell_epoch(phase, epoch, most, figures, left, shown)
         self._next, self._done = Pace(), 0
 
 

@@ -11,8 +11,10 @@ def test_the_first_step_counts_until_there_is_a_second_one(monkeypatch):
     assert judge.left(0, 10) is None
     now = 50.0
     assert judge.left(1, 10) == 450.0
+    assert judge.rough
     now = 52.0
     assert judge.left(2, 10) == 16.0
+    assert not judge.rough
     now = 60.0
     assert judge.left(6, 10) == 8.0
     assert judge.left(10, 10) == 0.0
@@ -35,3 +37,4 @@ def test_what_an_earlier_run_did_took_no_time(monkeypatch):
 )
 def test_a_time_as_people_say_it(seconds, told):
     assert tell_left(seconds) == told
+    assert tell_left(seconds, rough=True) == (told and f"at most {told}")

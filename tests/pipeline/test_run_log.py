@@ -197,4 +197,5 @@ def test_the_time_left_is_judged_by_the_epochs_of_this_run(capsys, monkeypatch):
             now += 10.0 if epoch == 91 else 4.0
             bars(phase, epoch, 100, {})
     told = [line.partition("  ")[2].strip() for line in capsys.readouterr().err.splitlines()]
-    assert told == ["90 s left", "32 s left", "7 min left", "7 min left", "7 min left", "7 min left"]
+    seven = ["at most 7 min left", "7 min left"]
+    assert told == ["at most 90 s left", "32 s left", *seven, *seven]
