@@ -126,7 +126,7 @@ def test_where_nothing_speaks_for_a_backdoor_a_precaution_is_kept_if_it_costs_ne
     assert (said is not None) is kept
     assert ("distil" in found.history) is kept
     assert jax.tree.all(jax.tree.map(np.array_equal, found.variables["params"], variables["params"])) is not kept
-    assert any("the network is unchanged" in each for each in found.warnings) is not kept
+    assert any("so nothing was removed" in each for each in found.warnings) is not kept
 
 
 @pytest.fixture
