@@ -44,6 +44,7 @@ class Program(Generic[Arguments, Returned]):
             left = list(reversed(numbers))
             return function(*(_unite(each, left) for each in structures), *arguments, **named)  # pyright: ignore[reportCallIssue]
 
+        run.__name__ = function.__name__  # what logs of compilation and profiles call the program
         self._jitted = jax.jit(run, static_argnums=0)
 
     def __call__(self, *arguments: Arguments.args, **named: Arguments.kwargs) -> Returned:

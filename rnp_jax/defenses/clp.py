@@ -30,6 +30,7 @@ from rnp_jax.defenses.scores import chooses_by_score, prune_by_site_scores
 from rnp_jax.defenses.thresholds import ThresholdConfig
 from rnp_jax.errors import DefenseError
 from rnp_jax.models import Network
+from rnp_jax.traced import jit_settings
 from rnp_jax.types import Tree, Variables
 
 
@@ -62,21 +63,28 @@ def clp_scores(network: Network, variables: Variables) -> dict[str, Float[np.nda
             f"{network.architecture.name} in placement {network.placement} has no batch norm at its filters: CLP "
             "scores channels with batch norm, or the units of an mlp; choose rnp, anp, holder or fp"
         )
-    return {name: np.asarray(bound) for name, bound in lipschitz_bounds(network, variables, channel_norms).items()}
+    return dict(jax.device_get(lipschitz_bounds(network, variables, channel_norms)))
 
 
 def lipschitz_bounds(
     network: Network, variables: Variables, norms: Callable[[Float[Array, "... C F"]], Float[Array, "F"]]
 ) -> dict[str, Float[Array, "F"]]:
     """The bound of every site, by its layer, with ``norms`` for the largest singular values of a kernel's channels."""
+    params = _by_layer(variables["params"])
+    producers = dict.fromkeys(name for site in network.sites for name in site.producers)
+    return _multiply(network, {name: norms(params[name]["kernel"]) for name in producers}, variables)
+
+
+@jit_settings()
+def _multiply(network: Network, spectral: Mapping[str, Array], variables: Variables) -> dict[str, Float[Array, "F"]]:
+    """Each site's singular values times the gain of its batch norm."""
     params, stats = _by_layer(variables["params"]), _by_layer(variables["batch_stats"])
     bounds = {}
     for site in network.sites:
-        spectral = sum((norms(params[name]["kernel"]) for name in site.producers), jnp.float32(0))
-        spectral = spectral if site.producers else jnp.float32(1)
+        bound = sum((spectral[name] for name in site.producers), jnp.float32(0)) if site.producers else jnp.float32(1)
         if site.layer in stats:
-            spectral = spectral * _gain(params[site.layer], stats[site.layer], network.layers[site.layer].eps)
-        bounds[site.layer] = spectral
+            bound = bound * _gain(params[site.layer], stats[site.layer], network.layers[site.layer].eps)
+        bounds[site.layer] = bound
     return bounds
 
 

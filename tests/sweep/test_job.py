@@ -31,6 +31,7 @@ from rnp_jax.sweep.ledger import Ledger
 from rnp_jax.sweep.options import SweepOptions
 from rnp_jax.sweep.shift import COVARIATE
 from rnp_jax.sweep.worker import work
+from tests.compiled import watch_compilations
 
 OPTIONS = schema_for(SweepOptions, ("none", "clp", "rnp"))(
     write="row",
@@ -60,19 +61,15 @@ def items(tmp_path_factory):
 @pytest.mark.slow
 def test_after_the_first_item_nothing_is_compiled(items, tmp_path):
     """Of networks of one architecture, whatever their weights, for every method."""
-    compiled = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, _, **__: compiled.append(event) if event.endswith("backend_compile_duration") else None
-    )
     job = SweepJob(OPTIONS, tmp_path)
     for method in ("none", "clp", "rnp"):
         counts = []
         for item in items:
             item = replace(item, method=method)
-            before = len(compiled)
-            row = job.run(item, job.load(item), 1)
+            with watch_compilations() as compiled:
+                row = job.run(item, job.load(item), 1)
             assert row.status == "ok"
-            counts.append(len(compiled) - before)
+            counts.append(compiled.total())
         assert counts[0] > 0
         assert counts[2:] == [0, 0], "the second may meet another number of pruned filters"
 
@@ -241,16 +238,13 @@ def test_a_card_whose_rate_is_no_share_is_the_file_s_fault(small_victim, tmp_pat
 def measure_on_two(folder: str) -> None:
     """A worker on the plan in a folder, in a process that has two devices; prints how often it compiled, by hand."""
     out = Path(folder)
-    compiled, counts = [], []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, _, **__: compiled.append(event) if event.endswith("backend_compile_duration") else None
-    )
+    counts = []
 
     class Counting(SweepJob):
         def run_hand(self, items, loaded, attempt):
-            before = len(compiled)
-            rows = super().run_hand(items, loaded, attempt)
-            counts.append((len(items), len(compiled) - before))
+            with watch_compilations() as compiled:
+                rows = super().run_hand(items, loaded, attempt)
+            counts.append((len(items), compiled.total()))
             return rows
 
     ledger = Ledger(out)
