@@ -6,12 +6,15 @@ from typing import Any
 import jax
 
 
-def fetch_late(found: Iterable[Any]) -> Iterator[Any]:
+def fetch_late(found: Iterable[Any], *, watched: bool = True) -> Iterator[Any]:
     """Each tree of arrays on the host, in order, fetched once the next one was asked for.
 
     A program is dispatched without waiting for its result. So the device goes on while the host waits for the result
-    before, and no more than two are kept on it.
+    before, and no more than two are kept on it. Where nobody watches, the host waits once, for all of them.
     """
+    if not watched:
+        yield from jax.device_get(list(found))
+        return
     waiting: list[Any] = []
     for tree in found:
         waiting.append(tree)

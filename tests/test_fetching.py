@@ -24,3 +24,11 @@ def test_each_is_fetched_after_the_next_was_asked_for(count, monkeypatch):
     for i in range(1, count):
         expected += [("asked", i), ("fetched", i - 1)]
     assert events == expected + [("fetched", count - 1)] * bool(count)
+
+
+def test_where_nobody_watches_all_are_fetched_together(monkeypatch):
+    asked, get = [], jax.device_get
+    monkeypatch.setattr(jax, "device_get", lambda trees: (asked.append(len(trees)), get(trees))[1])
+    found = fetch_late(({"at": jax.device_put(np.int32(i))} for i in range(3)), watched=False)
+    assert [int(tree["at"]) for tree in found] == [0, 1, 2]
+    assert asked == [3]

@@ -7,7 +7,7 @@ one batch, SGD has a constant rate, and the running statistics of batch norm com
 tensor whose gradient is zero is not moved for g₂, where the release divides by zero.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ import optax
 
 from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError
+from rnp_jax.fetching import fetch_late
 from rnp_jax.traced import jit_settings
 from rnp_jax.training.epoch import Augment, batch_metrics, cross_entropy, run_epoch
 from rnp_jax.types import Apply, Batch, Progress, Tree, Variables
@@ -64,19 +65,24 @@ def tune_actively(
 ) -> tuple[Variables, dict[str, np.ndarray]]:
     """The variables after all epochs on ``data``, and by epoch loss and accuracy [E], before each step.
 
-    Without ``progress`` the host waits once; with it, once an epoch, calling the same compiled program.
+    Without ``progress`` the host waits once; with it, for an epoch while the next one runs, by a program an epoch.
     """
     params, stats = variables["params"], variables["batch_stats"]
     state = _State(params, stats, _optimizer(config).init(params), jnp.int32(0))
     data = Batch(*jax.device_put(tuple(data)))
     stride = config.epochs if progress is None else 1
     rows: list[dict[str, np.ndarray]] = []
-    for done in range(0, config.epochs, stride):
-        state, row = _run(apply, config, augment, stride, state, variables["masks"], data, key)
-        rows.append(jax.device_get(row))
+
+    def run() -> Iterator[dict[str, jax.Array]]:
+        nonlocal state
+        for _ in range(0, config.epochs, stride):
+            state, row = _run(apply, config, augment, stride, state, variables["masks"], data, key)
+            yield row
+
+    for done, row in enumerate(fetch_late(run()), 1):
+        rows.append(row)
         if progress is not None:
-            last = {name: float(row[name][-1]) for name in ("loss", "accuracy")}
-            progress("tsbd", done + stride, config.epochs, last)
+            progress("tsbd", done, config.epochs, {name: float(row[name][-1]) for name in ("loss", "accuracy")})
     history = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     return {**variables, "params": state.params, "batch_stats": state.batch_stats}, history
 

@@ -12,6 +12,7 @@ the original network by thresholds up to 0.90, after rounding to four decimals, 
 but by default held-out clean images decide how many, and not a threshold chosen with triggered ones.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from rnp_jax.defenses.phase import Progress
 from rnp_jax.defenses.prune import PruneConfig, chooses_by_masks, prune_by_masks
 from rnp_jax.defenses.result import Defended
 from rnp_jax.errors import ConfigError, DefenseError
+from rnp_jax.fetching import fetch_late
 from rnp_jax.traced import jit_settings
 from rnp_jax.training.epoch import Augment, cross_entropy
 from rnp_jax.types import Apply, Batch, Tree, Variables
@@ -110,15 +112,21 @@ def optimize_masks(
     run = _Run(apply, replace(config, prune=PruneConfig()), augment)
     fixed = masks.apply_filters(variables, filters)
     data = Batch(*jax.device_put(tuple(data)))
-    state = _State(filters, _optimizer(run.config).init(filters), jnp.int32(0))
+    state = _start(run, filters)
     rows, epochs = [], -(-config.iterations // config.log_every)
-    for epoch in range(1, epochs + 1):
-        until = min(epoch * config.log_every, config.iterations)
-        state, row = _run_until(run, state, fixed, data, key, jnp.int32(until))
+
+    def optimize() -> Iterator[dict[str, jax.Array]]:
+        nonlocal state
+        for epoch in range(1, epochs + 1):
+            until = jax.device_put(np.int32(min(epoch * config.log_every, config.iterations)))
+            state, row = _run_until(run, state, fixed, data, key, until)
+            yield row
+
+    for epoch, row in enumerate(fetch_late(optimize(), watched=progress is not None), 1):
         rows.append(row)
         if progress is not None:
             progress("anp", epoch, epochs, {name: float(row[name]) for name in ("loss", "accuracy")})
-    history = {name: np.stack([np.asarray(row[name]) for row in rows]) for name in rows[0]}
+    history = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     if not np.isfinite(history["loss"]).all():
         raise DefenseError(
             f"the masks diverged: their loss became {history['loss'][-1]}; "
@@ -147,6 +155,11 @@ class Noise(NamedTuple):
 
     weight: dict[str, jax.Array]
     bias: dict[str, jax.Array]
+
+
+@jit_settings()
+def _start(run: _Run, filters: dict[str, jax.Array]) -> _State:
+    return _State(filters, _optimizer(run.config).init(filters), jnp.int32(0))
 
 
 def _optimizer(config: AnpConfig) -> optax.GradientTransformation:

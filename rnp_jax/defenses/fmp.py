@@ -42,6 +42,7 @@ from rnp_jax.defenses.rnp import RnpConfig
 from rnp_jax.defenses.site_maps import find
 from rnp_jax.defenses.tuning import begin, conclude, tune
 from rnp_jax.errors import ConfigError
+from rnp_jax.fetching import fetch_late
 from rnp_jax.inversion.stamps import scale
 from rnp_jax.models import Network
 from rnp_jax.traced import jit_settings
@@ -126,11 +127,15 @@ def score_filters(
     start = config.start * jax.random.rademacher(start_key, batch.images.shape, jnp.float32)
     total, found = sum(sizes.values()), []
     radius = jnp.float32(config.radius)
-    for first in range(0, total, _AT_ONCE):
-        found.append(_score(network, tuple(sizes), variables, batch, start, radius, jnp.int32(first)))
+    scores = (
+        _score(network, tuple(sizes), variables, batch, start, radius, jnp.int32(first))
+        for first in range(0, total, _AT_ONCE)
+    )
+    for row in fetch_late(scores, watched=progress is not None):
+        found.append(row)
         if progress is not None:
-            progress("score", min(first + _AT_ONCE, total), total, {"accuracy": float(found[-1].mean())})
-    row = np.concatenate(jax.device_get(found))[:total]
+            progress("score", min(len(found) * _AT_ONCE, total), total, {"accuracy": float(row.mean())})
+    row = np.concatenate(found)[:total]
     return dict(zip(sizes, np.split(row, np.cumsum([*sizes.values()])[:-1]), strict=True))
 
 

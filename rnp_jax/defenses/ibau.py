@@ -11,7 +11,7 @@ own predictions; in L it is laid over a share of the images alone; Adam moves th
 one image at least, and images that fill no batch are left out. δ is in pixels of [0, 1], as the authors have it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -29,6 +29,7 @@ from rnp_jax.defenses.rnp import RnpConfig
 from rnp_jax.defenses.tuning import begin, conclude
 from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError
+from rnp_jax.fetching import fetch_late
 from rnp_jax.traced import jit_settings, structural
 from rnp_jax.training.epoch import cross_entropy
 from rnp_jax.types import Apply, Batch, Tree, Variables
@@ -95,7 +96,7 @@ def unlearn_perturbations(
 ) -> tuple[Tree, dict[str, np.ndarray]]:
     """The weights after all rounds, and by round the outer loss and accuracy [E] and the perturbation's norm [E].
 
-    Without ``progress`` the host waits once; with it, once a round, calling the same compiled program.
+    Without ``progress`` the host waits once; with it, for a round while the next one runs, by a program a round.
 
     Raises:
       DefenseError: the loss became infinite or not a number.
@@ -105,12 +106,17 @@ def unlearn_perturbations(
     state = _State(params, optax.adam(config.learning_rate).init(params), jnp.int32(0))
     stride = config.rounds if progress is None else 1
     rows: list[dict[str, np.ndarray]] = []
-    for done in range(0, config.rounds, stride):
-        state, row = _run(apply, config, stride, state, fixed, batches, key)
-        rows.append(jax.device_get(row))
+
+    def run() -> Iterator[dict[str, jax.Array]]:
+        nonlocal state
+        for _ in range(0, config.rounds, stride):
+            state, row = _run(apply, config, stride, state, fixed, batches, key)
+            yield row
+
+    for done, row in enumerate(fetch_late(run()), 1):
+        rows.append(row)
         if progress is not None:
-            last = {name: float(row[name][-1]) for name in ("loss", "accuracy")}
-            progress("ibau", done + stride, config.rounds, last)
+            progress("ibau", done, config.rounds, {name: float(row[name][-1]) for name in ("loss", "accuracy")})
     history = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     check_finite("I-BAU", history)
     return state.params, history

@@ -23,6 +23,7 @@ The written file keeps the bounds beside the weights: see ``rnp_jax.models.bound
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -39,6 +40,7 @@ from rnp_jax.defenses.rnp import RnpConfig
 from rnp_jax.defenses.tuning import begin, conclude
 from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError, DataError, DefenseError
+from rnp_jax.fetching import fetch_late
 from rnp_jax.models import Network
 from rnp_jax.models.bounds import apply_bounds, bound_entries
 from rnp_jax.traced import jit_settings
@@ -177,15 +179,20 @@ def _augment(augment: Augment, key: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def _run(task: Task, config: UnitConfig, given: Given, start: Bounds) -> UnitState:
-    """All steps. Without a report of progress, the host waits once."""
-    state = begin_steps(config, start)
-    stride = config.steps if task.progress is None else _STRIDE
-    for done in range(0, config.steps, stride):
-        until = min(done + stride, config.steps)
-        state = run_steps(task.network, config, state, given, jnp.int32(until))
-        if task.progress is not None:
-            last = {name: float(state.history[name][until - 1]) for name in ("loss", "accuracy")}
-            task.progress("unit", until, config.steps, last)
+    """All steps. Without a report of progress, the host does not wait."""
+    state, progress = begin_steps(config, start), task.progress
+    if progress is None:
+        return run_steps(task.network, config, state, given, jnp.int32(config.steps))
+
+    def run() -> Iterator[tuple[int, dict[str, jax.Array]]]:
+        nonlocal state
+        for done in range(0, config.steps, _STRIDE):
+            until = min(done + _STRIDE, config.steps)
+            state = run_steps(task.network, config, state, given, jnp.int32(until))
+            yield until, {name: state.history[name] for name in ("loss", "accuracy")}
+
+    for until, rows in fetch_late(run()):
+        progress("unit", until, config.steps, {name: float(row[until - 1]) for name, row in rows.items()})
     return state
 
 

@@ -9,6 +9,7 @@ the scores are.
 """
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, TypeAlias, cast
 
@@ -20,6 +21,7 @@ from jaxtyping import Float, Int
 from rnp_jax.defenses.phase import Phase, Progress
 from rnp_jax.defenses.unlearn import UnlearnConfig, start_unlearning
 from rnp_jax.errors import ConfigError, DataError, DefenseError
+from rnp_jax.fetching import fetch_late
 from rnp_jax.models import Network
 from rnp_jax.traced import jit_settings
 from rnp_jax.training.epoch import Augment, run_epoch
@@ -165,14 +167,20 @@ def _unlearn_draws(
 ) -> list[_Watched]:
     """Runs the draws one after another through one compiled program; the host waits only to report progress."""
     settings = replace(config.unlearn, batch_norm=mode)
-    phase, runs = start_unlearning(network, settings, augment), []
+    phase = start_unlearning(network, settings, augment)
+    runs: list[_Watched] = []
     stop = jnp.float32(settings.stop_accuracy)
-    for draw, picked in enumerate(chosen):
-        images = Batch(*(jnp.asarray(np.asarray(part)[picked]) for part in data))
-        runs.append(_watch(phase, variables, images, jax.random.fold_in(key, draw), stop))
+
+    def run() -> Iterator[dict[str, jax.Array]]:
+        for draw, picked in enumerate(chosen):
+            images = Batch(*(jax.device_put(np.asarray(part)[picked]) for part in data))
+            runs.append(_watch(phase, variables, images, jax.random.fold_in(key, draw), stop))
+            yield {name: runs[-1].history[name] for name in ("loss", "accuracy")}
+
+    for done, rows in enumerate(fetch_late(run(), watched=progress is not None), 1):
         if progress is not None:
-            last = {name: float(runs[-1].history[name][-1]) for name in ("loss", "accuracy")}
-            progress(f"unlearn ({mode})", draw + 1, len(chosen), last)
+            last = {name: float(row[-1]) for name, row in rows.items()}
+            progress(f"unlearn ({mode})", done, len(chosen), last)
     return runs
 
 

@@ -1,11 +1,12 @@
 """The host's loop over epochs, each a compiled program: what is told, saved and noted after every one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol, TypeVar
 
 import jax
 import numpy as np
 
+from rnp_jax.fetching import fetch_late
 from rnp_jax.types import Progress
 
 
@@ -32,7 +33,10 @@ def run_epochs(
     save: Callable[[State], None] | None = None,
     figures: tuple[str, ...] = (),
 ) -> tuple[State, dict[str, np.ndarray]]:
-    """Runs ``epoch`` until ``most`` are done. The host waits for an epoch only where it has to tell or to save.
+    """Runs ``epoch`` until ``most`` are done.
+
+    The host waits for an epoch only where it has to tell or to save, and then while the next one runs; where it has
+    neither to do, it waits once.
 
     Args:
       phase: what ``progress`` is told that the epochs are of.
@@ -47,14 +51,23 @@ def run_epochs(
     Returns:
       The last state, and each figure [E] over the epochs run here, NaN where an epoch lacks it.
     """
-    reached = start() if state is None else state
-    rows: list[dict[str, jax.Array]] = []
-    for number in range(int(reached.epoch), most):
-        reached, row = epoch(reached)
+    reached, begin = (start(), 0) if state is None else (state, int(jax.device_get(state.epoch)))
+    rows: list[dict[str, np.ndarray]] = []
+    unsaved: list[State] = []
+
+    def run() -> Iterator[dict[str, jax.Array]]:
+        nonlocal reached
+        for _ in range(begin, most):
+            reached, row = epoch(reached)
+            if save is not None:
+                unsaved.append(reached)
+            yield row
+
+    for row in fetch_late(run(), watched=progress is not None or save is not None):
         rows.append(row)
         if progress is not None:
-            progress(phase, number + 1, most, {name: float(value) for name, value in row.items()})
+            progress(phase, begin + len(rows), most, {name: float(value) for name, value in row.items()})
         if save is not None:
-            save(reached)
+            save(unsaved.pop(0))
     names = dict.fromkeys([*figures, *(name for row in rows for name in row)])
     return reached, {name: np.array([float(row.get(name, np.nan)) for row in rows]) for name in names}

@@ -74,16 +74,20 @@ class Noted:
         return float(self.number)
 
 
-def test_figures_are_read_when_all_epochs_are_under_way_unless_somebody_is_told():
-    """Reading one waits for its epoch."""
+def test_the_host_waits_for_an_epoch_while_the_next_one_runs_or_for_all_together():
+    """Reading a figure waits for its epoch, and so does saving."""
     log: list[str] = []
 
     def epoch(state: State) -> tuple[State, Any]:
         log.append("run")
-        return state, {"total": Noted(log, log.count("run"))}
+        return step(state)[0], {"total": Noted(log, log.count("run"))}
 
-    run_epochs("count", 3, start, epoch, save=lambda _: log.append("save"))
-    assert log == ["run", "save"] * 3 + ["read 1", "read 2", "read 3"]
+    read = ["read 1", "read 2", "read 3"]
+    run_epochs("count", 3, start, epoch)
+    assert log == ["run"] * 3 + read
     log.clear()
-    run_epochs("count", 2, start, epoch, progress=lambda *_: log.append("tell"))
-    assert log == ["run", "read 1", "tell", "run", "read 2", "tell", "read 1", "read 2"]
+    run_epochs("count", 3, start, epoch, save=lambda state: log.append(f"save {int(state.epoch)}"))
+    assert log == ["run", "run", "save 1", "run", "save 2", "save 3", *read]
+    log.clear()
+    run_epochs("count", 3, start, epoch, progress=lambda *_: log.append("tell"))
+    assert log == ["run", "run", "read 1", "tell", "run", "read 2", "tell", "read 3", "tell", *read]
