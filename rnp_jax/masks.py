@@ -99,6 +99,7 @@ def _multiplied(params: Tree, placement: str) -> set[str]:
     return {"scale", "bias"} if placement == "channel" else {"scale"}
 
 
+@jax.jit
 def ones(values: Filters) -> dict[str, Array]:
     """Masks that keep everything."""
     return {name: jnp.ones_like(value) for name, value in values.items()}

@@ -7,7 +7,7 @@ their values. A float that is exactly 0 switches something off in most settings,
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
-from functools import update_wrapper
+from functools import lru_cache, update_wrapper
 from typing import Any, Final, Generic, ParamSpec, TypeVar
 
 import jax
@@ -49,7 +49,9 @@ class Program(Generic[Arguments, Returned]):
 
     def __call__(self, *arguments: Arguments.args, **named: Arguments.kwargs) -> Returned:
         """Runs the program; settings are given by position."""
-        return self._jitted(*self._divide(arguments), **named)
+        structures, numbers, *rest = self._divide(arguments)
+        placed = tuple(_place(each) if isinstance(each, float) else each for each in numbers)
+        return self._jitted(structures, placed, *rest, **named)
 
     def trace(self, *arguments: Arguments.args, **named: Arguments.kwargs) -> jax.stages.Traced:
         """The program for these arguments, not compiled; arrays may be ``jax.ShapeDtypeStruct``s."""
@@ -101,6 +103,13 @@ def structural(default: float) -> Any:
 def is_off(number: float | None) -> bool:
     """Whether a setting is None or exactly 0, which switches off what it governs; may be asked while tracing."""
     return number is None or (isinstance(number, float | int) and number == 0)
+
+
+@lru_cache(2**12)
+def _place(number: float) -> jax.Array:
+    """The number on the device, where calls to come find it; as weak in its type as a float."""
+    with jax.ensure_compile_time_eval():  # a program that calls a program is given an array too
+        return jax.device_put(number)
 
 
 def _divide(value: Any, numbers: list[Any]) -> Any:

@@ -78,8 +78,8 @@ def run_phase(
 ) -> tuple[Tree, Tree, dict[str, np.ndarray], bool]:
     """Runs a phase to its end.
 
-    Without ``progress`` the host waits once. With it, the same compiled program is called for each epoch, and the host
-    waits for an epoch's figures while the next one runs.
+    Without ``progress`` the host waits at the end alone. With it, the same compiled program is called for each epoch,
+    and the host waits for an epoch's figures while the next one runs.
 
     Returns:
       The trained tree, the moved batch statistics, the history [epochs run, ...], and whether it stopped by itself.
@@ -91,16 +91,16 @@ def run_phase(
     def run() -> Iterator[tuple[int, dict[str, jax.Array], jax.Array]]:
         nonlocal state
         for until in range(stride, phase.epochs + 1, stride):
-            state = _run_until(phase, state, fixed, data, key, jnp.int32(until))
-            yield until, {name: state.history[name][until - 1] for name in ("loss", "accuracy")}, state.stopped
+            state = _run_until(phase, state, fixed, data, key, jax.device_put(np.int32(until)))
+            yield until, {name: state.history[name] for name in ("loss", "accuracy")}, state.stopped
 
-    for until, last, stopped in fetch_late(run()):
+    for until, rows, stopped in fetch_late(run()):
         if progress is not None:
-            progress(phase.name, until, phase.epochs, {name: float(value) for name, value in last.items()})
+            progress(phase.name, until, phase.epochs, {name: float(row[until - 1]) for name, row in rows.items()})
         if stopped:  # the epoch begun since then ended at once
             break
-    history = {name: np.asarray(rows)[: int(state.epoch)] for name, rows in state.history.items()}
-    return state.trained, state.batch_stats, history, bool(state.stopped)
+    history, epoch, stopped = jax.device_get((state.history, state.epoch, state.stopped))
+    return state.trained, state.batch_stats, {name: rows[:epoch] for name, rows in history.items()}, bool(stopped)
 
 
 @jit_settings()

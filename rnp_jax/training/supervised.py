@@ -181,9 +181,14 @@ def train(
 
 def start(variables: Variables, key: jax.Array, config: TrainConfig, count: int) -> TrainState:
     """The state before the first epoch over ``count`` images."""
-    tx = optimizer(config, config.epochs * (count // config.batch_size))
     params = variables["params"]
-    return TrainState(params, variables["batch_stats"], tx.init(params), jnp.int32(0), key)
+    opt_state, epoch = _begin(config, config.epochs * (count // config.batch_size), params)
+    return TrainState(params, variables["batch_stats"], opt_state, epoch, key)
+
+
+@jit_settings(1, static=1)
+def _begin(config: TrainConfig, steps: int, params: Tree) -> tuple[optax.OptState, jax.Array]:
+    return optimizer(config, steps).init(params), jnp.int32(0)
 
 
 @jit_settings(3, static=2)
