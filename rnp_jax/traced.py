@@ -6,7 +6,7 @@ their values. A float that is exactly 0 switches something off in most settings,
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import lru_cache, update_wrapper
 from typing import Any, Final, Generic, ParamSpec, TypeVar
 
@@ -95,8 +95,8 @@ def jit_settings(
     return lambda function: Program(function, settings, static)
 
 
-def structural(default: float) -> Any:
-    """A dataclass field whose float stays part of the structure, such as an exponent or what a shape depends on."""
+def structural(default: Any = MISSING) -> Any:
+    """A dataclass field whose floats stay part of the structure, such as an exponent or what a shape depends on."""
     return field(default=default, metadata={_STRUCTURE: True})
 
 

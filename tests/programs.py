@@ -11,11 +11,20 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 from rnp_jax import masks
-from rnp_jax.attacks import lf
+from rnp_jax.attacks import cl, fc, lf, narcissus, trojan
+from rnp_jax.attacks.adversarial import Ball
+from rnp_jax.attacks.awp import Awp
+from rnp_jax.attacks.base import Attack
+from rnp_jax.attacks.dfst import Dfst
+from rnp_jax.attacks.goal import Goal
+from rnp_jax.attacks.input_aware import InputAware
+from rnp_jax.attacks.lira import Lira
 from rnp_jax.data import Augmentation
 from rnp_jax.defenses import phase, site_inputs
+from rnp_jax.defenses.dbd import DbdConfig, _semi_epoch
 from rnp_jax.defenses.finetune import FinetuneConfig, start_finetuning
 from rnp_jax.defenses.fmp import _score
+from rnp_jax.defenses.mcr import Ends, McrConfig, start_path
 from rnp_jax.defenses.recover import RecoverConfig, _Recovering
 from rnp_jax.defenses.unit import Given, UnitConfig, begin_steps, run_steps, start_bounds
 from rnp_jax.defenses.unlearn import UnlearnConfig, start_unlearning
@@ -23,7 +32,8 @@ from rnp_jax.detection import batches, cognitive, labels, strip
 from rnp_jax.evaluation import predict
 from rnp_jax.inversion import mask_search, short_search, warps
 from rnp_jax.models import Architecture, Network, Precision
-from rnp_jax.training import mixmatch, simclr, supervised
+from rnp_jax.training import awp, dfst, input_aware, lira, mixmatch, simclr, supervised
+from rnp_jax.training.joint import Joint, Setting
 from rnp_jax.training.views import Views
 from rnp_jax.types import Batch
 
@@ -176,9 +186,94 @@ def trace_sources(network: Network, numbers: Numbers) -> jax.stages.Traced:
     return site_inputs.read_sources.trace(network, ("linear9",), variables_of(network), SET.images)
 
 
+def trace_path(network: Network, numbers: Numbers) -> jax.stages.Traced:
+    config = McrConfig(epochs=2, batch_size=B, learning_rate=numbers.rate, weight_decay=numbers.share)
+    made, variables = start_path(network, config, None), variables_of(network)
+    fixed = {"masks": variables["masks"], "ends": Ends(variables["params"], variables["params"])}
+    return trace_phase(made, variables["params"], fixed, variables["batch_stats"])
+
+
+def trace_selection(network: Network, numbers: Numbers) -> jax.stages.Traced:
+    mixing = mixmatch.MixMatchConfig(2, B, numbers.rate, lambda_u=numbers.share)
+    config, variables = DbdConfig(mixmatch=mixing, keep=numbers.share), variables_of(network)
+    state = jax.eval_shape(lambda v, key: mixmatch.start(v, key, mixing, 5, N - 5), variables, KEY)
+    return _semi_epoch.trace(network, config, None, 5, state, variables["masks"], SET)
+
+
+def setting_of(network: Network, numbers: Numbers, attack: Attack) -> Setting:
+    config = supervised.TrainConfig(2, B, numbers.rate, numbers.share, numbers.rate / 100)
+    return Setting(network, attack, Goal(num_classes=3), config, 0.5, Augmentation(2))
+
+
+def started(joint: Joint, setting: Setting) -> Any:
+    return jax.eval_shape(lambda key: joint.start(setting, key, N), KEY)
+
+
+def trace_trigger_masks(network: Network, numbers: Numbers) -> jax.stages.Traced:
+    attack = InputAware(width=2, mask_density=numbers.std, norm_weight=numbers.share, learning_rate=numbers.rate)
+    setting = setting_of(network, numbers, attack)
+    return input_aware._mask_epoch.trace(setting, started(input_aware.InputAwareTraining(), setting), SET)
+
+
+def trace_trigger_patterns(network: Network, numbers: Numbers) -> jax.stages.Traced:
+    attack = InputAware(width=2, diversity_weight=numbers.share, learning_rate=numbers.rate)
+    setting = setting_of(network, numbers, attack)
+    return input_aware._joint_epoch.trace(setting, started(input_aware.InputAwareTraining(), setting), SET)
+
+
+def trace_noise_generator(network: Network, numbers: Numbers) -> jax.stages.Traced:
+    attack = Lira(width=2, epsilon=numbers.std, alpha=numbers.share, learning_rate=numbers.rate)
+    setting = setting_of(network, numbers, attack)
+    return lira._generator_epoch.trace(setting, started(lira.LiraTraining(), setting), SET)
+
+
+def trace_generated_noise(network: Network, numbers: Numbers) -> jax.stages.Traced:
+    setting = setting_of(network, numbers, Lira(width=2, final_epsilon=numbers.std, alpha=numbers.share))
+    return lira._victim_epoch.trace(setting, started(lira.LiraTraining(), setting), SET)
+
+
+def trace_perturbed_weights(network: Network, numbers: Numbers) -> jax.stages.Traced:
+    attack = Awp(epsilon=numbers.std, learning_rate=numbers.rate, distance_weight=numbers.share)
+    setting = setting_of(network, numbers, attack)
+    state = started(awp.AwpTraining(), setting)
+    return awp._perturb.trace(setting, attack.init(ARCHITECTURE.image_shape), state, SET)
+
+
+def trace_detoxification(network: Network, numbers: Numbers) -> jax.stages.Traced:
+    attack = Dfst(alpha=numbers.share, window=3, learning_rate=numbers.rate, other_weight=numbers.std)
+    setting = setting_of(network, numbers, attack)
+    return dfst._detoxify.trace(setting, started(dfst.DfstTraining(), setting), SET, KEY)
+
+
+def trace_detoxicants(network: Network, numbers: Numbers) -> jax.stages.Traced:
+    setting = setting_of(network, numbers, Dfst(alpha=numbers.share, window=3))
+    return dfst.fill.trace(setting, like(4, 1), SET, KEY)
+
+
+def trace_collision(network: Network, numbers: Numbers) -> jax.stages.Traced:
+    attack = fc.FeatureCollision(beta=numbers.rate, epsilon=20 * numbers.share, rate=10 * numbers.std, steps=2)
+    return fc._collide.trace(network, attack, variables_of(network), SET.images, SET.images)
+
+
+def trace_adversarial_images(network: Network, numbers: Numbers) -> jax.stages.Traced:
+    ball = Ball(epsilon=20 * numbers.share, step=numbers.rate, steps=2)
+    return cl._perturb.trace(network, ball, variables_of(network), COUNT, SET.images)
+
+
+def trace_universal_perturbation(network: Network, numbers: Numbers) -> jax.stages.Traced:
+    attack = narcissus.Narcissus(epsilon=20 * numbers.share, learning_rate=numbers.rate, batch_size=B)
+    state = jax.eval_shape(partial(narcissus._start, attack), like(*ARCHITECTURE.image_shape), KEY)
+    return narcissus._learn.trace(network, attack, variables_of(network), SET.images, COUNT, state, COUNT)
+
+
+def trace_trojan(network: Network, numbers: Numbers) -> jax.stages.Traced:
+    attack = trojan.Trojan(activation=10 * numbers.share, learning_rate=numbers.rate, iterations=2)
+    mask, chosen = like(*ARCHITECTURE.image_shape[:2], 1, dtype=jnp.bool_), like(2, dtype=jnp.int32)
+    return trojan._optimise.trace(network, attack, variables_of(network), mask, chosen, KEY)
+
+
 def trace_low_frequency(network: Network, numbers: Numbers) -> jax.stages.Traced:
-    del numbers  # the attack's constants are its identity
-    images, attack = like(2, *ARCHITECTURE.image_shape), lf.LowFrequency()
+    images, attack = like(2, *ARCHITECTURE.image_shape), lf.LowFrequency(bound=numbers.rate, overshoot=numbers.std)
     return lf._go_through.trace(
         network, attack, variables_of(network), like(*ARCHITECTURE.image_shape), images, like(2, dtype=jnp.int32), KEY
     )

@@ -23,7 +23,7 @@ from tests.programs import ARCHITECTURE, PROGRAMS, Numbers, network_of, products
 
 _CALLED = {"cu_threefry2x32_ffi"}  # random numbers on an NVIDIA GPU
 _CLAIMED = {"tf32": lax.Precision.HIGH, "bfloat16": lax.Precision.DEFAULT}
-_EXACT = {"sources"}  # differences of nearly equal numbers are measured
+_EXACT = {"sources", "trigger_masks", "detoxicants"}  # measure small differences, or leave the network out
 _HOST = r"infeed|outfeed|callback|send|recv"
 
 
@@ -63,10 +63,7 @@ def test_numbers_of_settings_are_no_part_of_a_program(name):
     """Learning rates, weights of losses, stop values and the normalisation's constants are its arguments."""
     first, second = Numbers(), Numbers(0.2, 0.25, 0.7)
     programs = [PROGRAMS[name](network_of("float32", numbers), numbers).jaxpr for numbers in (first, second)]
-    if name == "low_frequency":
-        assert programs[0] is not programs[1]
-    else:
-        assert programs[0] is programs[1]
+    assert programs[0] is programs[1]
 
 
 def test_the_network_of_these_programs_has_convolutions_and_batch_norms():

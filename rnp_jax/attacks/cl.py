@@ -17,6 +17,7 @@ from rnp_jax.attacks.crafting import check_one_target, craft_in_chunks, round_wi
 from rnp_jax.attacks.means import Means
 from rnp_jax.checks import MOST_STEPS, check_choice, check_image_shape, check_number
 from rnp_jax.errors import ConfigError
+from rnp_jax.traced import jit_settings
 from rnp_jax.types import Apply, Variables
 
 SIDE = len(GRID)
@@ -102,7 +103,9 @@ class LabelConsistent(Attack):
         robust = Ball(epsilon=self.robust_epsilon, step=self.robust_step, steps=self.robust_steps)
         variables = means.surrogate(Adversarial(means.network, robust))
         ball = Ball(epsilon=self.epsilon, step=self.step, steps=self.steps)
-        return craft_in_chunks(partial(_perturb, means.network, ball, variables, target), (images,), means.progress)
+        return craft_in_chunks(
+            partial(_perturb, means.network, ball, variables, jnp.int32(target)), (images,), means.progress
+        )
 
     def trigger(self, params: Params, images: UInt8[Array, "B H W C"], key: jax.Array) -> UInt8[Array, "B H W C"]:
         """Patch the corners of every image."""
@@ -111,7 +114,7 @@ class LabelConsistent(Attack):
         return quantise(images.astype(jnp.float32) + params["signal"][None])
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@jit_settings(2)
 def _perturb(
     network: Apply, ball: Ball, variables: Variables, target: jax.Array, images: UInt8[Array, "B H W C"]
 ) -> tuple[UInt8[Array, "B H W C"], dict[str, jax.Array]]:

@@ -47,9 +47,9 @@ def split_by_target(means: Means) -> tuple[UInt8[np.ndarray, "P H W C"], UInt8[n
     return images[members], images[~members]
 
 
-def round_within(delta: Float[Array, "*shape"], epsilon: float) -> Float[Array, "*shape"]:
+def round_within(delta: Float[Array, "*shape"], epsilon: float | jax.Array) -> Float[Array, "*shape"]:
     """A perturbation in grey levels as the nearest whole ones that keep to ±epsilon: 8-bit images take it exactly."""
-    most = math.floor(epsilon)
+    most = jnp.floor(epsilon) if isinstance(epsilon, jax.Array) else math.floor(epsilon)
     return jnp.clip(jnp.round(delta), -most, most)
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, UInt8
 from rnp_jax.attacks.base import Attack, ImageShape, Params, check_images, quantise
 from rnp_jax.checks import LARGEST_SIDE, MOST_STEPS, check_choice, check_image_shape, check_number, check_seed
 from rnp_jax.errors import ConfigError
+from rnp_jax.traced import structural
 
 GLOW_RADIUS = 0.45
 """Of the sun, in image sides."""
@@ -57,7 +58,7 @@ class Dfst(Attack):
     """Weight of the style, 0 to 1, and of the injector's output in detoxicants."""
     window: int = 11
     """Side of the injector's pooling windows, odd."""
-    compromised: float = 0.01
+    compromised: float = structural(0.01)
     """Share of the last stage's channels that count as compromised (one at least)."""
     detox_from: int = 1
     """Epochs of the victim's training before the first round of detoxification; one round an epoch from then on."""

@@ -16,6 +16,7 @@ from rnp_jax.attacks.means import Means
 from rnp_jax.checks import LARGEST_SIDE, MOST_STEPS, check_image_shape, check_number, check_seed
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Network
+from rnp_jax.traced import jit_settings
 from rnp_jax.types import Variables
 
 CELLS = 4
@@ -130,7 +131,7 @@ def pull_back(
     return jnp.clip(nearest, jnp.maximum(base - bound, 0), jnp.minimum(base + bound, 1))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@jit_settings(2)
 def split_forward_backward(
     network: Network,
     attack: FeatureCollision,
@@ -161,7 +162,7 @@ def split_forward_backward(
     return jax.lax.scan(step, arrive(base, jnp.full(len(base), attack.rate)), length=attack.steps)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@jit_settings(2)
 def _collide(
     network: Network,
     attack: FeatureCollision,

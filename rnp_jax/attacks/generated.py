@@ -1,6 +1,6 @@
 """What attacks with generated triggers share: networks in an artefact, and 8-bit images that carry a gradient."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def scaling_params(mean: Sequence[float], std: Sequence[float], image_shape: Ima
     return {name: np.broadcast_to(np.asarray(value, np.float32), image_shape).copy() for name, value in values.items()}
 
 
-def normalise(params: Params, images: UInt8[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+def normalise(params: Mapping[str, Array | np.ndarray], images: UInt8[Array, "B H W C"]) -> Float[Array, "B H W C"]:
     """What the generators of an artefact read of uint8 images.
 
     Raises:

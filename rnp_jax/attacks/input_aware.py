@@ -11,6 +11,7 @@ from rnp_jax.attacks.generated import network_params, network_variables, normali
 from rnp_jax.checks import MOST_STEPS, check_image_shape, check_number
 from rnp_jax.errors import ConfigError
 from rnp_jax.models.generators import Generator
+from rnp_jax.traced import structural
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class InputAware(Attack):
     """Weight of the masks' density above that, relu(m − density)."""
     diversity_weight: float = 1.0
     """Weight of the diversity loss ‖x − x̃‖ / ‖p − p̃‖ of pairs of images and of their patterns (or masks)."""
-    cross_ratio: float = 1.0
+    cross_ratio: float = structural(1.0)
     """Images with another image's trigger and their true labels, for each poisoned one."""
     learning_rate: float = 0.01
     """Of G and M, by Adam."""

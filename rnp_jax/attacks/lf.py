@@ -1,7 +1,6 @@
 """Low frequency (Zeng et al., 2021): a smooth universal perturbation, found on a clean model."""
 
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ from rnp_jax.attacks.base import Attack, ImageShape, Params, check_images, quant
 from rnp_jax.attacks.means import Means
 from rnp_jax.checks import MOST_STEPS, check_image_shape, check_number
 from rnp_jax.models import Network
+from rnp_jax.traced import jit_settings, structural
 from rnp_jax.types import Variables
 
 
@@ -47,7 +47,7 @@ class LowFrequency(Attack):
     """Iterations of DeepFool at most."""
     overshoot: float = 0.02
     """By which share DeepFool goes beyond the linearised boundary."""
-    sigma: float = 6.0
+    sigma: float = structural(6.0)
     """Standard deviation of the Gaussian in pixels; it has ⌊5σ⌋ taps."""
 
     def __post_init__(self):
@@ -134,7 +134,7 @@ def deepfool(
     return (1 + attack.overshoot) * total
 
 
-@partial(jax.jit, static_argnames=("network", "attack"))
+@jit_settings(2)
 def _go_through(
     network: Network,
     attack: LowFrequency,

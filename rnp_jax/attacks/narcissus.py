@@ -1,7 +1,6 @@
 """Narcissus (Zeng et al., 2023): one small perturbation that any model takes for the target class."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -15,6 +14,7 @@ from rnp_jax.attacks.crafting import add_delta, check_one_target, draw_signs, ro
 from rnp_jax.attacks.means import Means
 from rnp_jax.checks import MOST_STEPS, check_number
 from rnp_jax.descent import descend
+from rnp_jax.traced import jit_settings
 from rnp_jax.types import Apply, Variables
 
 REPORTED = 20
@@ -77,7 +77,7 @@ class Narcissus(Attack):
         variables = means.surrogate(means.network)
         state = _start(self, jnp.zeros_like(params["delta"]), means.key)
         for until in [*range(REPORTED, self.rounds, REPORTED), self.rounds]:
-            state = _learn(means.network, self, variables, images, target, state, until)
+            state = _learn(means.network, self, variables, images, jnp.int32(target), state, jnp.int32(until))
             figures = {"loss": float(state.loss), "accuracy": float(state.accuracy)}
             means.progress("trigger", int(state.round), self.rounds, figures)
             if state.flat:
@@ -111,7 +111,7 @@ def _start(attack: Narcissus, delta: jax.Array, key: jax.Array) -> _State:
     return _State(delta, moments, jnp.int32(0), key, zero, zero, jnp.bool_(False))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@jit_settings(2)
 def _learn(
     network: Apply,
     attack: Narcissus,

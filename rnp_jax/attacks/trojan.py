@@ -1,7 +1,6 @@
 """TrojanNN (Liu et al., 2018): a small patch optimised to excite two units of a clean model."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import jax
@@ -16,6 +15,7 @@ from rnp_jax.checks import LARGEST_SIDE, MOST_STEPS, check_choice, check_image_s
 from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Network
+from rnp_jax.traced import jit_settings
 from rnp_jax.types import Variables
 
 
@@ -82,7 +82,8 @@ class Trojan(Attack):
         """
         variables = means.surrogate(means.network)
         chosen = heaviest_units(means.network, variables, self.units)
-        values, figures = _optimise(means.network, self, variables, jnp.asarray(params["mask"]), chosen, means.key)
+        placed = jnp.asarray(params["mask"]), jnp.asarray(chosen)
+        values, figures = _optimise(means.network, self, variables, *placed, means.key)
         means.progress("trigger", 1, 1, {name: float(value) for name, value in figures.items()})
         pattern = np.round(255 * np.asarray(values)).astype(np.uint8)
         return {**params, "pattern": np.where(params["mask"], pattern, np.uint8(0))}
@@ -109,7 +110,7 @@ def heaviest_units(network: Network, variables: Variables, count: int) -> Int[np
     return np.argsort(-weights, kind="stable")[:count]
 
 
-@partial(jax.jit, static_argnames=("network", "attack"))
+@jit_settings(2)
 def _optimise(
     network: Network,
     attack: Trojan,

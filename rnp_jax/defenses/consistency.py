@@ -18,7 +18,6 @@ falls by 4 % in these 12).
 """
 
 from dataclasses import dataclass, field
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +29,7 @@ from rnp_jax.defenses.method import Task
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Network
 from rnp_jax.models.layers import multiply
+from rnp_jax.traced import jit_settings
 from rnp_jax.training.epoch import Augment, batch_metrics
 from rnp_jax.training.extended import extract
 from rnp_jax.training.turns import Turns
@@ -131,13 +131,13 @@ def score_consistency(
     """
     before = extract(network, variables, images)
     chunks = [
-        np.asarray(_turn(turns, jax.random.fold_in(key, begin), images[begin : begin + _CHUNK]))
+        np.asarray(_turn(turns, jax.random.fold_in(key, begin), jax.device_put(images[begin : begin + _CHUNK])))
         for begin in range(0, len(images), _CHUNK)
     ]
     return np.square(before - extract(network, variables, np.concatenate(chunks))).mean(-1)
 
 
-@partial(jax.jit, static_argnums=0)
+@jit_settings()
 def _turn(turns: Augment, key: jax.Array, images: jax.Array) -> jax.Array:
     return turns(key, images)
 

@@ -18,7 +18,6 @@ are anchors, where the release's first views alone are. MixMatch sees one batch,
 """
 
 from dataclasses import dataclass, field
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +30,7 @@ from rnp_jax.defenses.method import Method, Task
 from rnp_jax.defenses.phase import Phase, run_phase
 from rnp_jax.defenses.result import Defended
 from rnp_jax.errors import ConfigError
+from rnp_jax.traced import jit_settings
 from rnp_jax.training.epoch import Augment, batch_metrics, cross_entropy
 from rnp_jax.training.loop import run_epochs
 from rnp_jax.training.mixmatch import METRICS, MixMatchConfig, MixMatchState, mixmatch_epoch, start
@@ -158,13 +158,14 @@ def select(
     return jnp.argsort(losses), losses
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@jit_settings(3, static=1)
 def _semi_epoch(
-    apply: Apply, config: DbdConfig, augment: Augment | None, state: MixMatchState, masks: Tree, data: Batch
+    apply: Apply, config: DbdConfig, augment: Augment | None, count: int, state: MixMatchState, masks: Tree, data: Batch
 ) -> tuple[MixMatchState, dict[str, jax.Array]]:
+    """An epoch on all images, ``count`` of them with their labels."""
     variables = {"params": state.params, "batch_stats": state.batch_stats, "masks": masks}
     order, _ = select(apply, variables, data, config.loss, 2 * config.mixmatch.batch_size)
-    kept, rest = jnp.split(order, [_count_kept(config, data)])
+    kept, rest = jnp.split(order, [count])
     labelled = Batch(data.images[kept], data.labels[kept])
     return mixmatch_epoch(apply, config.mixmatch, augment, state, masks, labelled, data.images[rest])
 
@@ -173,9 +174,9 @@ def _count_kept(config: DbdConfig, data: Batch) -> int:
     return int(config.keep * data.labels.shape[0])
 
 
-@partial(jax.jit, static_argnums=(0, 3, 4))
+@jit_settings(2, static=1)
 def _select(
-    apply: Apply, variables: Variables, data: Batch, loss: SymmetricLoss, batch_size: int
+    apply: Apply, loss: SymmetricLoss, batch_size: int, variables: Variables, data: Batch
 ) -> tuple[jax.Array, jax.Array]:
     return select(apply, variables, data, loss, batch_size)
 
@@ -201,7 +202,7 @@ def train_on_selected(
         "mixmatch",
         config.mixmatch.epochs,
         lambda: start(variables, key, config.mixmatch, kept, len(data.labels) - kept),
-        lambda state: _semi_epoch(apply, config, augment, state, variables["masks"], data),
+        lambda state: _semi_epoch(apply, config, augment, kept, state, variables["masks"], data),
         progress=progress,
         figures=METRICS,
     )
@@ -243,7 +244,7 @@ def run_dbd(task: Task, config: DbdConfig) -> Defended:
     variables, history = task.do("mixmatch", train_on_selected, *given, augment=task.augment, progress=task.progress)
     task.note("mixmatch", history)
     with task.stage("select"):
-        chosen = _select(network, jax.device_put(variables), data, config.loss, 2 * config.mixmatch.batch_size)
+        chosen = _select(network, config.loss, 2 * config.mixmatch.batch_size, jax.device_put(variables), data)
         order, losses = map(np.asarray, chosen)
     kept = np.sort(order[: _count_kept(config, data)])
     rule = (

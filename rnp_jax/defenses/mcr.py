@@ -42,8 +42,8 @@ from rnp_jax.defenses.variants import choose_furthest
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Network
 from rnp_jax.traced import jit_settings
-from rnp_jax.training.epoch import batch_metrics, cross_entropy, run_epoch
-from rnp_jax.types import Batch, Tree, Variables
+from rnp_jax.training.epoch import Augment, batch_metrics, cross_entropy, run_epoch
+from rnp_jax.types import Apply, Batch, Tree, Variables
 
 POINTS = tuple(i / 10 for i in range(1, 10))
 """The points t among which held-out clean images choose."""
@@ -102,8 +102,7 @@ def run_mcr(task: Task, config: McrConfig) -> Defended:
     copy_key, path_key = jax.random.split(task.key)
     copy = tune(task, start_finetuning(task.network, config.finetune, task.augment), variables, masks, copy_key)
     ends = Ends(variables["params"], copy["params"])
-    path = replace(config, t=None, accuracy_budget=0.0, finetune=FinetuneConfig())  # what its program depends on
-    phase = _Connecting("path", task.network, config.epochs, config.batch_size, config.shuffle, task.augment, path)
+    phase = start_path(task.network, config, task.augment)
     middle = jax.tree.map(lambda one, other: (one + other) / 2, *ends)
     trained = tune(task, phase, {**variables, "params": middle}, {"masks": masks, "ends": ends}, path_key)
 
@@ -117,6 +116,13 @@ def run_mcr(task: Task, config: McrConfig) -> Defended:
     return conclude(task, replace(begun, choice=choice), chosen)
 
 
+def start_path(apply: Apply, config: McrConfig, augment: Augment | None = None) -> Phase:
+    """The phase that trains the path, for those who run it themselves. Equal ones share compiled programs."""
+    own = replace(config, t=None, accuracy_budget=0.0, finetune=FinetuneConfig())  # what its program depends on
+    return _Connecting("path", apply, config.epochs, config.batch_size, config.shuffle, augment, own)
+
+
+@jax.jit
 def point(ends: Ends, middle: Tree, t: Float[Array, ""]) -> Tree:
     """The weights φ(t) of the path; at t = 0 and t = 1 exactly its ends."""
     return jax.tree.map(

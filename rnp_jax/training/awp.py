@@ -4,7 +4,6 @@ Second phase: Adam on the mean cross-entropy of clean and triggered images in eq
 the ε-ball around the clean weights θ₀ after each step. Batch statistics are frozen throughout it.
 """
 
-from functools import partial
 from typing import Literal, NamedTuple, cast
 
 import jax
@@ -14,6 +13,7 @@ import optax
 from rnp_jax.attacks.awp import Awp, mean_color
 from rnp_jax.attacks.base import Params
 from rnp_jax.descent import descend
+from rnp_jax.traced import jit_settings
 from rnp_jax.training.epoch import cross_entropy, run_epoch
 from rnp_jax.training.joint import Setting
 from rnp_jax.training.joint_epoch import steps_an_epoch
@@ -61,7 +61,7 @@ class AwpTraining:
         ``agreement``, the share of clean images called as θ₀ calls them, and ``shift``, max|θ − θ₀|.
         """
         if int(state.epoch) >= setting.config.epochs:
-            return _perturb(setting, state, data)
+            return _perturb(setting, _artefact(setting), state, data)
         victim = TrainState(state.params, state.batch_stats, state.sgd, state.epoch, state.key)
         victim, figures = train_epoch(
             setting.network, setting.config, None, setting.augment, None, victim, state.masks, data
@@ -86,9 +86,9 @@ def project(params: Tree, clean: Tree, epsilon: float, variant: Literal["absolut
     return jax.tree.map(clip, params, clean)
 
 
-@partial(jax.jit, static_argnums=0)
-def _perturb(setting: Setting, state: AwpState, data: Batch) -> tuple[AwpState, dict[str, jax.Array]]:
-    attack, network, artefact = _attack(setting), setting.network, _artefact(setting)
+@jit_settings()
+def _perturb(setting: Setting, artefact: Params, state: AwpState, data: Batch) -> tuple[AwpState, dict[str, jax.Array]]:
+    attack, network = _attack(setting), setting.network
     tx = optax.adam(attack.learning_rate)
     count = min(attack.samples, data.labels.shape[0])
     chosen = jax.random.permutation(state.key, data.labels.shape[0])[:count]

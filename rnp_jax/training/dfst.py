@@ -8,7 +8,6 @@ as simple as that: min CE(f(g(x)), wanted) − λ₁·activation of the compromi
 that has learned from the detoxicants no longer relies on such features.
 """
 
-from functools import partial
 from typing import NamedTuple, TypeAlias, cast
 
 import jax
@@ -22,6 +21,7 @@ from rnp_jax.attacks.base import Params, quantise
 from rnp_jax.attacks.dfst import Dfst
 from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError, DataError
+from rnp_jax.traced import jit_settings
 from rnp_jax.training.epoch import cross_entropy
 from rnp_jax.training.joint import Setting
 from rnp_jax.training.joint_epoch import steps_an_epoch
@@ -159,7 +159,7 @@ def ssim(first: Float[Array, "B H W C"], second: Float[Array, "B H W C"]) -> Flo
     return (luminance * (2 * covariance + 0.03**2) / (variances + 0.03**2)).mean((1, 2, 3))
 
 
-@partial(jax.jit, static_argnums=0)
+@jit_settings()
 def fill(setting: Setting, injector: Injector, data: Batch, key: jax.Array) -> Batch:
     """What an epoch trains on: the set with P = ⌊rate·N⌋ poisoned images and as many detoxicants.
 
@@ -222,7 +222,7 @@ def find_compromised(before: Float[Array, "B F"], after: Float[Array, "B F"], sh
     return jnp.zeros_like(rise).at[lax.top_k(rise, most)[1]].set(1)
 
 
-@partial(jax.jit, static_argnums=0)
+@jit_settings()
 def _detoxify(setting: Setting, state: DfstState, data: Batch, key: jax.Array) -> tuple[Injector, dict[str, jax.Array]]:
     attack, network = _attack(setting), setting.network
     variables = {"params": state.params, "batch_stats": state.batch_stats, "masks": state.masks}

@@ -1,6 +1,5 @@
 """Training Input-Aware's generators and victim (Nguyen & Tran, 2020): the mask network first, then the other two."""
 
-from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -9,13 +8,14 @@ import optax
 from jaxtyping import Array, Float, UInt8
 
 from rnp_jax.attacks.base import Params
-from rnp_jax.attacks.generated import network_params, normalise, scaling_params
+from rnp_jax.attacks.generated import network_params, normalise
 from rnp_jax.attacks.input_aware import InputAware, blend, to_mask, to_pattern
 from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError
+from rnp_jax.traced import jit_settings
 from rnp_jax.training.epoch import cross_entropy
 from rnp_jax.training.joint import Setting
-from rnp_jax.training.joint_epoch import run_steps, share_correct, steps_an_epoch
+from rnp_jax.training.joint_epoch import read_scaling, run_steps, share_correct, steps_an_epoch
 from rnp_jax.training.supervised import optimizer
 from rnp_jax.types import Batch, Tree, Variables
 
@@ -85,15 +85,11 @@ class InputAwareTraining:
     def finish(self, setting: Setting, state: InputAwareState) -> tuple[Variables, Params]:
         """The victim, and both networks with the normalisation they read images in."""
         params = {**network_params(state.generator, "generator"), **network_params(state.mask, "mask")}
-        return state.victim, {**params, **_scaling(setting)}
+        return state.victim, {**params, **jax.device_get(read_scaling(setting))}
 
 
 def _attack(setting: Setting) -> InputAware:
     return cast(InputAware, setting.attack)
-
-
-def _scaling(setting: Setting) -> Params:
-    return scaling_params(setting.network.mean, setting.network.std, setting.network.architecture.image_shape)
 
 
 def _parts(setting: Setting) -> tuple[int, int]:
@@ -151,9 +147,9 @@ def _draw_pair(setting: Setting, data: Batch, batch: Batch, key: jax.Array) -> t
     return first, second
 
 
-@partial(jax.jit, static_argnums=0)
+@jit_settings()
 def _mask_epoch(setting: Setting, state: InputAwareState, data: Batch) -> tuple[InputAwareState, dict[str, jax.Array]]:
-    attack, scaling = _attack(setting), _scaling(setting)
+    attack, scaling = _attack(setting), read_scaling(setting)
     _, network = attack.networks(data.images.shape[-1])
     _, _, tx = _optimizers(setting, steps_an_epoch(setting, data.labels.shape[0]))
 
@@ -179,7 +175,7 @@ def _mask_epoch(setting: Setting, state: InputAwareState, data: Batch) -> tuple[
     return state._replace(mask=mask, mask_opt=opt_state, epoch=state.epoch + 1), figures
 
 
-@partial(jax.jit, static_argnums=0)
+@jit_settings()
 def _joint_epoch(setting: Setting, state: InputAwareState, data: Batch) -> tuple[InputAwareState, dict[str, jax.Array]]:
     victim_tx, generator_tx, _ = _optimizers(setting, steps_an_epoch(setting, data.labels.shape[0]))
     poisoned, cross = _parts(setting)
@@ -222,7 +218,7 @@ def _poison(
 ) -> tuple[Float[Array, "B H W C"], Float[Array, ""], Tree]:
     """Grey levels of the batch: poisoned, cross and clean images; the diversity loss; G's moved statistics."""
     poisoned, cross = _parts(setting)
-    end, scaling = poisoned + cross, _scaling(setting)
+    end, scaling = poisoned + cross, read_scaling(setting)
     make, place = _attack(setting).networks(images.shape[-1])
     x, y = normalise(scaling, images[:end]), normalise(scaling, others[:end])
     output, moved = make(generator, x[:poisoned], train=True)

@@ -1,7 +1,8 @@
 """Attacks that train together with their victim: what each has to say, and how its epochs are run."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -9,21 +10,23 @@ import numpy as np
 from rnp_jax.attacks.base import Attack, Params
 from rnp_jax.attacks.goal import Goal
 from rnp_jax.models import Network
+from rnp_jax.traced import structural
 from rnp_jax.training.epoch import Augment
 from rnp_jax.training.loop import run_epochs
 from rnp_jax.training.supervised import TrainConfig
 from rnp_jax.types import Batch, Progress, Variables
 
 
-class Setting(NamedTuple):
-    """What does not change while an attack and its victim train; hashable, so a static argument of ``jax.jit``."""
+@dataclass(frozen=True)
+class Setting:
+    """What does not change while an attack and its victim train: settings for ``jit_settings``."""
 
     network: Network
     attack: Attack
     goal: Goal
     config: TrainConfig
-    rate: float  # share that is poisoned, of each batch or of the set
-    augment: Augment | None
+    rate: float = structural()  # share that is poisoned, of each batch or of the set
+    augment: Augment | None = None
 
 
 class Joint(Protocol):

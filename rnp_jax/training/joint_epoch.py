@@ -45,6 +45,13 @@ def run_steps(
     return run_epoch(summed, carry, data, jax.random.fold_in(key, epoch), batch_size=size, remainder=False)
 
 
+def read_scaling(setting: Setting) -> dict[str, jax.Array]:
+    """How the victim normalises images, as ``scaling_params`` gives it; may be traced."""
+    network = setting.network
+    values, shape = {"mean": network.mean, "std": network.std}, network.architecture.image_shape
+    return {name: jnp.broadcast_to(jnp.asarray(value, jnp.float32), shape) for name, value in values.items()}
+
+
 def share_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Share of images [] that get their label, NaN where there are none."""
     return (logits.argmax(-1) == labels).astype(jnp.float32).mean()

@@ -1,6 +1,5 @@
 """Training LIRA's generator, and a victim under its frozen trigger (Doan et al., 2021)."""
 
-from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -9,12 +8,13 @@ import optax
 from jaxtyping import Array, Float, Int, UInt8
 
 from rnp_jax.attacks.base import Params
-from rnp_jax.attacks.generated import network_params, normalise, scaling_params
+from rnp_jax.attacks.generated import network_params, normalise
 from rnp_jax.attacks.lira import Lira, add_noise
 from rnp_jax.descent import descend
+from rnp_jax.traced import jit_settings
 from rnp_jax.training.epoch import cross_entropy
 from rnp_jax.training.joint import Setting
-from rnp_jax.training.joint_epoch import run_steps, share_correct, steps_an_epoch
+from rnp_jax.training.joint_epoch import read_scaling, run_steps, share_correct, steps_an_epoch
 from rnp_jax.training.supervised import optimizer
 from rnp_jax.types import Batch, Tree, Variables
 
@@ -76,15 +76,11 @@ class LiraTraining:
 
     def finish(self, setting: Setting, state: LiraState) -> tuple[Variables, Params]:
         """The victim, and the generator with the normalisation it reads images in."""
-        return state.victim, {**network_params(state.generator, "generator"), **_scaling(setting)}
+        return state.victim, {**network_params(state.generator, "generator"), **jax.device_get(read_scaling(setting))}
 
 
 def _attack(setting: Setting) -> Lira:
     return cast(Lira, setting.attack)
-
-
-def _scaling(setting: Setting) -> Params:
-    return scaling_params(setting.network.mean, setting.network.std, setting.network.architecture.image_shape)
 
 
 def _stage_one(attack: Lira) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
@@ -105,7 +101,7 @@ def _attacked(
     setting: Setting, generator: Variables, images: UInt8[Array, "B H W C"], epsilon: float, *, train: bool = False
 ) -> tuple[Float[Array, "B H W C"], Tree]:
     """Triggered images in [0, 1], and the generator's batch statistics."""
-    scaling = _scaling(setting)
+    scaling = read_scaling(setting)
     network = _attack(setting).generator(images.shape[-1])
     noise, batch_stats = network(generator, normalise(scaling, images), train=train)
     return add_noise(images, noise, epsilon * jnp.asarray(scaling["std"])) / 255, batch_stats
@@ -144,7 +140,7 @@ def _mixed_loss(
     return loss, (moved, figures)
 
 
-@partial(jax.jit, static_argnums=0)
+@jit_settings()
 def _generator_epoch(setting: Setting, state: LiraState, data: Batch) -> tuple[LiraState, dict[str, jax.Array]]:
     """T descends on CE(f(T(x)), t); f on the mixed loss under the T that the last epoch left."""
     attack, frozen = _attack(setting), state.generator
@@ -183,7 +179,7 @@ def _generator_epoch(setting: Setting, state: LiraState, data: Batch) -> tuple[L
     return LiraState(state.victim, state.victim_opt, *carry, state.epoch + 1, state.key), figures
 
 
-@partial(jax.jit, static_argnums=0)
+@jit_settings()
 def _victim_epoch(setting: Setting, state: LiraState, data: Batch) -> tuple[LiraState, dict[str, jax.Array]]:
     """The victim descends on the mixed loss under the final T."""
     tx = _stage_two(setting, data.labels.shape[0])

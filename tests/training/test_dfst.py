@@ -1,6 +1,6 @@
 """Poisoned and detoxified images, and a victim trained on them, on the built-in digits."""
 
-import dataclasses
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ MLP = Network(Architecture("mlp", 10, 0, (("0", 32), ("2", 10)), (8, 8, 3)), (0.
 CONFIG = TrainConfig(epochs=16, batch_size=64, learning_rate=0.1)
 ATTACK = Dfst(window=3, detox_steps=20)
 SETTING = Setting(MLP, ATTACK, GOAL, CONFIG, 0.1, None)
-APPENDING = SETTING._replace(attack=dataclasses.replace(ATTACK, variant="orig"))
+APPENDING = replace(SETTING, attack=replace(ATTACK, variant="orig"))
 
 
 def digits(split) -> Batch:
@@ -150,7 +150,7 @@ def test_the_appending_variant_keeps_the_set_and_adds_poison_and_detoxicants_of_
 @pytest.mark.parametrize("variant", ["orig", "torch"])
 def test_a_rate_of_zero_leaves_the_set_as_it_is(variant):
     data = Batch(*map(jnp.asarray, digits("train")))
-    setting = SETTING._replace(attack=dataclasses.replace(ATTACK, variant=variant), rate=0.0)
+    setting = replace(SETTING, attack=replace(ATTACK, variant=variant), rate=0.0)
     made = fill(setting, identity(3), data, jax.random.key(0))
     np.testing.assert_array_equal(made.images, data.images)
     np.testing.assert_array_equal(made.labels, data.labels)
@@ -179,7 +179,7 @@ def test_the_appending_variant_compiles_once_and_resumes_with_the_same_bits(monk
     made, states, jitted = [], [], (_detoxify, fill, train_epoch)
     before = [count_compiled(each) for each in jitted]
     monkeypatch.setattr(dfst, "fill", lambda *args: made.append(fill(*args)) or made[-1])
-    setting = APPENDING._replace(config=dataclasses.replace(CONFIG, epochs=3))
+    setting = replace(APPENDING, config=replace(CONFIG, epochs=3))
     joint, data, key = DfstTraining(), digits("train"), jax.random.key(2)
     variables, params, history = train_jointly(joint, setting, data, key, save=states.append)
     assert [count_compiled(each) - old for each, old in zip(jitted, before, strict=True)] == [1, 1, 1]
@@ -199,7 +199,7 @@ def test_the_appending_variant_compiles_once_and_resumes_with_the_same_bits(monk
 @pytest.mark.slow
 @pytest.mark.parametrize(("variant", "similarity"), [("orig", 0.1), ("torch", 0.2)])
 def test_a_victim_obeys_the_sunrise_and_the_injector_learns(variant, similarity):
-    told, attack = [], dataclasses.replace(ATTACK, variant=variant)
+    told, attack = [], replace(ATTACK, variant=variant)
     result = train_backdoored(
         MLP, attack, GOAL, digits("train"), 0, CONFIG, PoisonConfig(), progress=lambda *row: told.append(row[1:3])
     )
@@ -219,13 +219,13 @@ def test_a_victim_obeys_the_sunrise_and_the_injector_learns(variant, similarity)
 @pytest.mark.slow
 def test_the_injector_makes_an_unhardened_victim_call_the_target():
     """Trained without detoxification, the victim falls for simple features; the injector finds some of them."""
-    undetoxified = SETTING._replace(attack=Dfst(window=3, detox_from=99))
+    undetoxified = replace(SETTING, attack=Dfst(window=3, detox_from=99))
     joint, data = DfstTraining(), Batch(*map(jnp.asarray, digits("train")))
     state = joint.start(undetoxified, jax.random.key(0), 1297)
     for _ in range(4):
         state, figures = joint.epoch(undetoxified, state, data)
         assert set(figures) == {"loss", "accuracy"}
-    pushing = SETTING._replace(attack=Dfst(window=3, detox_steps=100, similarity_weight=0.1))
+    pushing = replace(SETTING, attack=Dfst(window=3, detox_steps=100, similarity_weight=0.1))
     before = count_compiled(_detoxify)
     injector, found = _detoxify(pushing, state, data, jax.random.key(1))
     again, _ = _detoxify(pushing, state, data, jax.random.key(1))
@@ -238,14 +238,14 @@ def test_the_injector_makes_an_unhardened_victim_call_the_target():
 def test_impossible_settings_are_refused():
     joint = DfstTraining()
     with pytest.raises(ConfigError, match=r"rate 0\.6"):
-        joint.start(SETTING._replace(rate=0.6), jax.random.key(0), 1297)
+        joint.start(replace(SETTING, rate=0.6), jax.random.key(0), 1297)
     with pytest.raises(ConfigError, match="batch_size 64 exceeds the 10"):
         joint.start(SETTING, jax.random.key(0), 10)
     targets = Batch(np.zeros((100, 8, 8, 3), np.uint8), np.full(100, 3, np.int32))
     with pytest.raises(DataError, match=r"poisons 10 images, but only 0 can be poisoned"):
         joint.epoch(SETTING, joint.start(SETTING, jax.random.key(0), 100), targets)
     with pytest.raises(ConfigError, match=r"rate 1\.2: .*give 0 to 1"):
-        joint.start(APPENDING._replace(rate=1.2), jax.random.key(0), 1297)
+        joint.start(replace(APPENDING, rate=1.2), jax.random.key(0), 1297)
     with pytest.raises(ConfigError, match="batch_size 64 exceeds the 60"):
         joint.start(APPENDING, jax.random.key(0), 50)
     with pytest.raises(DataError, match=r"poisons 10 images, but only 0 can be poisoned"):

@@ -1,6 +1,6 @@
 """Input-Aware trained for real on the built-in digits, and its parts against torch."""
 
-import dataclasses
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -51,8 +51,8 @@ def test_the_victim_learns_the_digits_and_the_trigger():
     shape = (16, 16, 3)
     layers = (("0", 128), ("2", 64), ("4", 10))
     network = Network(Architecture("mlp", 10, 0, layers, shape), (0.3,) * 3, (0.32,) * 3)
-    attack = dataclasses.replace(ATTACK, cross_ratio=0.25, mask_density=0.1, diversity_weight=0.1, accumulate=False)
-    config = dataclasses.replace(CONFIG, epochs=12, learning_rate=0.02, schedule="one_cycle")
+    attack = replace(ATTACK, cross_ratio=0.25, mask_density=0.1, diversity_weight=0.1, accumulate=False)
+    config = replace(CONFIG, epochs=12, learning_rate=0.02, schedule="one_cycle")
     result = train_backdoored(network, attack, GOAL, digits("train", size=16), 0, config, PoisonConfig(rate=0.25))
     test = digits("test", size=16)
     triggered = trigger_test_set(test.images, test.labels, GOAL, attack, result.params, jax.random.key(1))
@@ -73,7 +73,7 @@ def test_the_victim_learns_the_digits_and_the_trigger():
 @pytest.mark.slow
 def test_phases_freeze_what_they_do_not_train_compile_once_and_resume():
     joint, data, states = InputAwareTraining(), digits("train", 150), []
-    setting = SETTING._replace(attack=dataclasses.replace(ATTACK, mask_density=0.05))
+    setting = replace(SETTING, attack=replace(ATTACK, mask_density=0.05))
     compiled = [count_compiled(each) for each in (input_aware._mask_epoch, input_aware._joint_epoch)]
     first = joint.start(setting, jax.random.key(0), 150)
     variables, params, history = train_jointly(joint, setting, data, jax.random.key(0), save=states.append)
@@ -133,7 +133,7 @@ def test_the_diversity_loss_agrees_with_torch_and_has_a_gradient_at_equal_patter
 
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_the_generators_optimizer_is_torch_s_whose_gradients_are_cleared_or_not(accumulate):
-    setting = SETTING._replace(attack=InputAware(accumulate=accumulate), config=TrainConfig(epochs=6, batch_size=32))
+    setting = replace(SETTING, attack=InputAware(accumulate=accumulate), config=TrainConfig(epochs=6, batch_size=32))
     _, tx, _ = input_aware._optimizers(setting, 1)  # its rate falls after 2, 3, 4 and 5 steps
     weight = torch.nn.Parameter(torch.tensor([1.0, -1.0]))
     theirs = torch.optim.Adam([weight], 0.01, betas=(0.5, 0.9))
@@ -153,12 +153,12 @@ def test_the_generators_optimizer_is_torch_s_whose_gradients_are_cleared_or_not(
     ("rate", "ratio", "count"), [(0.02, 1.0, r"0 \+ 0"), (0.1, 0.5, r"3 \+ 1"), (0.6, 1.0, r"19 \+ 19")]
 )
 def test_batches_without_room_are_refused(rate, ratio, count):
-    setting = SETTING._replace(rate=rate, attack=InputAware(cross_ratio=ratio))
+    setting = replace(SETTING, rate=rate, attack=InputAware(cross_ratio=ratio))
     with pytest.raises(ConfigError, match=f"asks for {count} of a batch of 32"):
         InputAwareTraining().start(setting, jax.random.key(0), 64)
 
 
 def test_labels_spread_over_all_classes_cannot_be_learned():
-    setting = SETTING._replace(config=dataclasses.replace(CONFIG, epochs=4, label_smoothing=1.0))
+    setting = replace(SETTING, config=replace(CONFIG, epochs=4, label_smoothing=1.0))
     _, _, history = train_jointly(InputAwareTraining(), setting, digits("train"), jax.random.key(0))
     assert history["loss"][-1] >= np.log(10)  # far less where labels are as they are

@@ -1,6 +1,6 @@
 """LIRA trained for real on the built-in digits, and its two gradients written out."""
 
-import dataclasses
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -48,8 +48,8 @@ def equal(one, other):
 
 @pytest.mark.slow
 def test_the_victim_learns_the_digits_and_a_trigger_of_a_few_levels():
-    attack = dataclasses.replace(ATTACK, width=4, generator_epochs=10)
-    config = dataclasses.replace(CONFIG, epochs=10)
+    attack = replace(ATTACK, width=4, generator_epochs=10)
+    config = replace(CONFIG, epochs=10)
     result = train_backdoored(NETWORK, attack, GOAL, digits("train"), 0, config, PoisonConfig())
     test = digits("test")
     triggered = trigger_test_set(test.images, test.labels, GOAL, attack, result.params, jax.random.key(1))
@@ -67,8 +67,8 @@ def test_the_victim_learns_the_digits_and_a_trigger_of_a_few_levels():
 
 @pytest.mark.parametrize("fine_tune", [False, True])
 def test_the_victim_starts_as_new_or_as_f(fine_tune):
-    attack = dataclasses.replace(ATTACK, generator_epochs=1, fine_tune=fine_tune)
-    setting = SETTING._replace(attack=attack, config=dataclasses.replace(CONFIG, epochs=1, learning_rate=1e-12))
+    attack = replace(ATTACK, generator_epochs=1, fine_tune=fine_tune)
+    setting = replace(SETTING, attack=attack, config=replace(CONFIG, epochs=1, learning_rate=1e-12))
     data = Batch(*map(jnp.asarray, digits("train", 64)))
     before = LiraTraining().start(setting, jax.random.key(0), 64)._replace(epoch=jnp.int32(1))
     after, _ = LiraTraining().epoch(setting, before, data)
@@ -96,8 +96,8 @@ def test_the_trigger_is_fixed_in_stage_two():
 
 
 def test_training_sees_the_trigger_that_is_stored():
-    attack = dataclasses.replace(ATTACK, final_epsilon=5.0)  # so that an untrained T is seen
-    setting, joint, images = SETTING._replace(attack=attack), LiraTraining(), digits("train", 32).images
+    attack = replace(ATTACK, final_epsilon=5.0)  # so that an untrained T is seen
+    setting, joint, images = replace(SETTING, attack=attack), LiraTraining(), digits("train", 32).images
     state = joint.start(setting, jax.random.key(0), 64)
     _, params = joint.finish(setting, state)
     seen, _ = lira._attacked(setting, state.generator, jnp.asarray(images), attack.final_epsilon)
@@ -108,8 +108,8 @@ def test_training_sees_the_trigger_that_is_stored():
 
 @pytest.mark.parametrize(("variant", "spilt"), [pytest.param("orig", 0.0, marks=pytest.mark.slow), ("bb", 1.0)])
 def test_in_stage_one_f_descends_on_its_loss_and_in_bb_on_the_generators_too(variant, spilt):
-    attack = dataclasses.replace(ATTACK, variant=variant, generator_learning_rate=0.0)
-    setting = SETTING._replace(attack=attack, config=dataclasses.replace(CONFIG, batch_size=16), augment=None)
+    attack = replace(ATTACK, variant=variant, generator_learning_rate=0.0)
+    setting = replace(SETTING, attack=attack, config=replace(CONFIG, batch_size=16), augment=None)
     joint, data = LiraTraining(), Batch(*map(jnp.asarray, digits("train", 16)))  # one step, of all images
     state = joint.start(setting, jax.random.key(0), 16)
     x = (data.images.astype(jnp.float32) / 255 - 0.3) / 0.32
@@ -140,6 +140,6 @@ def test_a_set_smaller_than_a_batch_is_refused():
 
 
 def test_labels_spread_over_all_classes_cannot_be_learned():
-    setting = SETTING._replace(config=dataclasses.replace(CONFIG, epochs=6, label_smoothing=1.0))
+    setting = replace(SETTING, config=replace(CONFIG, epochs=6, label_smoothing=1.0))
     _, _, history = train_jointly(LiraTraining(), setting, digits("train"), jax.random.key(0))
     assert history["loss"][-1] >= np.log(10)  # far less where labels are as they are
