@@ -19,8 +19,11 @@ from rnp_jax.defenses.anp import optimize_masks
 from rnp_jax.defenses.distil import DistilConfig, distil
 from rnp_jax.defenses.finetune import FinetuneConfig, finetune
 from rnp_jax.defenses.recover import RecoverConfig, recover
+from rnp_jax.defenses.sensitivity import HolderConfig, holder_scores
 from rnp_jax.defenses.unlearn import UnlearnConfig, unlearn
 from rnp_jax.evaluation.predict import predict
+from rnp_jax.training.mixmatch import MixMatchConfig, mixmatch
+from rnp_jax.training.simclr import SimclrConfig, pretrain
 from rnp_jax.training.supervised import TrainConfig, train
 from rnp_jax.types import Batch, Progress, Variables
 from tests.programs import ARCHITECTURE, Numbers, network_of
@@ -46,7 +49,14 @@ PHASES: Mapping[str, Run] = MappingProxyType(
             NETWORK, v, CLEAN, key, AnpConfig(2, log_every=1, batch_size=B), progress=told
         ),
         "train": lambda v, key, told: train(NETWORK, v, CLEAN, key, TrainConfig(2, B), progress=told),
+        "simclr": lambda v, key, told: pretrain(
+            NETWORK, v, CLEAN.images, key, SimclrConfig(2, B, projection=3), progress=told
+        ),
+        "mixmatch": lambda v, key, told: mixmatch(
+            NETWORK, v, CLEAN, CLEAN.images, key, MixMatchConfig(2, B), progress=told
+        ),
         "evaluate": lambda v, *_: predict(NETWORK, v, CLEAN, B),
+        "score": lambda v, *_: holder_scores(NETWORK, v, CLEAN.images, HolderConfig()),
     }
 )
 
@@ -71,7 +81,7 @@ def test_a_phase_moves_nothing_on_the_side(name):
     with guarded():
         PHASES[name](variables, key, None)
         PHASES[name](variables, key, lambda *row: told.append(row))
-    assert [row[1:3] for row in told] == ([] if name == "evaluate" else [(1, 2), (2, 2)])
+    assert [row[1:3] for row in told] == ([] if name in ("evaluate", "score") else [(1, 2), (2, 2)])
     assert all(type(value) is float for row in told for value in row[3].values())
 
 

@@ -67,8 +67,7 @@ def tune_actively(
 
     Without ``progress`` the host waits once; with it, for an epoch while the next one runs, by a program an epoch.
     """
-    params, stats = variables["params"], variables["batch_stats"]
-    state = _State(params, stats, _optimizer(config).init(params), jnp.int32(0))
+    state = _start(config, variables["params"], variables["batch_stats"])
     data = Batch(*jax.device_put(tuple(data)))
     stride = config.epochs if progress is None else 1
     rows: list[dict[str, np.ndarray]] = []
@@ -109,6 +108,11 @@ class _State(NamedTuple):
     batch_stats: Tree
     opt_state: optax.OptState
     epoch: jax.Array  # int32 []
+
+
+@jit_settings()
+def _start(config: ActiveTuneConfig, params: Tree, batch_stats: Tree) -> _State:
+    return _State(params, batch_stats, _optimizer(config).init(params), jnp.int32(0))
 
 
 def _optimizer(config: ActiveTuneConfig) -> optax.GradientTransformation:

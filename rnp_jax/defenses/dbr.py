@@ -15,6 +15,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from rnp_jax.defenses.consistency import ConsistencyConfig, separate
 from rnp_jax.defenses.fitting import FitConfig, check_batches, check_set
@@ -58,11 +59,10 @@ def relearn(
       The variables, and loss and accuracy [E] on the clean images; with ``poisoned_`` before the name, on the others.
     """
     sets = [Batch(*jax.device_put(tuple(each))) for each in (poisoned, clean)]
-    params = variables["params"]
 
     def start() -> TrainState:
-        opt_state = config.make_optimizer(1).init(params)
-        return TrainState(params, variables["batch_stats"], opt_state, jnp.int32(0), key)
+        opt_state, epoch = _begin(config, variables["params"])
+        return TrainState(variables["params"], variables["batch_stats"], opt_state, epoch, key)
 
     reached, history = run_epochs(
         "relearn",
@@ -73,6 +73,11 @@ def relearn(
         figures=("loss", "accuracy"),
     )
     return {**variables, "params": reached.params, "batch_stats": reached.batch_stats}, history
+
+
+@jit_settings()
+def _begin(config: FitConfig, params: Tree) -> tuple[optax.OptState, jax.Array]:
+    return config.make_optimizer(1).init(params), jnp.int32(0)  # whatever its schedule, it starts alike
 
 
 @jit_settings(3)

@@ -103,7 +103,7 @@ def unlearn_perturbations(
     """
     batches = _batches(data, jax.random.fold_in(key, 0), config)
     params, fixed = variables["params"], {name: variables[name] for name in variables if name != "params"}
-    state = _State(params, optax.adam(config.learning_rate).init(params), jnp.int32(0))
+    state = _start(config, params)
     stride = config.rounds if progress is None else 1
     rows: list[dict[str, np.ndarray]] = []
 
@@ -143,6 +143,11 @@ class _State(NamedTuple):
     params: Tree
     adam: optax.OptState
     round: jax.Array  # int32 []
+
+
+@jit_settings()
+def _start(config: IbauConfig, params: Tree) -> _State:
+    return _State(params, optax.adam(config.learning_rate).init(params), jnp.int32(0))
 
 
 def _batches(data: Batch, key: jax.Array, config: IbauConfig) -> Batch:

@@ -241,7 +241,7 @@ def _steps(reads: SiteInputs, config: HolderConfig) -> dict[str, Steps]:
     signs = np.resize([1, -1], len(radii))
     return {
         source: Steps(
-            jnp.asarray(unit * radii * signs, jnp.float32), jnp.asarray((unit * radii) ** config.alpha, jnp.float32)
+            *jax.device_put(tuple(np.float32(each) for each in (unit * radii * signs, (unit * radii) ** config.alpha)))
         )
         for source, unit in units.items()
     }

@@ -62,9 +62,12 @@ class SiteInputs:
           DefenseError: a source at which all samples are equal.
         """
         moments: dict[str, tuple[int, Any, Any]] = dict.fromkeys(self.sources, (0, 0.0, 0.0))
-        measured = (
-            (count, {source: _moments(u, count) for source, u in read.items()}) for count, read in self.chunks()
-        )
+
+        def measure(count: int, read: dict[str, jax.Array]) -> tuple[int, dict[str, tuple[jax.Array, jax.Array]]]:
+            placed = jax.device_put(np.int32(count))
+            return count, {source: _moments(u, placed) for source, u in read.items()}
+
+        measured = (measure(count, read) for count, read in self.chunks())
         for count, by_source in fetch_late(measured):
             for source, own in by_source.items():
                 mean, squares = (moment.astype(np.float64) for moment in own)

@@ -108,7 +108,8 @@ def plan(network: Network, variables: Variables, site: Site, scope: Scope, respo
     layer = find(params, producer)
     arrays["kernel"] = layer["kernel"]
     if "bias" in layer:
-        arrays["offset"] = arrays["offset"] + layer["bias"] * arrays.get("factor", 1)
+        bias = layer["bias"] * arrays["factor"] if "factor" in arrays else layer["bias"]
+        arrays["offset"] = arrays["offset"] + bias
     window = getattr(network.layers[producer], "window", None)
     return SiteMap("affine", producer, site.activation, response, window), arrays
 
@@ -117,17 +118,22 @@ def _normalization(network: Network, variables: Variables, site: Site) -> dict[s
     """What a site's batch norm does to its input, in evaluation mode; nothing where it has none."""
     layer = find(variables["params"], site.layer)
     if site.producers == (site.layer,):
-        return {"offset": jnp.zeros(layer["kernel"].shape[-1:], jnp.float32)}
+        return {"offset": jax.device_put(np.zeros(layer["kernel"].shape[-1:], np.float32))}
     statistics = find(variables["batch_stats"], site.layer)
-    factor = layer["scale"] * lax.rsqrt(statistics["var"] + network.layers[site.layer].eps)
-    return {"factor": factor, "offset": layer["bias"] - statistics["mean"] * factor}
+    return _factor_and_offset(network.layers[site.layer].eps, layer["scale"], layer["bias"], **statistics)
+
+
+@partial(jax.jit, static_argnums=0)
+def _factor_and_offset(eps: float, scale: jax.Array, bias: jax.Array, mean: jax.Array, var: jax.Array):
+    factor = scale * lax.rsqrt(var + eps)
+    return {"factor": factor, "offset": bias - mean * factor}
 
 
 def prepare(site_map: SiteMap, arrays: Any, like: jax.ShapeDtypeStruct, norm: Norm, chunk: int) -> Any:
     """What ``probe_site`` needs beside the samples: for affine maps also each neuron's own step's effect."""
     if not is_exactly_affine(site_map, like):
         return arrays
-    return arrays, _own_response(site_map, arrays, jnp.zeros(like.shape[1:], like.dtype), norm, chunk)
+    return arrays, _own_response(site_map, arrays, jax.ShapeDtypeStruct(like.shape[1:], like.dtype), norm, chunk)
 
 
 @partial(jax.jit, static_argnums=(0, 4, 5))
@@ -193,10 +199,10 @@ def outgoing_norms(network: Network, variables: Variables, site: Site, image: Fl
     return jnp.sqrt(jnp.square(by_neuron).sum(tuple(range(2, by_neuron.ndim)))).reshape(-1)
 
 
-@partial(jax.jit, static_argnums=(0, 3, 4))
-def _own_response(site_map: SiteMap, arrays: Any, like: jax.Array, norm: Norm, chunk: int) -> jax.Array:
+@partial(jax.jit, static_argnums=(0, 2, 3, 4))
+def _own_response(site_map: SiteMap, arrays: Any, like: jax.ShapeDtypeStruct, norm: Norm, chunk: int) -> jax.Array:
     linear = partial(site_map.z, {**arrays, "offset": jnp.zeros_like(arrays["offset"])})
-    return probes.linear_response(linear, site_map.reduce, like, norm, chunk)
+    return probes.linear_response(linear, site_map.reduce, jnp.zeros(like.shape, like.dtype), norm, chunk)
 
 
 def is_exactly_affine(site_map: SiteMap, u: Any) -> bool:

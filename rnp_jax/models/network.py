@@ -125,7 +125,8 @@ class Network:
             found[name] = module.clone(parent=None, name=None)
 
         with _each_call(note):
-            jax.eval_shape(partial(_initialize, self._module, self.architecture.image_shape), jax.random.key(0))
+            key = jax.eval_shape(jax.random.key, 0)
+            jax.eval_shape(partial(_initialize, self._module, self.architecture.image_shape), key)
         return found
 
     def inputs(self, variables: Variables, images: jax.Array) -> dict[str, jax.Array]:

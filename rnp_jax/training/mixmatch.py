@@ -169,8 +169,13 @@ def start(
 ) -> MixMatchState:
     """The state before the first epoch over so many images."""
     params = variables["params"]
-    opt_state = config.make_optimizer(config.count_steps(labelled, unlabelled)).init(params)
-    return MixMatchState(params, params, variables["batch_stats"], opt_state, jnp.int32(0), key)
+    opt_state, epoch = _begin(config, config.count_steps(labelled, unlabelled), params)
+    return MixMatchState(params, params, variables["batch_stats"], opt_state, epoch, key)
+
+
+@jit_settings(1, static=1)
+def _begin(config: MixMatchConfig, steps: int, params: Tree) -> tuple[optax.OptState, jax.Array]:
+    return config.make_optimizer(steps).init(params), jnp.int32(0)
 
 
 @jit_settings(3)

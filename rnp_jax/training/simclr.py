@@ -142,7 +142,7 @@ def pretrain(
     """
     count = len(images)
     check_batch(count, config.batch_size)
-    data = Batch(jax.device_put(images), jnp.zeros(count, jnp.int32) if labels is None else jax.device_put(labels))
+    data = Batch(*jax.device_put((images, np.zeros(count, np.int32) if labels is None else labels)))
     reached, history = run_epochs(
         phase,
         config.epochs,
@@ -159,13 +159,18 @@ def pretrain(
 
 def start(network: Network, variables: Variables, key: jax.Array, config: SimclrConfig, count: int) -> SimclrState:
     """The state before the first epoch over ``count`` images."""
+    return _start(network, config, count // config.batch_size, variables, key)
+
+
+@jit_settings(2, static=1)
+def _start(network: Network, config: SimclrConfig, steps: int, variables: Variables, key: jax.Array) -> SimclrState:
     projection_key, train_key = jax.random.split(key)
     last = network.segments[-1].layers
     trunk = {name: tree for name, tree in variables["params"].items() if name not in last}
     projection = _init_projection(projection_key, feature_width(network), config.projection)
     params = {"trunk": trunk, "projection": projection}
-    tx = config.make_optimizer(count // config.batch_size)
-    return SimclrState(params, variables["batch_stats"], tx.init(params), jnp.int32(0), train_key)
+    opt_state = config.make_optimizer(steps).init(params)
+    return SimclrState(params, variables["batch_stats"], opt_state, jnp.int32(0), train_key)
 
 
 def _init_projection(key: jax.Array, features: int, outputs: int) -> Tree:
