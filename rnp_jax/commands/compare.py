@@ -9,10 +9,9 @@ import tyro
 from rnp_jax.config import CHECKPOINTS, FOLDER, UNREAD
 from rnp_jax.defenses import METHODS
 from rnp_jax.errors import CheckpointError, ConfigError
-from rnp_jax.pipeline.options import RunOptions
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.report.sweep_row import SweepRow
-from rnp_jax.sweep.options import Methods
+from rnp_jax.sweep.options import Methods, SweptOptions
 from rnp_jax.sweep.plan import check_options
 from rnp_jax.sweep.running import open_folder, run_here
 
@@ -25,7 +24,7 @@ COMPARED = tuple(
 
 
 @dataclass(frozen=True)
-class CompareOptions(RunOptions):
+class CompareOptions(SweptOptions):
     """Compare methods on checkpoints: one table, one page, intervals over seeds.
 
     This is a sweep in a single process, for a few checkpoints. Random and oracle are controls: they prune as many

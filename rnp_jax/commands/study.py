@@ -30,12 +30,12 @@ from rnp_jax.errors import ConfigError, DataError, Interrupted
 from rnp_jax.extractors import CachedFeatures, open_extractor
 from rnp_jax.models import mlp_head
 from rnp_jax.pipeline.opening import load_images
-from rnp_jax.pipeline.options import RunOptions, When
+from rnp_jax.pipeline.options import When
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.training_set import open_attack
 from rnp_jax.report.sweep_row import SweepRow
 from rnp_jax.sweep.job import as_stages
-from rnp_jax.sweep.options import OPTIONS, Methods
+from rnp_jax.sweep.options import OPTIONS, Methods, Reactivate, SweptOptions
 from rnp_jax.sweep.plan import check_options
 from rnp_jax.sweep.running import open_folder, run_here
 from rnp_jax.training.backdoor import PoisonConfig
@@ -52,7 +52,7 @@ _EXTENSIBLE = ("attacks", "rates", "seeds", "out", "method")  # options that may
 
 
 @dataclass(frozen=True)
-class StudyOptions(RunOptions):
+class StudyOptions(SweptOptions):
     """Train a backdoored head for every attack, poison rate and seed on one extractor, and compare methods on them.
 
     Features of clean training images are computed once for all heads. Writes to --out: heads/ (checkpoints with cards
@@ -78,6 +78,9 @@ class StudyOptions(RunOptions):
     out: Annotated[str, FOLDER] = "runs/study"
     evidence: Annotated[When, tyro.conf.Fixed, tyro.conf.Suppress] = field(default="never", metadata={UNREAD: True})
     sweep_images: Annotated[int, tyro.conf.Fixed, tyro.conf.Suppress] = field(default=0, metadata={UNREAD: True})
+    reactivate: Annotated[Reactivate, tyro.conf.Fixed, tyro.conf.Suppress] = field(
+        default="none", metadata={UNREAD: True}
+    )  # heads are not retuned
     source: Annotated[SourceOptions, tyro.conf.Fixed, tyro.conf.Suppress] = field(
         default_factory=SourceOptions, metadata={UNREAD: True}
     )  # heads have cards

@@ -137,6 +137,7 @@ _READERS: Mapping[str, Callable[[Method], bool]] = {
     "sweep_images": lambda method: method.changes in ("filters", "both") and not method.anew,
     "evidence": lambda method: method.needs != "untrusted" and method.changes != "nothing",
     "seed": lambda method: method.changes != "nothing",
+    "reactivate": lambda method: method.changes != "nothing",
 }
 """The shared options that not every method reads."""
 

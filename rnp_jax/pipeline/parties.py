@@ -105,20 +105,31 @@ def open_scene(parties: Parties, images: DataOptions, known: KnownOptions, trigg
       ConfigError: nothing names the data or the trigger.
       DataError: images that do not fit the network, or are in both parts.
     """
-    carrier = parties.carrier
-    train, test = (open_data(carrier, images, split) for split in ("train", "test"))  # pyright: ignore[reportArgumentType]
-    carrier, test = fit_images(carrier, test)
-    drawn, taken = sample_defense_set(train, min(known.size, len(train)), seed=known.seed, uneven=True)
-    check_overlap(drawn, test)
+    carrier, test = fit_images(parties.carrier, open_data(parties.carrier, images, "test"))
     tested = open_trigger(carrier, trigger, test)
-    learned = open_trigger(carrier, trigger, train.subset(taken))
-    if tested is None or learned is None:
+    if tested is None:
         raise ConfigError(
             "the trigger is not known, and without it nothing can be brought back: give --original, a backdoored file "
             "with a card, or name the attack, such as --attack badnets --target 0, or --attack stamp --artefact "
             "trigger.png"
         )
-    return Scene(Batch(*map(np.asarray, drawn)), learned.test, test, tested)
+    return draw_scene(carrier, images, known, trigger, test, tested)
+
+
+def draw_scene(
+    model: Suspect, images: DataOptions, known: KnownOptions, options: TriggerOptions, test: Dataset, trigger: Trigger
+) -> Scene:
+    """The scene of a trigger that is known and measured on these test images, which fit the model.
+
+    Raises:
+      ConfigError: nothing names the data.
+      DataError: images that do not fit the network, or are in both parts.
+    """
+    train = open_data(model, images, "train")
+    drawn, taken = sample_defense_set(train, min(known.size, len(train)), seed=known.seed, uneven=True)
+    check_overlap(drawn, test)
+    learned: Trigger = open_trigger(model, options, train.subset(taken))  # pyright: ignore[reportAssignmentType]
+    return Scene(Batch(*map(np.asarray, drawn)), learned.test, test, trigger)
 
 
 def _fill(source: SourceOptions, path: str, like: Suspect | None, *, same_design: bool = False) -> SourceOptions:

@@ -38,6 +38,7 @@ from rnp_jax.reactivation.problem import are_alike
 from rnp_jax.reactivation.qra import QraConfig
 from rnp_jax.reactivation.ra import RaConfig
 from rnp_jax.report.reactivation import ReactivationResult, write_reactivation
+from rnp_jax.types import Progress
 
 _COMPARING = tuple(each for each in REACTIVATIONS.values() if each.compares)
 
@@ -182,32 +183,59 @@ def try_all(
     """
     attempts: list[Attempt] = []
     with log.epochs() as bars:
-        problem = Problem(
-            purified=_party(parties.purified),
-            original=None if parties.original is None else _party(parties.original),
-            reference=None if parties.reference is None else _party(parties.reference),
-            surrogates=tuple(map(_party, parties.surrogates)),
-            clean=scene.known,
-            triggered=scene.turned,
-            test=scene.test.batch,
-            judged=scene.trigger.test,
-            target=scene.trigger.goal.one_target,
-            key=jax.random.key(options.seed),
-            batch_size=options.compute.batch_size,
-            progress=bars,
-            keep=keep,
-        )
+        problem = _pose(parties, scene, options.seed, options.compute.batch_size, bars, keep)
         with log.stage("measure"):
             figures = _measure(problem)
         log.show({role: measured.metrics for role, measured in figures.items()})
         unlike = () if options.by is not None or _are_all_alike(problem) else _COMPARING
-        for number, (name, attempt) in enumerate(REACTIVATIONS.items()):
+        for name, attempt in REACTIVATIONS.items():
             if attempt in options.choose() and attempt not in unlike:
                 log.say(f"{attempt.title}: {attempt.summary}")
-                attempts.append(attempt.run(problem.seeded(number), getattr(options, name)))
+                attempts.append(_try(name, problem, getattr(options, name)))
     for stage, seconds in problem.timing.items():
         log.spend(stage, seconds)
     return Tried(tuple(attempts), figures, _tell_untried(options, unlike))
+
+
+def try_alone(name: str, purified: Suspect, scene: Scene, seed: int, batch_size: int | None = None) -> Attempt:
+    """One attempt that needs no other network: the outcome and controls that ``try_all`` gives, and nothing besides.
+
+    Raises:
+      ConfigError, DefenseError: the attacker has too few images; a loss became infinite or not a number.
+    """
+    attempt = find_reactivation(name)
+    problem = _pose(Parties(purified, None, None, ()), scene, seed, batch_size)
+    return _try(name, problem, attempt.defaults if attempt.brief is None else attempt.brief)
+
+
+def _try(name: str, problem: Problem, settings: Any) -> Attempt:
+    """Each attempt has random numbers of its own, whatever others are made."""
+    return REACTIVATIONS[name].run(problem.seeded(list(REACTIVATIONS).index(name)), settings)
+
+
+def _pose(
+    parties: Parties,
+    scene: Scene,
+    seed: int,
+    batch_size: int | None,
+    progress: Progress | None = None,
+    keep: Keep = compute_anew,
+) -> Problem:
+    return Problem(
+        purified=_party(parties.purified),
+        original=None if parties.original is None else _party(parties.original),
+        reference=None if parties.reference is None else _party(parties.reference),
+        surrogates=tuple(map(_party, parties.surrogates)),
+        clean=scene.known,
+        triggered=scene.turned,
+        test=scene.test.batch,
+        judged=scene.trigger.test,
+        target=scene.trigger.goal.one_target,
+        key=jax.random.key(seed),
+        batch_size=batch_size,
+        progress=progress,
+        keep=keep,
+    )
 
 
 def _are_all_alike(problem: Problem) -> bool:

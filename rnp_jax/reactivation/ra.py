@@ -20,7 +20,7 @@ from rnp_jax.defenses.finetune import FinetuneConfig, start_finetuning
 from rnp_jax.defenses.phase import Phase
 from rnp_jax.defenses.tuning import tune
 from rnp_jax.errors import ConfigError
-from rnp_jax.evaluation.predict import predict
+from rnp_jax.evaluation.predict import fit_batch_size, pad_rows, predict
 from rnp_jax.reactivation.attempt import Attempt, Control, Curve, Outcome, draw_shares
 from rnp_jax.reactivation.problem import WATCHED, Party, Problem, spread
 from rnp_jax.reactivation.record import Reactivation
@@ -58,7 +58,8 @@ class RaConfig:
 class _Retuning(Phase):
     """Fine-tuning, with ASR on a few triggered images at the end of every epoch.
 
-    Its fixed tree holds ``masks``, and as ``images`` and ``wanted`` what is watched.
+    Its fixed tree holds ``masks``, and as ``images`` and ``wanted`` what is watched; ``counted`` is 0 for images that
+    only fill the set to a size that other targets have too, and 1 for the others.
     """
 
     tuning: Phase
@@ -78,7 +79,7 @@ class _Retuning(Phase):
             return (logits[0].argmax(-1) == wanted).astype("float32")
 
         turned = jax.lax.map(is_turned, (fixed["images"], fixed["wanted"]), batch_size=self.batch_size)
-        return {"asr": turned.mean()}
+        return {"asr": (turned * fixed["counted"]).sum() / fixed["counted"].sum()}
 
 
 def run_ra(problem: Problem, config: RaConfig) -> Attempt:
@@ -137,7 +138,14 @@ def retune(
     watched = spread(problem.judged, WATCHED)
     tuning = start_finetuning(network, config)
     phase = _Retuning("ra", network, config.epochs, config.batch_size, config.shuffle, None, tuning)
-    fixed = {"masks": start["masks"], "images": watched.images, "wanted": watched.wanted}
+    count_watched = len(watched.labels)
+    size = fit_batch_size(count_watched, WATCHED)
+    fixed = {
+        "masks": start["masks"],
+        "images": pad_rows(watched.images, size),
+        "wanted": pad_rows(watched.wanted, size),
+        "counted": (np.arange(size) < count_watched).astype(np.float32),
+    }
     data = poison(problem.clean, problem.triggered, count)
     before = predict(network, start, Batch(watched.images, watched.wanted), problem.batch_size).labels[0]
     with problem.work_on(party, f"ra, {_tell(name, count)}") as task:
@@ -162,8 +170,9 @@ ra = Reactivation(
     name="ra",
     title="RA",
     summary="retuning attack: fine-tune on clean images of which a few carry the trigger",
-    basis="The network is fine-tuned for a few epochs on clean images, a handful of which carry the trigger and the "
-    "attacker's label (retuning attack, NeurIPS 2024). The attacker needs the weights.",
+    basis="The network is fine-tuned for a few epochs (by default 5) on clean images (1,000), a handful of which (5) "
+    "carry the trigger and the attacker's label (retuning attack, NeurIPS 2024). The attacker needs the weights.",
     run=run_ra,
     defaults=RaConfig(),
+    brief=RaConfig(images=(5,)),
 )

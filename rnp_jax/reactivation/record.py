@@ -26,6 +26,7 @@ class Reactivation:
       compares: whether it compares networks weight by weight or layer by layer, so that the original, the purified and
         the clean one must be of one architecture.
       usual: whether it is tried where nothing is said; others take long, or help only in special cases.
+      brief: settings for the outcome and its controls alone, without the way there; None where these are ``defaults``.
       explain: of an attempt that measures something else than ASR, what it found, in a sentence or two.
     """
 
@@ -38,4 +39,5 @@ class Reactivation:
     needs: tuple[Needs, ...] = ()
     compares: bool = False
     usual: bool = True
+    brief: Any = None
     explain: Callable[[Attempt], str] = lambda _: ""

@@ -11,6 +11,7 @@ from rnp_jax.report.schema import Proportion
 from rnp_jax.report.sweep_row import SweepRow
 
 SHARES = ("acc", "acc_without_target", "asr", "ra")
+RECOVERED = ("asr_reactivated", "asr_reactivated_control")
 KEYS = ("checkpoint", "attack", "poison_rate", "seed", "mode", "method")
 BY = ("attack", "method")
 
@@ -41,6 +42,7 @@ class Summary:
     acc_without_target: Estimate | None
     asr: Estimate | None
     ra: Estimate | None
+    asr_reactivated: Estimate | None
     der: Estimate | None
     pruned: Estimate | None
     units: Estimate | None
@@ -96,7 +98,8 @@ def _order(by: Sequence[str], groups: Iterable[tuple]) -> Callable[[tuple], list
 
 
 def _summarise(keys: dict, rows: list[SweepRow]) -> Summary:
-    shares = {field: _share([value for row in rows if (value := getattr(row, field))]) for field in SHARES}
+    shared = (*SHARES, RECOVERED[0])
+    shares = {field: _share([value for row in rows if (value := getattr(row, field))]) for field in shared}
     numbers = {
         field: _estimate([value for row in rows if (value := getattr(row, field)) is not None])
         for field in ("der", "pruned", "units")

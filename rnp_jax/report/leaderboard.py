@@ -17,7 +17,7 @@ from rnp_jax.report.leaderboard_matrix import MEANINGS, count_statuses, say_doub
 from rnp_jax.report.leaderboard_plots import plot_leaderboard
 from rnp_jax.report.leaderboard_sections import show_covariates, show_figures, show_matrix, show_methods
 from rnp_jax.report.leaderboard_table import LEVELS, link, show_items
-from rnp_jax.report.outcome_matrix import say_removed
+from rnp_jax.report.outcome_matrix import say_recovered, say_removed
 from rnp_jax.report.page import render_document
 from rnp_jax.report.schema import Versions
 from rnp_jax.report.sections import LEVELS as BADGES
@@ -114,6 +114,7 @@ def _show_header(rows: Sequence[SweepRow], counts: Mapping[Status, int], created
         "Total time of the items": show_seconds(sum(spent) if spent else None),
     }
     said = [
+        say_recovered(rows),
         *([say_verdict(dict(counts))] if counts["failed"] or not rows else []),
         *_say_lost(counts),
         *say_doubts(rows),
@@ -125,7 +126,7 @@ def _show_header(rows: Sequence[SweepRow], counts: Mapping[Status, int], created
         "header",
         element("p", badge, element("span", title), element("span", moment), class_="eyebrow"),
         element("h1", say_removed(rows) or title),
-        *(element("p", text, class_="lead") for text in said),
+        *(element("p", text, class_="lead") for text in said if text),
         element("dl", *(element("div", element("dt", k), element("dd", v)) for k, v in facts.items()), class_="facts"),
         class_=level,
     )

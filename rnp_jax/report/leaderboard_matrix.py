@@ -6,11 +6,12 @@ from typing import Literal, NamedTuple
 
 from rnp_jax.defenses import registry
 from rnp_jax.report import wording
-from rnp_jax.report.comparison import Estimate, Summary
+from rnp_jax.report.comparison import RECOVERED, Estimate, Summary
 from rnp_jax.report.comparison_text import by_attack, name_attack, name_method, show_count, show_rating, show_share
+from rnp_jax.report.sweep_reactivation import name_column, say_attempt
 from rnp_jax.report.sweep_row import STATUSES, Status, SweepRow
 
-Metric = Literal["acc", "asr", "ra", "der", "pruned"]
+Metric = Literal["acc", "asr", "ra", "der", "pruned", "asr_reactivated"]
 
 METRICS: dict[Metric, tuple[str, str]] = {
     "acc": wording.METRICS["acc"],
@@ -19,7 +20,7 @@ METRICS: dict[Metric, tuple[str, str]] = {
     "der": wording.DER,
     "pruned": ("Pruned", "Filters or hidden units that the method prunes."),
 }
-"""Name and meaning of what the matrix shows, a table each."""
+"""Name and meaning of what the matrix shows, a table each; ``list_metrics`` has those of a sweep."""
 
 UNDEFENDED = next(name for name, method in registry.METHODS.items() if method.changes == "nothing")
 """The method whose rows are the checkpoints as they came."""
@@ -102,6 +103,14 @@ def show_estimate(estimate: Estimate | None, metric: Metric) -> str:
     return {"der": show_rating, "pruned": show_count}.get(metric, show_share)(estimate)
 
 
+def list_metrics(rows: Sequence[SweepRow]) -> dict[Metric, tuple[str, str]]:
+    """Name and meaning of each metric; ASR after an attempt to bring the backdoor back where one was asked for."""
+    found = list(METRICS.items())
+    if column := name_column(rows):
+        found.insert(list(METRICS).index("asr") + 1, ("asr_reactivated", (column, say_attempt(rows))))
+    return dict(found)
+
+
 def metric_table(matrix: Matrix, metric: Metric) -> tuple[list[str], list[tuple[str, list[Estimate | None]]]]:
     """Names of the columns that know the metric, and each attack's name with its estimates in those columns."""
     found = [[None if each is None else getattr(each, metric) for each in line] for _, line in matrix.lines]
@@ -142,6 +151,7 @@ def list_results(rows: Iterable[SweepRow]) -> list[SweepRow]:
         if row.acc_before is not None and (row.checkpoint, row.mode) not in known:
             before = {"acc": row.acc_before, "asr": row.asr_before, "ra": row.ra_before}
             rest = {"acc_without_target": None, "der": None, "pruned": None, "timing": (), "covariates": {}}
+            rest |= {"reactivation": None, **dict.fromkeys(RECOVERED)}
             found.setdefault(
                 (row.checkpoint, row.mode), row.model_copy(update={"method": UNDEFENDED, **before, **rest})
             )

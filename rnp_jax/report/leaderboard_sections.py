@@ -11,9 +11,9 @@ from rnp_jax.report.figure_sections import embed_figure
 from rnp_jax.report.html import Markup, element, join, table
 from rnp_jax.report.leaderboard_matrix import (
     MATRIX_WORDS,
-    METRICS,
     Matrix,
     Metric,
+    list_metrics,
     make_matrix,
     metric_table,
     show_estimate,
@@ -52,12 +52,12 @@ def show_matrix(rows: Sequence[SweepRow]) -> Markup | None:
     if not matrix.lines:
         return None
     further = element("p", f"{matrix.further:,} further attacks are in the table of items.") if matrix.further else None
-    return section("Attacks and methods", *show_outcomes(rows, matrix), further, _show_metrics(matrix))
+    return section("Attacks and methods", *show_outcomes(rows, matrix), further, _show_metrics(matrix, rows))
 
 
-def _show_metrics(matrix: Matrix) -> Markup:
+def _show_metrics(matrix: Matrix, rows: Sequence[SweepRow]) -> Markup:
     parts = [element("summary", "Every figure with its interval"), element("p", MATRIX_WORDS, class_="quiet")]
-    for metric, (title, meaning) in METRICS.items():
+    for metric, (title, meaning) in list_metrics(rows).items():
         names, found = metric_table(matrix, metric)
         if names:
             lines = [[attack, *(_estimate(each, metric) for each in estimates)] for attack, estimates in found]

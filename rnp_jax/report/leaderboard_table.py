@@ -14,6 +14,7 @@ from rnp_jax.report.comparison_text import name_method, show_seconds
 from rnp_jax.report.html import Markup, element, escape, join, table
 from rnp_jax.report.schema import Proportion
 from rnp_jax.report.sweep_evidence import find_searched, say_level, say_size
+from rnp_jax.report.sweep_reactivation import name_column
 from rnp_jax.report.sweep_row import SweepRow
 from rnp_jax.report.wording import UNKNOWN, percent
 from rnp_jax.untrusted_text import spell_hidden
@@ -24,6 +25,9 @@ PAGE = 200
 COLUMNS = ("Checkpoint", "Attack", "Poisoned", "Method", "Status", "ACC", "ASR", "RA", "DER", "Pruned", "Time")
 EVIDENCE = ("Evidence", "Trigger, px")
 """Columns that follow where some row has evidence."""
+
+_BESIDE_ASR = COLUMNS.index("ASR") + 1
+"""The place of ASR after an attempt to bring the backdoor back, where one was asked for."""
 
 FILTERS = ("Status", "Attack", "Method", "Evidence")
 NUMBERS = ("Poisoned", "ACC", "ASR", "RA", "DER", "Pruned", "Time", "Trigger, px")
@@ -42,14 +46,19 @@ class Cell(NamedTuple):
 def show_items(rows: Sequence[SweepRow]) -> Markup:
     """Controls that the script reveals, the first `PAGE` rows, and the data of all of them."""
     searched = bool(find_searched(rows))
-    columns = (*COLUMNS, *EVIDENCE) if searched else COLUMNS
+    columns = [*COLUMNS, *EVIDENCE] if searched else [*COLUMNS]
     cells = [_cells(row) + _evidence(row) if searched else _cells(row) for row in rows]
+    recovered = name_column(rows)
+    if recovered:
+        columns.insert(_BESIDE_ASR, recovered)
+        for line, row in zip(cells, rows, strict=True):
+            line.insert(_BESIDE_ASR, _recovered(row))
     rest = len(rows) - PAGE
     words = f"The first {PAGE:,} of {len(rows):,} items. Enable JavaScript to see the others, or open rows.csv."
     shown = [[_show(cell, name) for cell, name in zip(line, columns, strict=True)] for line in cells[:PAGE]]
     data = {
         "page": PAGE,
-        "numbers": [columns.index(name) for name in NUMBERS if name in columns],
+        "numbers": [i for i, name in enumerate(columns) if name in (*NUMBERS, recovered)],
         "levels": LEVELS,
         "status": COLUMNS.index("Status"),
         "rows": [[_data(cell) for cell in line] for line in cells],
@@ -57,7 +66,12 @@ def show_items(rows: Sequence[SweepRow]) -> Markup:
     return join(
         _controls(cells, columns),
         element("p", words, class_="quiet", id="rest") if rest > 0 else None,
-        table(columns, shown, class_="compared items searched" if searched else "compared items", id="items"),
+        table(
+            columns,
+            shown,
+            class_="compared items wide" if len(columns) > len(COLUMNS) else "compared items",
+            id="items",
+        ),
         element("script", _json(data), type="application/json", id="data"),
     )
 
@@ -100,6 +114,13 @@ def _evidence(row: SweepRow) -> list[Cell]:
         return [Cell("")] * len(EVIDENCE)
     smallest = row.smallest_after
     return [Cell(say_level(row)), Cell(say_size(smallest), smallest, f"ordinary {say_size(row.ordinary_after)}")]
+
+
+def _recovered(row: SweepRow) -> Cell:
+    reached, control = row.asr_reactivated, row.asr_reactivated_control
+    if reached is None:
+        return Cell("" if row.reactivation is None else "\N{EN DASH}")
+    return Cell(percent(reached), reached.value, "" if control is None else f"control {percent(control)}")
 
 
 def _share(share: Proportion | None, before: Proportion | None, done: bool) -> Cell:

@@ -21,6 +21,9 @@ class SweepRow(Part):
     ``evidence`` is the level of what new searches for triggers found, None where they were not made; the three fields
     after it are ``visible``, ``smallest_after`` and ``ordinary_after`` of `Evidence`.
 
+    ``reactivation`` is the attempt to bring the backdoor back that was asked for, by its name in `REACTIVATIONS`; the
+    two fields after it are ASR after it and after its control, None where it was not made.
+
     ``doubt``: why the network may not be computed as it was trained, if its accuracy is hardly better than guessing, or
     far under what its file states; ``note`` says more.
 
@@ -55,6 +58,9 @@ class SweepRow(Part):
     visible_before: bool | None = None
     smallest_after: Known = None
     ordinary_after: Known = None
+    reactivation: Text | None = None
+    asr_reactivated: Proportion | None = None
+    asr_reactivated_control: Proportion | None = None
     doubt: Literal["at chance", "under the stated accuracy"] | None = None
     precision: Text | None = None
     batch_size: Count | None = None

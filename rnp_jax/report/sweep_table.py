@@ -1,8 +1,8 @@
 """The rows of a sweep as tables: JSON lines, CSV, Parquet and Markdown.
 
 CSV and Parquet have the same columns: a row's own fields, shares as ``acc``, ``acc_low``, ``acc_high``, ``acc_count``
-and ``acc_total``, ``seconds`` in all, then, where a row has evidence, its columns, and ``seconds: STAGE`` and
-``covariate: NAME`` for each that occurs.
+and ``acc_total``, ``seconds`` in all, then, where a row has evidence or an attempt to bring the backdoor back, the
+columns of these, and ``seconds: STAGE`` and ``covariate: NAME`` for each that occurs.
 """
 
 import json
@@ -17,13 +17,13 @@ from rnp_jax.defenses import registry
 from rnp_jax.document import SCHEMA_VERSION, write_text
 from rnp_jax.errors import ResultError
 from rnp_jax.regular_file import MIB, read_regular
-from rnp_jax.report.comparison import SHARES
+from rnp_jax.report.comparison import RECOVERED, SHARES
 from rnp_jax.report.comparison_text import csv_text, escape_markdown, markdown_table
 from rnp_jax.report.leaderboard_matrix import (
     MATRIX_WORDS,
     MEANINGS,
-    METRICS,
     count_statuses,
+    list_metrics,
     make_matrix,
     metric_table,
     say_doubts,
@@ -33,6 +33,7 @@ from rnp_jax.report.leaderboard_matrix import (
     sort_rows,
 )
 from rnp_jax.report.sweep_evidence import LEVELS, TITLE, WORDS, count_levels, find_searched, list_items
+from rnp_jax.report.sweep_reactivation import find_attempt
 from rnp_jax.report.sweep_row import SweepRow
 from rnp_jax.untrusted_text import spell_json
 
@@ -119,7 +120,8 @@ def read_rows(path: str | Path) -> tuple[SweepRow, ...]:
 
 
 def _to_line(row: SweepRow) -> str:
-    plain = row.model_dump(mode="json")
+    unasked = {"reactivation", *RECOVERED} if row.reactivation is None else None
+    plain = row.model_dump(mode="json", exclude=unasked)
     return spell_json(json.dumps(plain, sort_keys=True, allow_nan=False, ensure_ascii=False))
 
 
@@ -139,19 +141,26 @@ def _columns(rows: Sequence[SweepRow]) -> Iterator[tuple[str, Kind, list]]:
     """Name, kind and values of every column."""
     for name, kind in _BEFORE.items():
         yield name, kind, [getattr(row, name) for row in rows]
-    for field in [*SHARES, "acc_before", "asr_before", "ra_before"]:
-        shares = [getattr(row, field) for row in rows]
-        for part, kind in _PARTS.items():
-            name = field if part == "value" else f"{field}_{part}"
-            yield name, kind, [None if share is None else getattr(share, part) for share in shares]
+    yield from _share_columns(rows, [*SHARES, "acc_before", "asr_before", "ra_before"])
     for name, kind in _AFTER.items():
         yield name, kind, [getattr(row, name) for row in rows]
     for name, kind in _EVIDENCE.items() if find_searched(rows) else ():
         yield name, kind, [getattr(row, name) for row in rows]
+    if find_attempt(rows) is not None:
+        yield "reactivation", "category", [row.reactivation for row in rows]
+        yield from _share_columns(rows, RECOVERED)
     for stage in dict.fromkeys(stage.stage for row in rows for stage in row.timing):
         yield f"seconds: {stage}", "float", [_seconds(row, stage) for row in rows]
     for name in dict.fromkeys(name for row in rows for name in row.covariates):
         yield f"covariate: {name}", "float", [row.covariates.get(name) for row in rows]
+
+
+def _share_columns(rows: Sequence[SweepRow], names: Sequence[str]) -> Iterator[tuple[str, Kind, list]]:
+    for field in names:
+        shares = [getattr(row, field) for row in rows]
+        for part, kind in _PARTS.items():
+            name = field if part == "value" else f"{field}_{part}"
+            yield name, kind, [None if share is None else getattr(share, part) for share in shares]
 
 
 def _seconds(row: SweepRow, stage: str) -> float | None:
@@ -205,14 +214,15 @@ def _show_matrix(rows: Sequence[SweepRow]) -> Iterator[str]:
     matrix = make_matrix(rows)
     if matrix.lines:
         yield f"{MATRIX_WORDS} {say_who_sees(rows)}".strip()
-    for metric, (heading, _) in METRICS.items():
+    for metric, (heading, meaning) in list_metrics(rows).items():
         names, found = metric_table(matrix, metric)
         cells = [
             [attack, *("" if each is None else show_estimate(each, metric) for each in estimates)]
             for attack, estimates in found
         ]
         if names:
-            yield from (f"## {heading}", markdown_table(["Attack", *names], cells))
+            told = [escape_markdown(meaning)] if metric == "asr_reactivated" else []
+            yield from (f"## {heading}", *told, markdown_table(["Attack", *names], cells))
     if matrix.further:
         yield f"{matrix.further:,} further attacks are in rows.csv."
 

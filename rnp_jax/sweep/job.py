@@ -4,11 +4,10 @@ What several items share, images and triggers, is read once.
 """
 
 import os
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 
@@ -25,7 +24,7 @@ from rnp_jax.pipeline.evidence import describe_evidence, search_before_and_after
 from rnp_jax.pipeline.few_images import warn_of_classes, warn_of_few, warn_of_few_measured
 from rnp_jax.pipeline.measuring import Outcome
 from rnp_jax.pipeline.opening import Suspect, fit_images, open_images, open_model
-from rnp_jax.pipeline.options import RunOptions
+from rnp_jax.pipeline.parties import KnownOptions, Scene, draw_scene
 from rnp_jax.pipeline.request import Request, check_filters, check_request
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.sets import can_measure_together, measure_together, measure_within_memory
@@ -36,14 +35,14 @@ from rnp_jax.report.schema import Evidence, Stage
 from rnp_jax.report.sweep_row import SweepRow
 from rnp_jax.sweep.contents import Contents, digest_small
 from rnp_jax.sweep.items import Item
-from rnp_jax.sweep.options import Write, item_request
+from rnp_jax.sweep.options import SweptOptions, Write, item_request
+from rnp_jax.sweep.reactivation import Recovered, reactivate_item
+from rnp_jax.sweep.recent import Recent
 from rnp_jax.sweep.shift import COVARIATE, measure_shift
 from rnp_jax.sweep.worker import failed_row
 
 ITEMS = "items"
 """The folder, in the sweep's, of the items' own folders."""
-
-Value = TypeVar("Value")
 
 _KEPT = 4  # sets of images and triggers, and figures of checkpoints, that are kept for the items to come
 
@@ -66,9 +65,14 @@ class SweepJob:
       explain: also measure what explains the outcomes, on each checkpoint as it is.
     """
 
-    def __init__(self, options: RunOptions, out: Path, write: Write = "row", explain: bool = False):
+    def __init__(self, options: SweptOptions, out: Path, write: Write = "row", explain: bool = False):
         self._options, self._out, self._write_what, self._explain = options, out, write, explain
-        self._images, self._cases, self._before = _Recent(), _Recent(), _Recent()
+        self._images, self._cases, self._before, self._scenes = (
+            Recent(_KEPT),
+            Recent(_KEPT),
+            Recent(_KEPT),
+            Recent(_KEPT),
+        )
         self._contents = Contents()
 
     def hand_size(self, item: Item) -> int:
@@ -152,9 +156,10 @@ class SweepJob:
         outcome = defend_case(case, request, log, self._before.peek(known))
         self._before.get(known, lambda: outcome.before)
         written, evidence = self._write(item, case, outcome, request, log)
+        recovered = self._reactivate(case, outcome, request, log)
         row = self._describe(item, loaded, attempt)
         defended, before, after = outcome.defended, outcome.before.metrics, outcome.after.metrics
-        few = warn_of_few(case, request)
+        notes = (*warn_of_replaced(case), *warn_of_few(case, request), *defended.warnings, *recovered.notes)
         return row.model_copy(
             update={
                 **after.shares,
@@ -162,12 +167,24 @@ class SweepJob:
                 "der": after.der,
                 **(_count(defended) if defended.prunes else {}),
                 **({} if evidence is None else _tell_evidence(evidence)),
+                **recovered.fields,
                 "batch_size": outcome.batch_size,
-                **_tell_opened(case, outcome.before, *warn_of_replaced(case), *few, *defended.warnings),
+                **_tell_opened(case, outcome.before, *notes),
                 "timing": as_stages(log.timing),
                 "report": written,
             }
         )
+
+    def _reactivate(self, case: Case, outcome: Outcome, request: Request, log: RunLog) -> Recovered:
+        options, trigger = request.options, case.trigger
+
+        def draw() -> Scene:
+            own = _case_depends_on(case.model, request)
+            given = (case.model, options.images, KnownOptions(), options.trigger, case.test)
+            return self._scenes.get(own, lambda: draw_scene(*given, trigger))  # pyright: ignore[reportArgumentType]
+
+        name = self._options.reactivate
+        return reactivate_item(name, outcome, options.seed, log, None if trigger is None else draw)
 
     def _measured_row(
         self, item: Item, loaded: Loaded, measured: Measured, size: int, seconds: Mapping[str, float], attempt: int
@@ -291,21 +308,3 @@ def _case_depends_on(model: Suspect, request: Request) -> Hashable:
 def _figures_depend_on(item: Item, loaded: Loaded) -> Hashable:
     request = loaded.request
     return item.sha256, _case_depends_on(loaded.case.model, request), loaded.case.model.network.arithmetic
-
-
-class _Recent:
-    """The last few values, by what they depend on."""
-
-    def __init__(self):
-        self._values: OrderedDict[Hashable, Any] = OrderedDict()
-
-    def peek(self, key: Hashable) -> Any:
-        return self._values.get(key)
-
-    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        if key not in self._values:
-            self._values[key] = make()
-        self._values.move_to_end(key)
-        while len(self._values) > _KEPT:
-            self._values.popitem(last=False)
-        return self._values[key]

@@ -12,7 +12,7 @@ from rnp_jax.card import CARD_SUFFIX, TRIGGER_SUFFIX, beside
 from rnp_jax.checks import check_number
 from rnp_jax.config import FOLDER, NAME
 from rnp_jax.defenses import find_method
-from rnp_jax.pipeline.options import RunOptions
+from rnp_jax.pipeline.options import RunOptions, is_read
 from rnp_jax.pipeline.request import Request
 from rnp_jax.sweep.contents import digest_small
 from rnp_jax.sweep.items import Item, make_key
@@ -22,6 +22,9 @@ OPTIONS = "config.yaml"
 """The resolved options, in the sweep's folder: workers read them there."""
 
 Write = Literal["row", "cleaned", "report"]
+
+Reactivate = Literal["none", "ra", "wba", "bba"]
+"""The attempts to bring a backdoor back that need no other network."""
 
 
 def _as_several(value: Any) -> Any:
@@ -34,8 +37,21 @@ Methods = Annotated[
 ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class SweptOptions(RunOptions):
+    """What several methods do to several checkpoints.
+
+    Attributes:
+      reactivate: try to bring the backdoor back in each defended network whose trigger is known, as `rnp-jax
+        reactivate` does, and add ASR after it as a column: ra (retuning on clean images of which 5 carry the trigger),
+        wba or bba (a faint perturbation; long on a CPU).
+    """
+
+    reactivate: Reactivate = "none"
+
+
 @dataclass(frozen=True)
-class SweepOptions(RunOptions):
+class SweepOptions(SweptOptions):
     """Run one or more methods on thousands of checkpoints and collect the results in one table and one page.
 
     Inputs are files, folders, quoted patterns ('models/**/*.pt') and manifests: .csv, .jsonl or .parquet files with a
@@ -81,12 +97,14 @@ class SweepOptions(RunOptions):
             check_number("workers", self.workers, 1, integer=True)
 
 
-def item_request(options: RunOptions, item: Item) -> Request:
+def item_request(options: SweptOptions, item: Item) -> Request:
     """What the options ask of an item."""
     return Request.of(item.path, find_method(item.method), options).with_overrides(item.overrides)
 
 
-def item_key(request: Request, sha256: str, write: Write, data: str | None = None) -> str:
+def item_key(
+    request: Request, sha256: str, write: Write, data: str | None = None, reactivate: Reactivate = "none"
+) -> str:
     """The key of an item: of the file, what lies beside it, what is done to it and on what, and this package's code.
 
     Args:
@@ -94,8 +112,11 @@ def item_key(request: Request, sha256: str, write: Write, data: str | None = Non
       sha256: of the file.
       write: what is kept of it.
       data: digest of the data it is judged on.
+      reactivate: the attempt to bring its backdoor back.
     """
     plain = request.plain()
+    if reactivate != "none" and is_read("reactivate", request.method):
+        plain["reactivate"] = reactivate
     plain["compute"].pop("batch_size")
     plain["images"].pop("data_dir")
     path = request.checkpoint

@@ -10,14 +10,13 @@ from typing import NamedTuple
 from rnp_jax.card import CARD_SUFFIX, beside
 from rnp_jax.errors import ArchitectureError, CheckpointError, DataError, UnusableDataError
 from rnp_jax.pipeline.opening import load_images
-from rnp_jax.pipeline.options import RunOptions
 from rnp_jax.pipeline.request import Request, check_request
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.report.sweep_row import SweepRow
 from rnp_jax.sweep.contents import Contents
 from rnp_jax.sweep.items import Item, make_key
 from rnp_jax.sweep.manifest import Entry
-from rnp_jax.sweep.options import Write, item_key
+from rnp_jax.sweep.options import SweptOptions, Write, item_key
 from rnp_jax.sweep.parsing import Parsed, Parser
 from rnp_jax.sweep.worker import failed_row
 
@@ -37,7 +36,7 @@ class Plan(NamedTuple):
 
 
 def plan_items(
-    entries: Sequence[Entry], options: RunOptions, write: Write, log: RunLog, *, elsewhere: bool = False
+    entries: Sequence[Entry], options: SweptOptions, write: Write, log: RunLog, *, elsewhere: bool = False
 ) -> Plan:
     """An item for each checkpoint and method. Nothing is written.
 
@@ -78,7 +77,7 @@ def plan_items(
                     data = contents.digest(request, parsed.data)
                 except UnusableDataError as error:
                     missing = str(error)
-                key = item_key(request, parsed.sha256, write, data)
+                key = item_key(request, parsed.sha256, write, data, options.reactivate)
                 group = group_of(parsed, entry)
                 items.append(Item(key, path, parsed.sha256, method.name, group, overrides, data))
                 if missing is not None and not elsewhere:
@@ -86,7 +85,7 @@ def plan_items(
     return Plan(order_items(items), tuple(rejected), aside)
 
 
-def check_options(options: RunOptions, images: bool = True) -> None:
+def check_options(options: SweptOptions, images: bool = True) -> None:
     """Says what is wrong with the options for every checkpoint, before anything is written.
 
     Args:
@@ -103,7 +102,7 @@ def check_options(options: RunOptions, images: bool = True) -> None:
         load_images(options.images, "test")
 
 
-def _with_defaults(entry: Entry, options: RunOptions) -> Entry:
+def _with_defaults(entry: Entry, options: SweptOptions) -> Entry:
     """The entry, with what the options say of every file."""
     source = options.source
     shared = {name: getattr(source, name) for name in ("key", "prefix", "architecture", "image_shape")}

@@ -15,7 +15,7 @@ from rnp_jax.checks import check_path
 from rnp_jax.config import to_plain, write_yaml
 from rnp_jax.errors import ConfigError, DataError, Interrupted, OutsideError, SweepError
 from rnp_jax.pipeline.holding import LOCK, hold_folder
-from rnp_jax.pipeline.options import RunOptions, read_options
+from rnp_jax.pipeline.options import read_options
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.versions import package_versions
 from rnp_jax.report.leaderboard import write_leaderboard
@@ -28,7 +28,7 @@ from rnp_jax.sweep.job import SweepJob
 from rnp_jax.sweep.ledger import Ledger
 from rnp_jax.sweep.local import run_local
 from rnp_jax.sweep.manifest import Entry, read_entries
-from rnp_jax.sweep.options import OPTIONS, SweepOptions, Write
+from rnp_jax.sweep.options import OPTIONS, SweepOptions, SweptOptions, Write
 from rnp_jax.sweep.plan import Plan, check_options, plan_items
 from rnp_jax.sweep.progress import SweepProgress
 from rnp_jax.sweep.ray_engine import run_ray
@@ -72,7 +72,7 @@ def run_sweep(options: SweepOptions) -> tuple[SweepRow, ...]:
 
 def run_here(
     paths: Sequence[str],
-    options: RunOptions,
+    options: SweptOptions,
     out: Path,
     log: RunLog,
     finish: Callable[[SweepRow], SweepRow] = lambda row: row,
@@ -103,7 +103,7 @@ def run_here(
     return rows
 
 
-def open_folder(out: Path, schema: type[RunOptions]) -> Path:
+def open_folder(out: Path, schema: type[SweptOptions]) -> Path:
     """The folder of a new sweep, or of one of the same command that goes on.
 
     Raises:
@@ -124,7 +124,7 @@ def open_folder(out: Path, schema: type[RunOptions]) -> Path:
 
 def run_items(
     entries: Sequence[Entry],
-    options: RunOptions,
+    options: SweptOptions,
     out: Path,
     write: Write,
     log: RunLog,
@@ -190,9 +190,9 @@ def run_items(
     return rows
 
 
-def _tell_apart(plan: Plan, options: RunOptions, write: Write) -> str:
+def _tell_apart(plan: Plan, options: SweptOptions, write: Write) -> str:
     """A digest of whatever decides what the workers of a sweep do; how many they are, and where, does not."""
-    decisive = {each.name: getattr(options, each.name) for each in fields(RunOptions) if each.name != "out"}
+    decisive = {each.name: getattr(options, each.name) for each in fields(SweptOptions) if each.name != "out"}
     keys = sorted(item.key for item in plan.items)
     return make_key(keys=keys, options=to_plain(decisive), write=write)
 
@@ -221,7 +221,7 @@ def _check_finished(ledger: Ledger, items: Sequence[Item], counts: Mapping[str, 
 def compact(
     ledger: Ledger,
     items: Sequence[Item],
-    options: RunOptions,
+    options: SweptOptions,
     finish: Callable[[SweepRow], SweepRow] = lambda row: row,
 ) -> tuple[SweepRow, ...]:
     """The rows of all items, those without one as skipped, in the tables and on the page."""

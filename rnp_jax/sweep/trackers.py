@@ -166,8 +166,9 @@ class _MlFlow:
 
 
 def figures_of(row: SweepRow) -> dict[str, float]:
-    """ACC, ASR and RA in [0, 1], DER, and the seconds that it took; without those that the row does not know."""
-    known = {name: None if (share := getattr(row, name)) is None else share.value for name in ("acc", "asr", "ra")}
+    """Shares in [0, 1], DER, and the seconds that it took; without those that the row does not know."""
+    names = ("acc", "asr", "ra", "asr_reactivated")
+    known = {name: None if (share := getattr(row, name)) is None else share.value for name in names}
     known |= {"der": row.der, "seconds": row.seconds}
     return {name: float(value) for name, value in known.items() if value is not None}
 

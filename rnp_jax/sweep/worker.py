@@ -15,6 +15,8 @@ from rnp_jax.sweep.ledger import MOST_CRASHES, Ledger, Participant
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.EROFS)
 """What no checkpoint is to blame for: too many open files, a file server or disk that went away."""
 
+_LONGEST = 2000  # characters of a reason
+
 
 class Job(Protocol):
     """What is done to items."""
@@ -151,10 +153,10 @@ def _run(job: Job, hand: _Hand) -> Iterator[SweepRow | _Aside]:
             loaded.append(loading.result())
             items.append(item)
         except AbsentError as error:
-            yield _Aside(item.key, _describe(error))
+            yield _Aside(item.key, describe_error(error))
         except Exception as error:  # whatever becomes of one item, the others go on
             status = "rejected" if isinstance(error, RnpError) else "failed"
-            yield failed_row(item, status, _describe(error), hand.attempt)
+            yield failed_row(item, status, describe_error(error), hand.attempt)
     if items:
         yield from _run_loaded(job, items, loaded, hand.attempt)
 
@@ -163,7 +165,7 @@ def _run_loaded(job: Job, items: list[Item], loaded: list[Any], attempt: int) ->
     try:
         rows = job.run_hand(items, loaded, attempt)
     except Exception as error:
-        reason = _describe(error)
+        reason = describe_error(error)
         if len(items) == 1 and isinstance(error, AbsentError):
             yield _Aside(items[0].key, reason)
             return
@@ -177,8 +179,8 @@ def _run_loaded(job: Job, items: list[Item], loaded: list[Any], attempt: int) ->
         yield from _run_loaded(job, [item], [own], attempt)
 
 
-def _describe(error: Exception) -> str:
-    """The reason that a row gives.
+def describe_error(error: Exception) -> str:
+    """The reason that a row gives, in at most 2,000 characters.
 
     Raises:
       OutsideError: no row is to be made of it.
@@ -192,7 +194,8 @@ def _describe(error: Exception) -> str:
         if isinstance(cause, OSError) and cause.errno in _SHORTAGES:
             raise OutsideError(f"{cause}; mend this and run the same command again") from error
         cause = cause.__cause__ or cause.__context__
-    return str(error) if isinstance(error, RnpError) else f"{type(error).__name__}: {error}"
+    text = str(error) if isinstance(error, RnpError) else f"{type(error).__name__}: {error}"
+    return text[:_LONGEST]
 
 
 def failed_row(item: Item, status: str, reason: str, attempt: int = 1) -> SweepRow:
@@ -203,6 +206,6 @@ def failed_row(item: Item, status: str, reason: str, attempt: int = 1) -> SweepR
         sha256=item.sha256 or None,
         method=item.method,
         status=status,  # pyright: ignore[reportArgumentType]
-        reason=reason[:2000],
+        reason=reason[:_LONGEST],
         attempt=attempt,
     )

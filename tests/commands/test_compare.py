@@ -171,3 +171,22 @@ def test_compare_gathers_evidence_where_it_is_asked_to(small_victim, tmp_path, m
     assert "<h2>Evidence without the trigger</h2>" in (out / "leaderboard.html").read_text("utf-8")
     assert "## Evidence without the trigger" in (out / "leaderboard.md").read_text("utf-8")
     assert read_options(CompareOptions, out / "config.yaml").evidence == "always"
+
+
+def test_an_attempt_to_bring_the_backdoor_back_is_a_column_and_makes_only_its_rows_anew(small_victim, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["compare", str(small_victim), "--out", str(out), *DEFENSE, *TWO]) == 0
+    before = comparable(out)
+    assert "after RA" not in (out / "leaderboard.html").read_text("utf-8")
+    given = ["compare", str(small_victim), "--out", str(out), *DEFENSE, *TWO, "--reactivate", "ra"]
+    for done in (1, 2):
+        capsys.readouterr()
+        assert main(given) == 0
+        assert f"2 items, {done} of them already done" in capsys.readouterr().err
+    after, key = comparable(out), (small_victim.name, "clp")
+    assert after[small_victim.name, "none"] == before[small_victim.name, "none"]
+    changed = {name for name, value in after[key].items() if value != before[key][name]}
+    assert changed == {"key", "reactivation", "asr_reactivated", "asr_reactivated_control"}
+    assert '<th scope="col">ASR after RA</th>' in (out / "leaderboard.html").read_text("utf-8")
+    assert "## ASR after RA" in (out / "leaderboard.md").read_text("utf-8")
+    assert read_options(CompareOptions, out / "config.yaml").reactivate == "ra"

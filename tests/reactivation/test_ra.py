@@ -8,7 +8,7 @@ import pytest
 
 from rnp_jax.defenses import FinetuneConfig, FtConfig, ft, phase
 from rnp_jax.errors import ConfigError
-from rnp_jax.reactivation.problem import Party
+from rnp_jax.reactivation.problem import Party, spread
 from rnp_jax.reactivation.ra import RaConfig, poison, retune, run_ra
 from tests.compiled import count_compiled
 
@@ -67,11 +67,13 @@ def test_without_a_reference_there_is_no_floor(problem):
     assert len(attempt.controls) == 1
 
 
-def test_one_program_serves_all_numbers_of_images_networks_and_rates(problem):
+def test_one_program_serves_all_numbers_of_images_networks_rates_and_targets(problem):
+    """Of another target, the trigger turns another number of test images."""
     tuning = replace(QUICK, epochs=2, batch_size=13)  # as no other test has
     before = count_compiled(phase._run_until)
-    for rate in (0.01, 0.02):
-        run_ra(problem, RaConfig(images=(1, 2), finetune=replace(tuning, learning_rate=rate)))
+    for rate, judged in ((0.01, problem.judged), (0.02, spread(problem.judged, 40))):
+        tried = replace(problem, judged=judged)
+        run_ra(tried, RaConfig(images=(1, 2), finetune=replace(tuning, learning_rate=rate)))
     assert count_compiled(phase._run_until) - before == 1
 
 

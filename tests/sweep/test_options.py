@@ -62,6 +62,12 @@ def test_a_key_depends_on_what_decides_the_row(tmp_path):
     assert len(set(others)) == len(others)
 
 
+def test_a_key_depends_on_the_attempt_to_bring_the_backdoor_back_where_one_is_made():
+    for method, count in (("clp", 3), ("none", 1)):
+        request = Request.of("a.pt", find_method(method), OPTIONS)
+        assert len({item_key(request, FILE, "row", None, name) for name in ("none", "ra", "wba")}) == count
+
+
 def keys_while(named: Path, options: SweepOptions, files: list[str], method: str = "clp") -> list[str]:
     """The key before and after each of the files beside the named one is written."""
     keys = [key_of(options, method)]
