@@ -113,19 +113,17 @@ def open_scene(parties: Parties, images: DataOptions, known: KnownOptions, trigg
             "with a card, or name the attack, such as --attack badnets --target 0, or --attack stamp --artefact "
             "trigger.png"
         )
-    return draw_scene(carrier, images, known, trigger, test, tested)
+    return draw_scene(carrier, open_data(carrier, images, "train"), known, trigger, test, tested)
 
 
 def draw_scene(
-    model: Suspect, images: DataOptions, known: KnownOptions, options: TriggerOptions, test: Dataset, trigger: Trigger
+    model: Suspect, train: Dataset, known: KnownOptions, options: TriggerOptions, test: Dataset, trigger: Trigger
 ) -> Scene:
-    """The scene of a trigger that is known and measured on these test images, which fit the model.
+    """The scene of a trigger that is known and measured on these test images; images of both parts fit the model.
 
     Raises:
-      ConfigError: nothing names the data.
-      DataError: images that do not fit the network, or are in both parts.
+      DataError: images are in both parts.
     """
-    train = open_data(model, images, "train")
     drawn, taken = sample_defense_set(train, min(known.size, len(train)), seed=known.seed, uneven=True)
     check_overlap(drawn, test)
     learned: Trigger = open_trigger(model, options, train.subset(taken))  # pyright: ignore[reportAssignmentType]

@@ -23,7 +23,7 @@ from rnp_jax.pipeline.doubts import find_doubt
 from rnp_jax.pipeline.evidence import describe_evidence, search_before_and_after
 from rnp_jax.pipeline.few_images import warn_of_classes, warn_of_few, warn_of_few_measured
 from rnp_jax.pipeline.measuring import Outcome
-from rnp_jax.pipeline.opening import Suspect, fit_images, open_images, open_model
+from rnp_jax.pipeline.opening import Suspect, fit_images, open_data, open_images, open_model
 from rnp_jax.pipeline.parties import KnownOptions, Scene, draw_scene
 from rnp_jax.pipeline.request import Request, check_filters, check_request
 from rnp_jax.pipeline.run_log import RunLog
@@ -179,9 +179,11 @@ class SweepJob:
         options, trigger = request.options, case.trigger
 
         def draw() -> Scene:
-            own = _case_depends_on(case.model, request)
-            given = (case.model, options.images, KnownOptions(), options.trigger, case.test)
-            return self._scenes.get(own, lambda: draw_scene(*given, trigger))  # pyright: ignore[reportArgumentType]
+            return self._scenes.get(_case_depends_on(case.model, request), make)
+
+        def make() -> Scene:
+            train = open_data(case.model, options.images, "train")
+            return draw_scene(case.model, train, KnownOptions(), options.trigger, case.test, trigger)  # pyright: ignore[reportArgumentType]
 
         name = self._options.reactivate
         return reactivate_item(name, outcome, options.seed, log, None if trigger is None else draw)
