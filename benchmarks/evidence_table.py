@@ -16,9 +16,9 @@ LEVELS = ("none found", "traces", "still there")
 
 
 class Row(Outcome):
-    """A defended network with what the searches found in it, in so many seconds."""
+    """A defended network with what the searches found in it, in so many CPU seconds; None where that is not known."""
 
-    seconds: float
+    seconds: float | None = None
     evidence: Evidence
 
 
