@@ -1,34 +1,33 @@
 """Does the backdoor come back? The retuning attack on what methods make of the beds of ``benchmarks.test_beds``.
 
     python -m benchmarks.reactivation [--methods fst rnp auto] [--beds digits_badnets digits_blend] [--seeds 0 1 2]
-        [--folder DIR …] [--data-dir DIR] [--out runs/reactivation] [--write table.md] [--figure docs/reactivation]
+        [--folder DIR …] [--data-dir DIR] [--kept reactivation.jsonl] [--write table.md] [--figure docs/reactivation]
 
 Each bed is defended as in ``benchmarks.test_beds``: 500 clean images and the method's defaults. RA then has 1,000
 clean training images, of which 5 carry the trigger, or none as a control, and is measured on the same test images. The
 floor is RA on a clean network for these images, with the bed's trigger. The seed is the defense's and the attack's.
-Every cell, and every floor, is a file of ``--out``, and a later call goes on with what is missing. ``--figure NAME``
-writes NAME.svg and NAME.png.
+Every run is one line of ``--kept``, with its floor, and a later call goes on with what is missing. Table and figure are
+of the runs asked for. ``--figure NAME`` writes NAME.svg and NAME.png.
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import product
 from pathlib import Path
-from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from benchmarks import test_beds
 from benchmarks.compare import describe_machine
-from benchmarks.outcomes import show_range
+from benchmarks.outcomes import RESULTS, Line, append_line, read_lines, show_range
 from benchmarks.test_beds import BEDS, Bed
 from rnp_jax.atomic import write_atomic
 from rnp_jax.checkpoints import load_model
 from rnp_jax.defenses import METHODS
 from rnp_jax.defenses.registry import order, title
-from rnp_jax.document import Part, Text
 from rnp_jax.evaluation.metrics import Metrics, Proportion
 from rnp_jax.pipeline.opening import open_trigger
 from rnp_jax.pipeline.parties import KnownOptions, Scene, draw_scene
@@ -49,38 +48,48 @@ HEAD = (
     *("ACC after RA", "finding"),
 )
 
-Document = TypeVar("Document", bound=Part)
 
+class Cell(Line):
+    """A bed under a method with one seed: figures before the method and after it, what RA then reached, and its floor.
 
-class Cell(Part):
-    """A bed under a method with one seed: its figures before the method and after it, and what RA then reached."""
+    The floor is what RA makes of a clean network with the bed's trigger.
+    """
 
-    bed: Text
-    method: Text
+    bed: str
+    method: str
     seed: int
     before: Metrics
     after: Metrics
     attempt: Attempt
-    seconds: float
-
-
-class Tried(NamedTuple):
-    """A cell and its floor: ASR of the clean network before the attack and after it."""
-
-    cell: Cell
     floor: Attempt
+    seconds: float
+    date: str = ""
+
+    @property
+    def cell(self) -> tuple[str, str, int]:
+        """Bed, method and seed."""
+        return self.bed, self.method, self.seed
 
 
-def run_cell(bed: Bed, name: str, path: Path, method: str, seed: int, data_dir: str | None) -> Cell:
+def run_cell(bed: Bed, name: str, path: Path, method: str, seed: int, data_dir: str | None, floor: Attempt) -> Cell:
     """Defends the bed and tries to bring its backdoor back."""
-    started = time.perf_counter()
+    started = time.process_time()
     cleaned = test_beds.defend_bed(bed, path, method, seed, test_beds.load_parts(bed.data, data_dir))
     attempt = try_alone("ra", as_suspect(cleaned.model), set_scene(bed, path, seed, data_dir), seed)
-    spent = time.perf_counter() - started
-    figures = cleaned.result.before, cleaned.result.after
-    return Cell(bed=name, method=method, seed=seed, before=figures[0], after=figures[1], attempt=attempt, seconds=spent)
+    return Cell(
+        bed=name,
+        method=method,
+        seed=seed,
+        before=cleaned.result.before,
+        after=cleaned.result.after,
+        attempt=attempt,
+        floor=floor,
+        seconds=time.process_time() - started,
+        date=f"{cleaned.result.created:%Y-%m-%d}",
+    )
 
 
+@cache
 def run_floor(bed: Bed, path: Path, clean: Path, seed: int, data_dir: str | None) -> Attempt:
     """What RA makes of a network that never saw the bed's trigger."""
     return try_alone("ra", as_suspect(load_model(clean)), set_scene(bed, path, seed, data_dir), seed)
@@ -96,21 +105,14 @@ def set_scene(bed: Bed, path: Path, seed: int, data_dir: str | None) -> Scene:
     return draw_scene(model, data[0], KnownOptions(), options, opened.test, trigger)
 
 
-def recall(path: Path, kind: type[Document], make: Callable[[], Document]) -> Document:
-    """The document as an earlier call left it, or made now and kept."""
-    if not path.is_file():
-        write_atomic(path, make().model_dump_json(indent=1).encode())
-    return kind.model_validate_json(path.read_bytes())
-
-
-def make_table(found: Mapping[tuple[str, str], Sequence[Tried]]) -> str:
+def make_table(found: Mapping[tuple[str, str], Sequence[Cell]]) -> str:
     """A line a checkpoint and method: means over seeds and their range, in %."""
     lines = []
     for (bed, method), tried in found.items():
-        attempts = [each.cell.attempt for each in tried]
+        attempts = [each.attempt for each in tried]
         after = [attempt.after for attempt in attempts if attempt.after is not None]
         shares = [
-            *([getattr(each.cell.after, figure) for each in tried] for figure in ("acc", "asr")),
+            *([getattr(each.after, figure) for each in tried] for figure in ("acc", "asr")),
             [attempt.controls[0].asr for attempt in attempts],
             [each.asr for each in after],
             [each.floor.after and each.floor.after.asr for each in tried],
@@ -125,18 +127,18 @@ def show_values(shares: Sequence[Proportion | None]) -> str:
     return show_range([share and share.value for share in shares])
 
 
-def rule(tried: Tried) -> Finding:
+def rule(tried: Cell) -> Finding:
     """What a cell shows, by the rules of ``rnp-jax reactivate``.
 
     ASR before the attack is held against that of the clean network after tuning without triggered images.
     """
-    before, after, floor = tried.cell.after.asr, tried.cell.attempt.after, tried.floor.after
+    before, after, floor = tried.after.asr, tried.attempt.after, tried.floor.after
     if before is not None and rule_trigger(before, tried.floor.controls[0].asr):
         return "still works"
     return rule_attempt(after and after.asr, floor and floor.asr)
 
 
-def say_finding(tried: Sequence[Tried]) -> str:
+def say_finding(tried: Sequence[Cell]) -> str:
     """The worst of all seeds, and how many have it."""
     found = [rule(each) for each in tried]
     worst = min(found, key=ORDER.index)
@@ -144,7 +146,7 @@ def say_finding(tried: Sequence[Tried]) -> str:
 
 
 @palette.style()
-def plot_beds(found: Mapping[tuple[str, str], Sequence[Tried]]) -> Figure:
+def plot_beds(found: Mapping[tuple[str, str], Sequence[Cell]]) -> Figure:
     """ASR before the attack and after it, means over seeds: a row a method, and in it a line a checkpoint.
 
     A checkpoint is named where ASR rises by more than 20 points above what it was and above the floor.
@@ -176,11 +178,11 @@ def plot_beds(found: Mapping[tuple[str, str], Sequence[Tried]]) -> Figure:
     return figure
 
 
-def _draw_line(ax: Axes, place: float, bed: str, tried: Sequence[Tried]) -> None:
-    before = _mean([each.cell.after.asr for each in tried])
+def _draw_line(ax: Axes, place: float, bed: str, tried: Sequence[Cell]) -> None:
+    before = _mean([each.after.asr for each in tried])
     after, floor = (
         _mean([each.after and each.after.asr for each in attempts])
-        for attempts in ([each.cell.attempt for each in tried], [each.floor for each in tried])
+        for attempts in ([each.attempt for each in tried], [each.floor for each in tried])
     )
     ax.plot([before, after], [place, place], color=palette.ASR, linewidth=1.2, zorder=2)
     ax.plot(floor, place, marker="|", color=palette.INK, markersize=9, ls="none", clip_on=False, zorder=3)
@@ -208,29 +210,27 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--folder", nargs="+", type=Path, default=[Path("checkpoints")])
     parser.add_argument("--data-dir")
-    parser.add_argument("--out", type=Path, default=Path("runs/reactivation"))
+    parser.add_argument("--kept", type=Path, default=RESULTS / "reactivation.jsonl")
     parser.add_argument("--write", type=Path)
     parser.add_argument("--figure", type=Path)
     given = parser.parse_args(arguments)
-    given.out.mkdir(parents=True, exist_ok=True)
-    found: dict[tuple[str, str], list[Tried]] = {}
+    kept = read_lines(given.kept, Cell)
+    found: dict[tuple[str, str], list[Cell]] = {}
     for name, bed in BEDS.items():
         if not {name, bed.half} & set(given.beds):
             continue
         path, clean = (test_beds.find(given.folder, file) for file in (bed.file, CLEAN[bed.data]))
-        if path is None or clean is None or name.endswith("clean"):
-            print(f"{name}: no trigger, or no file of it or of its clean network; left out", file=sys.stderr)
-            continue
-        for seed in given.seeds:
-            floor = recall(
-                given.out / f"floor-{name}-{seed}.json",
-                *(Attempt, partial(run_floor, bed, path, clean, seed, given.data_dir)),
-            )
-            for method in given.methods:
-                run = partial(run_cell, bed, name, path, method, seed, given.data_dir)
-                cell = recall(given.out / f"{name}-{method}-{seed}.json", Cell, run)
-                found.setdefault((name, method), []).append(Tried(cell, floor))
-                print(f"{name} {method} {seed}: {rule(found[name, method][-1])}, {cell.seconds:.0f} s", flush=True)
+        for seed, method in product(given.seeds, given.methods):
+            cell = kept.get((name, method, seed))
+            if cell is None:
+                if path is None or clean is None or name.endswith("clean"):
+                    print(f"{name}: no trigger, or no file of it or of its clean network; left out", file=sys.stderr)
+                    break
+                floor = run_floor(bed, path, clean, seed, given.data_dir)
+                cell = run_cell(bed, name, path, method, seed, given.data_dir, floor)
+                append_line(given.kept, cell)
+            found.setdefault((name, method), []).append(cell)
+            print(f"{name} {method} {seed}: {rule(cell)}, {cell.seconds:.0f} s", flush=True)
     text = f"{describe_machine()}\n\n{make_table(found)}\n"
     print(text) if given.write is None else write_atomic(given.write, text.encode())
     if given.figure is not None:

@@ -1,8 +1,7 @@
-"""The table and the figure of beds under methods, from cells that are made up; what was kept is not made again."""
+"""The table and the figure of beds under methods, from cells that are made up."""
 
-import pytest
-
-from benchmarks.reactivation import HEAD, Cell, Tried, make_table, plot_beds, recall, rule, say_finding
+from benchmarks.outcomes import append_line, read_lines
+from benchmarks.reactivation import HEAD, Cell, make_table, plot_beds, rule, say_finding
 from rnp_jax.evaluation.metrics import Metrics, Proportion
 from rnp_jax.reactivation import Attempt, Outcome
 from rnp_jax.reactivation.attempt import Control
@@ -13,11 +12,18 @@ def attempt(asr: int, control: int = 0) -> Attempt:
     return Attempt(name="ra", after=Outcome(asr=Proportion.of(asr, 100), acc=Proportion.of(98, 100)), controls=controls)
 
 
-def tried(asr: int, after: int, floor: int = 1, control: int = 38, seed: int = 0, **names: str) -> Tried:
+def tried(asr: int, after: int, floor: int = 1, control: int = 38, seed: int = 0, **names: str) -> Cell:
     names = {"bed": "digits_badnets", "method": "rnp", **names}
     measured = [Metrics(acc=Proportion.of(95, 100), asr=Proportion.of(each, 100)) for each in (100, asr)]
-    cell = Cell(**names, seed=seed, before=measured[0], after=measured[1], attempt=attempt(after, control), seconds=1)
-    return Tried(cell, attempt(floor))
+    return Cell(
+        **names,
+        seed=seed,
+        before=measured[0],
+        after=measured[1],
+        attempt=attempt(after, control),
+        floor=attempt(floor),
+        seconds=1,
+    )
 
 
 def test_a_line_has_the_path_the_floor_and_the_worst_finding():
@@ -46,7 +52,7 @@ def test_the_figure_names_what_comes_back():
     assert {(0.02, 0.72), (0.02, 0.1), (0.0, 0.6)} <= drawn
 
 
-def test_what_is_kept_is_not_made_again(tmp_path):
-    path = tmp_path / "cell.json"
-    first = recall(path, Attempt, lambda: attempt(7))
-    assert recall(path, Attempt, lambda: pytest.fail("made again")) == first == attempt(7)
+def test_a_line_that_is_kept_is_the_cell(tmp_path):
+    cell = tried(2, 72)
+    append_line(tmp_path / "kept.jsonl", cell)
+    assert read_lines(tmp_path / "kept.jsonl", Cell) == {("digits_badnets", "rnp", 0): cell}
