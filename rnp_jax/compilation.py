@@ -12,6 +12,7 @@ killed between an entry and its time stamp; the size is therefore bounded here, 
 """
 
 import contextlib
+import gc
 import hashlib
 import os
 import platform
@@ -43,6 +44,8 @@ _SETTLED = 10.0  # seconds after which an entry is no longer being written
 _TENDED = ".tended"  # its time is that up to which entries were found whole
 _MACHINE = "jaxlib-"
 _PIECE = 2**20
+_MAPS, _MOST_MAPS = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
+_FULL = 0.5  # share of the maps from which programs are dropped: one more item or test module needs far fewer than that
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,29 @@ def check_platforms() -> None:
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise ConfigError(f"JAX_PLATFORMS is {asked!r}: {reason}; name cpu, cuda or tpu, or unset it") from error
+
+
+def drop_programs() -> bool:
+    """Drops the programs that this process has compiled, where they near the number of memory maps that it may have.
+
+    A program for a CPU takes five maps or more. Linux allows a process 65,530 (``vm.max_map_count``); where no more are
+    left, JAX dies of a segmentation fault, as a rule while it writes a program to the cache. Programs that are called
+    again are found there. For processes that run networks of ever other designs.
+
+    Returns:
+      Whether they were dropped; always False outside Linux.
+    """
+    try:
+        most = int(_MOST_MAPS.read_text())
+        with _MAPS.open("rb") as file:
+            count = sum(1 for _ in file)
+    except (OSError, ValueError):
+        return False
+    if count < _FULL * most:
+        return False
+    jax.clear_caches()
+    gc.collect()
+    return True
 
 
 def describe_cache() -> CacheState:

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from rnp_jax.compilation import enable_cache
+from rnp_jax.compilation import drop_programs, enable_cache
 from tests.runs import attacked, defended, extracted, fails, head, small_clean, small_victim, trained_anew
 
 __all__ = ["attacked", "defended", "extracted", "fails", "head", "small_clean", "small_victim", "trained_anew"]
@@ -29,6 +29,13 @@ def pytest_configure(config: pytest.Config) -> None:
             with pytest.MonkeyPatch.context() as patch:  # read once; processes that tests start go without
                 patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false")
                 jax.devices()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """A worker compiles thousands of programs, more than a process may have memory maps for."""
+    yield
+    drop_programs()
 
 
 SHARED = Path(__file__).parents[2] / "shared"

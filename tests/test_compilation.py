@@ -17,7 +17,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from rnp_jax import compilation
-from rnp_jax.compilation import cache_folder, clear_cache, describe_cache, enable_cache, machine_name
+from rnp_jax.compilation import cache_folder, clear_cache, describe_cache, drop_programs, enable_cache, machine_name
 from rnp_jax.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -308,3 +308,30 @@ def test_a_second_process_finds_what_the_first_compiled(tmp_path):
     assert first["kept"] > 0
     assert second == {"status": 0, "found": first["found"] + first["kept"], "kept": 0}
     assert again["metrics"] == figures["metrics"]
+
+
+def test_programs_are_dropped_before_the_process_has_no_memory_maps_left(monkeypatch, tmp_path):
+    traced = []
+
+    @jax.jit
+    def double(x):
+        traced.append(x)
+        return 2 * x
+
+    def compile_twice() -> int:
+        traced.clear()
+        double(jnp.ones(3))
+        double(jnp.ones(3))
+        return len(traced)
+
+    assert compile_twice() == 1
+    limit = tmp_path / "max_map_count"
+    monkeypatch.setattr(compilation, "_MOST_MAPS", limit)
+    assert not drop_programs(), "no such file, as outside Linux"
+    maps = len(Path("/proc/self/maps").read_text().splitlines())
+    limit.write_text(f"{100 * maps}\n")
+    assert not drop_programs()
+    assert compile_twice() == 0
+    limit.write_text(f"{maps}\n")
+    assert drop_programs()
+    assert compile_twice() == 1

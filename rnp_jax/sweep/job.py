@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 
 from rnp_jax.card import TRIGGER_SUFFIX, beside
+from rnp_jax.compilation import drop_programs
 from rnp_jax.defenses import Defended, find_method
 from rnp_jax.errors import ChangedError, CheckpointError, UnusableDataError
 from rnp_jax.evaluation.measure import Measured
@@ -122,6 +123,7 @@ class SweepJob:
         Raises:
           RnpError: as ``run``.
         """
+        drop_programs()
         cases = [(each.case.model, each.case.sets) for each in loaded]
         apart = len(items) == 1 or self._explain or not _only_measures(items[0])
         if apart or not can_measure_together(cases):
