@@ -7,7 +7,7 @@ one batch, SGD has a constant rate, and the running statistics of batch norm com
 tensor whose gradient is zero is not moved for g₂, where the release divides by zero.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,9 +18,9 @@ import optax
 
 from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError
-from rnp_jax.fetching import fetch_late
 from rnp_jax.traced import jit_settings
 from rnp_jax.training.epoch import Augment, batch_metrics, cross_entropy, run_epoch
+from rnp_jax.training.loop import run_stretches
 from rnp_jax.types import Apply, Batch, Progress, Tree, Variables
 
 
@@ -69,20 +69,11 @@ def tune_actively(
     """
     state = _start(config, variables["params"], variables["batch_stats"])
     data = Batch(*jax.device_put(tuple(data)))
-    stride = config.epochs if progress is None else 1
-    rows: list[dict[str, np.ndarray]] = []
 
-    def run() -> Iterator[dict[str, jax.Array]]:
-        nonlocal state
-        for _ in range(0, config.epochs, stride):
-            state, row = _run(apply, config, augment, stride, state, variables["masks"], data, key)
-            yield row
+    def run(epochs: int, state: _State) -> tuple[_State, dict[str, jax.Array]]:
+        return _run(apply, config, augment, epochs, state, variables["masks"], data, key)
 
-    for done, row in enumerate(fetch_late(run()), 1):
-        rows.append(row)
-        if progress is not None:
-            progress("tsbd", done, config.epochs, {name: float(row[name][-1]) for name in ("loss", "accuracy")})
-    history = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    state, history = run_stretches("tsbd", config.epochs, run, state, progress)
     return {**variables, "params": state.params, "batch_stats": state.batch_stats}, history
 
 

@@ -11,7 +11,7 @@ own predictions; in L it is laid over a share of the images alone; Adam moves th
 one image at least, and images that fill no batch are left out. δ is in pixels of [0, 1], as the authors have it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -29,9 +29,9 @@ from rnp_jax.defenses.rnp import RnpConfig
 from rnp_jax.defenses.tuning import begin, conclude
 from rnp_jax.descent import descend
 from rnp_jax.errors import ConfigError
-from rnp_jax.fetching import fetch_late
 from rnp_jax.traced import jit_settings, structural
 from rnp_jax.training.epoch import cross_entropy
+from rnp_jax.training.loop import run_stretches
 from rnp_jax.types import Apply, Batch, Tree, Variables
 
 
@@ -104,20 +104,11 @@ def unlearn_perturbations(
     batches = _batches(data, jax.random.fold_in(key, 0), config)
     params, fixed = variables["params"], {name: variables[name] for name in variables if name != "params"}
     state = _start(config, params)
-    stride = config.rounds if progress is None else 1
-    rows: list[dict[str, np.ndarray]] = []
 
-    def run() -> Iterator[dict[str, jax.Array]]:
-        nonlocal state
-        for _ in range(0, config.rounds, stride):
-            state, row = _run(apply, config, stride, state, fixed, batches, key)
-            yield row
+    def run(rounds: int, state: _State) -> tuple[_State, dict[str, jax.Array]]:
+        return _run(apply, config, rounds, state, fixed, batches, key)
 
-    for done, row in enumerate(fetch_late(run()), 1):
-        rows.append(row)
-        if progress is not None:
-            progress("ibau", done, config.rounds, {name: float(row[name][-1]) for name in ("loss", "accuracy")})
-    history = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    state, history = run_stretches("ibau", config.rounds, run, state, progress)
     check_finite("I-BAU", history)
     return state.params, history
 

@@ -19,6 +19,7 @@ class Counted(Protocol):
         ...
 
 
+Carried = TypeVar("Carried")
 State = TypeVar("State", bound=Counted)
 
 
@@ -71,3 +72,40 @@ def run_epochs(
             save(unsaved.pop(0))
     names = dict.fromkeys([*figures, *(name for row in rows for name in row)])
     return reached, {name: np.array([float(row.get(name, np.nan)) for row in rows]) for name in names}
+
+
+def run_stretches(
+    phase: str,
+    most: int,
+    run: Callable[[int, Carried], tuple[Carried, dict[str, jax.Array]]],
+    state: Carried,
+    progress: Progress | None = None,
+) -> tuple[Carried, dict[str, np.ndarray]]:
+    """Runs ``most`` epochs of a program that does several: all at once, or one a call where ``progress`` is told.
+
+    Without ``progress`` the host waits once; with it, for an epoch while the next one runs.
+
+    Args:
+      phase: what ``progress`` is told that the epochs are of.
+      most: epochs there are.
+      run: of a number of epochs E and the state, the next state and figures [E] by epoch.
+      state: the one that the first epoch starts from.
+      progress: called after every epoch with its loss and accuracy.
+
+    Returns:
+      The last state, and each figure [E] over all epochs.
+    """
+    stride = most if progress is None else 1
+    rows: list[dict[str, np.ndarray]] = []
+
+    def stretches() -> Iterator[dict[str, jax.Array]]:
+        nonlocal state
+        for _ in range(0, most, stride):
+            state, row = run(stride, state)
+            yield row
+
+    for done, row in enumerate(fetch_late(stretches()), 1):
+        rows.append(row)
+        if progress is not None:
+            progress(phase, done, most, {name: float(row[name][-1]) for name in ("loss", "accuracy")})
+    return state, {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}

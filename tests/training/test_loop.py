@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from rnp_jax.training.loop import run_epochs
+from rnp_jax.training.loop import run_epochs, run_stretches
 
 
 class State(NamedTuple):
@@ -91,3 +92,21 @@ def test_the_host_waits_for_an_epoch_while_the_next_one_runs_or_for_all_together
     log.clear()
     run_epochs("count", 3, start, epoch, progress=lambda *_: log.append("tell"))
     assert log == ["run", "run", "read 1", "tell", "run", "read 2", "tell", "read 3", "tell", *read]
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_all_epochs_are_one_call_or_one_each_where_they_are_told(watched: bool):
+    lengths, told = [], []
+
+    def run(epochs: int, total: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        lengths.append(epochs)
+        after = total + 1 + jnp.arange(epochs, dtype=jnp.float32)
+        return after[-1], {"loss": after, "accuracy": after / 10}
+
+    progress = (lambda *row: told.append(row)) if watched else None
+    state, history = run_stretches("count", 3, run, jnp.float32(0), progress)
+    assert lengths == ([1, 1, 1] if watched else [3])
+    assert float(state) == 3
+    np.testing.assert_array_equal(history["loss"], [1, 2, 3])
+    assert [row[:3] for row in told] == [("count", done, 3) for done in (1, 2, 3)] * watched
+    assert [row[3]["loss"] for row in told] == [1.0, 2.0, 3.0] * watched
