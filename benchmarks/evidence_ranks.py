@@ -38,8 +38,8 @@ from rnp_jax.inversion import WARM
 from rnp_jax.pipeline.case import Case, make_case
 from rnp_jax.pipeline.evidence import describe_evidence
 from rnp_jax.pipeline.options import RunOptions
-from rnp_jax.pipeline.python import as_suspect
 from rnp_jax.pipeline.request import Request
+from rnp_jax.pipeline.suspect import as_suspect
 from rnp_jax.types import Variables
 
 CHEAP = ("none", "clp", "fp", "ft", "fst", "rnp", "holder")

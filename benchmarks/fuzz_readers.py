@@ -30,8 +30,8 @@ from rnp_jax.extractors.folder_config import read_shape
 from rnp_jax.masks import read_mask_values, write_mask_values
 from rnp_jax.models import Architecture
 from rnp_jax.models.inference import entries
-from rnp_jax.pipeline.opening import make_attack
 from rnp_jax.pipeline.options import names_in, schema_for
+from rnp_jax.pipeline.trigger import make_attack
 from rnp_jax.report.sweep_row import SweepRow
 from rnp_jax.report.sweep_table import read_rows
 from rnp_jax.store import load_tree, save_tree

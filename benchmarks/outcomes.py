@@ -80,7 +80,10 @@ def summarise(bed: str, result: Result, seed: int) -> Outcome:
         method=result.method,
         seed=seed,
         ranked=not METHODS[result.method].inverts,
-        **{name: tuple(_value(each, name) for each in (result.before, result.after)) for name in ("acc", "asr", "ra")},
+        **{
+            name: tuple(read_share(each, name) for each in (result.before, result.after))
+            for name in ("acc", "asr", "ra")
+        },
         worst_class=max(lost, default=None),
         defended=sum(stage.seconds for stage in result.timing if stage.stage not in NOT_THE_METHOD),
         chosen=result.choice.rule if result.choice else "",
@@ -88,7 +91,8 @@ def summarise(bed: str, result: Result, seed: int) -> Outcome:
     )
 
 
-def _value(metrics: Metrics, name: str) -> Any:
+def read_share(metrics: Metrics, name: str) -> Any:
+    """The value of a share by its name; None where it was not measured."""
     share: Proportion | None = getattr(metrics, name)
     return None if share is None else share.value
 

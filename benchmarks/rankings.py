@@ -22,7 +22,9 @@ from rnp_jax.data import holdout_split, sample_defense_set
 from rnp_jax.defenses import PruneConfig, recover, unlearn
 from rnp_jax.defenses.prune import choose, measure_damage, rank
 from rnp_jax.evaluation.measure import measure_variants
-from rnp_jax.pipeline.opening import open_data, open_model, open_trigger
+from rnp_jax.pipeline.images import open_data
+from rnp_jax.pipeline.opening import open_model
+from rnp_jax.pipeline.trigger import open_trigger
 
 RANKINGS = ("path", "damage", "release")
 

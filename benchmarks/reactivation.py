@@ -29,10 +29,10 @@ from rnp_jax.checkpoints import load_model
 from rnp_jax.defenses import METHODS
 from rnp_jax.defenses.registry import order, title
 from rnp_jax.evaluation.metrics import Metrics, Proportion
-from rnp_jax.pipeline.opening import open_trigger
 from rnp_jax.pipeline.parties import KnownOptions, Scene, draw_scene
-from rnp_jax.pipeline.python import as_suspect
 from rnp_jax.pipeline.reactivating import try_alone
+from rnp_jax.pipeline.suspect import as_suspect
+from rnp_jax.pipeline.trigger import open_trigger
 from rnp_jax.reactivation import Attempt, Finding, rule_attempt, rule_trigger
 from rnp_jax.reactivation.ruling import ORDER, RECOVERED
 from rnp_jax.report import palette

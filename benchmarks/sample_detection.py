@@ -30,7 +30,7 @@ from rnp_jax.detection.labels import LabelConfig, detect_label
 from rnp_jax.detection.samples import SAMPLE_SCORES, SampleConfig, SampleJudgement, judge_scores, score_samples
 from rnp_jax.detection.suspicion import SuspicionRule, find_suspicious
 from rnp_jax.errors import ConfigError, DataError
-from rnp_jax.pipeline.opening import load_images
+from rnp_jax.pipeline.images import load_images
 from rnp_jax.pipeline.training_set import remake
 from rnp_jax.report.comparison_text import markdown_table
 from rnp_jax.types import Batch, Variables

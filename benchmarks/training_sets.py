@@ -26,7 +26,7 @@ from pydantic import Field
 
 from benchmarks.compare import describe_machine
 from benchmarks.marked_pages import fill
-from benchmarks.outcomes import RESULTS, Line, append_line, read_lines, show_range
+from benchmarks.outcomes import RESULTS, Line, append_line, read_lines, read_share, show_range
 from rnp_jax.atomic import write_atomic
 from rnp_jax.attacks import Goal, describe
 from rnp_jax.attacks.means import Means
@@ -37,12 +37,12 @@ from rnp_jax.data import Augmentation, Dataset, load, sample_defense_set
 from rnp_jax.defenses.registry import title
 from rnp_jax.pipeline.case import make_case
 from rnp_jax.pipeline.defending import defend_case, judge_outcome
-from rnp_jax.pipeline.opening import make_attack
 from rnp_jax.pipeline.options import RunOptions, read_options
-from rnp_jax.pipeline.python import as_suspect
 from rnp_jax.pipeline.request import Request
 from rnp_jax.pipeline.run_log import RunLog
+from rnp_jax.pipeline.suspect import as_suspect
 from rnp_jax.pipeline.training_set import remake
+from rnp_jax.pipeline.trigger import make_attack
 from rnp_jax.report.comparison_text import markdown_table
 from rnp_jax.training.backdoor import PoisonConfig, TrainingSet, poison_once
 from rnp_jax.training.supervised import TrainConfig, train
@@ -178,16 +178,11 @@ def run(bed: Bed, attack: str, method: str, seed: int) -> Kept:
     case = make_case(as_suspect(bed.model), request, images, test)
     case = replace(case, poisoned=bed.poisoned) if untrusted else case
     result = judge_outcome(case, defend_case(case, request, log), request, log)
-    acc, asr, ra = (
-        None if each is None else each.value for each in (result.after.acc, result.after.asr, result.after.ra)
-    )
     return Kept(
         attack=attack,
         method=method,
         seed=seed,
-        acc=acc or 0.0,
-        asr=asr,
-        ra=ra,
+        **{name: read_share(result.after, name) for name in ("acc", "asr", "ra")},
         truth={name: value for name, value in result.covariates.items() if value is not None},
         seconds=time.process_time() - started,
         date=f"{result.created:%Y-%m-%d}",

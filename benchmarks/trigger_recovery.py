@@ -31,8 +31,8 @@ from rnp_jax.detection.stamps import changed_pixels, overlap
 from rnp_jax.detection.triggers import QUICK, RecoveredTriggers, TriggerConfig, recover_triggers
 from rnp_jax.inversion.mask_search import draw_order, start_search
 from rnp_jax.inversion.stamps import measure_stamps
-from rnp_jax.pipeline.opening import make_attack
 from rnp_jax.pipeline.options import schema_for
+from rnp_jax.pipeline.trigger import make_attack
 from rnp_jax.report.comparison_text import markdown_table
 from rnp_jax.sweep.options import SweepOptions
 from rnp_jax.types import Batch, Variables

@@ -13,7 +13,7 @@ from rnp_jax.commands.arguments import parse
 from rnp_jax.commands.table import COMMANDS
 from rnp_jax.config import read_yaml, to_plain
 from rnp_jax.defenses import METHODS, RecoverConfig, RnpConfig, UnlearnConfig
-from rnp_jax.pipeline.opening import make_attack
+from rnp_jax.pipeline.trigger import make_attack
 from rnp_jax.training.supervised import TrainConfig
 
 ROOT = Path(__file__).parents[1]

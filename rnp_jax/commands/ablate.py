@@ -32,9 +32,11 @@ from rnp_jax.models import Network
 from rnp_jax.pipeline.doubts import find_doubt
 from rnp_jax.pipeline.few_images import tell_opened
 from rnp_jax.pipeline.holding import hold_new
-from rnp_jax.pipeline.opening import choose_out, fit_images, open_images, open_model, open_trigger, tell_parts
+from rnp_jax.pipeline.images import fit_images, open_images, tell_parts
+from rnp_jax.pipeline.opening import choose_out, open_model
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.sets import read_sets
+from rnp_jax.pipeline.trigger import open_trigger
 from rnp_jax.pipeline.versions import device_name, package_versions
 from rnp_jax.report.ablation import Ablation, AblationCell
 from rnp_jax.report.ablation_tables import write_ablation

@@ -33,7 +33,7 @@ from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.extractors import Extractor, open_extractor
 from rnp_jax.models import Network, mlp_head
 from rnp_jax.models.registry import DESIGNS, suggest
-from rnp_jax.pipeline.opening import load_images
+from rnp_jax.pipeline.images import load_images
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.training_set import describe_attack, open_attack
 from rnp_jax.training.backdoor import Backdoored, PoisonConfig, start_state, train_backdoored

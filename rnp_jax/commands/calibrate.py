@@ -30,8 +30,9 @@ from rnp_jax.detection.labels import LabelConfig, LabelFindings, detect_label
 from rnp_jax.detection.triggers import QUICK, RecoveredTriggers, recover_triggers
 from rnp_jax.inversion.mask_search import TriggerConfig
 from rnp_jax.models import Architecture
+from rnp_jax.pipeline.images import open_images
 from rnp_jax.pipeline.labelled import Labelled, is_weak, read_labelled
-from rnp_jax.pipeline.opening import open_images, open_model
+from rnp_jax.pipeline.opening import open_model
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.report.detection_plots import KnownScore, plot_calibration
 from rnp_jax.report.figures import save_figures

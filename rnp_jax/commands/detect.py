@@ -23,9 +23,11 @@ from rnp_jax.pipeline.detecting import DetectionOptions, examine
 from rnp_jax.pipeline.detection_document import Examination
 from rnp_jax.pipeline.few_images import tell_opened, warn_of_few_examined
 from rnp_jax.pipeline.holding import hold_new
-from rnp_jax.pipeline.opening import choose_out, fit_images, open_images, open_model, open_trigger, tell_parts
+from rnp_jax.pipeline.images import fit_images, open_images, tell_parts
+from rnp_jax.pipeline.opening import choose_out, open_model
 from rnp_jax.pipeline.rivals import warn_of_rivals
 from rnp_jax.pipeline.run_log import RunLog
+from rnp_jax.pipeline.trigger import open_trigger
 from rnp_jax.report.detection import Detection
 
 LAST = "report.html"

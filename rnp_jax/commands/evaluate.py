@@ -14,11 +14,13 @@ from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.pipeline.copies import tell_copies
 from rnp_jax.pipeline.doubts import find_doubt, warn_of_known
 from rnp_jax.pipeline.few_images import tell_opened, warn_of_classes, warn_of_few_measured
-from rnp_jax.pipeline.opening import fit_images, open_data, open_model, open_trigger
+from rnp_jax.pipeline.images import fit_images, open_data
+from rnp_jax.pipeline.opening import open_model
 from rnp_jax.pipeline.rivals import warn_of_rivals
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.sets import evaluation_sets
 from rnp_jax.pipeline.training_set import name_attack
+from rnp_jax.pipeline.trigger import open_trigger
 from rnp_jax.pipeline.versions import device_name, package_versions
 from rnp_jax.report.wording import name_trigger
 

@@ -17,8 +17,9 @@ from rnp_jax.card import CARD_SUFFIX, TRIGGER_SUFFIX, Card, beside, read_card
 from rnp_jax.commands.attack_list import describe_constants, describe_kind
 from rnp_jax.config import CHECKPOINTS, FILE, FLAT, DataOptions
 from rnp_jax.errors import CheckpointError, ConfigError, DataError
-from rnp_jax.pipeline.opening import TRIGGER_SEED, load_images, make_attack
+from rnp_jax.pipeline.images import load_images
 from rnp_jax.pipeline.run_log import RunLog
+from rnp_jax.pipeline.trigger import TRIGGER_SEED, make_attack
 from rnp_jax.pipeline.versions import package_versions
 from rnp_jax.report.gallery import Exhibit, write_gallery
 from rnp_jax.report.pictures import Pictures, picture_array

@@ -24,7 +24,8 @@ from rnp_jax.extractors import Extractor
 from rnp_jax.models import Architecture, Network
 from rnp_jax.pipeline.cards import describe_model
 from rnp_jax.pipeline.holding import hold_file
-from rnp_jax.pipeline.opening import TRIGGER_SEED, read_features
+from rnp_jax.pipeline.suspect import read_features
+from rnp_jax.pipeline.trigger import TRIGGER_SEED
 from rnp_jax.regular_file import MIB, digest_regular, read_regular
 from rnp_jax.store import remove_tree
 from rnp_jax.types import Variables

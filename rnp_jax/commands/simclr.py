@@ -18,7 +18,7 @@ from rnp_jax.errors import ConfigError
 from rnp_jax.evaluation.metrics import Metrics
 from rnp_jax.models import Network
 from rnp_jax.models.resnet import DESIGNS as RESNETS
-from rnp_jax.pipeline.opening import load_images
+from rnp_jax.pipeline.images import load_images
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.training_set import describe_attack, open_attack
 from rnp_jax.training.backdoor import PoisonConfig, TrainingSet, poison_once

@@ -29,7 +29,7 @@ from rnp_jax.config import (
 from rnp_jax.errors import ConfigError, DataError, Interrupted
 from rnp_jax.extractors import CachedFeatures, open_extractor
 from rnp_jax.models import mlp_head
-from rnp_jax.pipeline.opening import load_images
+from rnp_jax.pipeline.images import load_images
 from rnp_jax.pipeline.options import When
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.training_set import open_attack

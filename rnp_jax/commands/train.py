@@ -17,8 +17,9 @@ from rnp_jax.defenses import METHODS
 from rnp_jax.errors import ConfigError
 from rnp_jax.models.registry import DESIGNS, suggest
 from rnp_jax.pipeline.defending import defend_checkpoint
+from rnp_jax.pipeline.images import load_images
 from rnp_jax.pipeline.judging import check_required
-from rnp_jax.pipeline.opening import choose_out, load_images
+from rnp_jax.pipeline.opening import choose_out
 from rnp_jax.pipeline.options import Require, RunOptions
 from rnp_jax.pipeline.request import Request
 from rnp_jax.pipeline.run_log import RunLog

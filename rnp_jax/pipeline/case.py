@@ -16,20 +16,13 @@ from rnp_jax.defenses import Defended
 from rnp_jax.errors import ConfigError
 from rnp_jax.extractors.checkpoint import from_network
 from rnp_jax.models import Network
-from rnp_jax.pipeline.opening import (
-    Suspect,
-    Trigger,
-    fit_images,
-    load_images,
-    open_data,
-    open_images,
-    open_trigger,
-    tell_parts,
-)
+from rnp_jax.pipeline.images import fit_images, load_images, open_data, open_images, tell_parts
 from rnp_jax.pipeline.request import Request
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.sets import EvaluationSets, evaluation_sets, read_sets
+from rnp_jax.pipeline.suspect import Suspect
 from rnp_jax.pipeline.training_set import remake
+from rnp_jax.pipeline.trigger import Trigger, open_trigger
 from rnp_jax.types import Batch, Variables
 
 Images: TypeAlias = tuple[Batch, Batch | None, Dataset]

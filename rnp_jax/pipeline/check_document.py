@@ -13,9 +13,9 @@ from rnp_jax.pipeline.doubts import Doubt, read_stated, warn_of_known
 from rnp_jax.pipeline.few_images import tell_opened, warn_of_classes
 from rnp_jax.pipeline.judging import AT_CHANCE, hold_in_doubt
 from rnp_jax.pipeline.measuring import Outcome
-from rnp_jax.pipeline.opening import Suspect
 from rnp_jax.pipeline.request import Request
 from rnp_jax.pipeline.run_log import RunLog
+from rnp_jax.pipeline.suspect import Suspect
 from rnp_jax.report import schema
 from rnp_jax.report.check import Check, Conclusion
 from rnp_jax.report.detection import Detection

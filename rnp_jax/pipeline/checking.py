@@ -25,14 +25,15 @@ from rnp_jax.pipeline.detection_document import Examination
 from rnp_jax.pipeline.doubts import find_doubt, warn_of_known
 from rnp_jax.pipeline.evidence import search_before_and_after
 from rnp_jax.pipeline.holding import hold_new
+from rnp_jax.pipeline.images import draw_evenly, open_images
 from rnp_jax.pipeline.keeping import identify, keep_stages
 from rnp_jax.pipeline.looking import Searched, search_labels
 from rnp_jax.pipeline.measuring import measure, measure_before, run_method
-from rnp_jax.pipeline.opening import Suspect, draw_evenly, open_images
 from rnp_jax.pipeline.request import Request
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.sharing import share_searches
 from rnp_jax.pipeline.starting import start_run
+from rnp_jax.pipeline.suspect import Suspect
 from rnp_jax.pipeline.writing import LAST, draw_samples, write_masks, write_network
 from rnp_jax.report.check import FIGURES, Check, write_check
 from rnp_jax.report.detection import Detection

@@ -26,9 +26,10 @@ from rnp_jax.pipeline.evidence import describe_evidence
 from rnp_jax.pipeline.few_images import warn_of_classes, warn_of_few
 from rnp_jax.pipeline.judging import COSTLY, hold_in_doubt, judge
 from rnp_jax.pipeline.measuring import Outcome
-from rnp_jax.pipeline.opening import Suspect, Trigger
 from rnp_jax.pipeline.request import Request
+from rnp_jax.pipeline.suspect import Suspect
 from rnp_jax.pipeline.training_set import name_attack
+from rnp_jax.pipeline.trigger import Trigger
 from rnp_jax.pipeline.truth import rate_images
 from rnp_jax.pipeline.versions import device_name, package_versions
 from rnp_jax.report import schema

@@ -21,8 +21,8 @@ from rnp_jax.pipeline.detection_document import (
     describe_detection,
     plot_detection,
 )
+from rnp_jax.pipeline.images import load_images
 from rnp_jax.pipeline.looking import DetectionOptions, Searched, look
-from rnp_jax.pipeline.opening import load_images
 from rnp_jax.pipeline.training_set import remake
 from rnp_jax.report.detection import Detection
 from rnp_jax.report.detection_page import write_detection

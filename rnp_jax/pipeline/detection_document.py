@@ -21,8 +21,9 @@ from rnp_jax.pipeline.copies import warn_of_copies
 from rnp_jax.pipeline.describing import describe_checkpoint, describe_command, describe_data
 from rnp_jax.pipeline.doubts import Doubt
 from rnp_jax.pipeline.few_images import warn_of_classes
-from rnp_jax.pipeline.opening import Suspect, Trigger
 from rnp_jax.pipeline.run_log import RunLog
+from rnp_jax.pipeline.suspect import Suspect
+from rnp_jax.pipeline.trigger import Trigger
 from rnp_jax.report import schema
 from rnp_jax.report.detection import (
     Detection,

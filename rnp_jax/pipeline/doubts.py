@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from rnp_jax.evaluation.measure import Measured
 from rnp_jax.evaluation.metrics import Proportion
-from rnp_jax.pipeline.opening import Suspect
+from rnp_jax.pipeline.suspect import Suspect
 from rnp_jax.torch_io.stated_accuracy import StatedAccuracy, find_stated_accuracy
 from rnp_jax.torch_io.text import quote
 

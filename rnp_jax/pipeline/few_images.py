@@ -5,9 +5,9 @@ import numpy as np
 from rnp_jax.data import Dataset
 from rnp_jax.pipeline.case import Case
 from rnp_jax.pipeline.judging import needed_images
-from rnp_jax.pipeline.opening import Suspect
 from rnp_jax.pipeline.request import Request
 from rnp_jax.pipeline.run_log import RunLog
+from rnp_jax.pipeline.suspect import Suspect
 
 LEARN = 10
 """Clean images of each class that a method learns from, in the mean."""

@@ -13,10 +13,11 @@ from rnp_jax.evaluation.metrics import with_effectiveness
 from rnp_jax.evaluation.predict import default_batch_size
 from rnp_jax.pipeline.case import Case, defended_model
 from rnp_jax.pipeline.few_images import warn_of_few
-from rnp_jax.pipeline.opening import Suspect, draw_evenly
+from rnp_jax.pipeline.images import draw_evenly
 from rnp_jax.pipeline.request import Request
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.sets import EvaluationSets, evaluation_sets, measure_within_memory
+from rnp_jax.pipeline.suspect import Suspect
 
 _PAIRS = 1000  # triggered images that a control looks at
 

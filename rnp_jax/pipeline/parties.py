@@ -11,7 +11,10 @@ from rnp_jax.checks import check_number, check_seed
 from rnp_jax.config import ComputeOptions, DataOptions, SourceOptions, TriggerOptions
 from rnp_jax.data import Dataset, check_overlap, sample_defense_set
 from rnp_jax.errors import ConfigError
-from rnp_jax.pipeline.opening import Suspect, Trigger, fit_images, open_data, open_model, open_trigger
+from rnp_jax.pipeline.images import fit_images, open_data
+from rnp_jax.pipeline.opening import open_model
+from rnp_jax.pipeline.suspect import Suspect
+from rnp_jax.pipeline.trigger import Trigger, open_trigger
 from rnp_jax.types import Batch
 
 

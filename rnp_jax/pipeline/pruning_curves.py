@@ -10,8 +10,8 @@ from rnp_jax.defenses.prune import THRESHOLDS
 from rnp_jax.defenses.result import Candidates
 from rnp_jax.evaluation.metrics import known_share
 from rnp_jax.evaluation.predict import predict_variants
-from rnp_jax.pipeline.opening import Suspect
 from rnp_jax.pipeline.sets import EvaluationSets
+from rnp_jax.pipeline.suspect import Suspect
 from rnp_jax.report.schema import Sweep, SweepPoint
 from rnp_jax.types import Batch, Variables
 

@@ -1,7 +1,7 @@
 """From Python: what the command line calls, for a model and images in memory."""
 
 import warnings
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any, get_args
 
@@ -19,12 +19,15 @@ from rnp_jax.pipeline.detection_document import Examination
 from rnp_jax.pipeline.doubts import find_doubt
 from rnp_jax.pipeline.few_images import warn_of_few_examined
 from rnp_jax.pipeline.holding import hold_new
+from rnp_jax.pipeline.images import fit_images
 from rnp_jax.pipeline.judging import check_required
-from rnp_jax.pipeline.opening import Suspect, choose_out, fit_images, open_trigger
+from rnp_jax.pipeline.opening import choose_out
 from rnp_jax.pipeline.options import Require, RunOptions
 from rnp_jax.pipeline.request import Request, check_filters, check_request
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.sets import evaluation_sets
+from rnp_jax.pipeline.suspect import as_suspect
+from rnp_jax.pipeline.trigger import open_trigger
 from rnp_jax.pipeline.writing import LAST, name_cleaned
 from rnp_jax.report.check import Check
 from rnp_jax.report.detection import Detection
@@ -252,10 +255,3 @@ def detect(
         return examine(case, settings)
     with hold_new(folder, "rnp_jax.detect", LAST):
         return examine(case, settings, out=folder)
-
-
-def as_suspect(model: Model) -> Suspect:
-    """The model, with no extractor where it has none."""
-    if isinstance(model, Suspect):
-        return model
-    return Suspect(**{each.name: getattr(model, each.name) for each in fields(model)})

@@ -24,10 +24,11 @@ from rnp_jax.evaluation.measure import Measured
 from rnp_jax.pipeline.few_images import tell_opened
 from rnp_jax.pipeline.holding import hold_new
 from rnp_jax.pipeline.keeping import identify_run, keep_stages
-from rnp_jax.pipeline.opening import Suspect, choose_out
+from rnp_jax.pipeline.opening import choose_out
 from rnp_jax.pipeline.parties import KnownOptions, Parties, Scene, open_parties, open_scene
 from rnp_jax.pipeline.reactivation_document import Tried, describe_reactivation, tell_reactivation
 from rnp_jax.pipeline.run_log import RunLog
+from rnp_jax.pipeline.suspect import Suspect
 from rnp_jax.pipeline.writing import LAST
 from rnp_jax.reactivation import REACTIVATIONS, Attempt, Party, Problem, Reactivation, find_reactivation
 from rnp_jax.reactivation.bba import BbaConfig

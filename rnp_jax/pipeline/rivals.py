@@ -9,8 +9,9 @@ from rnp_jax.data import Dataset, Normalization
 from rnp_jax.evaluation.predict import predict
 from rnp_jax.normaliser import is_same, spell
 from rnp_jax.pipeline.candidates import list_normalizations
-from rnp_jax.pipeline.opening import Suspect, draw_evenly
+from rnp_jax.pipeline.images import draw_evenly
 from rnp_jax.pipeline.settling import is_ahead
+from rnp_jax.pipeline.suspect import Suspect
 
 IMAGES = 200
 """Clean images that are enough to see a difference of `FAR`."""

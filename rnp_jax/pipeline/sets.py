@@ -12,7 +12,9 @@ from rnp_jax.attacks import TriggeredSet
 from rnp_jax.data import Dataset
 from rnp_jax.errors import DefenseError
 from rnp_jax.evaluation.measure import Measured, measure_checkpoints, measure_variants
-from rnp_jax.pipeline.opening import Suspect, Trigger, draw_evenly, read_features
+from rnp_jax.pipeline.images import draw_evenly
+from rnp_jax.pipeline.suspect import Suspect, read_features
+from rnp_jax.pipeline.trigger import Trigger
 from rnp_jax.types import Batch, Variables
 
 Found = TypeVar("Found")

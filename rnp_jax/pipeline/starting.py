@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rnp_jax.pipeline.copies import tell_copies
-from rnp_jax.pipeline.opening import Suspect, choose_out, open_model
+from rnp_jax.pipeline.opening import choose_out, open_model
 from rnp_jax.pipeline.request import Request, check_filters, check_request
 from rnp_jax.pipeline.run_log import RunLog
+from rnp_jax.pipeline.suspect import Suspect
 from rnp_jax.pipeline.writing import LAST, name_cleaned
 
 

@@ -12,7 +12,7 @@ from rnp_jax.data import Dataset
 from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.evaluation.acceptance import expect_asr, find_weakness
 from rnp_jax.evaluation.metrics import Metrics
-from rnp_jax.pipeline.opening import Trigger, make_attack
+from rnp_jax.pipeline.trigger import Trigger, make_attack
 from rnp_jax.training.backdoor import PoisonConfig, TrainingSet, poison_once
 
 

@@ -16,8 +16,8 @@ from rnp_jax.extractors import Extractor, open_extractor
 from rnp_jax.models import Network
 from rnp_jax.pipeline.cards import describe_model
 from rnp_jax.pipeline.case import Case
+from rnp_jax.pipeline.images import draw_evenly
 from rnp_jax.pipeline.measuring import Outcome
-from rnp_jax.pipeline.opening import draw_evenly
 from rnp_jax.pipeline.request import Request
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.regular_file import MIB, read_regular

@@ -23,12 +23,14 @@ from rnp_jax.pipeline.defending import defend_case, write_outcome
 from rnp_jax.pipeline.doubts import find_doubt
 from rnp_jax.pipeline.evidence import describe_evidence, search_before_and_after
 from rnp_jax.pipeline.few_images import warn_of_classes, warn_of_few, warn_of_few_measured
+from rnp_jax.pipeline.images import fit_images, open_data, open_images
 from rnp_jax.pipeline.measuring import Outcome
-from rnp_jax.pipeline.opening import Suspect, fit_images, open_data, open_images, open_model
+from rnp_jax.pipeline.opening import open_model
 from rnp_jax.pipeline.parties import KnownOptions, Scene, draw_scene
 from rnp_jax.pipeline.request import Request, check_filters, check_request
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.sets import can_measure_together, measure_together, measure_within_memory
+from rnp_jax.pipeline.suspect import Suspect
 from rnp_jax.pipeline.training_set import name_attack
 from rnp_jax.pipeline.versions import device_name
 from rnp_jax.pipeline.writing import LAST, name_cleaned, write_network

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from rnp_jax.card import CARD_SUFFIX, beside
 from rnp_jax.errors import ArchitectureError, CheckpointError, DataError, UnusableDataError
-from rnp_jax.pipeline.opening import load_images
+from rnp_jax.pipeline.images import load_images
 from rnp_jax.pipeline.request import Request, check_request
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.report.sweep_row import SweepRow

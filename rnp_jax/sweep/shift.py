@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from rnp_jax.pipeline.opening import Suspect
 from rnp_jax.pipeline.sets import EvaluationSets
+from rnp_jax.pipeline.suspect import Suspect
 from rnp_jax.training.extended import extract
 
 COVARIATE = "trigger shift / class distance"

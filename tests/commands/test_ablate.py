@@ -13,8 +13,10 @@ from rnp_jax.commands.arguments import parse
 from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, TriggerOptions
 from rnp_jax.defenses import HolderConfig, ThresholdConfig, holder_scores
 from rnp_jax.defenses.scores import prune_by_score, scores_by_filter
-from rnp_jax.pipeline.opening import open_images, open_model, open_trigger
+from rnp_jax.pipeline.images import open_images
+from rnp_jax.pipeline.opening import open_model
 from rnp_jax.pipeline.sets import EvaluationSets, read_sets
+from rnp_jax.pipeline.trigger import open_trigger
 from rnp_jax.report.ablation import read_ablation
 from tests.runs import CHECKPOINT, ROOT, SMALL
 

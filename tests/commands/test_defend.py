@@ -24,8 +24,9 @@ from rnp_jax.data.splits import Split
 from rnp_jax.errors import RequirementError
 from rnp_jax.evaluation.predict import predict
 from rnp_jax.pipeline import holding
+from rnp_jax.pipeline.images import draw_evenly, open_data
 from rnp_jax.pipeline.judging import AT_CHANCE
-from rnp_jax.pipeline.opening import draw_evenly, open_data, open_model
+from rnp_jax.pipeline.opening import open_model
 from rnp_jax.report.schema import AttackInfo, Verdict, read_result
 from rnp_jax.store import load_tree
 from rnp_jax.torch_io import find_state_dict, read_checkpoint, write_state_dict

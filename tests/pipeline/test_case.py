@@ -18,10 +18,12 @@ from rnp_jax.defenses.result import NO_CANDIDATES, Choice, Defended
 from rnp_jax.errors import CheckpointError, ConfigError, DataError
 from rnp_jax.models import Architecture, Network, mlp_head
 from rnp_jax.pipeline.case import Case, defended_model, open_case
-from rnp_jax.pipeline.opening import Suspect, open_images, open_model
+from rnp_jax.pipeline.images import open_images
+from rnp_jax.pipeline.opening import open_model
 from rnp_jax.pipeline.options import RunOptions, UntrustedOptions
 from rnp_jax.pipeline.request import Request
 from rnp_jax.pipeline.run_log import RunLog
+from rnp_jax.pipeline.suspect import Suspect
 from rnp_jax.pipeline.training_set import remake
 from rnp_jax.torch_io import read_checkpoint
 from rnp_jax.training.extended import extract

@@ -25,9 +25,10 @@ from rnp_jax.errors import ConfigError, DataError, Interrupted
 from rnp_jax.pipeline import defending, keeping
 from rnp_jax.pipeline.case import open_case
 from rnp_jax.pipeline.defending import defend_case, defend_checkpoint, judge_outcome, write_outcome
+from rnp_jax.pipeline.images import draw_evenly
 from rnp_jax.pipeline.keeping import identify, keep_stages
 from rnp_jax.pipeline.measuring import run_method
-from rnp_jax.pipeline.opening import draw_evenly, open_model
+from rnp_jax.pipeline.opening import open_model
 from rnp_jax.pipeline.options import RunOptions
 from rnp_jax.pipeline.packing import pack
 from rnp_jax.pipeline.request import Request

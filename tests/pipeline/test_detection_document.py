@@ -15,8 +15,10 @@ from rnp_jax.detection.verdict import BLIND, Sign, grade_signs
 from rnp_jax.inversion import NEXT
 from rnp_jax.pipeline.detecting import DetectionOptions
 from rnp_jax.pipeline.detection_document import Examination, Judged, ScoredSet, describe_detection, plot_detection
-from rnp_jax.pipeline.opening import open_images, open_model, open_trigger
+from rnp_jax.pipeline.images import open_images
+from rnp_jax.pipeline.opening import open_model
 from rnp_jax.pipeline.run_log import RunLog
+from rnp_jax.pipeline.trigger import open_trigger
 from rnp_jax.report.detection_page import render_detection
 from rnp_jax.types import Batch
 from tests.runs import CHECKPOINT

@@ -15,11 +15,12 @@ from rnp_jax.evaluation.metrics import with_effectiveness
 from rnp_jax.models import mlp_head
 from rnp_jax.pipeline.case import Case, defended_model, open_case
 from rnp_jax.pipeline.measuring import measure, run_method
-from rnp_jax.pipeline.opening import Suspect, open_model
+from rnp_jax.pipeline.opening import open_model
 from rnp_jax.pipeline.options import RunOptions
 from rnp_jax.pipeline.request import Request
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.pipeline.sets import EvaluationSets, evaluation_sets, measure_within_memory
+from rnp_jax.pipeline.suspect import Suspect
 
 IMAGES = DataOptions(image_size=8, test_images=100)
 THREE = ClpConfig(ThresholdConfig("number", number=3))

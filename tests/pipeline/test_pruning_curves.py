@@ -11,9 +11,11 @@ from rnp_jax.defenses.result import NO_CANDIDATES, Candidates, Choice
 from rnp_jax.evaluation.predict import predict
 from rnp_jax.masks import filters, flatten
 from rnp_jax.pipeline.describing import find_oracle
-from rnp_jax.pipeline.opening import open_data, open_images, open_model, open_trigger
+from rnp_jax.pipeline.images import open_data, open_images
+from rnp_jax.pipeline.opening import open_model
 from rnp_jax.pipeline.pruning_curves import measure_curves
 from rnp_jax.pipeline.sets import evaluation_sets, read_sets
+from rnp_jax.pipeline.trigger import open_trigger
 from rnp_jax.store import load_tree
 from tests.runs import CHECKPOINT
 

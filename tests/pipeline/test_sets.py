@@ -10,7 +10,8 @@ from rnp_jax import masks
 from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, TriggerOptions
 from rnp_jax.errors import DefenseError
 from rnp_jax.evaluation.predict import predict
-from rnp_jax.pipeline.opening import open_images, open_model, open_trigger
+from rnp_jax.pipeline.images import open_images
+from rnp_jax.pipeline.opening import open_model
 from rnp_jax.pipeline.sets import (
     EvaluationSets,
     can_measure_together,
@@ -19,6 +20,7 @@ from rnp_jax.pipeline.sets import (
     measure_within_memory,
     read_sets,
 )
+from rnp_jax.pipeline.trigger import open_trigger
 from rnp_jax.types import Batch
 
 

@@ -12,8 +12,9 @@ from rnp_jax.data import load
 from rnp_jax.errors import ConfigError, DataError
 from rnp_jax.evaluation.predict import predict
 from rnp_jax.models import mlp_head
-from rnp_jax.pipeline.opening import open_model, open_trigger
+from rnp_jax.pipeline.opening import open_model
 from rnp_jax.pipeline.training_set import describe_attack, name_attack, open_attack, remake
+from rnp_jax.pipeline.trigger import open_trigger
 from rnp_jax.torch_io import read_checkpoint
 from rnp_jax.training.backdoor import PoisonConfig, poison_once, train_backdoored
 from rnp_jax.training.supervised import TrainConfig

@@ -8,8 +8,10 @@ import pytest
 from rnp_jax.attacks import TriggeredSet
 from rnp_jax.config import ComputeOptions, DataOptions, SourceOptions, TriggerOptions
 from rnp_jax.extractors import from_checkpoint
-from rnp_jax.pipeline.opening import open_data, open_model, open_trigger
+from rnp_jax.pipeline.images import open_data
+from rnp_jax.pipeline.opening import open_model
 from rnp_jax.pipeline.sets import EvaluationSets, evaluation_sets
+from rnp_jax.pipeline.trigger import open_trigger
 from rnp_jax.sweep.shift import measure_shift
 from rnp_jax.types import Batch
 
