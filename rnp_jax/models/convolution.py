@@ -5,6 +5,9 @@ form only outside loops (jax issue 12868), so inside ``scan`` and ``while_loop``
 
 On a GPU, the compiler makes the same program of either form, so all devices share this one.
 
+On the CPU, the gradient of a 1 x 1 kernel is one matrix product. As a convolution it would walk over images as large
+kernels. A whole step of a network of bottlenecks takes 1.1 to 1.6 times as long with that.
+
 Depthwise convolutions have no fast form on the CPU at all. There they are a loop over the positions of the kernel; each
 position multiplies shifted images. Measured inside ``scan``, this is 2 to 8 times faster than XLA's in the forward
 pass; with gradients it is 9 to 20 times faster than canonical ones and 40 times or more faster than JAX's own.
@@ -87,15 +90,33 @@ def _backward(stride: int, pads: Pads, precision, lhs_dilation: int, rhs_dilatio
     around_gradient, around_input = zip(surrounding(0), surrounding(1), strict=True)
     flipped = jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2)
     dx = _canonical_conv2d(g, flipped, lhs_dilation, around_gradient, precision, stride, rhs_dilation)
-    images_as_channels = x.transpose(3, 1, 2, 0)
-    gradient_as_kernel = g.transpose(1, 2, 0, 3)
-    dk: Any = _canonical_conv2d(
-        images_as_channels, gradient_as_kernel, rhs_dilation, around_input, precision, lhs_dilation, stride
-    )
-    return dx, dk.transpose(1, 2, 0, 3)
+
+    def correlate(x, g):
+        images_as_channels = x.transpose(3, 1, 2, 0)
+        gradient_as_kernel = g.transpose(1, 2, 0, 3)
+        dk: Any = _canonical_conv2d(
+            images_as_channels, gradient_as_kernel, rhs_dilation, around_input, precision, lhs_dilation, stride
+        )
+        return dk.transpose(1, 2, 0, 3)
+
+    if is_pointwise(kernel) and lhs_dilation == rhs_dilation == 1:
+        multiply = partial(_pointwise_gradient, stride, pads, precision)
+        return dx, lax.platform_dependent(x, g, cpu=multiply, default=correlate)
+    return dx, correlate(x, g)
 
 
 _canonical_conv2d.defvjp(_forward, _backward)
+
+
+def is_pointwise(kernel: jax.Array) -> bool:
+    """Whether a kernel [h, w, c, F] covers one pixel."""
+    return kernel.shape[:2] == (1, 1)
+
+
+def _pointwise_gradient(stride: int, pads: Pads, precision, x, g):
+    rows, columns = ((length - 1) * stride + 1 for length in g.shape[1:3])
+    seen = jnp.pad(x, ((0, 0), *pads, (0, 0)))[:, :rows:stride, :columns:stride]
+    return lax.dot_general(seen, g, (((0, 1, 2), (0, 1, 2)), ((), ())), precision=precision)[None, None]
 
 
 def _input_pads(window: Window, x: tuple[int, ...], kernel: tuple[int, ...], g: tuple[int, ...]) -> Pads:

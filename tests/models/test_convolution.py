@@ -158,10 +158,11 @@ def test_depthwise_sums_of_bfloat16_are_float32():
     np.testing.assert_array_equal(output, jnp.asarray(wide).astype(jnp.bfloat16))
 
 
-def test_gradients_of_gradients_are_torch_s():
-    """They are canonical convolutions too, whatever the stride and padding."""
+@pytest.mark.parametrize("size", [1, 3])
+def test_gradients_of_gradients_are_torch_s(size):
+    """Those of a 1 x 1 kernel too, whose gradient is a product on a CPU."""
     rng = np.random.default_rng(3)
-    x, kernel = rng.normal(size=(2, 7, 6, 3)).astype(np.float32), rng.normal(size=(3, 3, 3, 4)).astype(np.float32)
+    x, kernel = rng.normal(size=(2, 7, 6, 3)).astype(np.float32), rng.normal(size=(size, size, 3, 4)).astype(np.float32)
     window = Window(2, ((1, 1), (1, 1)))
 
     def loss(kernel, x):
