@@ -1,21 +1,24 @@
 """Defenses against attackers who know them, each beside its control: the tables of results/cpu_adaptive.md.
 
     python -m benchmarks.adaptive [--attack badnets] [--out runs/adaptive] [--victims grond …] [--methods rnp …]
-        [--seeds 0] [--write FILE]
+        [--seeds 0] [--kept adaptive.jsonl] [--write FILE]
 
 Victims are ResNet-18 of width 8 on the built-in digits at 16 x 16 pixels, with BadNets' square or Blend (target 0, a
 rate of 0.1) and the training of ``configs/attacks/digits/badnets.yaml``. An adaptive training and its control differ
-in one option. What is missing in ``--out`` is trained and defended, and what is there is read: a call goes on where
-another one ended. A defense has 500 clean images, 100 of them held out, and its defaults; nothing is chosen by ASR.
+in one option. A victim that is missing in ``--out`` is trained. A defense has 500 clean images, 100 of them held out,
+and its defaults; nothing is chosen by ASR. Each run is one line of ``--kept``, and a later call goes on with what is
+missing. ``--write`` receives the tables of all lines.
 """
 
 import argparse
 from collections.abc import Iterable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import rnp_jax
 from benchmarks.compare import describe_machine
+from benchmarks.outcomes import RESULTS, Outcome, append_line, read_lines, show_range, summarise
 from rnp_jax.atomic import write_atomic
 from rnp_jax.checkpoints import load_model
 from rnp_jax.cli import main as run_command
@@ -78,35 +81,30 @@ def train(out: Path, attack: str, name: str) -> Path:
 
 
 def defend(path: Path, method: str, seed: int) -> Result:
-    """One run with the method's defaults, read if it is there."""
-    kept = path.with_name(f"{path.stem}-{method}-{seed}.json")
-    if kept.is_file():
-        return Result.model_validate_json(kept.read_bytes())
+    """One run with the method's defaults."""
     images, test = (load("digits", split=split, image_size=SIZE) for split in ("train", "test"))
     options = {"seed": seed, "defense": DefenseSetOptions(seed=seed), "augmentation": Augmentation(1, False)}
-    result = rnp_jax.defend(
+    return rnp_jax.defend(
         load_model(path), images, test, method=method, evidence="never", sweep_images=0, **options
     ).result
-    write_atomic(kept, result.model_dump_json(indent=1).encode())
-    return result
 
 
-Found = Mapping[tuple[str, str], list[Result]]
-"""The results, one a seed, by victim and method."""
+Found = Mapping[tuple[str, str], list[Outcome]]
+"""The outcomes, one a seed, by victim and method."""
 
 
 def make_text(found: Found) -> str:
     """What breaks, and then every figure."""
     broken = [
-        f"- `{title(method)}` on `{name}`: ASR {_mean(results, 'asr'):.1%} is left, and {_mean(control, 'asr'):.1%} on "
-        f"its control `{VICTIMS[name].control}`."
-        for (name, method), results, control in _paired(found)
-        if _mean(results, "asr") - _mean(control, "asr") > BREAKS
+        f"- `{title(method)}` on `{name}`: ASR {_left(outcomes):.1%} is left, and {_left(control):.1%} on its control "
+        f"`{VICTIMS[name].control}`."
+        for (name, method), outcomes, control in _paired(found)
+        if _left(outcomes) - _left(control) > BREAKS
     ]
     kept = dict.fromkeys(
         f"`{title(method)}` on `{VICTIMS[name].control}`"
         for (name, method), _, control in _paired(found)
-        if _mean(control, "asr") > KEPT
+        if _left(control) > KEPT
     )
     head = f"A defense breaks where it leaves over {100 * BREAKS:.0f} points more ASR than on the control.\n\n"
     silent = f"- Nothing can break where the control keeps its backdoor: {', '.join(kept)}." if kept else ""
@@ -115,30 +113,47 @@ def make_text(found: Found) -> str:
 
 
 def make_table(found: Found) -> str:
-    """A line a victim and method: means over seeds, in %."""
+    """A line a victim and method: means over seeds and their range, in %."""
     rows = []
-    for (name, method), results in found.items():
+    for (name, method), outcomes in found.items():
         control = found.get((VICTIMS[name].control or "", method))
-        before, after = (
-            [f"{100 * _mean(results, figure, when):.1f}" for figure in ("acc", "asr", "ra")]
-            for when in ("before", "after")
-        )
-        beside = "–" if control is None else " / ".join(f"{100 * _mean(control, each):.1f}" for each in ("acc", "asr"))
-        rows.append((name, " / ".join(before[:2]), title(method), str(len(results)), *after, beside))
+        after = [_show(outcomes, figure, 1) for figure in ("acc", "asr", "ra")]
+        before = " / ".join(_show(outcomes, figure, 0) for figure in ("acc", "asr"))
+        beside = "–" if control is None else " / ".join(_show(control, each, 1) for each in ("acc", "asr"))
+        rows.append((name, before, title(method), str(len(outcomes)), *after, beside))
     head = ("victim", "before: ACC / ASR", "method", "seeds", "after: ACC", "ASR", "RA", "control after: ACC / ASR")
     return markdown_table(head, rows)
 
 
-def _paired(found: Found) -> Iterable[tuple[tuple[str, str], list[Result], list[Result]]]:
+def _paired(found: Found) -> Iterable[tuple[tuple[str, str], list[Outcome], list[Outcome]]]:
     """The runs that have a control."""
-    for (name, method), results in found.items():
+    for (name, method), outcomes in found.items():
         control = found.get((VICTIMS[name].control or "", method))
         if control is not None:
-            yield (name, method), results, control
+            yield (name, method), outcomes, control
 
 
-def _mean(results: list[Result], figure: str, when: str = "after") -> float:
-    return sum(getattr(getattr(each, when), figure).value for each in results) / len(results)
+def _left(outcomes: list[Outcome]) -> float:
+    return sum(each.left for each in outcomes) / len(outcomes)
+
+
+def _show(outcomes: list[Outcome], figure: str, when: int) -> str:
+    return show_range([getattr(each, figure)[when] for each in outcomes])
+
+
+def group(outcomes: Iterable[Outcome], attack: str) -> Found:
+    """The outcomes of an attack's victims, victims and methods in the order of the registries."""
+    found: dict[tuple[str, str], list[Outcome]] = {}
+    for name, method in product(VICTIMS, METHODS):
+        own = [each for each in outcomes if (each.bed, each.method) == (name_bed(attack, name), method)]
+        if own:
+            found[name, method] = own
+    return found
+
+
+def name_bed(attack: str, victim: str) -> str:
+    """What an outcome calls the checkpoint."""
+    return f"{attack}/{victim}"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -148,15 +163,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--victims", nargs="+", default=list(VICTIMS), choices=list(VICTIMS))
     parser.add_argument("--methods", nargs="+", default=["rnp", "holder", "clp", "anp", "nc"], choices=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--kept", type=Path, default=RESULTS / "adaptive.jsonl")
     parser.add_argument("--write", type=Path)
     given = parser.parse_args(arguments)
-    found: dict[tuple[str, str], list[Result]] = {}
-    for name in given.victims:
-        path = train(given.out, given.attack, name)
-        for method in given.methods:
-            found[name, method] = [defend(path, method, seed) for seed in given.seeds]
-            print(f"{name} {method}: ASR {_mean(found[name, method], 'asr'):.1%}", flush=True)
-    text = f"{describe_machine()}\n\n{make_text(found)}"
+    found = read_lines(given.kept, Outcome)
+    for name, method, seed in product(given.victims, given.methods, given.seeds):
+        cell = name_bed(given.attack, name), method, seed
+        if cell not in found:
+            result = defend(train(given.out, given.attack, name), method, seed)
+            found[cell] = summarise(cell[0], result, seed)
+            append_line(given.kept, found[cell])
+        print(f"{name} {method} {seed}: ASR {found[cell].left:.1%}", flush=True)
+    tables = [f"## {attack}\n\n{make_text(group(found.values(), attack))}" for attack in ATTACKS]
+    text = f"{describe_machine()}\n\n" + "\n".join(tables)
     print(text) if given.write is None else write_atomic(given.write, text.encode())
 
 

@@ -1,10 +1,9 @@
 """The victims of the benchmark are commands that exist, and what breaks is said first."""
 
-from types import SimpleNamespace
-
 import pytest
 
-from benchmarks.adaptive import ATTACKS, BASE, VICTIMS, make_text
+from benchmarks.adaptive import ATTACKS, BASE, VICTIMS, group, make_text, name_bed
+from benchmarks.outcomes import Outcome
 from rnp_jax.adaptive import choose_adaptation
 from rnp_jax.commands.arguments import parse
 
@@ -17,24 +16,25 @@ def test_victims_are_command_lines_and_have_controls(name):
     assert control is None or control in VICTIMS
 
 
-def result(asr: float) -> SimpleNamespace:
-    share = SimpleNamespace(value=0.5)
-    figures = SimpleNamespace(acc=share, asr=SimpleNamespace(value=asr), ra=share)
-    return SimpleNamespace(before=figures, after=figures)
+def outcome(victim: str, method: str, asr: float, seed: int = 0) -> Outcome:
+    bed, share = name_bed("badnets", victim), (0.5, 0.5)
+    return Outcome(
+        bed=bed, attack="badnets", method=method, seed=seed, ranked=True, acc=share, asr=(1.0, asr), ra=share
+    )
 
 
 def test_a_defense_breaks_where_it_leaves_more_than_on_the_control():
-    found = {
-        ("plain", "rnp"): [result(0.1), result(0.0)],
-        ("grond", "rnp"): [result(0.4), result(0.3)],
-        ("plain", "clp"): [result(1.0)],
-        ("grond", "clp"): [result(1.0)],
-        ("sbl", "rnp"): [result(1.0)],  # its control was not run
-    }
-    broken, _, table = make_text(found).partition("\n\n| ")
+    outcomes = [
+        outcome("plain", "rnp", 0.1), outcome("plain", "rnp", 0.0, seed=1),
+        outcome("grond", "rnp", 0.4), outcome("grond", "rnp", 0.3, seed=1),
+        outcome("plain", "clp", 1.0), outcome("grond", "clp", 1.0),
+        outcome("sbl", "rnp", 1.0),  # its control was not run
+    ]  # fmt: skip
+    assert group(outcomes, "blend") == {}
+    broken, _, table = make_text(group(outcomes, "badnets")).partition("\n\n| ")
     assert [line for line in broken.splitlines() if line.startswith("- ")] == [
         "- `RNP` on `grond`: ASR 35.0% is left, and 5.0% on its control `plain`.",
         "- Nothing can break where the control keeps its backdoor: `CLP` on `plain`.",
     ]
-    assert "| grond | 50.0 / 35.0 | RNP | 2 | 50.0 | 35.0 | 50.0 | 50.0 / 5.0 |" in table
-    assert "- None does." in make_text({key: value for key, value in found.items() if key[1] == "clp"})
+    assert "| grond | 50.0 / 100.0 | RNP | 2 | 50.0 | 35.0 (30.0–40.0) | 50.0 | 50.0 / 5.0 (0.0–10.0) |" in table
+    assert "- None does." in make_text(group([each for each in outcomes if each.method == "clp"], "badnets"))
