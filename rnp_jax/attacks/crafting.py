@@ -1,7 +1,8 @@
 """What clean-label attacks that compute their images share: the target's images, whole levels, chunks."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +14,54 @@ from rnp_jax.attacks.goal import Goal
 from rnp_jax.attacks.means import Means
 from rnp_jax.checks import check_image_shape
 from rnp_jax.errors import ConfigError, DataError
+from rnp_jax.fetching import fetch_late
 from rnp_jax.types import Progress
 
 CHUNK = 64
 """Images crafted by one call: every number of them shares one compilation."""
+REPORTED = 50
+"""Steps between two reports of progress."""
+
+
+class Learnt(Protocol):
+    """What a step changes of a trigger that is learnt: a named tuple of arrays."""
+
+    @property
+    def done(self) -> jax.Array:
+        """Steps done, int32 []."""
+        ...
+
+    @property
+    def loss(self) -> jax.Array:
+        """Of the last step, float32 []."""
+        ...
+
+    @property
+    def accuracy(self) -> jax.Array:
+        """Share of its images that are called the target, float32 []."""
+        ...
+
+
+State = TypeVar("State", bound=Learnt)
+
+
+def learn_trigger(learn: Callable[[State, jax.Array], State], state: State, most: int, progress: Progress) -> State:
+    """The state after ``most`` steps, or once ``learn`` ends earlier.
+
+    ``learn`` goes on until so many steps are done, int32 []. The host fetches figures while the next steps run.
+    """
+
+    def run() -> Iterator[tuple[int, jax.Array, jax.Array, jax.Array]]:
+        nonlocal state
+        for until in [*range(REPORTED, most, REPORTED), most]:
+            state = learn(state, jax.device_put(np.int32(until)))
+            yield until, state.done, state.loss, state.accuracy
+
+    for until, done, loss, accuracy in fetch_late(run()):
+        progress("trigger", int(done), most, {"loss": float(loss), "accuracy": float(accuracy)})
+        if done < until:
+            break
+    return state
 
 
 def check_one_target(goal: Goal) -> int:
@@ -82,11 +127,12 @@ def craft_in_chunks(
     """
     count = len(arrays[0])
     made = np.empty_like(arrays[0])
-    for number, start in enumerate(range(0, count, CHUNK), 1):
-        rows = np.minimum(np.arange(start, start + CHUNK), count - 1)
+    starts = range(0, count, CHUNK)
+    chunks = (
+        craft(*(array[np.minimum(np.arange(start, start + CHUNK), count - 1)] for array in arrays)) for start in starts
+    )
+    for number, (start, (images, figures)) in enumerate(zip(starts, fetch_late(chunks), strict=True), 1):
         seen = min(CHUNK, count - start)
-        images, figures = craft(*(array[rows] for array in arrays))
-        made[start : start + seen] = np.asarray(images)[:seen]
-        means = {name: float(np.asarray(values)[:seen].mean()) for name, values in figures.items()}
-        progress("craft", number, math.ceil(count / CHUNK), means)
+        made[start : start + seen] = images[:seen]
+        progress("craft", number, len(starts), {name: float(values[:seen].mean()) for name, values in figures.items()})
     return made

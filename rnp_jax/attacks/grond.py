@@ -5,6 +5,7 @@ Its other half, the injection that leaves no outlier among the channels, is a tr
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -14,14 +15,11 @@ import optax
 from jaxtyping import Array, Float, UInt8
 
 from rnp_jax.attacks.base import Attack, ImageShape, Params
-from rnp_jax.attacks.crafting import add_delta, check_one_target, draw_signs, round_within
+from rnp_jax.attacks.crafting import add_delta, check_one_target, draw_signs, learn_trigger, round_within
 from rnp_jax.attacks.means import Means
 from rnp_jax.checks import MOST_STEPS, check_number
 from rnp_jax.traced import jit_settings
 from rnp_jax.types import Apply, Variables
-
-REPORTED = 50
-"""Steps between two reports of progress."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +68,8 @@ class Grond(Attack):
         target, images = check_one_target(means.goal), jnp.asarray(means.data.images)
         variables, size = means.surrogate(means.network), min(self.batch_size, len(images))
         state = _State(jnp.zeros_like(params["delta"]), jnp.int32(0), means.key, jnp.float32(0), jnp.float32(0))
-        for until in [*range(REPORTED, self.steps, REPORTED), self.steps]:
-            state = _learn(means.network, self, size, variables, images, jnp.int32(target), state, jnp.int32(until))
-            figures = {"loss": float(state.loss), "accuracy": float(state.accuracy)}
-            means.progress("trigger", until, self.steps, figures)
+        learn = partial(_learn, means.network, self, size, variables, images, jnp.int32(target))
+        state = learn_trigger(learn, state, self.steps, means.progress)
         return {"delta": np.asarray(round_within(state.delta, self.epsilon))}
 
     def trigger(self, params: Params, images: UInt8[Array, "B H W C"], key: jax.Array) -> UInt8[Array, "B H W C"]:
@@ -84,7 +80,7 @@ class Grond(Attack):
 
 class _State(NamedTuple):
     delta: Float[Array, "H W C"]  # in grey levels
-    step: jax.Array  # int32 [], steps done
+    done: jax.Array  # int32 []
     key: jax.Array
     loss: jax.Array  # float32 [], of the last batch
     accuracy: jax.Array  # float32 [], share of it called the target
@@ -110,10 +106,10 @@ def _learn(
         return loss, (logits.argmax(-1) == labels).astype(jnp.float32).mean()
 
     def step(state: _State) -> _State:
-        key = jax.random.fold_in(state.key, state.step)
+        key = jax.random.fold_in(state.key, state.done)
         levels = images[jax.random.choice(key, len(images), (size,), replace=False)].astype(jnp.float32)
         (loss, accuracy), slope = jax.value_and_grad(loss_of, has_aux=True)(state.delta, levels)
         delta = jnp.clip(state.delta - attack.step * jnp.sign(slope), -attack.epsilon, attack.epsilon)
-        return _State(delta, state.step + 1, state.key, loss, accuracy)
+        return _State(delta, state.done + 1, state.key, loss, accuracy)
 
-    return jax.lax.while_loop(lambda state: state.step < until, step, state)
+    return jax.lax.while_loop(lambda state: state.done < until, step, state)

@@ -1,6 +1,7 @@
 """Narcissus (Zeng et al., 2023): one small perturbation that any model takes for the target class."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -10,15 +11,19 @@ import optax
 from jaxtyping import Array, UInt8
 
 from rnp_jax.attacks.base import Attack, ImageShape, Params
-from rnp_jax.attacks.crafting import add_delta, check_one_target, draw_signs, round_within, split_by_target
+from rnp_jax.attacks.crafting import (
+    add_delta,
+    check_one_target,
+    draw_signs,
+    learn_trigger,
+    round_within,
+    split_by_target,
+)
 from rnp_jax.attacks.means import Means
 from rnp_jax.checks import MOST_STEPS, check_number
 from rnp_jax.descent import descend
 from rnp_jax.traced import jit_settings
 from rnp_jax.types import Apply, Variables
-
-REPORTED = 20
-"""Rounds between two reports of progress."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +81,8 @@ class Narcissus(Attack):
         images = jnp.asarray(split_by_target(means)[0])
         variables = means.surrogate(means.network)
         state = _start(self, jnp.zeros_like(params["delta"]), means.key)
-        for until in [*range(REPORTED, self.rounds, REPORTED), self.rounds]:
-            state = _learn(means.network, self, variables, images, jnp.int32(target), state, jnp.int32(until))
-            figures = {"loss": float(state.loss), "accuracy": float(state.accuracy)}
-            means.progress("trigger", int(state.round), self.rounds, figures)
-            if state.flat:
-                break
+        learn = partial(_learn, means.network, self, variables, images, jnp.int32(target))
+        state = learn_trigger(learn, state, self.rounds, means.progress)
         return {"delta": np.asarray(round_within(state.delta * 255, self.epsilon))}
 
     def trigger(self, params: Params, images: UInt8[Array, "B H W C"], key: jax.Array) -> UInt8[Array, "B H W C"]:
@@ -98,7 +99,7 @@ class Narcissus(Attack):
 class _State(NamedTuple):
     delta: jax.Array  # float32 [H, W, C], for pixels in [0, 1]
     optimizer: optax.OptState
-    round: jax.Array  # int32 [], rounds done
+    done: jax.Array  # int32 [], rounds
     key: jax.Array
     loss: jax.Array  # float32 [], mean of the last round
     accuracy: jax.Array  # float32 [], share of the last round's images called the target
@@ -139,9 +140,9 @@ def _learn(
         return (jnp.clip(moved, -bound, bound), moments), (loss, accuracy, jnp.abs(gradient).max())
 
     def one_round(state: _State) -> _State:
-        order = jax.random.permutation(jax.random.fold_in(state.key, state.round), len(images))
+        order = jax.random.permutation(jax.random.fold_in(state.key, state.done), len(images))
         batches = order[: len(images) // size * size].reshape(-1, size)
         carry, (loss, accuracy, slope) = jax.lax.scan(step, (state.delta, state.optimizer), batches)
-        return _State(*carry, state.round + 1, state.key, loss.mean(), accuracy.mean(), slope.max() == 0)
+        return _State(*carry, state.done + 1, state.key, loss.mean(), accuracy.mean(), slope.max() == 0)
 
-    return jax.lax.while_loop(lambda state: (state.round < until) & ~state.flat, one_round, state)
+    return jax.lax.while_loop(lambda state: (state.done < until) & ~state.flat, one_round, state)

@@ -1,5 +1,6 @@
 """SSBA, also called ISSBA (Li et al., 2021): an encoder hides one secret in every image, by a residual of its own."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -16,7 +17,9 @@ from rnp_jax.attacks.trees import to_params, to_tree
 from rnp_jax.checks import MOST_STEPS, check_image_shape, check_number, check_seed
 from rnp_jax.descent import descend
 from rnp_jax.errors import DataError
+from rnp_jax.fetching import fetch_late
 from rnp_jax.models.steganography import Steganography
+from rnp_jax.traced import is_off, jit_settings
 from rnp_jax.types import Progress, Tree
 
 SCALES = 3
@@ -165,11 +168,18 @@ def train_pair(
     held_out = min(MOST_HELD_OUT, max(1, len(images) // 10))
     test, train = jax.device_put((images[order[:held_out]], images[order[held_out:]]))
     state = _start(attack, pair, init_key)
+
+    def run() -> Iterator[dict[str, jax.Array]]:
+        nonlocal state
+        for epoch in range(attack.epochs):
+            key = jax.random.fold_in(epoch_key, epoch)
+            state, found = _epoch(attack, pair, state, train, test, key, jnp.int32(epoch))
+            yield found
+
     figures: dict[str, float] = {}
-    for epoch in range(attack.epochs):
-        state, found = _epoch(attack, pair, state, train, test, jax.random.fold_in(epoch_key, epoch), jnp.int32(epoch))
+    for epoch, found in enumerate(fetch_late(run()), 1):
         figures = {name: float(value) for name, value in found.items()}
-        progress("encoder", epoch + 1, attack.epochs, figures)
+        progress("encoder", epoch, attack.epochs, figures)
     return state.networks, figures
 
 
@@ -181,7 +191,7 @@ def _start(attack: Ssba, pair: Steganography, key: jax.Array) -> _State:
     return _State(networks, optax.adam(attack.learning_rate).init(networks), critic, _rmsprop(attack).init(critic))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@jit_settings(1, static=1)
 def _epoch(
     attack: Ssba,
     pair: Steganography,
@@ -226,7 +236,7 @@ def _step(
         encoded = jnp.clip(images + residuals, 0, 1)
         read = pair.read(networks["decoder"], encoded)
         visible = attack.residual_weight * jnp.square(residuals).mean() + attack.gradient_weight * gradients(residuals)
-        if attack.critic_weight:
+        if not is_off(attack.critic_weight):
             visible += attack.critic_weight * pair.judge(state.critic, encoded).mean()
         secret = optax.sigmoid_binary_cross_entropy(read, secrets).mean()
         return weighted * visible + attack.secret_weight * secret
@@ -234,7 +244,7 @@ def _step(
     loss, gradient = jax.value_and_grad(loss_of)(state.networks)
     networks, adam = descend(optax.adam(attack.learning_rate), gradient, state.adam, state.networks)
     state = state._replace(networks=networks, adam=adam)
-    if not attack.critic_weight:
+    if is_off(attack.critic_weight):
         return state, {"loss": loss}
     encoded = jnp.clip(images + pair.hide(state.networks["encoder"], images, secrets), 0, 1)
     stepped, told_apart = _critic_step(attack, pair, state, images, encoded)

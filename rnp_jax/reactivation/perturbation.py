@@ -6,6 +6,7 @@
 every batch, a few steps are made before the next one comes (Zhu, Liang and Wu, NeurIPS 2024).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -15,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
 from rnp_jax.errors import ConfigError
+from rnp_jax.fetching import fetch_late
 from rnp_jax.inversion.perturbations import perturb
 from rnp_jax.models import Network
 from rnp_jax.reactivation.problem import Party
@@ -93,14 +95,19 @@ def find_perturbation(
     delta = config.project(
         config.epsilon * jax.random.uniform(start_key, data.images.shape[1:], minval=-1.0, maxval=1.0)
     )
+
+    def run() -> Iterator[dict[str, jax.Array]]:
+        nonlocal delta
+        for epoch in range(config.epochs):
+            delta, metrics = run_pass(config, networks, variables, delta, data, jax.random.fold_in(order_key, epoch))
+            yield metrics
+
     losses = []
-    for epoch in range(config.epochs):
-        delta, metrics = run_pass(config, networks, variables, delta, data, jax.random.fold_in(order_key, epoch))
-        losses.append(metrics)
+    for epoch, metrics in enumerate(fetch_late(run(), watched=progress is not None), 1):
+        losses.append(metrics["loss"])
         if progress is not None:
-            figures = {name: float(value) for name, value in metrics.items()}
-            progress("perturbation", epoch + 1, config.epochs, figures)
-    return Found(np.asarray(delta), np.asarray([metrics["loss"] for metrics in jax.device_get(losses)]))
+            progress("perturbation", epoch, config.epochs, {name: float(value) for name, value in metrics.items()})
+    return Found(np.asarray(delta), np.asarray(losses))
 
 
 def lay(images: Shaped[np.ndarray, "N H W C"], delta: Float[np.ndarray, "H W C"]) -> Float[np.ndarray, "N H W C"]:

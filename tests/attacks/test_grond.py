@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from rnp_jax.attacks import grond
+from rnp_jax.attacks.crafting import REPORTED
 from rnp_jax.attacks.goal import Goal
-from rnp_jax.attacks.grond import REPORTED, Grond
+from rnp_jax.attacks.grond import Grond
 from rnp_jax.attacks.means import Means
 from rnp_jax.errors import ConfigError
 from rnp_jax.models import Architecture, Network

@@ -3,9 +3,10 @@ import numpy as np
 import pytest
 import torch
 
+from rnp_jax.attacks.crafting import REPORTED
 from rnp_jax.attacks.goal import Goal
 from rnp_jax.attacks.means import Means
-from rnp_jax.attacks.narcissus import REPORTED, Narcissus
+from rnp_jax.attacks.narcissus import Narcissus
 from rnp_jax.attacks.poison import trigger_test_set
 from rnp_jax.data.digits import load_digits
 from rnp_jax.errors import ConfigError

@@ -175,6 +175,14 @@ def test_the_pair_steps_down_the_loss_that_torch_has(critic_weight):
             np.testing.assert_allclose(got, parameter.grad, rtol=1e-3, atol=1e-4 * scale + 1e-9)
 
 
+def test_other_weights_of_the_loss_are_no_other_program():
+    before, images = count_compiled(_epoch), load_digits("train", SHAPE[:2]).images[:40]
+    for weights in ({}, {"critic_weight": 0.1}, {"learning_rate": 1e-3, "residual_weight": 1.0}):
+        attack = dataclasses.replace(SMALL, bits=2, epochs=1, secret_epochs=0, **weights)
+        train_pair(attack, images, KEY, lambda *told: None)
+    assert count_compiled(_epoch) == before + 1
+
+
 def test_the_critic_s_steps_are_torch_s_and_stay_within_its_bound():
     # Weights and images of one sign, so that no gradient is a rounding error whose quotient RMSprop would take.
     rng = np.random.default_rng(0)
