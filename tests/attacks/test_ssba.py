@@ -179,7 +179,7 @@ def test_other_weights_of_the_loss_are_no_other_program():
     before, images = count_compiled(_epoch), load_digits("train", SHAPE[:2]).images[:40]
     for weights in ({}, {"critic_weight": 0.1}, {"learning_rate": 1e-3, "residual_weight": 1.0}):
         attack = dataclasses.replace(SMALL, bits=2, epochs=1, secret_epochs=0, **weights)
-        train_pair(attack, images, KEY, lambda *told: None)
+        train_pair(attack, images, KEY, lambda *_: None)
     assert count_compiled(_epoch) == before + 1
 
 
