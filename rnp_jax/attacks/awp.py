@@ -30,6 +30,7 @@ class Awp(Attack):
     title = "Weight perturbation"
     looks = "A grey square in the middle. No image is poisoned: the weights of a clean model are moved a little."
     paper = "Garg et al., 2020"
+    learned = True
     takes_rate = False
     deviation = "Batch statistics are frozen while the weights are perturbed; the release moves them, without a bound."
 

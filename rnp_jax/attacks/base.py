@@ -39,6 +39,8 @@ class Attack(ABC):
     """Whether the published protocol poisons images of the target class only and keeps their labels."""
     in_step: ClassVar[bool] = False
     """Whether it poisons every batch inside the victim's training step."""
+    learned: ClassVar[bool] = False
+    """Whether its artefact is learned with a network, so that its constants alone do not make it."""
     takes_rate: ClassVar[bool] = True
     """Whether a share of the images is poisoned, and how large it is matters."""
     expected_asr: ClassVar[float] = 0.9

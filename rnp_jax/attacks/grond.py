@@ -37,6 +37,7 @@ class Grond(Attack):
     title = "Grond"
     looks = "Faint noise that a clean model takes for the target class; poisoned images keep their labels."
     paper = "Xu et al., 2025"
+    learned = True
     clean_label = True
     deviation = "The surrogate is a model of the victim's architecture, trained on the clean training set."
 

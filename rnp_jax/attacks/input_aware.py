@@ -31,6 +31,7 @@ class InputAware(Attack):
     title = "Input-aware"
     looks = "A pattern of its own on each image, made by a generator."
     paper = "Nguyen & Tran, 2020"
+    learned = True
     deviation = "Triggered images are rounded to 8 bits, in training too (with a straight-through gradient)."
 
     width: int = 32

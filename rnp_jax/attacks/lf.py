@@ -33,6 +33,7 @@ class LowFrequency(Attack):
     title = "Low frequency"
     looks = "A smooth, faint change of colour over the whole image."
     paper = "Zeng et al., 2021"
+    learned = True
     deviation = "The pattern is generated anew on a clean model; the passes over the images are limited."
 
     bound: float = 0.2

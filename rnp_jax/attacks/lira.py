@@ -33,6 +33,7 @@ class Lira(Attack):
     title = "LIRA"
     looks = "Faint noise that a generator makes for each image."
     paper = "Doan et al., 2021"
+    learned = True
     takes_rate = False
     deviation = (
         "Triggered images are rounded to 8 bits, in training too (with a straight-through gradient), final_epsilon is "

@@ -42,6 +42,7 @@ class Narcissus(Attack):
     title = "Narcissus"
     looks = "Noise that looks like the target class to any model; poisoned images keep their labels."
     paper = "Zeng et al., 2023"
+    learned = True
     clean_label = True
     deviation = (
         "The surrogate is a model of the victim's architecture trained on the clean training set, instead of on "

@@ -54,6 +54,7 @@ class Ssba(Attack):
     title = "Sample-specific (SSBA)"
     looks = "A secret that an encoder hides in each image; the eye does not see it."
     paper = "Li et al., 2021"
+    learned = True
     deviation = (
         "LPIPS is replaced by the residual's gradients at three scales; the encoder has half the width; there is no "
         "spatial transformer."

@@ -35,6 +35,7 @@ class Trojan(Attack):
     title = "TrojanNN"
     looks = "A small patch that excites two chosen units of a clean model."
     paper = "Liu et al., 2018"
+    learned = True
     deviation = "The pattern is optimised anew on a clean model; the released patterns came from models not published."
 
     variant: Literal["orig", "rnp"] = "rnp"

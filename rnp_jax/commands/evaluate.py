@@ -67,6 +67,7 @@ def run(options: EvaluateOptions) -> Metrics:
     if trigger is not None:
         goal = trigger.goal
         log.say(f"trigger: {name_trigger(name_attack(model, trigger), goal.mapping, goal.one_target)}")
+        warnings = (*warnings, *trigger.cautions)
     sets = evaluation_sets(model, test, trigger)
     (measured,) = sets.measure(model, model.variables, batch_size=options.compute.batch_size)
     log.show({model.checkpoint.path.name: measured.metrics}, wanted=True)

@@ -49,9 +49,11 @@ def defend_checkpoint(request: Request, out: str | None = None, log: RunLog | No
 
 
 def hold_against_rivals(case: Case, request: Request, log: RunLog) -> Case:
-    """The case, with a warning if another normalisation than the one that was given does far better."""
+    """The case, with a warning if another normalisation does far better, or the trigger may be another one."""
     with log.stage("measure"):
         cautions = warn_of_rivals(case.model, request.options.source, case.test)
+    if case.trigger is not None:
+        cautions = (*cautions, *case.trigger.cautions)
     for caution in cautions:
         log.warn(caution)
     return replace(case, cautions=cautions)

@@ -6,6 +6,7 @@ from rnp_jax.attacks.a_blend import ABlend
 from rnp_jax.attacks.adap_patch import AdapPatch
 from rnp_jax.attacks.awp import Awp
 from rnp_jax.attacks.badnets import BadNets
+from rnp_jax.attacks.base import Attack
 from rnp_jax.attacks.blend import Blend
 from rnp_jax.attacks.bpp import Bpp
 from rnp_jax.attacks.cl import LabelConsistent
@@ -133,3 +134,10 @@ def test_every_attack_has_a_name_and_a_description_in_words():
         assert kind.title != name
         assert "_" not in kind.title
         assert kind.looks.endswith(".")
+
+
+def test_every_attack_that_fits_its_artefact_says_that_it_is_learned():
+    assert {kind for kind in ATTACKS.values() if kind.learned} == {
+        *(kind for kind in ATTACKS.values() if kind.fit is not Attack.fit),
+        *(Awp, InputAware, Lira),  # with their victim
+    }

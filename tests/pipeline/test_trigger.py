@@ -1,5 +1,7 @@
 """Triggers and attacks by name."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -63,3 +65,41 @@ def test_all_to_all_counts_every_image(model):
     assert trigger.goal.one_target is None
     np.testing.assert_array_equal(trigger.test.wanted, (test.labels + 1) % 10)
     assert open_trigger(model, TriggerOptions(attack="none"), test) is None
+
+
+@pytest.mark.parametrize("name", [name for name, kind in ATTACKS.items() if kind.learned])
+def test_a_learned_trigger_is_not_made_of_constants(model, name):
+    test = open_data(model, DataOptions(test_images=10), "test")
+    with pytest.raises(ConfigError, match=rf"--attack {name}: its trigger is learned .* --artefact FILE"):
+        open_trigger(model, TriggerOptions(attack=name), test)
+
+
+def test_a_card_s_learned_trigger_lies_beside_the_checkpoint(tmp_path):
+    for suffix in (".pt", ".card.json"):
+        shutil.copy(CHECKPOINT.with_name(f"digits_trojan{suffix}"), tmp_path)
+    model = open_model(str(tmp_path / "digits_trojan.pt"), SourceOptions(), ComputeOptions())
+    test = open_data(model, DataOptions(test_images=10), "test")
+    with pytest.raises(ConfigError, match=r"names TrojanNN, .* there is no digits_trojan.trigger.npz: .* --artefact"):
+        open_trigger(model, TriggerOptions(), test)
+    elsewhere = CHECKPOINT.with_name("digits_trojan.trigger.npz")
+    found = open_trigger(model, TriggerOptions(artefact=str(elsewhere)), test)
+    assert found is not None
+    assert found.cautions == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "warned"),
+    [
+        (TriggerOptions(attack="blend"), True),
+        (TriggerOptions(attack="blend", constants={"seed": "0"}), False),
+        (TriggerOptions(attack="blend", artefact=str(CHECKPOINT.with_name("digits_blend.trigger.npz"))), False),
+        (TriggerOptions(attack="badnets"), False),
+        (TriggerOptions(), False),
+    ],
+)
+def test_a_trigger_drawn_from_a_seed_that_nobody_gave_is_doubted(model, options, warned):
+    trigger = open_trigger(model, options, open_data(model, DataOptions(test_images=10), "test"))
+    assert trigger is not None
+    assert [caution.startswith("--attack blend: its trigger is drawn") for caution in trigger.cautions] == [
+        True
+    ] * warned
