@@ -62,6 +62,11 @@ class Case:
     cautions: tuple[str, ...] = ()
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What speaks against the way in which the model was opened, and against the trigger."""
+        return self.cautions if self.trigger is None else (*self.cautions, *self.trigger.cautions)
+
+    @property
     def clean_images(self) -> tuple[int, int]:
         """How many clean images the method has, and how many of them are held out."""
         if self.untrusted:

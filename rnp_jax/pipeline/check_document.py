@@ -66,7 +66,7 @@ def describe_check(
     warnings = [
         *([] if doubt is None else [doubt.sentence]),
         *warn_of_known(model, before),
-        *case.cautions,
+        *case.warnings,
         *warn_of_classes(case.test),
     ]
     if done is not None:

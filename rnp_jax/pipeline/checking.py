@@ -141,7 +141,7 @@ def _look_and_defend(
     clean = Batch(*(values[few] for values in case.data))
     config = {**request.plain(), "detection": to_plain(options)}
     examination = Examination(
-        case.model, clean, case.test, case.trigger, log, config, request.options.images.data_dir, case.cautions
+        case.model, clean, case.test, case.trigger, log, config, request.options.images.data_dir, case.warnings
     )
     folder = None if cleaned is None else cleaned.parent / DETECTION
     if folder is not None:

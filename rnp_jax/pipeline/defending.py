@@ -52,11 +52,10 @@ def hold_against_rivals(case: Case, request: Request, log: RunLog) -> Case:
     """The case, with a warning if another normalisation does far better, or the trigger may be another one."""
     with log.stage("measure"):
         cautions = warn_of_rivals(case.model, request.options.source, case.test)
-    if case.trigger is not None:
-        cautions = (*cautions, *case.trigger.cautions)
-    for caution in cautions:
-        log.warn(caution)
-    return replace(case, cautions=cautions)
+    case = replace(case, cautions=cautions)
+    for warning in case.warnings:
+        log.warn(warning)
+    return case
 
 
 def defend_case(

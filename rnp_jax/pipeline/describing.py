@@ -259,7 +259,7 @@ def _tell_told(defended: Defended) -> str:
 
 def _warn_of_source(case: Case) -> tuple[str, ...]:
     """What is wrong with the way in which the model was opened, and with its file."""
-    return (*case.cautions, *warn_of_replaced(case), *warn_of_classes(case.test))
+    return (*case.warnings, *warn_of_replaced(case), *warn_of_classes(case.test))
 
 
 def _cautions(request: Request) -> tuple[str, ...]:

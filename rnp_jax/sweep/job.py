@@ -251,7 +251,7 @@ def as_stages(seconds: Mapping[str, float]) -> tuple[Stage, ...]:
 def _tell_opened(case: Case, measured: Measured, *more: str) -> dict[str, Any]:
     """Why the network may not be computed as it was trained, how it was opened, and whatever else there is to say."""
     doubt = find_doubt(case.model, measured)
-    notes = (*warn_of_classes(case.test), *case.model.assumptions, *more)
+    notes = (*case.warnings, *warn_of_classes(case.test), *case.model.assumptions, *more)
     if doubt is None:
         return {"note": " ".join(notes)}
     kind = "at chance" if doubt.at_chance else "under the stated accuracy"

@@ -133,8 +133,9 @@ class _MlFlow:
                 made = self._client.create_experiment(out.resolve().name) if known is None else known.experiment_id
                 self._experiment = made
         except DiskFullError:
-            if is_new:
-                shutil.rmtree(own, ignore_errors=True)
+            if is_new and own.exists():  # the folder stays: MLflow keeps its store, and does not make it a second time
+                for part in own.iterdir():
+                    shutil.rmtree(part, ignore_errors=True)
             raise
 
     @contextmanager
