@@ -118,6 +118,10 @@ class _TensorBoard:
                 self._file.close()
 
 
+_TRASH = ".trash"
+"""Folder of an MLflow store that it makes once in a process; like the store's own, it has to stay."""
+
+
 class _MlFlow:
     def __init__(self, out: Path):
         try:
@@ -133,9 +137,10 @@ class _MlFlow:
                 made = self._client.create_experiment(out.resolve().name) if known is None else known.experiment_id
                 self._experiment = made
         except DiskFullError:
-            if is_new and own.exists():  # the folder stays: MLflow keeps its store, and does not make it a second time
+            if is_new and own.exists():
                 for part in own.iterdir():
-                    shutil.rmtree(part, ignore_errors=True)
+                    if part.name != _TRASH:
+                        shutil.rmtree(part, ignore_errors=True)
             raise
 
     @contextmanager
