@@ -174,7 +174,9 @@ def main(arguments: list[str] | None = None) -> None:
             measure_run(run, given.methods, config, given.kept)
     rows = list(read_lines(given.kept, Row).values())
     searched = f"{given.steps} steps of {given.search_images} images, squares on {given.scan_images}"
-    text = f"{describe_machine()}; {searched}\n\n{make_table(rows)}\n\n{list_errors(rows)}\n"
+    seen = make_table([row for row in rows if row.evidence.visible])
+    tables = f"{make_table(rows)}\n\nWhere a label stood out before the defense:\n\n{seen}\n\n{list_errors(rows)}"
+    text = f"{describe_machine()}; {searched}\n\n{tables}\n"
     print(text) if given.write is None else write_atomic(given.write, text.encode())
 
 

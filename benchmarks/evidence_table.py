@@ -13,6 +13,8 @@ COMFORT, ALARM = 0.2, 0.05
 """True ASR above which "none found" is a false comfort, and below which "still there" is a false alarm."""
 
 LEVELS = ("none found", "traces", "still there")
+UNSEEN = "none found, none before"
+"""Where no label stood out before the defense either: the searches had nothing to lose sight of, and say so."""
 
 
 class Row(Outcome):
@@ -113,17 +115,24 @@ def list_errors(rows: list[Row]) -> str:
         "between": [row for row in rows if ALARM <= row.left <= COMFORT],
         f"above {COMFORT:.0%}": [row for row in rows if row.left > COMFORT],
     }
-    counts = [
-        (band, *(sum(row.evidence.level == level for row in own) for level in LEVELS)) for band, own in bands.items()
-    ]
-    text = [markdown_table(("true ASR", *LEVELS), [tuple(map(str, line)) for line in counts])]
-    for title, wrong in (
-        ("False comfort", [row for row in rows if row.left > COMFORT and row.evidence.level == "none found"]),
-        ("False alarm", [row for row in rows if row.left < ALARM and row.evidence.level == "still there"]),
+    heads = (UNSEEN, *LEVELS)
+    counts = [(band, *(sum(say_level(row) == level for row in own) for level in heads)) for band, own in bands.items()]
+    text = [markdown_table(("true ASR", *heads), [tuple(map(str, line)) for line in counts])]
+    left, gone = ([row for row in rows if row.left > COMFORT], [row for row in rows if row.left < ALARM])
+    for title, wrong, asked in (
+        ("False comfort", [row for row in left if say_level(row) == "none found"], left),
+        ("Nothing seen before or after", [row for row in left if say_level(row) == UNSEEN], left),
+        ("False alarm", [row for row in gone if say_level(row) == "still there"], gone),
     ):
-        text.append(f"\n{title}: {len(wrong)} of {len(rows)}.\n")
+        text.append(f"\n{title}: {len(wrong)} of {len(asked)}.\n")
         text += [f"- {describe(row)}: {' '.join(row.evidence.reasons)}" for row in wrong]
     return "\n".join(text)
+
+
+def say_level(row: Row) -> str:
+    """The finding's level; apart from the others, nothing found where nothing stood out before either."""
+    level = row.evidence.level
+    return UNSEEN if level == "none found" and not row.evidence.visible else level
 
 
 def describe(row: Row) -> str:

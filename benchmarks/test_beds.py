@@ -1,13 +1,13 @@
 """Methods on checkpoints that others published or that are independent of this project: the table of docs/removal.md.
 
     python -m benchmarks.test_beds --folder DIR … [--data-dir DIR] [--beds judged] [--methods auto] [--seeds 0 1 2]
-        [--kept outcomes.jsonl] [--write table.md]
+        [--kept outcomes.jsonl evidence.jsonl] [--write table.md]
 
 ``--folder`` names folders that hold the files; a file that is in none of them is left out, and said. Beds are in two
 halves: ``chosen`` served to choose settings and ``judged`` did not. A seed draws the clean images and everything
 random. 500 clean images, 100 of them held out; ACC, ASR and RA on the first 2,000 test images; the trigger is known to
-the measurement alone. Each run is one line of ``--kept``, and a later call goes on with what is missing. Nothing is
-chosen by ASR.
+the measurement alone. Each run is one line of the first file of ``--kept``, and a later call goes on with what is in
+none of the files. Nothing is chosen by ASR.
 """
 
 import argparse
@@ -31,6 +31,8 @@ from rnp_jax.defenses import METHODS
 from rnp_jax.pipeline.python import Cleaned
 
 TEST_IMAGES = 2000
+KEPT = (RESULTS / "outcomes.jsonl", RESULTS / "evidence.jsonl")
+"""Where runs are kept; those of ``benchmarks.evidence_ranks`` are of the same beds."""
 
 
 class Bed(NamedTuple):
@@ -142,11 +144,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--beds", nargs="+", default=["judged"], help="names, or chosen or judged")
     parser.add_argument("--methods", nargs="+", default=["auto"], choices=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--kept", type=Path, default=RESULTS / "outcomes.jsonl")
+    parser.add_argument("--kept", nargs="+", type=Path, default=KEPT)
     parser.add_argument("--write", type=Path)
     given = parser.parse_args(arguments)
     beds = {name: bed for name, bed in BEDS.items() if name in given.beds or bed.half in given.beds}
-    found, asked = read_lines(given.kept, Outcome), []
+    found, asked = {cell: each for file in given.kept for cell, each in read_lines(file, Outcome).items()}, []
     for name, bed in beds.items():
         path = find(given.folder, bed.file)
         for method, seed in product(given.methods, given.seeds):
@@ -154,7 +156,7 @@ def main(arguments: list[str] | None = None) -> None:
             if cell not in found and path is not None:
                 result = defend_bed(bed, path, method, seed, load_parts(bed.data, given.data_dir)).result
                 found[cell] = summarise(name, result, seed)
-                append_line(given.kept, found[cell])
+                append_line(given.kept[0], found[cell])
             if cell in found:
                 asked.append(found[cell])
                 print(describe(asked[-1]), flush=True)

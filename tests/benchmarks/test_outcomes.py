@@ -50,12 +50,19 @@ def test_a_result_says_what_its_outcome_is(defended: Defended):
 
 
 @pytest.mark.parametrize(
-    ("left", "level", "named"),
-    [(0.5, "none found", "False comfort: 1"), (0.01, "still there", "False alarm: 1"), (0.5, "still there", "")],
+    ("left", "level", "visible", "named"),
+    [
+        (0.5, "none found", True, "False comfort: 1 of 1"),
+        (0.5, "none found", False, "Nothing seen before or after: 1 of 1"),
+        (0.01, "still there", True, "False alarm: 1 of 1"),
+        (0.5, "still there", True, ""),
+    ],
 )
-def test_findings_that_mislead_are_counted_and_named(left: float, level: str, named: str):
-    found = {"level": level, "visible": True, "reasons": ("Why.",), "labels": ()}
+def test_findings_that_mislead_are_counted_and_named(left: float, level: str, visible: bool, named: str):
+    found = {"level": level, "visible": visible, "reasons": ("Why.",), "labels": ()}
     evidence = Evidence.model_validate({**found, "ordinary_before": 9.0, "ordinary_after": 9.0})
     row = Row(**{**FIRST.model_dump(), "asr": (1.0, left)}, seconds=1.0, evidence=evidence)
     text = list_errors([row])
-    assert (named in text) if named else ("comfort: 0" in text and "alarm: 0" in text)
+    told = [line for line in text.splitlines() if line.startswith(("False", "Nothing"))]
+    assert [line[:-1] for line in told if ": 0 of" not in line] == [named] * bool(named)
+    assert text.count("Why.") == bool(named)
