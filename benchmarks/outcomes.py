@@ -133,6 +133,23 @@ def make_table(outcomes: Iterable[Outcome]) -> str:
     return markdown_table(HEAD, lines)
 
 
+def make_matrix(outcomes: Sequence[Outcome]) -> str:
+    """A line a checkpoint, a column a method: ASR / RA after, means over seeds in %; ASR and ACC before."""
+    methods = [name for name in METHODS if any(each.method == name for each in outcomes)]
+    lines = []
+    for bed in dict.fromkeys(each.bed for each in outcomes):
+        own = [each for each in outcomes if each.bed == bed]
+        before = f"{_mean(own, 'acc', 0)} / {_mean(own, 'asr', 0)}"
+        cells = [[each for each in own if each.method == name] for name in methods]
+        after = [f"{_mean(cell, 'asr', 1)} / {_mean(cell, 'ra', 1)}" if cell else "" for cell in cells]
+        lines.append((bed, before, *after))
+    return markdown_table(("checkpoint", "before: ACC / ASR", *map(title, methods)), lines)
+
+
+def _mean(outcomes: Sequence[Outcome], name: str, when: int) -> str:
+    return show_range([getattr(each, name)[when] for each in outcomes]).split(" ")[0]
+
+
 def show_range(shares: Sequence[float | None]) -> str:
     """The mean of shares in %, and the smallest and the largest where they differ; a dash for none."""
     values = [100 * share for share in shares if share is not None]

@@ -22,7 +22,7 @@ import numpy as np
 
 import rnp_jax
 from benchmarks.compare import describe_machine
-from benchmarks.outcomes import RESULTS, Outcome, append_line, make_table, read_lines, summarise
+from benchmarks.outcomes import RESULTS, Outcome, append_line, make_matrix, make_table, read_lines, summarise
 from rnp_jax.atomic import write_atomic
 from rnp_jax.checkpoints import Model, load_model
 from rnp_jax.config import DefenseSetOptions, TriggerOptions
@@ -162,7 +162,7 @@ def main(arguments: list[str] | None = None) -> None:
                 print(describe(asked[-1]), flush=True)
         if path is None:
             print(f"{name}: {bed.file} is in none of the folders; what is not kept is left out", file=sys.stderr)
-    text = f"{describe_machine()}\n\n{make_table(asked)}\n"
+    text = f"{describe_machine()}\n\nASR / RA after:\n\n{make_matrix(asked)}\n\n{make_table(asked)}\n"
     print(text) if given.write is None else write_atomic(given.write, text.encode())
 
 

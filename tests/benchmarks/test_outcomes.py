@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.evidence_table import Row, list_errors
-from benchmarks.outcomes import Outcome, append_line, make_table, read_lines, summarise
+from benchmarks.outcomes import Outcome, append_line, make_matrix, make_table, read_lines, summarise
 from rnp_jax.report.schema import Evidence
 from tests.runs import Defended
 
@@ -31,6 +31,16 @@ def test_a_line_of_the_table_has_means_ranges_and_the_worst_class():
         *("digits\\_badnets", "2", "99.0 / 100.0 / 0.0", "FST"),
         *("97.0", "6.0 (4.0–8.0)", "90.0", "-4.0 (6.0)", "15"),
     ]
+
+
+def test_the_matrix_has_a_column_a_method_and_a_line_a_checkpoint():
+    other = FIRST.model_copy(update={"bed": "clean", "method": "rnp", "asr": (None, None), "ra": (None, None)})
+    lines = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in make_matrix([FIRST, SECOND, other]).splitlines()
+    ]
+    assert lines[0][2:] == ["FST", "RNP"]
+    assert lines[2] == ["digits\\_badnets", "99.0 / 100.0", "6.0 / 90.0", ""]
+    assert lines[3] == ["clean", "99.0 / –", "", "– / –"]
 
 
 def test_a_result_says_what_its_outcome_is(defended: Defended):
