@@ -8,7 +8,7 @@ from rnp_jax.evaluation.measure import Measured
 from rnp_jax.normaliser import spell
 from rnp_jax.pipeline.case import Case
 from rnp_jax.pipeline.concluding import Signs, conclude, tell_done, tell_known, tell_unknown
-from rnp_jax.pipeline.describing import describe_checkpoint, describe_command, describe_data
+from rnp_jax.pipeline.describing_inputs import describe_checkpoint, describe_command, describe_data
 from rnp_jax.pipeline.doubts import Doubt, read_stated, warn_of_known
 from rnp_jax.pipeline.few_images import tell_opened, warn_of_classes
 from rnp_jax.pipeline.judging import AT_CHANCE, hold_in_doubt

@@ -1,41 +1,25 @@
 """Judge: a defended checkpoint as the result document."""
 
-import os
-import shlex
-import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 
 from rnp_jax import masks
-from rnp_jax.attacks import describe
-from rnp_jax.checkpoints import Model
-from rnp_jax.data import Dataset
-from rnp_jax.data.splits import name_source
 from rnp_jax.defenses import Defended
 from rnp_jax.detection.evidence import Finding
-from rnp_jax.evaluation.metrics import Metrics, Proportion
-from rnp_jax.extractors import Extractor, open_extractor
-from rnp_jax.models import count_parameters
+from rnp_jax.extractors import open_extractor
 from rnp_jax.pipeline.case import Case
-from rnp_jax.pipeline.copies import describe_copies, warn_of_replaced
+from rnp_jax.pipeline.copies import warn_of_replaced
+from rnp_jax.pipeline.describing_inputs import describe_checkpoint, describe_command, describe_data, describe_features
 from rnp_jax.pipeline.doubts import find_doubt, warn_of_known
 from rnp_jax.pipeline.evidence import describe_evidence
 from rnp_jax.pipeline.few_images import warn_of_classes, warn_of_few
 from rnp_jax.pipeline.judging import COSTLY, hold_in_doubt, judge
 from rnp_jax.pipeline.measuring import Outcome
+from rnp_jax.pipeline.pruning_curves import ORACLE_BUDGET, find_oracle
 from rnp_jax.pipeline.request import Request
-from rnp_jax.pipeline.suspect import Suspect
-from rnp_jax.pipeline.training_set import name_attack
-from rnp_jax.pipeline.trigger import Trigger
 from rnp_jax.pipeline.truth import rate_images
-from rnp_jax.pipeline.versions import device_name, package_versions
 from rnp_jax.report import schema
-
-ORACLE_BUDGET = 0.03
-"""ACC that the oracle's operating point may cost."""
 
 
 def describe_run(
@@ -104,110 +88,6 @@ def describe_run(
             *_warn_of_classes(classes),
         ),
         verdict=hold_in_doubt(verdict, doubt),
-    )
-
-
-def describe_command(model: Suspect, trigger: Trigger | None, seed: int) -> dict[str, Any]:
-    """What the document of every command says of the command itself: fields of ``schema.Run``."""
-    return {
-        "created": datetime.now(UTC),
-        "versions": schema.Versions(**package_versions()),
-        "device": device_name(),
-        "precision": model.network.arithmetic,
-        "seed": seed,
-        "command": command_line(),
-        "attack": None if trigger is None else describe_trigger(model, trigger),
-    }
-
-
-def describe_data(model: Suspect, test: Dataset, clean: int, held: int, tested: int) -> schema.DataInfo:
-    """The images that were used, by number, and their normalisation."""
-    return schema.DataInfo(
-        name=name_source(test),
-        defense_images=clean,
-        holdout_images=held,
-        test_images=tested,
-        mean=model.network.mean,
-        std=model.network.std,
-    )
-
-
-def command_line() -> str | None:
-    """The command that runs; None for a call from Python."""
-    return shlex.join(["rnp-jax", *sys.argv[1:]]) if sys.argv[0].endswith("rnp-jax") else None
-
-
-def find_oracle(sweeps: tuple[schema.Sweep, ...], budget: float) -> schema.Oracle | None:
-    """The point of any sweep with the lowest ASR whose ACC is within the budget of the unpruned network's."""
-    points = [
-        (point.asr.value, _oracle(sweep.ranking, point, point.acc, budget))
-        for sweep in sweeps
-        for point in sweep.points
-        if point.asr and point.acc
-    ]
-    best_acc = max((oracle.metrics.acc.value for _, oracle in points if oracle.pruned == 0), default=None)
-    if best_acc is None:
-        return None
-    allowed = [(asr, oracle) for asr, oracle in points if oracle.metrics.acc.value >= best_acc - budget]
-    return min(allowed, key=lambda item: (item[0], item[1].pruned))[1]
-
-
-def _oracle(ranking: str, point: schema.SweepPoint, acc: Proportion, budget: float) -> schema.Oracle:
-    figures = Metrics(acc=acc, acc_without_target=point.acc_without_target, asr=point.asr, ra=point.ra)
-    return schema.Oracle(
-        ranking=ranking, threshold=point.threshold, pruned=point.pruned, metrics=figures, budget=budget
-    )
-
-
-def describe_checkpoint(
-    model: Model, dropped: tuple[str, ...] = (), trained: Defended | None = None, written: schema.Written = "kept"
-) -> schema.CheckpointInfo:
-    """The file.
-
-    Args:
-      model: the network that was read from it.
-      dropped: what of the file was not written again.
-      trained: the new network that a defense trained in its place, whose filters are counted.
-      written: what took the place of copies of the network.
-    """
-    filters = masks.filters(model.variables["masks"]) if trained is None else trained.values
-    left_out = (f"not written to the new file: {', '.join(dropped)}",) if dropped else ()
-    return schema.CheckpointInfo(
-        path=os.fspath(model.checkpoint.path),
-        sha256=model.checkpoint.sha256,
-        container=model.checkpoint.container,
-        state_dict_key="/".join(map(str, model.state_dict.location)) or None,
-        architecture=model.network.architecture.name,
-        width=model.network.architecture.width or None,
-        num_classes=model.network.architecture.num_classes,
-        parameters=count_parameters(model.variables),
-        filters=sum(len(value) for value in filters.values()),
-        anomalies=(*model.checkpoint.anomalies, *model.assumptions, *left_out),
-        prefix=model.state_dict.prefix,
-        copies=describe_copies(model, written),
-    )
-
-
-def describe_trigger(model: Suspect, trigger: Trigger) -> schema.AttackInfo:
-    """The attack that was tested."""
-    described = describe(trigger.attack)
-    return schema.AttackInfo(
-        name=name_attack(model, trigger),
-        target=trigger.goal.one_target,
-        mapping=trigger.goal.mapping,
-        triggered_images=len(trigger.test.labels),
-        constants=described["constants"],
-    )
-
-
-def describe_features(extractor: Extractor) -> schema.FeatureInfo:
-    """The extractor of a head's features."""
-    return schema.FeatureInfo(
-        extractor=extractor.name,
-        dim=extractor.dim,
-        sha256=extractor.provenance.get("sha256"),  # pyright: ignore[reportArgumentType]
-        provenance=", ".join(f"{key} {value}" for key, value in extractor.provenance.items() if key != "sha256"),
-        caution=extractor.caution or "",
     )
 
 

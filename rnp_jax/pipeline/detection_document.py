@@ -18,7 +18,7 @@ from rnp_jax.detection.verdict import BLIND, TITLES, Grade, GradedVerdict, Sign
 from rnp_jax.inversion import NEXT
 from rnp_jax.inversion.mask_search import TriggerConfig
 from rnp_jax.pipeline.copies import warn_of_copies
-from rnp_jax.pipeline.describing import describe_checkpoint, describe_command, describe_data
+from rnp_jax.pipeline.describing_inputs import describe_checkpoint, describe_command, describe_data
 from rnp_jax.pipeline.doubts import Doubt
 from rnp_jax.pipeline.few_images import warn_of_classes
 from rnp_jax.pipeline.run_log import RunLog

@@ -8,12 +8,15 @@ from rnp_jax import masks
 from rnp_jax.defenses import Defended
 from rnp_jax.defenses.prune import THRESHOLDS
 from rnp_jax.defenses.result import Candidates
-from rnp_jax.evaluation.metrics import known_share
+from rnp_jax.evaluation.metrics import Metrics, Proportion, known_share
 from rnp_jax.evaluation.predict import predict_variants
 from rnp_jax.pipeline.sets import EvaluationSets
 from rnp_jax.pipeline.suspect import Suspect
-from rnp_jax.report.schema import Sweep, SweepPoint
+from rnp_jax.report.schema import Oracle, Sweep, SweepPoint
 from rnp_jax.types import Batch, Variables
+
+ORACLE_BUDGET = 0.03
+"""ACC that the oracle's operating point may cost."""
 
 _POINTS = 20  # of a ranking that has no thresholds
 
@@ -58,3 +61,23 @@ def measure_curves(
 def _variants(variables: Variables, candidates: Candidates, counts: Sequence[int]) -> list[masks.Filters]:
     like = masks.filters(variables["masks"])
     return [masks.keep(like, candidates.order[:count]) for count in counts]
+
+
+def find_oracle(sweeps: tuple[Sweep, ...], budget: float) -> Oracle | None:
+    """The point of any sweep with the lowest ASR whose ACC is within the budget of the unpruned network's."""
+    points = [
+        (point.asr.value, _oracle(sweep.ranking, point, point.acc, budget))
+        for sweep in sweeps
+        for point in sweep.points
+        if point.asr and point.acc
+    ]
+    best_acc = max((oracle.metrics.acc.value for _, oracle in points if oracle.pruned == 0), default=None)
+    if best_acc is None:
+        return None
+    allowed = [(asr, oracle) for asr, oracle in points if oracle.metrics.acc.value >= best_acc - budget]
+    return min(allowed, key=lambda item: (item[0], item[1].pruned))[1]
+
+
+def _oracle(ranking: str, point: SweepPoint, acc: Proportion, budget: float) -> Oracle:
+    figures = Metrics(acc=acc, acc_without_target=point.acc_without_target, asr=point.asr, ra=point.ra)
+    return Oracle(ranking=ranking, threshold=point.threshold, pruned=point.pruned, metrics=figures, budget=budget)

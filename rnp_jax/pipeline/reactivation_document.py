@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from rnp_jax.evaluation.measure import Measured
 from rnp_jax.evaluation.metrics import Proportion
 from rnp_jax.pipeline.concluding import OTHER_TRIGGERS
-from rnp_jax.pipeline.describing import describe_checkpoint, describe_command, describe_data
+from rnp_jax.pipeline.describing_inputs import describe_checkpoint, describe_command, describe_data
 from rnp_jax.pipeline.doubts import find_doubt
 from rnp_jax.pipeline.few_images import warn_of_classes
 from rnp_jax.pipeline.judging import hold_in_doubt

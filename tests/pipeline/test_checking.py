@@ -20,7 +20,7 @@ from rnp_jax.errors import ResultError
 from rnp_jax.inversion import NEXT, Inverted, Stamps
 from rnp_jax.pipeline import checking, keeping, looking
 from rnp_jax.pipeline.concluding import DROPPED
-from rnp_jax.pipeline.describing import describe_checkpoint
+from rnp_jax.pipeline.describing_inputs import describe_checkpoint
 from rnp_jax.pipeline.doubts import Doubt
 from rnp_jax.pipeline.judging import IN_DOUBT
 from rnp_jax.report.check import Check

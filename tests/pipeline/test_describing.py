@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -20,7 +19,7 @@ from rnp_jax.evaluation.measure import Measured
 from rnp_jax.evaluation.metrics import Metrics, Proportion, with_effectiveness
 from rnp_jax.models import mlp_head
 from rnp_jax.pipeline.case import open_case
-from rnp_jax.pipeline.describing import command_line, describe_run, find_oracle
+from rnp_jax.pipeline.describing import describe_run
 from rnp_jax.pipeline.judging import judge
 from rnp_jax.pipeline.measuring import measure
 from rnp_jax.pipeline.opening import open_model
@@ -30,41 +29,6 @@ from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.report import schema
 from rnp_jax.torch_io import find_state_dict, read_checkpoint
 from tests.runs import CHECKPOINT
-
-
-@pytest.mark.parametrize(
-    ("program", "expected"),
-    [("/usr/bin/rnp-jax", "rnp-jax defend 'a b.pt' --seed 1"), ("/usr/bin/python", None), ("", None)],
-)
-def test_the_command_is_told_as_it_can_be_typed_again(program, expected, monkeypatch):
-    monkeypatch.setattr(sys, "argv", [program, "defend", "a b.pt", "--seed", "1"])
-    assert command_line() == expected
-
-
-def point(pruned: int, acc: int, asr: int | None) -> schema.SweepPoint:
-    return schema.SweepPoint(
-        threshold=None,
-        pruned=pruned,
-        acc=Proportion.of(acc, 100),
-        asr=None if asr is None else Proportion.of(asr, 100),
-    )
-
-
-def test_the_oracle_takes_the_lowest_asr_within_the_budget_and_then_the_fewest_filters():
-    release = schema.Sweep(ranking="release", points=(point(0, 90, 100), point(9, 87, 8), point(20, 80, 0)))
-    damage = schema.Sweep(ranking="damage", points=(point(0, 90, 100), point(5, 88, 7), point(4, 87, 7)))
-    oracle = find_oracle((release, damage), 0.03)
-    assert oracle is not None
-    assert (oracle.ranking, oracle.pruned, oracle.metrics.asr) == ("damage", 4, Proportion.of(7, 100))
-    assert oracle.budget == 0.03
-    generous = find_oracle((release, damage), 0.1)
-    assert generous is not None
-    assert (generous.ranking, generous.pruned) == ("release", 20)
-
-
-def test_without_asr_there_is_no_oracle():
-    assert find_oracle((schema.Sweep(ranking="release", points=(point(0, 90, None),)),), 0.03) is None
-    assert find_oracle((), 0.03) is None
 
 
 def test_the_document_of_a_run(defended):

@@ -8,14 +8,15 @@ from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, Sourc
 from rnp_jax.defenses import ClpConfig, Defended, ThresholdConfig, clp
 from rnp_jax.defenses.prune import THRESHOLDS
 from rnp_jax.defenses.result import NO_CANDIDATES, Candidates, Choice
+from rnp_jax.evaluation.metrics import Proportion
 from rnp_jax.evaluation.predict import predict
 from rnp_jax.masks import filters, flatten
-from rnp_jax.pipeline.describing import find_oracle
 from rnp_jax.pipeline.images import open_data, open_images
 from rnp_jax.pipeline.opening import open_model
-from rnp_jax.pipeline.pruning_curves import measure_curves
+from rnp_jax.pipeline.pruning_curves import find_oracle, measure_curves
 from rnp_jax.pipeline.sets import evaluation_sets, read_sets
 from rnp_jax.pipeline.trigger import open_trigger
+from rnp_jax.report import schema
 from rnp_jax.store import load_tree
 from tests.runs import CHECKPOINT
 
@@ -104,3 +105,29 @@ def test_where_nothing_of_the_model_is_pruned_there_are_no_curves(head):
     assert measure_curves(model, tuned, None, sets, 20) == ()
     anew = Defended(model.variables, {}, "score", NO_CANDIDATES, Choice(pruned=0, rule="none"), network=model.network)
     assert measure_curves(model, anew, None, sets, 20) == ()
+
+
+def point(pruned: int, acc: int, asr: int | None) -> schema.SweepPoint:
+    return schema.SweepPoint(
+        threshold=None,
+        pruned=pruned,
+        acc=Proportion.of(acc, 100),
+        asr=None if asr is None else Proportion.of(asr, 100),
+    )
+
+
+def test_the_oracle_takes_the_lowest_asr_within_the_budget_and_then_the_fewest_filters():
+    release = schema.Sweep(ranking="release", points=(point(0, 90, 100), point(9, 87, 8), point(20, 80, 0)))
+    damage = schema.Sweep(ranking="damage", points=(point(0, 90, 100), point(5, 88, 7), point(4, 87, 7)))
+    oracle = find_oracle((release, damage), 0.03)
+    assert oracle is not None
+    assert (oracle.ranking, oracle.pruned, oracle.metrics.asr) == ("damage", 4, Proportion.of(7, 100))
+    assert oracle.budget == 0.03
+    generous = find_oracle((release, damage), 0.1)
+    assert generous is not None
+    assert (generous.ranking, generous.pruned) == ("release", 20)
+
+
+def test_without_asr_there_is_no_oracle():
+    assert find_oracle((schema.Sweep(ranking="release", points=(point(0, 90, None),)),), 0.03) is None
+    assert find_oracle((), 0.03) is None
