@@ -5,8 +5,9 @@ from typing import Annotated
 
 from rnp_jax.config import FOLDER
 from rnp_jax.errors import VerdictError
-from rnp_jax.pipeline.reactivating import ReactivationOptions, reactivate_checkpoint
+from rnp_jax.pipeline.reactivating import reactivate_checkpoint
 from rnp_jax.pipeline.reactivation_document import MEANINGS, STATUS
+from rnp_jax.pipeline.reactivation_options import ReactivationOptions
 from rnp_jax.report.reactivation import ReactivationResult
 
 

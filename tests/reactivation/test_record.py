@@ -2,7 +2,7 @@
 
 import pytest
 
-from rnp_jax.pipeline.reactivating import ReactivationOptions
+from rnp_jax.pipeline.reactivation_options import ReactivationOptions
 from rnp_jax.reactivation import REACTIVATIONS
 from rnp_jax.reactivation.attempt import Attempt
 from rnp_jax.reactivation.record import Reactivation

@@ -3,7 +3,7 @@
 import pytest
 
 from rnp_jax.errors import ConfigError
-from rnp_jax.pipeline.reactivating import ReactivationOptions
+from rnp_jax.pipeline.reactivation_options import ReactivationOptions
 from rnp_jax.reactivation import REACTIVATIONS, find_reactivation
 
 

@@ -15,7 +15,8 @@ from rnp_jax.config import DataOptions, DefenseSetOptions
 from rnp_jax.defenses import ClpConfig, FinetuneConfig, ThresholdConfig, phase
 from rnp_jax.errors import DiskFullError, UnusableDataError
 from rnp_jax.pipeline.options import schema_for
-from rnp_jax.pipeline.reactivating import ReactivationOptions, reactivate_checkpoint
+from rnp_jax.pipeline.reactivating import reactivate_checkpoint
+from rnp_jax.pipeline.reactivation_options import ReactivationOptions
 from rnp_jax.reactivation import REACTIVATIONS
 from rnp_jax.reactivation.ra import RaConfig
 from rnp_jax.report.sweep_row import SweepRow
