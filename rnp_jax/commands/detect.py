@@ -20,7 +20,7 @@ from rnp_jax.detection.calibration import Calibration, Statistic, read_calibrati
 from rnp_jax.errors import ConfigError
 from rnp_jax.pipeline.copies import tell_copies
 from rnp_jax.pipeline.detecting import DetectionOptions, examine
-from rnp_jax.pipeline.detection_document import Examination
+from rnp_jax.pipeline.examination import Examination
 from rnp_jax.pipeline.few_images import tell_opened, warn_of_few_examined
 from rnp_jax.pipeline.holding import hold_new
 from rnp_jax.pipeline.images import fit_images, open_images, tell_parts

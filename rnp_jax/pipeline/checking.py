@@ -21,9 +21,9 @@ from rnp_jax.pipeline.concluding import find_signs
 from rnp_jax.pipeline.defending import hold_against_rivals
 from rnp_jax.pipeline.describing import describe_run
 from rnp_jax.pipeline.detecting import DetectionOptions, examine
-from rnp_jax.pipeline.detection_document import Examination
 from rnp_jax.pipeline.doubts import find_doubt, warn_of_known
 from rnp_jax.pipeline.evidence import search_before_and_after
+from rnp_jax.pipeline.examination import Examination
 from rnp_jax.pipeline.holding import hold_new
 from rnp_jax.pipeline.images import draw_evenly, open_images
 from rnp_jax.pipeline.keeping import identify, keep_stages

@@ -14,13 +14,9 @@ from rnp_jax.defenses.unlearn import unlearn
 from rnp_jax.detection.calibration import Calibration, Statistic
 from rnp_jax.detection.samples import SAMPLE_SCORES, score_samples
 from rnp_jax.detection.verdict import GradedVerdict
-from rnp_jax.pipeline.detection_document import (
-    Examination,
-    ScoredSet,
-    TriggerSearch,
-    describe_detection,
-    plot_detection,
-)
+from rnp_jax.pipeline.detection_document import describe_detection
+from rnp_jax.pipeline.detection_figures import plot_detection
+from rnp_jax.pipeline.examination import Examination, ScoredSet, TriggerSearch
 from rnp_jax.pipeline.images import load_images
 from rnp_jax.pipeline.looking import DetectionOptions, Searched, look
 from rnp_jax.pipeline.training_set import remake

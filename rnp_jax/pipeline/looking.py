@@ -35,8 +35,8 @@ from rnp_jax.evaluation.measure import measure_variants
 from rnp_jax.inversion.mask_search import TriggerConfig
 from rnp_jax.inversion.stamps import measure_stamps
 from rnp_jax.models import Network
-from rnp_jax.pipeline.detection_document import Examination, Judged, TriggerSearch
 from rnp_jax.pipeline.doubts import Doubt, find_doubt
+from rnp_jax.pipeline.examination import Examination, Judged, TriggerSearch
 from rnp_jax.pipeline.judging import AT_CHANCE, IN_DOUBT
 from rnp_jax.pipeline.run_log import RunLog
 from rnp_jax.types import Batch, Variables

@@ -15,8 +15,8 @@ from rnp_jax.pipeline.case import make_case
 from rnp_jax.pipeline.checking import check_case, check_whole
 from rnp_jax.pipeline.defending import defend_case, judge_outcome, write_outcome
 from rnp_jax.pipeline.detecting import DetectionOptions, examine
-from rnp_jax.pipeline.detection_document import Examination
 from rnp_jax.pipeline.doubts import find_doubt
+from rnp_jax.pipeline.examination import Examination
 from rnp_jax.pipeline.few_images import warn_of_few_examined
 from rnp_jax.pipeline.holding import hold_new
 from rnp_jax.pipeline.images import fit_images

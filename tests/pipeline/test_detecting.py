@@ -9,7 +9,7 @@ from rnp_jax.detection.labels import detect_label
 from rnp_jax.detection.signs import SignConfig
 from rnp_jax.errors import ConfigError
 from rnp_jax.pipeline.detecting import DetectionOptions, examine, judge_case
-from rnp_jax.pipeline.detection_document import Examination
+from rnp_jax.pipeline.examination import Examination
 from rnp_jax.pipeline.opening import open_model
 from rnp_jax.pipeline.options import RunOptions
 from rnp_jax.pipeline.run_log import RunLog

@@ -14,7 +14,9 @@ from rnp_jax.detection.triggers import QUICK
 from rnp_jax.detection.verdict import BLIND, Sign, grade_signs
 from rnp_jax.inversion import NEXT
 from rnp_jax.pipeline.detecting import DetectionOptions
-from rnp_jax.pipeline.detection_document import Examination, Judged, ScoredSet, describe_detection, plot_detection
+from rnp_jax.pipeline.detection_document import describe_detection
+from rnp_jax.pipeline.detection_figures import plot_detection
+from rnp_jax.pipeline.examination import Examination, Judged, ScoredSet
 from rnp_jax.pipeline.images import open_images
 from rnp_jax.pipeline.opening import open_model
 from rnp_jax.pipeline.run_log import RunLog

@@ -12,8 +12,8 @@ from rnp_jax.detection.labels import LabelConfig
 from rnp_jax.detection.signs import SignConfig
 from rnp_jax.detection.verdict import Sign, grade_signs
 from rnp_jax.pipeline import looking
-from rnp_jax.pipeline.detection_document import Examination, TriggerSearch
 from rnp_jax.pipeline.doubts import Doubt
+from rnp_jax.pipeline.examination import Examination, TriggerSearch
 from rnp_jax.pipeline.judging import AT_CHANCE
 from rnp_jax.pipeline.looking import DetectionOptions, Searched, look
 from rnp_jax.pipeline.opening import open_model
