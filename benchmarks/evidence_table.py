@@ -45,7 +45,7 @@ def _by_success(name: str, *, beyond: bool = False) -> Callable[[Evidence], floa
     """Success of a form at the worst suspected label; ``beyond`` that at the worst ordinary one."""
 
     def worst(labels: Iterable[SearchedLabel]) -> float:
-        return max(getattr(each, f"{name}_after") for each in labels)
+        return max(getattr(each, f"{name}_after") or 0.0 for each in labels)
 
     def score(evidence: Evidence) -> float:
         suspects, controls = ([e for e in evidence.labels if e.suspected == kind] for kind in (True, False))
@@ -66,6 +66,7 @@ FORMS: dict[str, Callable[[Evidence], float]] = {
     "size, the smaller of both": _by_size("size_after_cold", "size_after_warm"),
     "the same, over an ordinary label's after": _relative,
     "old trigger": _by_success("old_trigger"),
+    "old trigger, right answers changed": _by_success("misled"),
     "perturbation": _by_success("perturbation"),
     "perturbation, beyond ordinary labels": _by_success("perturbation", beyond=True),
     "plain square": _by_success("patch"),

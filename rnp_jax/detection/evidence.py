@@ -3,7 +3,8 @@
 What a defense trained on says nothing about its success, and the true trigger is not known. Six looks, each new:
 - **size**: the smallest mask that sends images to a suspected label, searched on the defended network from random
   starts (cold) and from the mask found before (warm). Where a backdoor is left, one of them stays small.
-- **old trigger**: what the mask found before still does.
+- **old trigger**: what the mask found before still does: to how many images it gives the label, and how many right
+  answers it makes wrong ones, which a defense that leads the trigger elsewhere leaves.
 - **perturbation**: what a universal perturbation of all pixels does, which a small mask cannot express;
 - **patch**: what plain squares do, tried at all places without a gradient, which a defense may have hidden;
 - **warp**: what one smooth displacement of all pixels does, which no mask expresses;
@@ -54,7 +55,7 @@ class EvidenceConfig:
       works: success of the old trigger from which the backdoor is still there.
       helps: success of the old trigger beyond which there is a trace.
       excess: success of the perturbation, of a patch or of the warp, beyond that at other labels, from which there is a
-        trace.
+        trace; and share of right answers that the old trigger makes wrong ones, from which there is one.
     """
 
     cold: InversionConfig = field(default_factory=InversionConfig)
@@ -97,6 +98,7 @@ class LabelEvidence:
       patch: success of the best plain square on the network before, and of another one after.
       warp: success of a universal warp on the network before, and of another one after.
       shift: size of the feature shift as a share of the median label's, before and after.
+      misled: share of right answers that the mask found before makes wrong ones, on the network before and after.
     """
 
     label: int
@@ -108,6 +110,7 @@ class LabelEvidence:
     patch: tuple[float, float]
     warp: tuple[float, float]
     shift: tuple[float, float]
+    misled: tuple[float, float]
 
     @property
     def after(self) -> float:
@@ -156,6 +159,7 @@ def judge_evidence(
         for found in (
             _judge_size(each, (before, after), small, config),
             _judge_old_trigger(each, controls, small, config),
+            _judge_misled(each, controls, small, config),
             *_judge_forms(each, controls, config),
         ):
             strong += [found.reason] * found.strong
@@ -195,6 +199,14 @@ def _judge_old_trigger(
     works = found.old_trigger[1] - (0.0 if stood else max(each.old_trigger[1] for each in controls))
     reason = f"The trigger found before still sends {found.old_trigger[1]:.0%} of the images to label {found.label}."
     return _Judged(reason, works >= config.works, works > config.helps)
+
+
+def _judge_misled(
+    found: LabelEvidence, controls: tuple[LabelEvidence, ...], stood: bool, config: EvidenceConfig
+) -> _Judged:
+    misled = found.misled[1] - (0.0 if stood else max(each.misled[1] for each in controls))
+    reason = f"The trigger found before for label {found.label} makes {found.misled[1]:.0%} of the right answers wrong."
+    return _Judged(reason, False, misled >= config.excess)
 
 
 def _judge_forms(

@@ -20,6 +20,7 @@ from rnp_jax.inversion import (
     find_shifts,
     find_warps,
     invert,
+    measure_misled,
     measure_stamps,
     scan_patches,
 )
@@ -38,8 +39,8 @@ class Earlier:
       visible: whether a label stood out.
       stamps: the smallest mask and its pattern of every label, suspects first.
       sizes: of the masks [L], in pixels, infinite where the wanted success was not reached.
-      figures: by form, success of the masks, of the perturbations, of the plain squares and of the warps, and shares of
-        the feature shifts [F, L].
+      figures: by form, success of the masks, of the perturbations, of the plain squares and of the warps, shares of the
+        feature shifts, and shares of images that the masks mislead [F, L].
     """
 
     suspects: tuple[int, ...]
@@ -205,14 +206,16 @@ class _Looks:
     ) -> Float[np.ndarray, "F L"]:
         """`Earlier.figures` of these labels: of the stamps given, of new perturbations, and of what was looked at."""
         held, asked = data if holdout is None else holdout, np.asarray(labels)
+        stamped = network, variables, held, stamps.masks, stamps.patterns, asked
         perturbed = do(
             find_perturbations, network, variables, data, key, config.perturbation, labels=labels, holdout=holdout
         )
         return np.stack([
-            measure_stamps(network, variables, held, stamps.masks, stamps.patterns, asked),
+            measure_stamps(*stamped),
             perturbed.success,
             *(_pick(each, labels) for each in (self.patches, self.warps)),
             self.shifts.shares[asked],
+            measure_misled(*stamped),
         ])  # fmt: skip
 
 

@@ -146,6 +146,26 @@ def measure_unstamped(
     return share_reaching(repeated, np.asarray(data.labels), labels, count_classes(network, variables, data))
 
 
+def measure_misled(
+    network: Apply,
+    variables: Variables,
+    data: Batch,
+    masks: Float[np.ndarray, "K H W"],
+    patterns: Float[np.ndarray, "K H W C"],
+    labels: Int[np.ndarray, "K"],
+) -> Float[np.ndarray, "K"]:
+    """Share of the images of other classes whose right answer the k-th stamp makes a wrong one, whichever.
+
+    Of the images that get their right answer without the stamp; 0 where none does.
+    """
+    images, truth = np.asarray(data.images), np.asarray(data.labels)
+    nothing = np.zeros((1, *images.shape[1:]), np.float32)
+    right = predict_stamped(network, variables, images, nothing[..., 0], nothing)[0] == truth
+    wrong = predict_stamped(network, variables, images, masks, patterns) != truth
+    asked = right & (find_wanted(np.asarray(labels), truth, count_classes(network, variables, data)) != truth)
+    return (wrong & asked).sum(1) / np.maximum(asked.sum(1), 1)
+
+
 def share_reaching(
     predicted: Int[np.ndarray, "K N"], truth: Int[np.ndarray, "N"], labels: Int[np.ndarray, "K"], classes: int
 ) -> Float[np.ndarray, "K"]:

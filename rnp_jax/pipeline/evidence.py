@@ -78,6 +78,8 @@ def _describe_label(found: LabelEvidence, suspected: bool, class_names: tuple[st
         size_after_warm=found.warm,
         old_trigger_before=found.old_trigger[0],
         old_trigger_after=found.old_trigger[1],
+        misled_before=found.misled[0],
+        misled_after=found.misled[1],
         perturbation_before=found.perturbation[0],
         perturbation_after=found.perturbation[1],
         patch_before=found.patch[0],

@@ -29,7 +29,14 @@ def show_evidence(result: Result) -> Markup | None:
     if evidence is None:
         return None
     head = ["Label", "Before, pixels", "After, new start", "After, from the old patch"]
-    head += ["Old trigger works", "Perturbation works", "Plain square works", "Warp works", "Feature shift"]
+    head += [
+        "Old trigger works",
+        "Old trigger misleads",
+        "Perturbation works",
+        "Plain square works",
+        "Warp works",
+        "Feature shift",
+    ]
     inverts = result.method in METHODS and METHODS[result.method].inverts
     return section(
         "Evidence without the trigger",
@@ -47,6 +54,7 @@ def _row(found: SearchedLabel) -> list[str | Markup]:
         f"{_share(before)} \N{RIGHTWARDS ARROW} {_share(after)}"
         for before, after in (
             (found.old_trigger_before, found.old_trigger_after),
+            (found.misled_before, found.misled_after),
             (found.perturbation_before, found.perturbation_after),
             (found.patch_before, found.patch_after),
             (found.warp_before, found.warp_after),

@@ -42,8 +42,9 @@ class SearchedLabel(Part):
 
     Sizes are pixels of the smallest mask, None where no mask reached the wanted success: on the network before, and on
     that after from a random start and from the mask found before. The others are shares of images sent to the label by
-    the mask found before, by a universal perturbation, by the best plain square and by a universal warp. Shifts are
-    shares of the median label's feature shift, None where no shift leads to the label.
+    the mask found before, by a universal perturbation, by the best plain square and by a universal warp; and of right
+    answers that this mask makes wrong ones, whichever, None where they were not counted. Shifts are shares of the
+    median label's feature shift, None where no shift leads to the label.
     """
 
     label: Count
@@ -54,6 +55,8 @@ class SearchedLabel(Part):
     size_after_warm: Known
     old_trigger_before: Share
     old_trigger_after: Share
+    misled_before: Share | None = None
+    misled_after: Share | None = None
     perturbation_before: Share
     perturbation_after: Share
     patch_before: Share

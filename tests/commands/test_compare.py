@@ -160,7 +160,9 @@ def test_a_file_that_cannot_be_used_is_an_error_and_leaves_the_others_their_rows
 
 
 def test_compare_gathers_evidence_where_it_is_asked_to(small_victim, tmp_path, monkeypatch):
-    suspect = LabelEvidence(3, 2.0, 40.0, 41.0, (1.0, 0.02), (0.9, 0.3), (0.8, 0.1), (0.7, 0.1), (0.4, 0.9))
+    suspect = LabelEvidence(
+        3, 2.0, 40.0, 41.0, (1.0, 0.02), (0.9, 0.3), (0.8, 0.1), (0.7, 0.1), (0.4, 0.9), (1.0, 0.05)
+    )
     found = Finding("none found", True, (suspect,), (replace(suspect, label=5),), (28.0, 30.0), ("One reason.",))
     monkeypatch.setattr("rnp_jax.pipeline.evidence.gather_evidence", lambda *_, **__: found)
     out = tmp_path / "out"

@@ -11,11 +11,12 @@ from rnp_jax.errors import ConfigError
 def label_of(label: int = 1, **figures) -> LabelEvidence:
     plain = {"before": 2.0, "cold": 40.0, "warm": 40.0, "old_trigger": (1.0, 0.02)}
     plain |= {"perturbation": (0.9, 0.3), "patch": (0.9, 0.1), "warp": (0.9, 0.1), "shift": (0.4, 0.99)}
+    plain |= {"misled": (1.0, 0.1)}
     return LabelEvidence(label, **{**plain, **figures})
 
 
 SUCCESS = {"old_trigger": (1.0, 0.3), "perturbation": (0.4, 0.2), "patch": (0.2, 0.2), "warp": (0.2, 0.2)}
-CONTROL = label_of(5, before=28.0, cold=30.0, warm=34.0, **SUCCESS, shift=(1.02, 0.97))
+CONTROL = label_of(5, before=28.0, cold=30.0, warm=34.0, **SUCCESS, shift=(1.02, 0.97), misled=(0.99, 0.4))
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,8 @@ CONTROL = label_of(5, before=28.0, cold=30.0, warm=34.0, **SUCCESS, shift=(1.02,
         ({"warm": 26.0}, True, "none found"),
         ({"old_trigger": (1.0, 0.5)}, True, "still there"),
         ({"old_trigger": (1.0, 0.2)}, True, "traces"),
+        ({"misled": (1.0, 0.25)}, True, "traces"),  # its mask is small: that of an ordinary label says nothing
+        ({"misled": (1.0, 0.24)}, True, "none found"),
         ({"perturbation": (0.9, 0.5)}, True, "traces"),
         ({"patch": (0.9, 0.55)}, True, "still there"),
         ({"patch": (0.9, 0.46)}, True, "traces"),
@@ -44,6 +47,8 @@ CONTROL = label_of(5, before=28.0, cold=30.0, warm=34.0, **SUCCESS, shift=(1.02,
         ({"warm": 13.0}, False, "traces"),
         ({"old_trigger": (1.0, 0.35)}, False, "none found"),
         ({"old_trigger": (1.0, 0.45)}, False, "traces"),
+        ({"misled": (1.0, 0.64)}, False, "none found"),
+        ({"misled": (1.0, 0.66)}, False, "traces"),
     ],
 )
 def test_the_rules_by_hand(change: dict, visible: bool, level: str):
@@ -62,6 +67,8 @@ def test_the_rules_by_hand(change: dict, visible: bool, level: str):
         ({"old_trigger": (1.0, 0.35)}, "none found"),
         ({"old_trigger": (1.0, 0.45)}, "traces"),
         ({"old_trigger": (1.0, 0.85)}, "still there"),
+        ({"misled": (1.0, 0.64)}, "none found"),
+        ({"misled": (1.0, 0.66)}, "traces"),
         ({"warp": (0.9, 0.5)}, "still there"),
     ],
 )

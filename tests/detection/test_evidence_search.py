@@ -34,7 +34,7 @@ def test_a_backdoor_that_is_left_is_still_there():
     (suspect,) = finding.suspects
     assert (finding.level, finding.visible, suspect.label) == ("still there", True, TARGET)
     assert suspect.after < 1.5
-    assert suspect.old_trigger == (1.0, 1.0)
+    assert suspect.old_trigger == suspect.misled == (1.0, 1.0)
     assert len(finding.controls) == 2
     assert all(each.label != TARGET and each.before > 3 for each in finding.controls)
     assert min(finding.ordinary) > 3
@@ -49,6 +49,8 @@ def test_a_backdoor_that_is_gone_is_not_found():
     assert suspect.after > 0.85 * finding.ordinary[0]
     assert suspect.old_trigger[0] == 1
     assert suspect.old_trigger[1] < 0.1
+    assert suspect.misled[0] == 1
+    assert suspect.misled[1] < 0.1
     assert finding.reasons == ("No search reached a suspected label more easily than an ordinary one.",)
 
 

@@ -6,7 +6,7 @@ import pytest
 from rnp_jax.attacks import BadNets
 from rnp_jax.errors import DataError
 from rnp_jax.inversion import stamps
-from rnp_jax.inversion.stamps import Stamps, measure_stamps, measure_unstamped, predict_stamped, stamp
+from rnp_jax.inversion.stamps import Stamps, measure_misled, measure_stamps, measure_unstamped, predict_stamped, stamp
 from rnp_jax.types import Batch
 from tests.compiled import count_compiled
 from tests.inversion.planted import CLASSES, PIXEL, SIDE, TARGET, Rows, rows_data, rows_variables
@@ -71,6 +71,20 @@ def test_success_counts_images_of_other_classes_only():
     np.testing.assert_array_equal(measure_unstamped(NETWORK, variables, data, labels), [0, 0])
     collapsed = rows_variables(bias=(100.0, *[0.0] * (CLASSES - 1)))
     np.testing.assert_array_equal(measure_unstamped(NETWORK, collapsed, data, labels), [0, 1])
+
+
+def test_misled_are_right_answers_that_a_stamp_changes_to_whichever_label():
+    data, variables = rows_data(), rows_variables()
+    mask, pattern = planted_stamp()
+    stamps = np.stack([mask, mask, 0 * mask]), np.stack([pattern] * 3)
+    labels = np.array([TARGET, 0, 0])
+    success = measure_stamps(NETWORK, variables, data, *stamps, labels)
+    np.testing.assert_array_equal(success, [1, 0, 0])
+    misled = measure_misled(NETWORK, variables, data, *stamps, labels)
+    others = data.labels[data.labels != 0]
+    np.testing.assert_allclose(misled, [1, (others != TARGET).mean(), 0])
+    wrong = Batch(data.images, (data.labels + 1) % CLASSES)
+    np.testing.assert_array_equal(measure_misled(NETWORK, variables, wrong, *stamps, labels), 0)
 
 
 def test_stamps_share_a_program():

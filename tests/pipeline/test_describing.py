@@ -215,7 +215,7 @@ def test_a_network_that_a_method_left_alone_is_not_called_tuned(anew):
 
 def test_evidence_reaches_the_document_and_the_verdict(anew):
     before = blind(anew.outcome.before)
-    label = LabelEvidence(3, 2.0, 40.0, 41.0, (1.0, 0.9), (0.9, 0.3), (0.8, 0.1), (0.7, 0.1), (0.4, 0.9))
+    label = LabelEvidence(3, 2.0, 40.0, 41.0, (1.0, 0.9), (0.9, 0.3), (0.8, 0.1), (0.7, 0.1), (0.4, 0.9), (1.0, 0.05))
     finding = Finding("still there", True, (label,), (replace(label, label=5),), (28.0, 30.0), ("Why.",))
     result = describe_as(anew, "clp", before, finding, trigger=None)
     assert result.evidence is not None
@@ -225,7 +225,7 @@ def test_evidence_reaches_the_document_and_the_verdict(anew):
 
 
 def test_where_the_method_trained_on_triggers_the_verdict_says_that_the_evidence_is_weak(anew):
-    label = LabelEvidence(3, 2.0, 40.0, 41.0, (1.0, 0.0), (0.9, 0.3), (0.8, 0.1), (0.7, 0.1), (0.4, 0.9))
+    label = LabelEvidence(3, 2.0, 40.0, 41.0, (1.0, 0.0), (0.9, 0.3), (0.8, 0.1), (0.7, 0.1), (0.4, 0.9), (1.0, 0.05))
     finding = Finding("none found", True, (label,), (replace(label, label=5),), (28.0, 30.0), ("Why.",))
     levels = {
         name: describe_as(anew, name, blind(anew.outcome.before), finding, trigger=None).verdict.level

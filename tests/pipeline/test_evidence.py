@@ -111,8 +111,11 @@ def test_only_defend_searches_by_default():
 
 
 def test_the_document_of_a_finding():
-    suspect = LabelEvidence(3, 1.4, math.inf, 81.0, (1.0, 0.02), (0.9, 0.3), (0.8, 0.1), (0.7, 0.15), (0.4, 0.9))
-    control = LabelEvidence(5, 28.0, 30.0, math.inf, (0.98, 0.1), (0.4, 0.2), (0.2, 0.2), (0.3, 0.25), (1.1, math.inf))
+    suspect = LabelEvidence(
+        3, 1.4, math.inf, 81.0, (1.0, 0.02), (0.9, 0.3), (0.8, 0.1), (0.7, 0.15), (0.4, 0.9), (1.0, 0.05)
+    )
+    forms = ((0.98, 0.1), (0.4, 0.2), (0.2, 0.2), (0.3, 0.25), (1.1, math.inf), (0.99, 0.4))
+    control = LabelEvidence(5, 28.0, 30.0, math.inf, *forms)
     finding = Finding("traces", True, (suspect,), (control,), (28.0, math.inf), ("One.", "Another."))
     document = describe_evidence(finding, tuple("abcdef"))
     assert document is not None
@@ -128,6 +131,8 @@ def test_the_document_of_a_finding():
             size_after_warm=81.0,
             old_trigger_before=1.0,
             old_trigger_after=0.02,
+            misled_before=1.0,
+            misled_after=0.05,
             perturbation_before=0.9,
             perturbation_after=0.3,
             patch_before=0.8,
@@ -146,6 +151,8 @@ def test_the_document_of_a_finding():
             size_after_warm=None,
             old_trigger_before=0.98,
             old_trigger_after=0.1,
+            misled_before=0.99,
+            misled_after=0.4,
             perturbation_before=0.4,
             perturbation_after=0.2,
             patch_before=0.2,

@@ -143,7 +143,7 @@ def test_a_model_that_guessed_before_is_not_destroyed_by_the_method():
 
 # Without the trigger.
 
-SUSPECT = LabelEvidence(3, 2.0, 40.0, 41.0, (1.0, 0.02), (0.9, 0.3), (0.8, 0.1), (0.7, 0.1), (0.4, 0.9))
+SUSPECT = LabelEvidence(3, 2.0, 40.0, 41.0, (1.0, 0.02), (0.9, 0.3), (0.8, 0.1), (0.7, 0.1), (0.4, 0.9), (1.0, 0.05))
 BLIND = figures(0.9), figures(0.88)
 UNMEASURED = "The trigger is not known, so whether a backdoor was there, and is gone, cannot be measured."
 

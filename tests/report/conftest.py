@@ -80,9 +80,9 @@ def make_classes() -> tuple[ClassAccuracy, ...]:
 def make_evidence() -> Evidence:
     """A label that stood out before and is reached from the old mask alone, and two others."""
     figures = {
-        0: (True, 1.4, None, 81.25, 1.0, 0.02, 0.97, 0.31, 0.95, 0.03, 0.9, 0.04, 0.4, 0.97),
-        4: (False, 28.0, 30.5, 41.0, 0.99, 0.12, 0.42, 0.2, 0.2, 0.1, 0.1, 0.08, 1.01, 1.02),
-        7: (False, 1234.5, None, None, 0.98, 0.125, 0.4, 0.25, 0.2, 0.22, 0.05, 0.06, 1.0, None),
+        0: (True, 1.4, None, 81.25, 1.0, 0.02, 1.0, 0.05, 0.97, 0.31, 0.95, 0.03, 0.9, 0.04, 0.4, 0.97),
+        4: (False, 28.0, 30.5, 41.0, 0.99, 0.12, 0.99, 0.3, 0.42, 0.2, 0.2, 0.1, 0.1, 0.08, 1.01, 1.02),
+        7: (False, 1234.5, None, None, 0.98, 0.125, 0.98, 0.35, 0.4, 0.25, 0.2, 0.22, 0.05, 0.06, 1.0, None),
     }
     names = tuple(SearchedLabel.model_fields)[2:]
     return Evidence(

@@ -110,7 +110,7 @@ def test_what_is_kept_of_an_item(items, tmp_path):
     assert any((np.asarray(leaf) == 0).any() for leaf in jax.tree.leaves(cleaned.variables["params"]))
 
 
-SUSPECT = LabelEvidence(3, 2.0, 40.0, 41.0, (1.0, 0.02), (0.9, 0.3), (0.8, 0.1), (0.7, 0.1), (0.4, 0.9))
+SUSPECT = LabelEvidence(3, 2.0, 40.0, 41.0, (1.0, 0.02), (0.9, 0.3), (0.8, 0.1), (0.7, 0.1), (0.4, 0.9), (1.0, 0.05))
 FOUND = Finding("traces", True, (SUSPECT,), (replace(SUSPECT, label=5),), (28.0, math.inf), ("One reason.",))
 TOLD = {"evidence": "traces", "visible_before": True, "smallest_after": 40.0, "ordinary_after": None}
 
