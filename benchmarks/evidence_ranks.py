@@ -25,7 +25,7 @@ from pathlib import Path
 import jax
 
 from benchmarks.compare import describe_machine
-from benchmarks.evidence_table import Row, describe, list_errors, make_table
+from benchmarks.evidence_table import Row, count_by_ra, describe, list_errors, make_table, took
 from benchmarks.outcomes import RESULTS, Outcome, append_line, read_lines, summarise
 from benchmarks.test_beds import BEDS, Bed, defend_bed, find, load_parts, open_bed
 from rnp_jax.atomic import write_atomic
@@ -172,10 +172,15 @@ def main(arguments: list[str] | None = None) -> None:
         for seed in given.seeds:
             run = Run(name, path, seed, load_parts(BEDS[name].data, given.data_dir), given.out)
             measure_run(run, given.methods, config, given.kept)
-    rows = list(read_lines(given.kept, Row).values())
+    kept = list(read_lines(given.kept, Row).values())
+    rows, weak = [row for row in kept if took(row)], {row.bed: row for row in kept if not took(row)}
     searched = f"{given.steps} steps of {given.search_images} images, squares on {given.scan_images}"
     seen = make_table([row for row in rows if row.evidence.visible])
-    tables = f"{make_table(rows)}\n\nWhere a label stood out before the defense:\n\n{seen}\n\n{list_errors(rows)}"
+    left_out = "".join(f"\n- {name}: its trigger worked on {row.asr[0] or 0:.0%} before" for name, row in weak.items())
+    tables = (
+        f"{make_table(rows)}\n\nWhere a label stood out before the defense:\n\n{seen}\n\n{count_by_ra(rows)}\n\n"
+        f"{list_errors(rows)}\n\nLeft out:\n{left_out or 'none'}"
+    )
     text = f"{describe_machine()}; {searched}\n\n{tables}\n"
     print(text) if given.write is None else write_atomic(given.write, text.encode())
 

@@ -1,6 +1,7 @@
 """How well evidence ranks outcomes: each form held against the true figures, and the findings that mislead."""
 
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 
 import numpy as np
 from scipy.stats import rankdata
@@ -11,6 +12,9 @@ from rnp_jax.report.schema import Evidence, SearchedLabel
 
 COMFORT, ALARM = 0.2, 0.05
 """True ASR above which "none found" is a false comfort, and below which "still there" is a false alarm."""
+
+TOOK = 0.5
+"""ASR before a defense from which the true trigger works, so that what is left of it can be held against a finding."""
 
 LEVELS = ("none found", "traces", "still there")
 UNSEEN = "none found, none before"
@@ -134,6 +138,22 @@ def say_level(row: Row) -> str:
     """The finding's level; apart from the others, nothing found where nothing stood out before either."""
     level = row.evidence.level
     return UNSEEN if level == "none found" and not row.evidence.visible else level
+
+
+def took(row: Row) -> bool:
+    """Whether the true trigger worked before the defense."""
+    return row.asr[0] is not None and row.asr[0] >= TOOK
+
+
+def count_by_ra(rows: list[Row]) -> str:
+    """How often each level was found, by RA after: where the trigger leads elsewhere, ASR does not say what is left."""
+    edges = (0.0, 0.2, 0.5, 0.9, 1.01)
+    lines = []
+    for low, high in pairwise(edges):
+        own = [row for row in rows if row.ra[1] is not None and low <= row.ra[1] < high]
+        counts = (sum(say_level(row) == level for row in own) for level in (UNSEEN, *LEVELS))
+        lines.append((f"{low:.0%} to {min(high, 1):.0%}", *map(str, counts)))
+    return markdown_table(("RA after", UNSEEN, *LEVELS), lines)
 
 
 def describe(row: Row) -> str:
