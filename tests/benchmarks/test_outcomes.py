@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.evidence_table import Row, list_errors
+from benchmarks.evidence_table import Row, count_by_ra, list_errors, took
 from benchmarks.outcomes import Outcome, append_line, make_matrix, make_table, read_lines, summarise
 from rnp_jax.report.schema import Evidence
 from tests.runs import Defended
@@ -59,6 +59,11 @@ def test_a_result_says_what_its_outcome_is(defended: Defended):
     assert 0 < found.defended < sum(stage.seconds for stage in result.timing)
 
 
+def evidence_of(level: str, *, visible: bool = True) -> Evidence:
+    found = {"level": level, "visible": visible, "reasons": ("Why.",), "labels": ()}
+    return Evidence.model_validate({**found, "ordinary_before": 9.0, "ordinary_after": 9.0})
+
+
 @pytest.mark.parametrize(
     ("left", "level", "visible", "named"),
     [
@@ -69,10 +74,18 @@ def test_a_result_says_what_its_outcome_is(defended: Defended):
     ],
 )
 def test_findings_that_mislead_are_counted_and_named(left: float, level: str, visible: bool, named: str):
-    found = {"level": level, "visible": visible, "reasons": ("Why.",), "labels": ()}
-    evidence = Evidence.model_validate({**found, "ordinary_before": 9.0, "ordinary_after": 9.0})
-    row = Row(**{**FIRST.model_dump(), "asr": (1.0, left)}, seconds=1.0, evidence=evidence)
+    row = Row(**{**FIRST.model_dump(), "asr": (1.0, left)}, seconds=1.0, evidence=evidence_of(level, visible=visible))
     text = list_errors([row])
     told = [line for line in text.splitlines() if line.startswith(("False", "Nothing"))]
     assert [line[:-1] for line in told if ": 0 of" not in line] == [named] * bool(named)
     assert text.count("Why.") == bool(named)
+
+
+def test_findings_are_counted_by_ra_too():
+    rows = [Row(**{**FIRST.model_dump(), "ra": (0.0, ra)}, evidence=evidence_of("traces")) for ra in (0.19, 0.2, 1.0)]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in count_by_ra(rows).splitlines()[2:]]
+    assert [(line[0], line[3]) for line in cells] == [
+        *(("0% to 20%", "1"), ("20% to 50%", "1"), ("50% to 90%", "0"), ("90% to 100%", "1")),
+    ]
+    assert took(rows[0])
+    assert not took(rows[0].model_copy(update={"asr": (0.4, 0.1)}))
