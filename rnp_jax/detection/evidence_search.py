@@ -20,8 +20,7 @@ from rnp_jax.inversion import (
     find_shifts,
     find_warps,
     invert,
-    measure_misled,
-    measure_stamps,
+    measure_effects,
     scan_patches,
 )
 from rnp_jax.inversion.checks import find_places
@@ -206,16 +205,16 @@ class _Looks:
     ) -> Float[np.ndarray, "F L"]:
         """`Earlier.figures` of these labels: of the stamps given, of new perturbations, and of what was looked at."""
         held, asked = data if holdout is None else holdout, np.asarray(labels)
-        stamped = network, variables, held, stamps.masks, stamps.patterns, asked
+        success, misled = measure_effects(network, variables, held, stamps.masks, stamps.patterns, asked)
         perturbed = do(
             find_perturbations, network, variables, data, key, config.perturbation, labels=labels, holdout=holdout
         )
         return np.stack([
-            measure_stamps(*stamped),
+            success,
             perturbed.success,
             *(_pick(each, labels) for each in (self.patches, self.warps)),
             self.shifts.shares[asked],
-            measure_misled(*stamped),
+            misled,
         ])  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from rnp_jax.inversion.patches import PatchConfig, Patches, scan_patches
 from rnp_jax.inversion.perturbations import PerturbationConfig, Perturbations, find_perturbations, perturb
 from rnp_jax.inversion.shifts import ShiftConfig, Shifts, find_shifts
 from rnp_jax.inversion.short_search import WARM, InversionConfig, Inverted, invert
-from rnp_jax.inversion.stamps import Stamps, measure_misled, measure_stamps, stamp
+from rnp_jax.inversion.stamps import Stamps, measure_effects, measure_stamps, stamp
 from rnp_jax.inversion.warps import WarpConfig, Warps, find_warps, warp
 
 __all__ = [
@@ -29,7 +29,7 @@ __all__ = [
     "find_shifts",
     "find_warps",
     "invert",
-    "measure_misled",
+    "measure_effects",
     "measure_stamps",
     "perturb",
     "scan_patches",

@@ -139,31 +139,39 @@ def measure_unstamped(
     Raises:
       DataError: no images of another class than one of the labels.
     """
-    images = np.asarray(data.images)
-    nothing = np.zeros((1, *images.shape[1:]), np.float32)
-    predicted = predict_stamped(network, variables, images, nothing[..., 0], nothing)
-    repeated = np.repeat(predicted, len(labels), 0)
+    repeated = np.repeat(_predict_unstamped(network, variables, data)[None], len(labels), 0)
     return share_reaching(repeated, np.asarray(data.labels), labels, count_classes(network, variables, data))
 
 
-def measure_misled(
+def measure_effects(
     network: Apply,
     variables: Variables,
     data: Batch,
     masks: Float[np.ndarray, "K H W"],
     patterns: Float[np.ndarray, "K H W C"],
     labels: Int[np.ndarray, "K"],
-) -> Float[np.ndarray, "K"]:
-    """Share of the images of other classes whose right answer the k-th stamp makes a wrong one, whichever.
+) -> tuple[Float[np.ndarray, "K"], Float[np.ndarray, "K"]]:
+    """What ``measure_stamps`` says, and the share of images that the k-th stamp misleads.
 
-    Of the images that get their right answer without the stamp; 0 where none does.
+    These are images of other classes whose right answer it makes a wrong one, whichever, of those that get their right
+    answer without it; 0 where none does.
+
+    Raises:
+      DataError: as ``measure_stamps``.
     """
-    images, truth = np.asarray(data.images), np.asarray(data.labels)
+    truth, classes = np.asarray(data.labels), count_classes(network, variables, data)
+    predicted = predict_stamped(network, variables, np.asarray(data.images), masks, patterns)
+    right = _predict_unstamped(network, variables, data) == truth
+    asked = right & (find_wanted(np.asarray(labels), truth, classes) != truth)
+    misled = ((predicted != truth) & asked).sum(1) / np.maximum(asked.sum(1), 1)
+    return share_reaching(predicted, truth, labels, classes), misled
+
+
+def _predict_unstamped(network: Apply, variables: Variables, data: Batch) -> Int[np.ndarray, "N"]:
+    """By the program of the stamped ones, under an empty stamp."""
+    images = np.asarray(data.images)
     nothing = np.zeros((1, *images.shape[1:]), np.float32)
-    right = predict_stamped(network, variables, images, nothing[..., 0], nothing)[0] == truth
-    wrong = predict_stamped(network, variables, images, masks, patterns) != truth
-    asked = right & (find_wanted(np.asarray(labels), truth, count_classes(network, variables, data)) != truth)
-    return (wrong & asked).sum(1) / np.maximum(asked.sum(1), 1)
+    return predict_stamped(network, variables, images, nothing[..., 0], nothing)[0]
 
 
 def share_reaching(

@@ -6,7 +6,7 @@ import pytest
 from rnp_jax.attacks import BadNets
 from rnp_jax.errors import DataError
 from rnp_jax.inversion import stamps
-from rnp_jax.inversion.stamps import Stamps, measure_misled, measure_stamps, measure_unstamped, predict_stamped, stamp
+from rnp_jax.inversion.stamps import Stamps, measure_effects, measure_stamps, measure_unstamped, predict_stamped, stamp
 from rnp_jax.types import Batch
 from tests.compiled import count_compiled
 from tests.inversion.planted import CLASSES, PIXEL, SIDE, TARGET, Rows, rows_data, rows_variables
@@ -78,13 +78,13 @@ def test_misled_are_right_answers_that_a_stamp_changes_to_whichever_label():
     mask, pattern = planted_stamp()
     stamps = np.stack([mask, mask, 0 * mask]), np.stack([pattern] * 3)
     labels = np.array([TARGET, 0, 0])
-    success = measure_stamps(NETWORK, variables, data, *stamps, labels)
+    success, misled = measure_effects(NETWORK, variables, data, *stamps, labels)
     np.testing.assert_array_equal(success, [1, 0, 0])
-    misled = measure_misled(NETWORK, variables, data, *stamps, labels)
+    np.testing.assert_array_equal(success, measure_stamps(NETWORK, variables, data, *stamps, labels))
     others = data.labels[data.labels != 0]
     np.testing.assert_allclose(misled, [1, (others != TARGET).mean(), 0])
     wrong = Batch(data.images, (data.labels + 1) % CLASSES)
-    np.testing.assert_array_equal(measure_misled(NETWORK, variables, wrong, *stamps, labels), 0)
+    np.testing.assert_array_equal(measure_effects(NETWORK, variables, wrong, *stamps, labels)[1], 0)
 
 
 def test_stamps_share_a_program():

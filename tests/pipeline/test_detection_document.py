@@ -1,55 +1,29 @@
-"""The document and figures of a detection, for rulings that a fast run does not reach."""
+"""The document of a detection, for rulings that a fast run does not reach."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from rnp_jax.config import ComputeOptions, DataOptions, DefenseSetOptions, SourceOptions, TriggerOptions
 from rnp_jax.detection.calibration import find_bundled
-from rnp_jax.detection.labels import LabelFindings
 from rnp_jax.detection.ruling import Ruling
-from rnp_jax.detection.suspicion import SuspicionRule
-from rnp_jax.detection.triggers import QUICK
 from rnp_jax.detection.verdict import BLIND, Sign, grade_signs
 from rnp_jax.inversion import NEXT
 from rnp_jax.pipeline.detecting import DetectionOptions
 from rnp_jax.pipeline.detection_document import describe_detection
-from rnp_jax.pipeline.detection_figures import plot_detection
-from rnp_jax.pipeline.examination import Examination, Judged, ScoredSet
-from rnp_jax.pipeline.images import open_images
-from rnp_jax.pipeline.opening import open_model
-from rnp_jax.pipeline.run_log import RunLog
-from rnp_jax.pipeline.trigger import open_trigger
+from rnp_jax.pipeline.examination import Judged, ScoredSet
 from rnp_jax.report.detection_page import render_detection
 from rnp_jax.types import Batch
-from tests.runs import CHECKPOINT
 
-SHARES = np.full((3, 10), 0.02) + 0.8 * np.eye(10)[[4, 4, 4]]
 OPTIONS = DetectionOptions(seed=5)
 RULING = Ruling("undecided", 0.82, 4, 0.7, "")
 SIGN = Sign("labels", "none", (4,), "nothing much", "Because.")
 
 
-@pytest.fixture(scope="module")
-def case() -> Examination:
-    model = open_model(str(CHECKPOINT), SourceOptions(), ComputeOptions())
-    clean, _, test = open_images(model, DataOptions(test_images=40), DefenseSetOptions(size=20, holdout=0.0))
-    return Examination(
-        model, clean, test, open_trigger(model, TriggerOptions(), test), RunLog(quiet=True), {"checkpoint": "a.pt"}
-    )
-
-
-@pytest.fixture(scope="module")
-def found(case) -> LabelFindings:
-    timing, history = {"train": 1.0}, {"train": {}}
-    return LabelFindings(case.model.variables, {"train": SHARES}, 0.82, 4, timing, history, ("Mind this.",))
-
-
-def describe(case, found, sign=SIGN, scored=None, calibration=None, doubt=None):
+def describe(examination, findings, sign=SIGN, scored=None, calibration=None, doubt=None):
     judged = [Judged("labels", RULING, calibration)]
-    verdict = grade_signs([sign], case.test.class_names)
-    return describe_detection(case, OPTIONS, found, {}, judged, verdict, doubt, scored)
+    verdict = grade_signs([sign], examination.test.class_names)
+    return describe_detection(examination, OPTIONS, findings, {}, judged, verdict, doubt, scored)
 
 
 @pytest.mark.parametrize(
@@ -61,8 +35,8 @@ def describe(case, found, sign=SIGN, scored=None, calibration=None, doubt=None):
         ("none", "no evidence", "No evidence of a backdoor (no proof", "unknown"),
     ],
 )
-def test_the_headline_is_the_verdict_s(case, found, strength, grade, headline, level):
-    detection = describe(case, found, replace(SIGN, strength=strength, own=True))
+def test_the_headline_is_the_verdict_s(examination, findings, strength, grade, headline, level):
+    detection = describe(examination, findings, replace(SIGN, strength=strength, own=True))
     assert detection.verdict.headline.startswith(headline)
     assert (detection.verdict.level, detection.outcome) == (level, grade)
     assert detection.label == (4 if strength in ("strong", "weak") else None)
@@ -77,38 +51,31 @@ def test_the_headline_is_the_verdict_s(case, found, strength, grade, headline, l
     assert BLIND["labels"] in page
 
 
-def test_an_all_to_all_sign_names_no_label(case, found):
-    detection = describe(case, found, Sign("search", "strong", (NEXT,), "a small mask", "Because."))
+def test_an_all_to_all_sign_names_no_label(examination, findings):
+    detection = describe(examination, findings, Sign("search", "strong", (NEXT,), "a small mask", "Because."))
     assert (detection.signs[0].labels, detection.signs[0].all_to_all) == ((), True)
     assert detection.label is None
     assert "all to all" in render_detection(detection, {})
 
 
-def test_the_calibration_is_told_with_its_figures(case, found):
-    calibration = find_bundled(case.model.network.architecture)
+def test_the_calibration_is_told_with_its_figures(examination, findings):
+    calibration = find_bundled(examination.model.network.architecture)
     assert calibration is not None
-    detection = describe(case, found, calibration=calibration)
+    detection = describe(examination, findings, calibration=calibration)
     held_out = calibration.held_out
     assert f"AUROC {held_out.auroc:.2f}" in detection.statistics[0].calibration
     assert f"{held_out.detected.count} of {held_out.detected.total} backdoored" in detection.statistics[0].calibration
-    figures = plot_detection(case, found, [Judged("labels", RULING, calibration)], {}, None, QUICK, SuspicionRule())
-    assert set(figures) == {"shares", "calibration_labels"}
 
 
-def test_no_bundled_calibration_is_of_other_models(case):
-    architecture = case.model.network.architecture
+def test_no_bundled_calibration_is_of_other_models(examination):
+    architecture = examination.model.network.architecture
     assert find_bundled(replace(architecture, width=9)) is None
     assert find_bundled(replace(architecture, num_classes=7)) is None
 
 
-def test_samples_without_a_truth_are_listed_and_not_judged(case, found):
+def test_samples_without_a_truth_are_listed_and_not_judged(examination, findings):
     data = Batch(np.zeros((40, 32, 32, 3), np.uint8), np.zeros(40, np.int32))
     scores = np.arange(40.0)
-    detection = describe(case, found, scored=ScoredSet("mine", data, None, {"loss": scores}))
+    detection = describe(examination, findings, scored=ScoredSet("mine", data, None, {"loss": scores}))
     (part,) = detection.samples
     assert (part.suspicious, part.threshold, part.truth) == ((39, 38), 38.0, None)
-    figures = plot_detection(
-        case, found, [], {}, ScoredSet("mine", data, None, {"loss": scores}), QUICK, SuspicionRule()
-    )
-    assert "roc" not in figures
-    assert {"suspicious", "sample_scores"} <= set(figures)
