@@ -4,16 +4,20 @@ Trigger recovery finds triggers that small masks, plain patches or warps express
 filters of their own. Each is blind where the other sees.
 
 1. Triggers are searched for all labels (``nc``). If labels stand out, the network is distilled away from their
-   triggers. Searches with new random starts, and of patches of other sizes, then look at these labels again. If they
+   triggers, and then under random corruptions of the images as well, since a trigger that is found may be a part of the
+   attacker's. Searches with new random starts, and of patches of other sizes, then look at these labels again. If they
    still reach one more easily than an ordinary label, the outcome is dropped, and what they found is unlearned as well,
    in another round. The last round's outcome is dropped for good.
-2. If no label stands out, the network is distilled under random corruptions of the images, which take out what answers
-   to patterns over the whole image. Nothing is pruned. This outcome is kept if something speaks for a backdoor: the
+2. If no label stands out, the network is distilled under random corruptions alone, which take out what answers to
+   patterns over the whole image. Nothing is pruned. This outcome is kept if something speaks for a backdoor: the
    smallest shift of the features to a label, which does not depend on a trigger's form, or the number of filters that
    RNP exposes and clean images can spare. It is also kept, as a precaution, if it costs next to no accuracy on the
    held-out images. Otherwise the network is left alone.
 3. If the outcomes of step 1 were dropped, RNP exposes filters, they are pruned past the budget, and the network is
    repaired (``repair``), under the triggers.
+
+What is distilled takes a step back to the suspicious weights, which wins back accuracy (Wortsman et al., CVPR 2022).
+Where the new searches speak against the outcome, the next round takes none.
 
 No accuracy under a trigger is looked at, and no setting depends on the checkpoint. The order is that of the cost in
 accuracy, so that the first outcome which nothing speaks against is the most accurate one. Not in a paper;
@@ -24,26 +28,25 @@ from dataclasses import dataclass, field, replace
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 from rnp_jax.checks import check_number
-from rnp_jax.defenses.distil import DistilConfig
+from rnp_jax.defenses.distil import DistilConfig, hold_fixed, start_distilling
 from rnp_jax.defenses.method import Chooses, Method, Task
 from rnp_jax.defenses.nc import NcConfig
 from rnp_jax.defenses.repair import RepairConfig, repair
 from rnp_jax.defenses.result import Defended
 from rnp_jax.defenses.rnp import RnpConfig, rnp, run_rnp
-from rnp_jax.defenses.searches import Recovered, gather_stamps, name_goal, recover_triggers, search
-from rnp_jax.defenses.tuning import begin, conclude
+from rnp_jax.defenses.searches import Recovered, gather_stamps, name_goal, recover_triggers
+from rnp_jax.defenses.second_look import look_again
+from rnp_jax.defenses.tuning import begin, conclude, tune
 from rnp_jax.inversion import (
     InversionConfig,
     PatchConfig,
     ShiftConfig,
     Stamps,
     find_shifts,
-    find_warps,
-    scan_patches,
 )
-from rnp_jax.inversion.anomaly import find_reached
 from rnp_jax.types import Variables
 
 
@@ -56,7 +59,8 @@ class AutoConfig:
       nc: of what makes a label stand out, of the searches for its triggers, and of distillation from them.
       rnp: of the exposure of filters; a class may lose more than the budget, since repair wins it back.
       repair: of pruning past the budget, and of distillation after it.
-      blind: of distillation under random corruptions, where no label stood out.
+      blind: of distillation under random corruptions: alone where no label stood out, and after that from triggers.
+      interpolate: share of the way back to the suspicious weights that the first outcome of distillation takes.
       shift: of the feature shift, and when one stands out: a label that it reaches speaks for a backdoor of which the
         searches found no trigger.
       spare: share of all filters that clean images must be able to spare for a network to be changed of which no label
@@ -76,6 +80,7 @@ class AutoConfig:
     )
     repair: RepairConfig = field(default_factory=RepairConfig)
     blind: DistilConfig = field(default_factory=lambda: DistilConfig(corrupted=0.5))
+    interpolate: float = 0.25
     shift: ShiftConfig = field(default_factory=ShiftConfig)
     spare: float = 0.01
     precaution: float = 0.01
@@ -85,6 +90,7 @@ class AutoConfig:
 
     def __post_init__(self):
         check_number("spare", self.spare, 0, 1)
+        check_number("interpolate", self.interpolate, 0, 1)
         check_number("small", self.small, 0, 1)
         check_number("precaution", self.precaution, 0, 1)
         check_number("rounds", self.rounds, 1, integer=True)
@@ -119,7 +125,7 @@ def run_auto(task: Task, config: AutoConfig) -> Defended:
         return _leave(task, whole, f"{seen} {spared}")
     done = repair(task, exposed, config.repair, repair_key, stamps=stamps)
     if found is not None:
-        again = look_again(task, done.variables, found, config, check_key)
+        again = _look_again(task, done, found, config, check_key)
         if again.labels:
             task.warn(f"Pruning and repair did not remove what was found: {again.rule}")
     return _explain(done, f"{seen} {done.choice.rule[:1].upper()}{done.choice.rule[1:]}.")
@@ -145,7 +151,7 @@ def _distil_blind(
 ) -> Defended:
     """Distils under corruptions; the outcome is kept if something speaks for a backdoor or it costs next to nothing."""
     apart = replace(task, history={}, warnings=[])
-    done = repair(apart, whole, RepairConfig(distil=config.blind), key)
+    done = _distil(apart, whole, config, key, config.interpolate)
     how = "The network was distilled under random corruptions of the images, and no filter was pruned."
     lost = done.choice.holdout_acc_lost
     if shifted := _find_shifted(task, config):
@@ -198,7 +204,7 @@ def _distil_away(
 ) -> tuple[Defended | None, Stamps]:
     """Distils away from the triggers, and from those that new searches find then, for at most ``config.rounds`` rounds.
 
-    Each round begins with the suspicious network.
+    Each round begins with the suspicious network, and only the first one's outcome steps back to it.
 
     Returns:
       The outcome that nothing speaks against, or None; and the triggers of all rounds.
@@ -206,8 +212,9 @@ def _distil_away(
     against = ""
     for number in range(config.rounds):
         round_key, search_key = (jax.random.fold_in(key, number) for key in (distil_key, check_key))
-        done = repair(task, whole, RepairConfig(distil=config.nc.distil), round_key, stamps=stamps)
-        again = look_again(task, done.variables, found, config, search_key)
+        back = config.interpolate if number == 0 else 0.0
+        done = _distil(task, whole, config, round_key, back, stamps)
+        again = _look_again(task, done, found, config, search_key)
         if not again.labels:
             return done, stamps
         do = task.doing("check")
@@ -217,40 +224,33 @@ def _distil_away(
     return None, stamps
 
 
-def look_again(task: Task, after: Variables, found: Recovered, config: AutoConfig, key: jax.Array) -> Recovered:
-    """What new searches of the labels that stood out find; its labels speak against the outcome ``after``.
+def _distil(
+    task: Task, whole: Defended, config: AutoConfig, key: jax.Array, back: float, stamps: Stamps | None = None
+) -> Defended:
+    """Distils the network away from triggers, if there are any, and what that leaves under corruptions.
 
-    Triggers are searched from random starts. A size is held against the median before, a patch's success against that
-    of the labels that did not stand out, and a warp's against the median before.
+    The network that a stage begins with is its teacher: it answers clean images without what the stage before removed.
+    The outcome lies a share ``back`` of the way back to the suspicious weights.
     """
-    searched = (task.network, after, task.data)
+    stages = {"corrupt": config.blind} if stamps is None else {"distil": config.nc.distil, "corrupt": config.blind}
+    variables = task.variables
+    for stage, (name, settings) in enumerate(stages.items()):
+        own_key = jax.random.fold_in(key, stage)
+        phase = start_distilling(task.network, settings, task.augment, name)
+        fixed = hold_fixed(task.network, variables, variables, task.data, own_key, settings, stamps)
+        variables = tune(task, phase, variables, fixed, own_key)
+    variables = _interpolate(variables, task.variables, back)
+    return conclude(task, replace(whole, variables=variables), variables)
+
+
+@jax.jit
+def _interpolate(tuned: Variables, start: Variables, share: ArrayLike) -> Variables:
+    return jax.tree.map(lambda end, first: end + share * (first - end), tuned, start)
+
+
+def _look_again(task: Task, done: Defended, found: Recovered, config: AutoConfig, key: jax.Array) -> Recovered:
     first = replace(config.nc, inversion=config.scan)
-    goals = tuple(found.masks.labels.tolist())
-    do = task.doing("check")
-    masks = do(search, *searched, key, first, found.labels, holdout=task.holdout, progress=task.progress)
-    patches = do(scan_patches, *searched, config.again, labels=goals, holdout=task.holdout)
-    warps = found.warps  # of which none stood out, or of those that did
-    if found.moved:
-        warps = do(find_warps, *searched, key, first.warp, labels=found.moved, holdout=task.holdout)
-    small = {
-        label: f"A new trigger of {size:.1f} pixels sends images to {name_goal(label)}; the median before was "
-        f"{found.median:.1f}."
-        for label, size, reached in zip(masks.labels.tolist(), masks.sizes, masks.reached, strict=True)
-        if reached and size < config.small * found.median
-    }
-    laid = {
-        goals[place]: f"A plain patch sends {patches.success[place]:.0%} of the images to {name_goal(goals[place])}."
-        for place in patches.find_outliers(config.again)
-        if goals[place] in found.labels
-    }
-    ordinary = float(np.median(found.warps.success))
-    moved = {
-        int(warps.labels[place]): f"A smooth warp sends {warps.success[place]:.0%} of the images to "
-        f"{name_goal(warps.labels[place])}."
-        for place in find_reached(warps.success, ordinary, first.warp.works, first.warp.ahead)
-    }
-    why = " ".join((*small.values(), *laid.values(), *moved.values()))
-    return Recovered(masks, patches, warps, tuple(small | laid), tuple(moved), found.median, why)
+    return look_again(task, done.variables, found, key, first, config.again, config.small)
 
 
 def _explain(done: Defended, why: str) -> Defended:

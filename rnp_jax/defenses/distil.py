@@ -141,9 +141,11 @@ def hold_fixed(
     return {"masks": student["masks"], "teacher": teacher, "stamps": stamps, "strengths": strengths}
 
 
-def start_distilling(network: Network, config: DistilConfig, augment: Augment | None = None) -> Phase:
+def start_distilling(
+    network: Network, config: DistilConfig, augment: Augment | None = None, name: str = "distil"
+) -> Phase:
     """The phase of ``distil``, for those who run it themselves; ``hold_fixed`` makes its fixed tree."""
-    return _Distilling("distil", network, config.epochs, config.batch_size, config.shuffle, augment, config)
+    return _Distilling(name, network, config.epochs, config.batch_size, config.shuffle, augment, config)
 
 
 class Views(NamedTuple):

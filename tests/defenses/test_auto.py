@@ -8,14 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from rnp_jax.defenses.auto import AutoConfig, auto, look_again
+from rnp_jax.defenses.auto import AutoConfig, auto
 from rnp_jax.defenses.distil import DistilConfig
-from rnp_jax.defenses.method import Task
 from rnp_jax.defenses.prune import PruneConfig
 from rnp_jax.defenses.recover import RecoverConfig
 from rnp_jax.defenses.repair import RepairConfig
 from rnp_jax.defenses.rnp import RnpConfig
-from rnp_jax.defenses.searches import recover_triggers
 from rnp_jax.defenses.unlearn import UnlearnConfig
 from rnp_jax.errors import ConfigError
 from rnp_jax.inversion import PatchConfig, ShiftConfig, measure_stamps
@@ -30,7 +28,12 @@ RNP = RnpConfig(
     PruneConfig(accuracy_budget=1.0),
 )
 CONFIG = AutoConfig(
-    planting.CONFIG.inversion, planting.CONFIG, RNP, RepairConfig(distil=DistilConfig(epochs=1, batch_size=16))
+    planting.CONFIG.inversion,
+    planting.CONFIG,
+    RNP,
+    RepairConfig(distil=DistilConfig(epochs=1, batch_size=16)),
+    DistilConfig(epochs=1, batch_size=16, corrupted=0.5),
+    interpolate=0.0,
 )
 HELD = rows_data(60, seed=9)
 
@@ -41,21 +44,17 @@ def test_a_trigger_that_is_found_is_unlearned_and_looked_for_again():
     label = np.array([TARGET])
     assert measure_stamps(planting.NETWORK, found.variables, HELD, *planting.true_trigger(), label)[0] < 0.2
     assert (found.kind, found.choice.pruned, found.warnings) == ("weights", 0, ())
-    assert list(found.timing) == ["invert", "distil", "check"]
+    assert list(found.timing) == ["invert", "distil", "corrupt", "check"]
     assert "New searches then found no plain patch or warp that reaches these labels" in found.choice.rule
 
 
-def test_what_the_backdoor_is_still_in_is_spoken_against():
-    variables, data = planting.planted(), rows_data()
-    task = Task(planting.NETWORK, variables, data, KEY, HELD)
-    found = recover_triggers(planting.NETWORK, variables, data, KEY, CONFIG.nc, holdout=HELD)
-    again = look_again(task, variables, found, CONFIG, KEY)
-    assert again.labels == again.stamped == (TARGET,)
-    assert re.fullmatch(
-        rf"A new trigger of .* to label {TARGET}; .* A plain patch sends .* to label {TARGET}.", again.rule
-    )
-    nothing = look_again(task, planting.planted(0.0), found, CONFIG, KEY)
-    assert (nothing.labels, nothing.rule) == ((), "")
+def test_only_the_first_outcome_steps_back():
+    """All the way back is the suspicious network, which new searches speak against; the next round takes no step."""
+    config = replace(CONFIG, interpolate=1.0)
+    found = auto(planting.NETWORK, planting.planted(), rows_data(), KEY, config, holdout=HELD)
+    label = np.array([TARGET])
+    assert measure_stamps(planting.NETWORK, found.variables, HELD, *planting.true_trigger(), label)[0] < 0.2
+    assert (found.kind, found.choice.pruned, found.warnings) == ("weights", 0, ())
 
 
 def test_a_head_of_which_clean_images_can_spare_nothing_is_left_alone(features):
@@ -81,7 +80,6 @@ MLP = Network(Architecture("mlp", CLASSES, 0, (("0", 16), ("2", CLASSES)), (SIDE
 NOTHING = replace(
     CONFIG,
     nc=replace(CONFIG.nc, suspicious=1e9, clear=0.0, all_to_all=0.0, patches=PatchConfig(works=1.0, ahead=1e9)),
-    blind=DistilConfig(epochs=1, batch_size=16, corrupted=0.5),
 )
 
 
@@ -94,7 +92,7 @@ def test_a_network_of_which_nothing_stands_out_is_distilled_under_corruptions_if
     assert "The network was distilled under random corruptions of the images, and no filter was pruned." in (
         found.choice.rule
     )
-    assert list(found.timing)[:3] == ["invert", "distil", "shift"]
+    assert list(found.timing)[:3] == ["invert", "corrupt", "shift"]
     assert not jax.tree.all(jax.tree.map(np.array_equal, found.variables["params"], variables["params"]))
 
 
@@ -103,7 +101,7 @@ def test_a_label_that_stands_out_by_its_feature_shift_asks_for_corruptions_whate
     found = auto(MLP, MLP.init(KEY), rows_data(), KEY, config, holdout=HELD)
     assert (found.kind, found.unchanged) == ("weights", False)
     assert re.search(r"The feature shift .* stands out, .*, for label \d \(0\.\d\d\)", found.choice.rule)
-    assert list(found.timing) == ["invert", "distil", "shift"]
+    assert list(found.timing) == ["invert", "corrupt", "shift"]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +122,7 @@ def test_where_nothing_speaks_for_a_backdoor_a_precaution_is_kept_if_it_costs_ne
     said = re.search(r"What follows is a precaution that costs (.*) on held-out images\.", found.choice.rule)
     assert re.fullmatch(costs, said[1]) if costs and said else not said
     assert (said is not None) is kept
-    assert ("distil" in found.history) is kept
+    assert ("corrupt" in found.history) is kept
     assert jax.tree.all(jax.tree.map(np.array_equal, found.variables["params"], variables["params"])) is not kept
     assert any("so nothing was removed" in each for each in found.warnings) is not kept
 
@@ -134,11 +132,12 @@ def weak(monkeypatch) -> list[int]:
     """Distillation that removes nothing; the number of triggers that each call was given."""
     module, given = import_module("rnp_jax.defenses.auto"), []
 
-    def repair(task, begun, config, key, *, stamps):
+    def leave(task, begun, config, key, back=0.0, stamps=None):
         given.append(len(stamps.masks))
         return replace(begun, variables=task.variables)
 
-    monkeypatch.setattr(module, "repair", repair)
+    monkeypatch.setattr(module, "repair", leave)
+    monkeypatch.setattr(module, "_distil", leave)
     return given
 
 
@@ -155,7 +154,8 @@ def test_what_a_round_leaves_is_unlearned_in_the_next_one_and_pruned_in_the_end(
 
 
 @pytest.mark.parametrize(
-    "change", [{"spare": 1.5}, {"spare": -0.1}, {"small": 2.0}, {"rounds": 0}, {"precaution": 1.5}]
+    "change",
+    [{"spare": 1.5}, {"spare": -0.1}, {"small": 2.0}, {"rounds": 0}, {"precaution": 1.5}, {"interpolate": 1.1}],
 )
 def test_impossible_settings(change: dict):
     with pytest.raises(ConfigError):

@@ -172,7 +172,7 @@ PAM = PamConfig(test_nc.CONFIG.inversion, warp=test_nc.CONFIG.warp, rounds=2, ep
     [
         ("nc", test_nc.CONFIG, {"invert": 5, "distil": 1}),
         ("pam", PAM, {"invert": 7, "pam": 2}),
-        ("auto", test_auto.CONFIG, {"invert": 5, "distil": 1, "check": 2}),
+        ("auto", test_auto.CONFIG, {"invert": 5, "distil": 1, "corrupt": 1, "check": 2}),
     ],
 )
 def test_each_search_and_each_distillation_is_a_stage_of_its_own(name, config, stages, tmp_path, monkeypatch):

@@ -73,7 +73,7 @@ def test_automatic_removal_is_given_the_search_that_was_made_before_it():
     given = auto(NETWORK, variables, data, KEY, CONFIG, holdout=HELD, keep=shared)
     alone = auto(NETWORK, variables, data, KEY, CONFIG, holdout=HELD)
     assert found.rule in given.choice.rule
-    assert made == {"before": 4, "invert": 1, "distil": 1, "check": 2}
+    assert made == {"before": 4, "invert": 1, "distil": 1, "corrupt": 1, "check": 2}
     first, second = (pack(replace(each, timing={})) for each in (given, alone))
     assert first.form == second.form
     for mine, theirs in zip(first.arrays, second.arrays, strict=True):
