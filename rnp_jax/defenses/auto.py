@@ -16,14 +16,16 @@ filters of their own. Each is blind where the other sees.
 3. If the outcomes of step 1 were dropped, RNP exposes filters, they are pruned past the budget, and the network is
    repaired (``repair``), under the triggers.
 
-What is distilled takes a step back to the suspicious weights, which wins back accuracy (Wortsman et al., CVPR 2022).
-Where the new searches speak against the outcome, the next round takes none.
+After distillation from triggers the weights take a step back to the suspicious ones, which wins back accuracy (Wortsman
+et al., CVPR 2022). Where the new searches speak against the outcome, the next round takes none. Where no trigger is
+known that would tell, there is no step back.
 
 No accuracy under a trigger is looked at, and no setting depends on the checkpoint. The order is that of the cost in
 accuracy, so that the first outcome which nothing speaks against is the most accurate one. Not in a paper;
 ``docs/removal.md`` says how the settings were chosen and what they lead to.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import jax
@@ -40,13 +42,7 @@ from rnp_jax.defenses.rnp import RnpConfig, rnp, run_rnp
 from rnp_jax.defenses.searches import Recovered, gather_stamps, name_goal, recover_triggers
 from rnp_jax.defenses.second_look import look_again
 from rnp_jax.defenses.tuning import begin, conclude, tune
-from rnp_jax.inversion import (
-    InversionConfig,
-    PatchConfig,
-    ShiftConfig,
-    Stamps,
-    find_shifts,
-)
+from rnp_jax.inversion import InversionConfig, PatchConfig, ShiftConfig, Stamps, find_shifts
 from rnp_jax.types import Variables
 
 
@@ -60,7 +56,8 @@ class AutoConfig:
       rnp: of the exposure of filters; a class may lose more than the budget, since repair wins it back.
       repair: of pruning past the budget, and of distillation after it.
       blind: of distillation under random corruptions: alone where no label stood out, and after that from triggers.
-      interpolate: share of the way back to the suspicious weights that the first outcome of distillation takes.
+      interpolate: share of the way back to the suspicious weights that the first outcome of distillation from triggers
+        takes.
       shift: of the feature shift, and when one stands out: a label that it reaches speaks for a backdoor of which the
         searches found no trigger.
       spare: share of all filters that clean images must be able to spare for a network to be changed of which no label
@@ -114,8 +111,9 @@ def run_auto(task: Task, config: AutoConfig) -> Defended:
         done, stamps = _distil_away(task, whole, found, stamps, config, distil_key, check_key)
         if done is not None:
             how = (
-                "The network was distilled away from these triggers. New searches then found no plain patch or warp "
-                f"that reaches these labels, and no trigger of less than {config.small:.0%} of the median size before."
+                "The network was distilled away from these triggers, and then under random corruptions. New searches "
+                "then found no plain patch or warp that reaches these labels, and no trigger of less than "
+                f"{config.small:.0%} of the median size before."
             )
             return _explain(done, f"{seen} {how}")
     elif found is not None:
@@ -151,7 +149,7 @@ def _distil_blind(
 ) -> Defended:
     """Distils under corruptions; the outcome is kept if something speaks for a backdoor or it costs next to nothing."""
     apart = replace(task, history={}, warnings=[])
-    done = _distil(apart, whole, config, key, config.interpolate)
+    done = _distil(apart, whole, {"corrupt": (config.blind, key)})
     how = "The network was distilled under random corruptions of the images, and no filter was pruned."
     lost = done.choice.holdout_acc_lost
     if shifted := _find_shifted(task, config):
@@ -212,34 +210,39 @@ def _distil_away(
     against = ""
     for number in range(config.rounds):
         round_key, search_key = (jax.random.fold_in(key, number) for key in (distil_key, check_key))
-        back = config.interpolate if number == 0 else 0.0
-        done = _distil(task, whole, config, round_key, back, stamps)
+        first_key, second_key = (jax.random.fold_in(round_key, stage) for stage in (0, 1))
+        stages = {"distil": (config.nc.distil, first_key), "corrupt": (config.blind, second_key)}
+        done = _distil(task, whole, stages, stamps=stamps, back=config.interpolate if number == 0 else 0.0)
         again = _look_again(task, done, found, config, search_key)
         if not again.labels:
             return done, stamps
         do = task.doing("check")
         more = gather_stamps(task.network, done.variables, task.data, search_key, config.nc, again, do=do)
         stamps, against = stamps.join(more), again.rule
-    task.warn(f"Distillation from the recovered triggers alone was dropped: {against}")
+    task.warn(f"Distillation from the recovered triggers was dropped: {against}")
     return None, stamps
 
 
 def _distil(
-    task: Task, whole: Defended, config: AutoConfig, key: jax.Array, back: float, stamps: Stamps | None = None
+    task: Task,
+    whole: Defended,
+    stages: Mapping[str, tuple[DistilConfig, jax.Array]],
+    *,
+    stamps: Stamps | None = None,
+    back: float = 0.0,
 ) -> Defended:
-    """Distils the network away from triggers, if there are any, and what that leaves under corruptions.
+    """Distils the network in stages, each with settings and a key.
 
     The network that a stage begins with is its teacher: it answers clean images without what the stage before removed.
     The outcome lies a share ``back`` of the way back to the suspicious weights.
     """
-    stages = {"corrupt": config.blind} if stamps is None else {"distil": config.nc.distil, "corrupt": config.blind}
     variables = task.variables
-    for stage, (name, settings) in enumerate(stages.items()):
-        own_key = jax.random.fold_in(key, stage)
-        phase = start_distilling(task.network, settings, task.augment, name)
-        fixed = hold_fixed(task.network, variables, variables, task.data, own_key, settings, stamps)
-        variables = tune(task, phase, variables, fixed, own_key)
-    variables = _interpolate(variables, task.variables, back)
+    for name, (config, key) in stages.items():
+        phase = start_distilling(task.network, config, task.augment, name)
+        fixed = hold_fixed(task.network, variables, variables, task.data, key, config, stamps)
+        variables = tune(task, phase, variables, fixed, key)
+    if back > 0:
+        variables = _interpolate(variables, task.variables, back)
     return conclude(task, replace(whole, variables=variables), variables)
 
 
@@ -260,10 +263,10 @@ def _explain(done: Defended, why: str) -> Defended:
 auto = Method(
     name="auto",
     title="Auto",
-    summary="search for triggers, distil the network away from them or from corruptions, prune where that fails",
-    basis="Labels that a small trigger, a plain patch or a warp reaches are unlearned by distillation; where none "
-    "stands out, the network is distilled under random corruptions if something else speaks for a backdoor or if that "
-    "costs next to nothing.",
+    summary="search for triggers, distil the network away from them and from corruptions, prune where that fails",
+    basis="Labels that a small trigger, a plain patch or a warp reaches are unlearned by distillation, which goes on "
+    "under random corruptions; where none stands out, the network is distilled under corruptions alone, if something "
+    "else speaks for a backdoor or if that costs next to nothing.",
     run=run_auto,
     defaults=AutoConfig(),
     changes="both",

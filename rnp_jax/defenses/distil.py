@@ -6,7 +6,7 @@ On clean images a backdoored network is a harmless teacher with soft labels. x a
 mixed, half of the batches by mixup (Zhang et al., ICLR 2018) and half by cutmix (Yun et al., ICCV 2019), both with a
 share uniform in [0, 1]. x' is x or, where stamps are given, for some of the images x under one of them, a few pixels
 away from its place: the student learns to answer a recovered trigger as the teacher answers the image without it. For
-a share of the images x' also carries a random corruption (``corruptions``), which the student learns to ignore alike.
+a share of the images x' also carries random corruptions (``corruptions``), which the student learns to ignore alike.
 
 What was pruned stays pruned: no filter whose mask, or whose every weight that its mask would multiply, is 0 moves.
 Distillation restores a backdoor that the student's weights still hold; it is repair, and removes nothing by itself.
@@ -24,6 +24,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
 from rnp_jax import masks
+from rnp_jax.checks import check_number
 from rnp_jax.defenses.corruptions import corrupt_some, find_strengths
 from rnp_jax.defenses.phase import Phase, check_finite, run_phase
 from rnp_jax.errors import ConfigError, DataError
@@ -53,6 +54,7 @@ class DistilConfig:
       stamped: share of the images that the student sees with a stamp, if stamps are given.
       shift: largest number of pixels by which a stamp is moved, in each direction.
       corrupted: share of the images that the student sees under a random corruption, on average.
+      corruptions: how many corruptions an image may carry, one over the other, each with the chance ``corrupted``.
       keeps: share of the teacher's answers that a corruption must leave to be made stronger; see ``find_strengths``.
       shuffle: shuffle the images every epoch; False keeps the given order.
     """
@@ -67,10 +69,12 @@ class DistilConfig:
     stamped: float = 0.3
     shift: int = 2
     corrupted: float = 0.0
+    corruptions: int = 1
     keeps: float = 0.85
     shuffle: bool = True
 
     def __post_init__(self):
+        check_number("corruptions", self.corruptions, 1, integer=True)
         if self.epochs < 1 or self.batch_size < 2 or not min(self.learning_rate, self.clip, self.temperature) > 0:
             raise ConfigError(
                 f"{self}: expected epochs >= 1, batch_size >= 2, and learning_rate, clip and temperature > 0"
@@ -174,8 +178,9 @@ class _Distilling(Phase):
         mixed = seen = mix(mix_key, scale(images))
         if fixed["stamps"] is not None:
             seen = stamp_some(stamp_key, mixed, fixed["stamps"], self.config.stamped, self.config.shift)
-        if not is_off(self.config.corrupted):
-            seen = corrupt_some(jax.random.fold_in(stamp_key, 1), seen, self.config.corrupted, fixed["strengths"])
+        for layer in range(0 if is_off(self.config.corrupted) else self.config.corruptions):
+            own_key = jax.random.fold_in(stamp_key, layer + 1)
+            seen = corrupt_some(own_key, seen, self.config.corrupted, fixed["strengths"])
         return batch._replace(images=Views(mixed, seen))
 
     def loss(self, trained: Tree, fixed: Tree, batch_stats: Tree, batch: Batch) -> tuple[jax.Array, tuple]:

@@ -163,6 +163,18 @@ def test_the_student_alone_sees_corruptions():
     assert (np.abs(views.student - views.teacher).max((1, 2, 3)) > 0).mean() > 0.8
 
 
+def test_corruptions_lie_one_over_the_other_and_more_of_them_change_nothing_of_the_first():
+    network, data = network_of("resnet18"), Batch(images_for("resnet18", 16), np.zeros(16, np.int32))
+    given = (network, data, {"stamps": None, "strengths": np.ones(len(CORRUPTIONS))})
+    one, two = (views_of(DistilConfig(batch_size=16, corrupted=0.5, corruptions=layers), *given) for layers in (1, 2))
+    touched, again = (np.abs(views.student - views.teacher).max((1, 2, 3)) > 0 for views in (one, two))
+    np.testing.assert_array_equal(one.teacher, two.teacher)
+    assert (again | ~touched).all()
+    assert again.sum() > touched.sum()
+    alike = np.array([np.array_equal(*pair) for pair in zip(one.student, two.student, strict=True)])
+    assert 0.2 < alike.mean() < 0.8
+
+
 def test_a_share_of_the_images_is_stamped_and_stamps_move_without_wrapping():
     images = jnp.zeros((400, 8, 8, 3))
     found = np.asarray(stamp_some(KEY, images, Stamps(*map(jnp.asarray, CORNER[:2])), 0.3, 2))
@@ -250,6 +262,7 @@ def test_augmentation_comes_before_mixing(features):
         ({"stamped": 1.1}, r"corrupted and keeps in"),
         ({"keeps": -0.1}, r"corrupted and keeps in"),
         ({"shift": -1}, "shift >= 0"),
+        ({"corruptions": 0}, "corruptions is 0, expected an integer of at least 1"),
     ],
 )
 def test_impossible_settings(change: dict, message: str):
